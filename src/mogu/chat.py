@@ -1,0 +1,60 @@
+"""From a conversation to the prompt's token ids, by the tokenizer's own chat template.
+
+Knows tokenizers; knows nothing of models, records or training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+from mogu.errors import ChatTemplateError
+
+Conversation = Sequence[dict[str, str]]
+
+
+def as_conversation(prompt: str | Conversation) -> list[dict[str, str]]:
+    """A plain instruction as a conversation of one user message; a conversation as it is."""
+    if isinstance(prompt, str):
+        return [{"role": "user", "content": prompt}]
+    return list(prompt)
+
+
+def render_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str | Conversation) -> str:
+    """The text that stands before the assistant's answer, special tokens included.
+
+    Raises:
+        ChatTemplateError: the tokenizer has no chat template, or its template refuses the conversation.
+    """
+    if not tokenizer.chat_template:
+        raise ChatTemplateError(
+            f"The tokenizer of {tokenizer.name_or_path or 'this model'} has no chat template",
+            expected="a template that turns a conversation into a prompt",
+            action="give a Jinja file with --chat-template FILE, or set tokenizer.chat_template",
+        )
+    try:
+        rendered = tokenizer.apply_chat_template(as_conversation(prompt), tokenize=False, add_generation_prompt=True)
+    except Exception as error:  # templates raise whatever they like, jinja2's errors among it
+        raise ChatTemplateError(
+            f"The chat template of {tokenizer.name_or_path or 'this model'} failed on a conversation: {error}",
+            expected="a template that accepts the roles of the conversation",
+            action="drop the roles it refuses (often 'system'), or give another template with --chat-template FILE",
+        ) from error
+    assert isinstance(rendered, str)
+    return rendered
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str | Conversation) -> list[int]:
+    """Token ids of :func:`render_prompt`; the template writes the special tokens, so none are added."""
+    ids = tokenizer(render_prompt(tokenizer, prompt), add_special_tokens=False)["input_ids"]
+    return list(ids)
+
+
+def template_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """SHA-256 of the chat template, to notice that a model is used with another template than it was trained with."""
+    template = tokenizer.chat_template
+    if not template:
+        return None
+    return hashlib.sha256(str(template).encode()).hexdigest()

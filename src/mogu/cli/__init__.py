@@ -1,0 +1,1 @@
+"""The `mogu` command: one thin file a subcommand."""

@@ -1,0 +1,1 @@
+"""Records, their readers and the building of training pairs from plain instructions."""

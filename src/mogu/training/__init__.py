@@ -1,0 +1,1 @@
+"""Three-stage training: glad, unwill, router."""
