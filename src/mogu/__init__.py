@@ -1,1 +1,20 @@
 """MoGU: two LoRA responders and a router inside each attention layer make a chat model refuse malicious requests and answer the rest."""
+
+from typing import TYPE_CHECKING, Any
+
+from mogu.config import MoguConfig
+from mogu.errors import MoguError
+
+if TYPE_CHECKING:
+    from mogu.model import MoguModel
+
+__all__ = ["MoguConfig", "MoguError", "MoguModel"]
+
+
+def __getattr__(name: str) -> Any:
+    # torch and transformers take seconds to import: only when the model is wanted
+    if name == "MoguModel":
+        from mogu.model import MoguModel
+
+        return MoguModel
+    raise AttributeError(f"module 'mogu' has no attribute {name!r}")

@@ -1,0 +1,153 @@
+"""Where each model family keeps its attention output projection.
+
+Knows names of modules; knows nothing of LoRA, routing or training.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from mogu.errors import ArchitectureError
+
+# Path of the attention output projection inside one decoder layer, by `config.model_type`.
+OUTPUT_PROJECTIONS: dict[str, str] = {
+    "baichuan": "self_attn.o_proj",
+    "cohere": "self_attn.o_proj",
+    "falcon": "self_attention.dense",
+    "gemma": "self_attn.o_proj",
+    "gemma2": "self_attn.o_proj",
+    "gemma3": "self_attn.o_proj",
+    "gemma3_text": "self_attn.o_proj",
+    "gpt2": "attn.c_proj",
+    "gpt_neox": "attention.dense",
+    "granite": "self_attn.o_proj",
+    "llama": "self_attn.o_proj",
+    "mistral": "self_attn.o_proj",
+    "mixtral": "self_attn.o_proj",
+    "olmo": "self_attn.o_proj",
+    "olmo2": "self_attn.o_proj",
+    "opt": "self_attn.out_proj",
+    "phi": "self_attn.dense",
+    "phi3": "self_attn.o_proj",
+    "qwen2": "self_attn.o_proj",
+    "qwen3": "self_attn.o_proj",
+    "qwen3_moe": "self_attn.o_proj",
+    "stablelm": "self_attn.o_proj",
+    "starcoder2": "self_attn.o_proj",
+}
+
+
+@dataclass(frozen=True)
+class Projection:
+    """One layer's attention output projection ``W: d_in → d_out``, found in a model.
+
+    Args:
+        layer: index of the decoder layer.
+        name: full module name, as in ``model.named_modules()``.
+        module: the projection itself: ``nn.Linear``, GPT-2's ``Conv1D`` or a quantised linear layer.
+    """
+
+    layer: int
+    name: str
+    module: nn.Module
+
+    @property
+    def in_features(self) -> int:
+        """``d_in``: width of the projection's input."""
+        return in_and_out_features(self.module)[0]
+
+    @property
+    def out_features(self) -> int:
+        """``d_out``: width of the residual stream."""
+        return in_and_out_features(self.module)[1]
+
+
+def in_and_out_features(module: nn.Module) -> tuple[int, int]:
+    """``(d_in, d_out)`` of a linear-like layer; ``Conv1D`` stores its weight as ``[d_in, d_out]``."""
+    if isinstance(module, Conv1D):
+        return module.weight.shape[0], module.weight.shape[1]
+    return int(module.in_features), int(module.out_features)  # type: ignore[arg-type]
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether a module maps ``[.., d_in]`` to ``[.., d_out]``: plain, transposed (``Conv1D``) or quantised."""
+    return isinstance(module, Conv1D) or (hasattr(module, "in_features") and hasattr(module, "out_features"))
+
+
+def find_output_projections(
+    model: PreTrainedModel, output_projection: str | None = None, layers: list[int] | None = None
+) -> list[Projection]:
+    """The attention output projections of a model, in layer order.
+
+    Args:
+        model: any causal language model of ``transformers``.
+        output_projection: path inside one decoder layer; ``None`` looks it up by ``model.config.model_type``.
+        layers: keep only these decoder layers; ``None`` keeps all.
+
+    Raises:
+        ArchitectureError: the architecture is unknown, the path matches nothing, or a layer does not exist.
+    """
+    model_type = str(model.config.model_type)
+    suffix = output_projection or OUTPUT_PROJECTIONS.get(model_type)
+    if suffix is None:
+        raise ArchitectureError(
+            f"The architecture {model_type!r} is not in MoGU's table",
+            expected=f"one of {', '.join(sorted(OUTPUT_PROJECTIONS))}, or the name of its attention output projection",
+            action=_advice(model),
+        )
+    pattern = re.compile(rf"(?:^|.*\.)(\d+)\.{re.escape(suffix)}")
+    matches = [(match, module) for name, module in model.named_modules() if (match := pattern.fullmatch(name)) and is_linear(module)]
+    found = sorted((Projection(int(match[1]), match[0], module) for match, module in matches), key=lambda one: one.layer)
+    if not found or [one.layer for one in found] != list(range(len(found))):
+        raise ArchitectureError(
+            f"No module of this {model_type!r} model is called '<layer>.{suffix}' once in every decoder layer",
+            expected="a linear layer of that name in each decoder layer",
+            action=_advice(model),
+        )
+    if layers is None:
+        return found
+    missing = sorted(set(layers) - set(range(len(found))))
+    if missing or not layers:
+        raise ArchitectureError(
+            f"The layers {missing or 'to route'} are not in this model" if missing else "The list of layers to route is empty",
+            expected=f"layer indices from 0 to {len(found) - 1}",
+            action="correct 'layers' in the config",
+        )
+    return [found[index] for index in sorted(set(layers))]
+
+
+def _advice(model: PreTrainedModel) -> str:
+    names = ", ".join(candidate_projections(model)) or "none found"
+    return f"name it with output_projection=... (--output-projection on the command line); candidates: {names}"
+
+
+def candidate_projections(model: PreTrainedModel) -> list[str]:
+    """Paths of the linear layers that occur once in every decoder layer, those that look like attention first."""
+    counts: Counter[str] = Counter()
+    for name, module in model.named_modules():
+        match = re.fullmatch(r"(?:^|.*?\.)\d+\.(.*)", name)
+        if match and is_linear(module):
+            counts[match[1]] += 1
+    if not counts:
+        return []
+    most = max(counts.values())
+    return sorted((name for name, count in counts.items() if count == most), key=lambda name: ("att" not in name, name))
+
+
+def compute_dtype(module: nn.Module, model: PreTrainedModel) -> torch.dtype:
+    """The floating-point type in which a projection computes: its weight's, or for quantised weights the model's."""
+    weight = module.weight
+    assert isinstance(weight, torch.Tensor)
+    if weight.is_floating_point() and weight.dtype.itemsize >= 2:
+        return weight.dtype
+    chosen = getattr(module, "compute_dtype", None)
+    if isinstance(chosen, torch.dtype):
+        return chosen
+    return model.dtype if model.dtype.is_floating_point else torch.float32

@@ -1,0 +1,61 @@
+"""The model card of a saved model.
+
+Knows the config and what measurements it is handed; measures nothing itself.
+"""
+
+from __future__ import annotations
+
+from mogu.config import MoguConfig
+
+
+def plain_card(config: MoguConfig, *, data: str = "", results: str = "") -> str:
+    """The README.md of a saved model, in Markdown with the hub's metadata.
+
+    Args:
+        config: the model's settings.
+        data: a paragraph on what it was trained on.
+        results: measured safety and usability, as Markdown.
+    """
+    base = config.base_model or "a base model that was given as an object"
+    metadata = ["---", "library_name: mogu", "tags:", "- mogu", "- safety", "- lora"]
+    if config.base_model and not config.base_model.startswith(("/", ".", "~")):
+        metadata.append(f"base_model: {config.base_model}")
+    layers = "every layer" if config.layers is None else f"the layers {config.layers}"
+    opening = "every token" if config.routed_tokens is None else f"the first {config.routed_tokens} tokens"
+    return "\n".join(
+        [
+            *metadata,
+            "---",
+            "",
+            "# A MoGU model",
+            "",
+            f"Two LoRA responders and a router for `{base}`, after MoGU (NeurIPS 2024): they decide how {opening} of an answer",
+            "come out, so that malicious requests are refused and others answered; then the plain base model goes on.",
+            "",
+            "```python",
+            "from mogu import MoguModel",
+            "",
+            'model = MoguModel.from_pretrained("this folder or repository")',
+            "```",
+            "",
+            "## Settings",
+            "",
+            f"- LoRA rank {config.rank}, alpha {config.lora_alpha:g}, on the attention output projection of {layers}",
+            f"- routing for {opening} of an answer, handoff `{config.handoff}`, dial {config.dial:g}",
+            "",
+            "## Data",
+            "",
+            data or "Not recorded.",
+            "",
+            "## Measured",
+            "",
+            results or "Not measured yet.",
+            "",
+            "## Limits",
+            "",
+            "The responders `glad` and `unwill` are extremes on purpose, and parts: neither is meant to be used alone.",
+            "Routing lowers the share of malicious requests that are answered; it does not bring it to nothing. What was not",
+            "measured above, other languages and other attacks among it, is not known.",
+            "",
+        ]
+    )

@@ -1,0 +1,97 @@
+"""What a MoGU model is made of, as saved in ``mogu_config.json``.
+
+Knows names and numbers; knows nothing of tensors, models or files.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mogu.errors import ConfigError
+
+FORMAT_VERSION = 1
+
+RouterKind = Literal["chain", "linear"]
+Handoff = Literal["recompute", "continue"]
+
+
+class BaseShape(BaseModel):
+    """What a base model must look like for saved routers and responders to fit it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model_type: str
+    layers: int
+    width: int
+
+
+class MoguConfig(BaseModel):
+    """Settings of one MoGU model. The defaults are the published ones (MoGU, NeurIPS 2024, section 4).
+
+    Args:
+        format_version: version of the saved layout.
+        base_model: hub id or folder of the base model.
+        base_revision: commit of the base model on the hub.
+        base_shape: filled in when a model is wrapped, checked when it is loaded.
+        output_projection: path, inside one decoder layer, of the attention output projection (``"self_attn.o_proj"``);
+            ``None`` looks it up by architecture.
+        layers: indices of the routed decoder layers; ``None`` is every layer.
+        rank: LoRA rank ``r`` of each responder.
+        lora_alpha: LoRA alpha of each responder; the scaling is ``s = lora_alpha / rank``.
+        router: ``"chain"`` trains the published ``d → router_hidden → d → 1``, ``"linear"`` trains ``d → 1``.
+            Both are saved folded to one vector and one scalar.
+        router_hidden: width of the chain.
+        routed_tokens: how many tokens of an answer are decoded with routing (``m``); ``None`` is every token.
+        handoff: how the base model goes on after them, see :meth:`mogu.MoguModel.generate`.
+        dial: logit shift ``δ``: added to the unwill logit, subtracted from the glad logit. Positive refuses more.
+        chat_template_sha256: fingerprint of the chat template that the model was trained with.
+    """
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+
+    format_version: int = FORMAT_VERSION
+    base_model: str | None = None
+    base_revision: str | None = None
+    base_shape: BaseShape | None = None
+    output_projection: str | None = None
+    layers: list[int] | None = None
+    rank: int = Field(default=8, ge=1)
+    lora_alpha: float = Field(default=16.0, gt=0)
+    router: RouterKind = "chain"
+    router_hidden: int = Field(default=512, ge=1)
+    routed_tokens: int | None = Field(default=5, ge=0)
+    handoff: Handoff = "recompute"
+    dial: float = Field(default=0.0, allow_inf_nan=False)
+    chat_template_sha256: str | None = None
+
+    @property
+    def scaling(self) -> float:
+        """LoRA scaling ``s = lora_alpha / rank``."""
+        return self.lora_alpha / self.rank
+
+    @classmethod
+    def from_json(cls, text: str, source: str) -> MoguConfig:
+        """Parse the text of a ``mogu_config.json``; ``source`` names it in errors.
+
+        Raises:
+            ConfigError: not JSON, an unknown or ill-typed field, or a format version that this release does not know.
+        """
+        try:
+            config = cls.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the file"
+            raise ConfigError(
+                f"{source} is not a valid MoGU config: {where}: {first['msg']}",
+                expected="a mogu_config.json as save_pretrained writes it",
+                action="copy the folder again, or save the model again",
+            ) from error
+        if config.format_version > FORMAT_VERSION:
+            raise ConfigError(
+                f"{source} has format version {config.format_version}",
+                expected=f"a format version of at most {FORMAT_VERSION}",
+                action="upgrade mogu",
+            )
+        return config

@@ -1,0 +1,169 @@
+"""Routed generation: the first tokens of an answer with routing, then the plain base model.
+
+Runs inside one call of Hugging Face's ``generate``, so that sampling, beams, streamers and stopping are its own. Knows
+when to route and when to hand over; knows nothing of layers, training or files.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from mogu.config import Handoff
+from mogu.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mogu.model import MoguModel
+
+# Ways to generate in which one forward pass decides several tokens at once, so that no pass is the last routed one.
+_SEVERAL_TOKENS_A_PASS = ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit", "custom_generate")
+
+
+def routed_generate(
+    model: MoguModel,
+    inputs: Tensor | None,
+    *,
+    routed_tokens: int | None,
+    handoff: Handoff,
+    **kwargs: Any,
+) -> Any:
+    """Call the base model's ``generate`` with its first ``routed_tokens`` tokens routed.
+
+    Args:
+        model: the model, in routing mode ``"on"``.
+        inputs: prompt token ids ``[batch, tokens]``, as Hugging Face takes them.
+        routed_tokens: ``m``; ``None`` routes every token.
+        handoff: ``"recompute"`` empties the cache after the opening, so that the base model reads prompt and opening
+            anew; ``"continue"`` keeps the cache as it is.
+        kwargs: everything else that ``generate`` takes.
+
+    Raises:
+        ConfigError: an option that cannot be combined with a routed opening.
+    """
+    _check(routed_tokens, handoff, kwargs)
+    base: Any = model.base_model
+    prompt = inputs if inputs is not None else kwargs.get("input_ids")
+    if prompt is not None:
+        batch, prompt_length = prompt.shape
+    elif (embeds := kwargs.get("inputs_embeds")) is not None:
+        batch, prompt_length = embeds.shape[0], 0
+    else:
+        batch, prompt_length = 1, 1  # Hugging Face then starts from one BOS token
+    opening = _Opening(model, base.prepare_inputs_for_generation, batch, prompt_length, routed_tokens, handoff)
+
+    @functools.wraps(base.prepare_inputs_for_generation)
+    def prepare(*args: Any, **kwargs: Any) -> Any:
+        return opening.prepare(*args, **kwargs)
+
+    # Everything that decodes passes its full sequences through this method before each forward pass; PEFT hooks in here too.
+    base.prepare_inputs_for_generation = prepare
+    try:
+        return base.generate(inputs, **kwargs)
+    finally:
+        del base.prepare_inputs_for_generation
+        model.set_routing("on")
+        opening.record_scores()
+
+
+def _check(routed_tokens: int | None, handoff: str, kwargs: dict[str, Any]) -> None:
+    if routed_tokens is not None and (isinstance(routed_tokens, bool) or not isinstance(routed_tokens, int) or routed_tokens < 0):
+        raise ConfigError(
+            f"routed_tokens is {routed_tokens!r}", expected="None or a whole number from 0", action="give how many tokens to route"
+        )
+    if handoff not in ("recompute", "continue"):
+        raise ConfigError(f"handoff is {handoff!r}", expected="'recompute' or 'continue'", action="choose one of the two")
+    generation_config = kwargs.get("generation_config")
+    for option in _SEVERAL_TOKENS_A_PASS:
+        if kwargs.get(option) is not None or getattr(generation_config, option, None) is not None:
+            raise ConfigError(
+                f"generate was given {option}",
+                expected="a way of decoding that makes one token a pass: greedy, sampling or beams",
+                action="leave it out, or generate inside `with model.routing('off')`",
+            )
+    if kwargs.get("use_cache") is False or getattr(generation_config, "use_cache", None) is False:
+        raise ConfigError("generate was given use_cache=False", expected="generation with a key-value cache", action="leave use_cache out")
+    if handoff == "recompute" and kwargs.get("inputs_embeds") is not None and routed_tokens is not None:
+        raise ConfigError(
+            "generate was given inputs_embeds with handoff='recompute', which reads prompt and opening anew by their ids",
+            expected="token ids, or handoff='continue'",
+            action="pass input_ids, or handoff='continue'",
+        )
+
+
+class _Opening:
+    """Follows one ``generate`` call and switches the routing mode before each forward pass."""
+
+    def __init__(self, model: MoguModel, prepare: Any, batch: int, prompt_length: int, routed_tokens: int | None, handoff: Handoff) -> None:
+        self.model = model
+        self.base_prepare = prepare
+        self.batch = batch
+        self.prompt_length = prompt_length
+        self.routed_tokens = routed_tokens
+        self.handoff = handoff
+        self.past_before: Any = None
+        self.past_length = 0
+        self.first_to_read = 0
+        self.passes = 0
+        self.handed_over = False
+        self.scored = False
+
+    def prepare(self, input_ids: Tensor, next_sequence_length: int | None = None, **kwargs: Any) -> Any:
+        """Stand in for ``prepare_inputs_for_generation``: same arguments, same result."""
+        if self.passes == 0:
+            self._remember_cache(kwargs.get("past_key_values"), next_sequence_length)
+        self.passes += 1
+        generated = input_ids.shape[1] - self.prompt_length
+        if generated > 0:
+            self.record_scores()
+        if self.routed_tokens is None or generated < self.routed_tokens:
+            self.model.set_routing("on")
+        else:
+            self.model.set_routing("off")
+            if not self.handed_over:
+                self.handed_over = True
+                if self.handoff == "recompute" and generated > 0:
+                    self._rewind_cache(kwargs.get("past_key_values"))
+                    next_sequence_length = input_ids.shape[1] - self.first_to_read
+        return self.base_prepare(input_ids, next_sequence_length=next_sequence_length, **kwargs)
+
+    def _remember_cache(self, past: Any, next_sequence_length: int | None) -> None:
+        self.past_length = past.get_seq_length() if past is not None else 0
+        if self.past_length:
+            # A cache that the caller had filled (an earlier turn) must be as it was when the base model reads again.
+            self.past_before = copy.deepcopy(past)
+            self.first_to_read = self.prompt_length - next_sequence_length if next_sequence_length is not None else 0
+
+    def _rewind_cache(self, past: Any) -> None:
+        if past is None:
+            raise ConfigError(
+                f"{type(self.model.base_model).__name__} generates without a key-value cache",
+                expected="a model that keeps its cache in past_key_values",
+                action="use handoff='continue'",
+            )
+        if self.past_length:
+            past.__dict__.update(self.past_before.__dict__)  # in place: generate holds on to this very object
+        else:
+            past.reset()
+
+    def record_scores(self) -> None:
+        """Keep the malicious score of each prompt, from the pass that read it."""
+        if self.scored or self.passes == 0:
+            return
+        self.scored = True
+        scores = self.model.last_token_scores()
+        self.model.prompt_scores = scores.view(self.batch, -1)[:, 0]  # beams and samples of one prompt share its score
+
+
+def left_pad(prompts: list[list[int]], pad_token_id: int, device: torch.device) -> dict[str, Tensor]:
+    """Left-padded ``input_ids`` and ``attention_mask`` ``[batch, longest]`` of token-id lists."""
+    longest = max(len(prompt) for prompt in prompts)
+    ids = torch.full((len(prompts), longest), pad_token_id, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        ids[row, longest - len(prompt) :] = torch.tensor(prompt, dtype=torch.long)
+        mask[row, longest - len(prompt) :] = 1
+    return {"input_ids": ids.to(device), "attention_mask": mask.to(device)}

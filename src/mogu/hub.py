@@ -1,0 +1,130 @@
+"""Base models, tokenizers and saved models, from a folder or the hub; safe by default.
+
+Knows where things come from; knows nothing of what is done with them. Remote code runs only where the caller says so,
+and pickled weights are read by PyTorch's restricted loader only.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from mogu.errors import ModelFileError
+
+
+def fetch_model_folder(path_or_hub_id: str, *, marker: str) -> Path:
+    """The folder of a saved model: a local one as it is, a hub repository downloaded to the hub's cache.
+
+    Raises:
+        ModelFileError: there is no such folder, nor a repository that can be reached.
+    """
+    folder = Path(path_or_hub_id).expanduser()
+    if folder.exists():
+        return folder
+    if not _looks_like_hub_id(path_or_hub_id):
+        raise ModelFileError(
+            f"{path_or_hub_id} does not exist", expected="a folder of a saved MoGU model, or a hub repository", action="check the path"
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(path_or_hub_id, allow_patterns=[marker, "*/adapter_*", "router.safetensors", "README.md"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise _not_found(path_or_hub_id, error) from error
+
+
+def load_config(source: str, *, revision: str | None = None, trust_remote_code: bool = False) -> PreTrainedConfig:
+    """The config of a base model.
+
+    Raises:
+        ModelFileError: it cannot be found or read, or needs remote code that the caller did not allow.
+    """
+    try:
+        config = AutoConfig.from_pretrained(_expand(source), revision=revision or "main", trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise _explain(source, error) from error
+    assert isinstance(config, PreTrainedConfig)
+    return config
+
+
+def load_base(source: str, *, revision: str | None = None, trust_remote_code: bool = False, **model_kwargs: Any) -> PreTrainedModel:
+    """A base model, ready to be wrapped.
+
+    Raises:
+        ModelFileError: it cannot be found or read, or needs remote code that the caller did not allow.
+    """
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            _expand(source), revision=revision or "main", trust_remote_code=trust_remote_code, **model_kwargs
+        )
+    except Exception as error:  # from_pretrained raises whatever its readers raise: torch, safetensors, json, pickle
+        if isinstance(error, MemoryError):
+            raise
+        raise _explain(source, error) from error
+
+
+def load_tokenizer(source: str, *, chat_template: Path | None = None, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """A tokenizer, padded on the left as generation needs it.
+
+    Args:
+        source: folder or hub id.
+        chat_template: a Jinja file that takes the place of the tokenizer's own template.
+        trust_remote_code: whether the tokenizer's own code may run.
+
+    Raises:
+        ModelFileError: there is no tokenizer, or the template file cannot be read.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(_expand(source), trust_remote_code=trust_remote_code)
+    except Exception as error:  # tokenizers raise bare Exceptions for broken files
+        raise _explain(source, error, what="tokenizer") from error
+    assert isinstance(tokenizer, PreTrainedTokenizerBase)
+    if chat_template is not None:
+        try:
+            tokenizer.chat_template = chat_template.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ModelFileError(
+                f"The chat template {chat_template} cannot be read: {error}", expected="a Jinja file in UTF-8", action="check the path"
+            ) from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "left"
+    return tokenizer
+
+
+def _expand(source: str) -> str:
+    return str(Path(source).expanduser()) if source.startswith("~") else source
+
+
+def _looks_like_hub_id(source: str) -> bool:
+    return not source.startswith((".", "/", "~")) and source.count("/") <= 1
+
+
+def _explain(source: str, error: Exception, what: str = "base model") -> ModelFileError:
+    text = str(error)
+    if "trust_remote_code" in text:
+        return ModelFileError(
+            f"The {what} {source} needs code from its own repository to run",
+            expected="a model whose code is part of transformers, or your word that this code may run",
+            action="read that code, then pass --trust-remote-code (trust_remote_code=True in Python)",
+        )
+    if not Path(source).expanduser().exists():
+        return _not_found(source, error, what)
+    first_line = text.strip().splitlines()[0] if text.strip() else type(error).__name__
+    return ModelFileError(
+        f"The {what} in {source} cannot be loaded: {first_line}",
+        expected="a whole Hugging Face model folder that this release of transformers knows",
+        action="copy or download it again, or upgrade transformers",
+    )
+
+
+def _not_found(source: str, error: Exception, what: str = "model") -> ModelFileError:
+    first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return ModelFileError(
+        f"The {what} {source} was not found: {first_line}",
+        expected="a local folder, or a hub repository that this machine can reach",
+        action="check the name, log in to the hub if the repository is gated, or download it first and give the folder",
+    )

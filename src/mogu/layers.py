@@ -1,0 +1,235 @@
+"""The routed layer: one attention output projection with two responders and a router.
+
+Knows one projection; knows nothing of models, tokens to generate, training loops or files.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mogu.config import MoguConfig, RouterKind
+
+RoutingMode = Literal["on", "off", "glad", "unwill"]
+ROUTING_MODES: tuple[str, ...] = get_args(RoutingMode)
+
+
+@dataclass
+class RoutingState:
+    """What all routed layers of one model share: which mode they are in."""
+
+    mode: RoutingMode = "on"
+
+
+class ChainRouter(nn.Module):
+    """The published router, ``router(x) = w₂·(W₁·(W₀·x) + b₁) + b₂``, with nothing nonlinear between its maps.
+
+    Hence it is one vector ``v = w₂·W₁·W₀`` and one scalar ``c = w₂·b₁ + b₂``. It is trained as a chain, because the
+    factored form is another optimisation path, and always evaluated folded: from the left, the fold costs two
+    vector-matrix products a step, where the chain itself costs two matrix products a token.
+
+    Args:
+        width: ``d``, width of the projection's input.
+        hidden: width between the first and the second map.
+    """
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.linear_0 = nn.Linear(width, hidden, bias=False)
+        self.linear_1 = nn.Linear(hidden, width)
+        self.linear_2 = nn.Linear(width, 1)
+
+    def fold(self) -> tuple[Tensor, Tensor]:
+        """``v [d]`` and ``c []``, differentiable, in the chain's own precision."""
+        row = self.linear_2.weight
+        vector = (row @ self.linear_1.weight) @ self.linear_0.weight
+        return vector[0], (row @ self.linear_1.bias + self.linear_2.bias)[0]
+
+
+class LinearRouter(nn.Module):
+    """A router trained as what it amounts to: ``router(x) = v·x + c``.
+
+    Args:
+        width: ``d``, width of the projection's input.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, 1)
+
+    def fold(self) -> tuple[Tensor, Tensor]:
+        """``v [d]`` and ``c []``, differentiable."""
+        return self.linear.weight[0], self.linear.bias[0]
+
+
+def make_router(kind: RouterKind, width: int, hidden: int) -> ChainRouter | LinearRouter:
+    """A freshly initialised trainable router of a kind."""
+    return ChainRouter(width, hidden) if kind == "chain" else LinearRouter(width)
+
+
+class RoutedLinear(nn.Module):
+    """Attention output projection with routing (MoGU, section 3.2; names as there).
+
+    .. code-block:: text
+
+        α = σ(v_u·x + c_u + δ)     β = σ(v_g·x + c_g − δ)
+        y = (α + β)·W(x) + s·(α·B_u A_u x + β·B_g A_g x)
+
+    ``[A_u; A_g; v_u; v_g]`` is kept as one ``[2r+2, d_in]`` matrix, so that a single product yields both low-rank
+    activations and both router logits, and ``s·[B_u, B_g]`` as one ``[d_out, 2r]`` matrix. ``W`` (with its bias, where
+    it has one) stays in ``base_layer``, which is shared with the base model and never copied.
+
+    Args:
+        base_layer: ``W``: a linear layer, GPT-2's ``Conv1D`` or a quantised linear layer.
+        in_features: ``d_in``.
+        out_features: ``d_out``.
+        config: rank, scaling, dial and router kind.
+        state: the mode, shared by the layers of one model.
+        dtype: type of the added weights, the one in which ``base_layer`` computes.
+        device: device of the added weights.
+    """
+
+    down: Tensor
+    up: Tensor
+    router_bias: Tensor
+    _down_bias: Tensor
+
+    def __init__(
+        self,
+        base_layer: nn.Module,
+        in_features: int,
+        out_features: int,
+        config: MoguConfig,
+        state: RoutingState,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self.in_features, self.out_features = in_features, out_features
+        self.rank, self.scaling = config.rank, config.scaling
+        self.state = state
+        self.dial = config.dial
+        self.routing_weights: Tensor | None = None
+        """α and β of the last routed pass, ``[.., 2]`` (unwill, glad), with their graph while training."""
+        self.routers: nn.ModuleDict | None = None
+        rank = self.rank
+        down = torch.zeros(2 * rank + 2, in_features, dtype=dtype, device=device)
+        if not down.is_meta:
+            for rows in (down[:rank], down[rank : 2 * rank]):
+                nn.init.kaiming_uniform_(rows, a=math.sqrt(5))  # as PEFT starts a LoRA: A random, B zero
+        self.down = nn.Parameter(down, requires_grad=False)
+        self.up = nn.Parameter(torch.zeros(out_features, 2 * rank, dtype=dtype, device=device), requires_grad=False)
+        # Kept apart in float32, so that turning the dial to and fro never accumulates rounding.
+        self.router_bias = nn.Parameter(torch.zeros(2, dtype=torch.float32, device=device), requires_grad=False)
+        self.register_buffer("_down_bias", torch.zeros(2 * rank + 2, dtype=dtype, device=device), persistent=False)
+        self._refresh_bias()
+
+    @property
+    def weight(self) -> Tensor:
+        """``W``'s own weight: some modelling code looks at its type or device."""
+        weight = self.base_layer.weight
+        assert isinstance(weight, Tensor)
+        return weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        """``W``'s own bias."""
+        bias = getattr(self.base_layer, "bias", None)
+        assert bias is None or isinstance(bias, Tensor)
+        return bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``x [.., d_in]`` to ``y [.., d_out]``; with routing off exactly ``W(x)``."""
+        base_output: Tensor = self.base_layer(x)
+        mode = self.state.mode
+        if mode == "off":
+            return base_output
+        if mode != "on":
+            return base_output + self._responder_output(x, mode).to(base_output.dtype)
+        down, down_bias = self._routing_matrix()
+        projected = F.linear(x.to(down.dtype), down, down_bias)
+        weights = torch.sigmoid(projected[..., -2:])
+        self.routing_weights = weights
+        low_rank = projected[..., :-2].view(*projected.shape[:-1], 2, self.rank)
+        gated = (low_rank * weights.unsqueeze(-1)).flatten(-2)
+        total = weights.sum(-1, keepdim=True)
+        flat = (base_output * total.to(base_output.dtype)).view(-1, self.out_features)
+        routed = torch.addmm(flat, gated.view(-1, 2 * self.rank).to(flat.dtype), self.up.t().to(flat.dtype))
+        return routed.view(base_output.shape)
+
+    def _responder_output(self, x: Tensor, mode: str) -> Tensor:
+        part = slice(0, self.rank) if mode == "unwill" else slice(self.rank, 2 * self.rank)
+        return F.linear(F.linear(x.to(self.down.dtype), self.down[part]), self.up[:, part])
+
+    def _routing_matrix(self) -> tuple[Tensor, Tensor]:
+        """``[A_u; A_g; v_u; v_g]`` and its bias, folded anew from the routers while these are in training."""
+        if self.routers is None:
+            return self.down, self._down_bias
+        (unwill_vector, unwill_bias), (glad_vector, glad_bias) = self._fold(self.routers)
+        responders = self.down[: 2 * self.rank]
+        vectors = torch.stack([unwill_vector, glad_vector]).to(responders.dtype)
+        biases = torch.stack([unwill_bias + self.dial, glad_bias - self.dial]).to(responders.dtype)
+        return torch.cat([responders, vectors]), F.pad(biases, (2 * self.rank, 0))
+
+    @staticmethod
+    def _fold(routers: nn.ModuleDict) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        unwill, glad = routers["unwill"], routers["glad"]
+        assert isinstance(unwill, ChainRouter | LinearRouter)
+        assert isinstance(glad, ChainRouter | LinearRouter)
+        return unwill.fold(), glad.fold()
+
+    @torch.no_grad()
+    def set_responder(self, name: Literal["unwill", "glad"], lora_a: Tensor, lora_b: Tensor) -> None:
+        """Take over a responder: ``A [r, d_in]`` and ``B [d_out, r]``, unscaled; the scaling is folded into ``up``."""
+        part = slice(0, self.rank) if name == "unwill" else slice(self.rank, 2 * self.rank)
+        self.down[part].copy_(lora_a)
+        self.up[:, part].copy_(lora_b.to(torch.float32) * self.scaling)
+
+    def responder(self, name: Literal["unwill", "glad"]) -> tuple[Tensor, Tensor]:
+        """``A [r, d_in]`` and the unscaled ``B [d_out, r]`` of a responder, as copies."""
+        part = slice(0, self.rank) if name == "unwill" else slice(self.rank, 2 * self.rank)
+        return self.down[part].detach().clone(), (self.up[:, part].detach().float() / self.scaling).to(self.up.dtype)
+
+    @torch.no_grad()
+    def set_router(self, vectors: Tensor, biases: Tensor) -> None:
+        """Take over folded routers: ``vectors [2, d_in]`` and ``biases [2]``, unwill first."""
+        self.down[2 * self.rank :].copy_(vectors)
+        self.router_bias.copy_(biases)
+        self._refresh_bias()
+
+    @torch.no_grad()
+    def folded_router(self) -> tuple[Tensor, Tensor]:
+        """``vectors [2, d_in]`` and ``biases [2]`` in float32; routers in training are folded in float64."""
+        if self.routers is None:
+            return self.down[2 * self.rank :].float().clone(), self.router_bias.clone()
+        (unwill_vector, unwill_bias), (glad_vector, glad_bias) = self._fold(copy.deepcopy(self.routers).double())
+        return torch.stack([unwill_vector, glad_vector]).float(), torch.stack([unwill_bias, glad_bias]).float()
+
+    def set_dial(self, dial: float) -> None:
+        """Set the logit shift ``δ``."""
+        self.dial = dial
+        self._refresh_bias()
+
+    @torch.no_grad()
+    def _refresh_bias(self) -> None:
+        shift = torch.tensor([self.dial, -self.dial], dtype=torch.float32, device=self.router_bias.device)
+        self._down_bias[2 * self.rank :].copy_(self.router_bias + shift)
+
+    def start_router_training(self, kind: RouterKind, hidden: int) -> None:
+        """Put freshly initialised trainable routers, in float32, in the place of the folded ones."""
+        device = self.down.device
+        self.routers = nn.ModuleDict({name: make_router(kind, self.in_features, hidden).to(device) for name in ("unwill", "glad")})
+
+    def finish_router_training(self) -> None:
+        """Fold the trained routers and let go of them."""
+        vectors, biases = self.folded_router()
+        self.routers = None
+        self.set_router(vectors, biases)

@@ -1,0 +1,449 @@
+"""A Hugging Face causal language model with routed attention output projections.
+
+Knows the base model, its routed layers and the saved layout; knows nothing of training data, losses or evaluation.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal, Self, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
+
+from mogu.architectures import compute_dtype, find_output_projections
+from mogu.atomic import atomic_folder
+from mogu.card import plain_card
+from mogu.chat import Conversation, encode_prompt
+from mogu.config import BaseShape, Handoff, MoguConfig
+from mogu.errors import ConfigError, ModelFileError
+from mogu.generation import left_pad, routed_generate
+from mogu.hub import fetch_model_folder, load_base, load_tokenizer
+from mogu.layers import ROUTING_MODES, RoutedLinear, RoutingMode, RoutingState
+from mogu.saved import (
+    CONFIG_FILE,
+    RESPONDERS,
+    ROUTER_FILE,
+    Adapter,
+    read_adapter,
+    read_config,
+    read_routers,
+    write_adapter,
+    write_routers,
+)
+
+_MODEL_DEFAULT: Any = object()
+"""Stands for "as the model's config says" where ``None`` has a meaning of its own."""
+
+
+class MoguModel(nn.Module):
+    """A causal language model that refuses malicious requests and answers the rest (MoGU, NeurIPS 2024).
+
+    Wraps a model in place: its attention output projections become :class:`~mogu.layers.RoutedLinear`, everything else
+    stays what it was, and :meth:`detach` puts the projections back. Whatever is not found here is looked up on the base
+    model, so that the model can stand wherever a ``PeftModel`` or the base model can.
+
+    Args:
+        base_model: any model of ``AutoModelForCausalLM``; its weights are frozen and shared, never copied.
+        config: settings; the defaults are the published ones.
+
+    Raises:
+        ArchitectureError: the attention output projections cannot be found.
+        ModelFileError: the base model does not have the shape that ``config`` was made for.
+    """
+
+    prompt_scores: Tensor | None
+    """Malicious score ``[batch]`` of the prompts of the last :meth:`generate`, read off its own pass over them."""
+
+    def __init__(self, base_model: PreTrainedModel, config: MoguConfig | None = None) -> None:
+        super().__init__()
+        config = (config or MoguConfig()).model_copy(deep=True)
+        if any(isinstance(module, RoutedLinear) for module in base_model.modules()):
+            raise ConfigError(
+                "The base model is routed already", expected="a plain base model", action="call detach() on the old MoguModel"
+            )
+        projections = find_output_projections(base_model, config.output_projection, config.layers)
+        _check_shape(base_model, config)
+        config.base_shape = _shape_of(base_model)
+        if config.base_model is None:
+            config.base_model = base_model.name_or_path or None
+        if config.base_revision is None:
+            config.base_revision = getattr(base_model.config, "_commit_hash", None)
+        self.mogu_config = config
+        self.base_model = base_model
+        self.prompt_scores = None
+        self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._state = RoutingState()
+        self._projections = projections
+        self._required_grad = [name for name, parameter in base_model.named_parameters() if parameter.requires_grad]
+        base_model.requires_grad_(False)
+        layers = []
+        for projection in projections:
+            layer = RoutedLinear(
+                projection.module,
+                projection.in_features,
+                projection.out_features,
+                config,
+                self._state,
+                dtype=compute_dtype(projection.module, base_model),
+                device=cast(Tensor, projection.module.weight).device,
+            )
+            _put(base_model, projection.name, layer)
+            layers.append(layer)
+        self._layers = layers
+        self.train(base_model.training)
+
+    @classmethod
+    def from_base(cls, model: PreTrainedModel, config: MoguConfig | None = None) -> Self:
+        """Wrap a base model in place, with responders and routers that are still to be trained.
+
+        Until then ``α = β = ½`` and both responders add nothing, so the routed model computes what the base computes.
+        """
+        return cls(model, config)
+
+    @classmethod
+    def from_pretrained(
+        cls, path_or_hub_id: str | Path, *, base_model: PreTrainedModel | str | Path | None = None, **model_kwargs: Any
+    ) -> Self:
+        """Load a saved model and, unless it is given, its base model.
+
+        Args:
+            path_or_hub_id: a folder that :meth:`save_pretrained` wrote, or a repository of the hub.
+            base_model: the base model itself, or where it is now; by default the name that was saved.
+            model_kwargs: for ``AutoModelForCausalLM.from_pretrained`` (``dtype``, ``device_map``, ``quantization_config``,
+                ``trust_remote_code``, …).
+
+        Raises:
+            ModelFileError: files are missing or broken, or do not fit the base model.
+        """
+        folder = fetch_model_folder(str(path_or_hub_id), marker=CONFIG_FILE)
+        config = read_config(folder)
+        if not isinstance(base_model, PreTrainedModel):
+            source = str(base_model or config.base_model or "")
+            if not source:
+                raise ModelFileError(f"{folder} names no base model", expected="its hub id or folder", action="pass base_model=...")
+            revision = config.base_revision if base_model is None else None
+            base_model = load_base(source, revision=revision, **model_kwargs)
+        elif model_kwargs:
+            raise ConfigError(
+                f"A loaded base model was given together with {', '.join(model_kwargs)}",
+                expected="model arguments only where from_pretrained loads the base model",
+                action="pass them where you load it",
+            )
+        model = cls(base_model, config)
+        try:
+            model.load_responders_and_routers(folder)
+        except BaseException:
+            model.detach()
+            raise
+        return model
+
+    def load_responders_and_routers(self, folder: Path) -> None:
+        """Read the responders and routers of a saved model into this one.
+
+        Raises:
+            ModelFileError: something is missing, broken or of another shape, rank or number of layers.
+        """
+        adapters = {name: read_adapter(folder / name) for name in RESPONDERS}
+        routers = read_routers(folder / ROUTER_FILE, [one.layer for one in self._projections], self._projections[0].in_features)
+        for name, adapter in adapters.items():
+            self.set_responder(name, adapter)
+        for projection, layer in zip(self._projections, self._layers, strict=True):
+            layer.set_router(*routers[projection.layer])
+
+    def save_pretrained(self, path: str | Path, *, card: str | None = None, **_: Any) -> None:
+        """Write config, responders, folded routers and model card; the base model is referred to, not copied.
+
+        Args:
+            path: the folder; written whole or not at all. A folder that holds something else is left alone.
+            card: text of the README.md; by default a plain card.
+
+        Raises:
+            MoguError: the folder exists and is not ours, or cannot be written.
+        """
+        with atomic_folder(Path(path), marker=CONFIG_FILE) as folder:
+            self._write(folder, card)
+
+    def _write(self, folder: Path, card: str | None) -> None:
+        (folder / CONFIG_FILE).write_text(self.mogu_config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        fan_in_fan_out = isinstance(self._projections[0].module, Conv1D)
+        for name in RESPONDERS:
+            write_adapter(folder / name, self.responder(name), base_model=self.mogu_config.base_model, fan_in_fan_out=fan_in_fan_out)
+        routers = {one.layer: layer.folded_router() for one, layer in zip(self._projections, self._layers, strict=True)}
+        write_routers(folder / ROUTER_FILE, routers)
+        (folder / "README.md").write_text(card or plain_card(self.mogu_config), encoding="utf-8")
+
+    def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None, card: str | None = None) -> str:
+        """Upload what :meth:`save_pretrained` writes to a repository of the hub, made if it is missing; returns its URL."""
+        from huggingface_hub import HfApi
+
+        api = HfApi(token=token)
+        url = api.create_repo(repo_id, private=private, exist_ok=True)
+        with TemporaryDirectory() as scratch:
+            self._write(Path(scratch), card)
+            api.upload_folder(repo_id=repo_id, folder_path=scratch, commit_message="Upload MoGU model")
+        return str(url)
+
+    def responder(self, name: Literal["unwill", "glad"]) -> Adapter:
+        """The responder ``"unwill"`` or ``"glad"`` as a LoRA, copied out of the fused layers."""
+        weights = {one.name: layer.responder(name) for one, layer in zip(self._projections, self._layers, strict=True)}
+        return Adapter(weights, self.mogu_config.rank, self.mogu_config.lora_alpha)
+
+    def set_responder(self, name: Literal["unwill", "glad"], adapter: Adapter) -> None:
+        """Take over a responder.
+
+        Raises:
+            ModelFileError: it was made for another base model: its rank, its scaling, its modules or shapes differ.
+        """
+        config = self.mogu_config
+        if (adapter.rank, adapter.lora_alpha) != (config.rank, config.lora_alpha):
+            raise ModelFileError(
+                f"The {name} responder has rank {adapter.rank} and alpha {adapter.lora_alpha:g}",
+                expected=f"rank {config.rank} and alpha {config.lora_alpha:g}",
+                action="use the responder that belongs to this model, or set rank and lora_alpha in the config",
+            )
+        names = [projection.name for projection in self._projections]
+        if set(adapter.weights) != set(names):
+            raise ModelFileError(
+                f"The {name} responder adapts {len(adapter.weights)} modules ({', '.join(sorted(adapter.weights)[:2])}, …)",
+                expected=f"{len(names)} modules ({', '.join(names[:2])}, …)",
+                action="use a responder of this base model",
+            )
+        for projection, layer in zip(self._projections, self._layers, strict=True):
+            lora_a, lora_b = adapter.weights[projection.name]
+            if lora_a.shape != (config.rank, layer.in_features) or lora_b.shape != (layer.out_features, config.rank):
+                raise ModelFileError(
+                    f"The {name} responder has A {list(lora_a.shape)} and B {list(lora_b.shape)} for {projection.name}",
+                    expected=f"A {[config.rank, layer.in_features]} and B {[layer.out_features, config.rank]}",
+                    action="use a responder of this base model",
+                )
+            layer.set_responder(name, lora_a, lora_b)
+
+    def detach(self) -> PreTrainedModel:
+        """Put the plain projections back and return the base model as it was; this object is then of no more use."""
+        for projection in self._projections:
+            _put(self.base_model, projection.name, projection.module)
+        for name, parameter in self.base_model.named_parameters():
+            parameter.requires_grad_(name in self._required_grad)
+        return self.base_model
+
+    def get_base_model(self) -> PreTrainedModel:
+        """The base model, its projections still routed (the name that PEFT uses)."""
+        return self.base_model
+
+    @property
+    def routed_layers(self) -> list[RoutedLinear]:
+        """The routed layers, in order."""
+        return list(self._layers)
+
+    @property
+    def routed_layer_indices(self) -> list[int]:
+        """Indices of the decoder layers that are routed, in order."""
+        return [projection.layer for projection in self._projections]
+
+    @property
+    def routed_module_names(self) -> list[str]:
+        """Full names of the routed projections in the base model, in order."""
+        return [projection.name for projection in self._projections]
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer: the one that was set, else the base model's, loaded when first needed."""
+        if self._tokenizer is None:
+            self._tokenizer = load_tokenizer(self.mogu_config.base_model or str(self.base_model.name_or_path))
+        return self._tokenizer
+
+    @tokenizer.setter
+    def tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+
+    @property
+    def dial(self) -> float:
+        """The logit shift ``δ`` of every routed layer: positive refuses more, negative less, 0 is as trained."""
+        return self.mogu_config.dial
+
+    @dial.setter
+    def dial(self, value: float) -> None:
+        try:
+            self.mogu_config.dial = value
+        except ValueError as error:
+            raise ConfigError(f"The dial is {value!r}", expected="a finite number", action="give a value such as 0.5") from error
+        for layer in self._layers:
+            layer.set_dial(self.mogu_config.dial)
+
+    @property
+    def routing_mode(self) -> RoutingMode:
+        """The mode that is set."""
+        return self._state.mode
+
+    def set_routing(self, mode: RoutingMode) -> None:
+        """Set the mode: ``"on"``; ``"off"``, which is the base model bit for bit; or one responder alone, for research.
+
+        Raises:
+            ConfigError: there is no such mode.
+        """
+        if mode not in ROUTING_MODES:
+            raise ConfigError(f"The routing mode is {mode!r}", expected=f"one of {', '.join(ROUTING_MODES)}", action="choose one of them")
+        self._state.mode = mode
+
+    @contextmanager
+    def routing(self, mode: RoutingMode) -> Iterator[Self]:
+        """Set the mode inside a ``with`` block; the mode before comes back after it."""
+        before = self._state.mode
+        self.set_routing(mode)
+        try:
+            yield self
+        finally:
+            self.set_routing(before)
+
+    @property
+    def routing_weights(self) -> dict[str, Tensor]:
+        """``{"unwill": α, "glad": β}`` of the last routed pass, each ``[layers, batch, tokens]``.
+
+        Raises:
+            ConfigError: no pass has been routed yet.
+        """
+        stacked = torch.stack([weights.to(self.device) for weights in self._recorded_weights()])
+        return {"unwill": stacked[..., 0], "glad": stacked[..., 1]}
+
+    def _recorded_weights(self) -> list[Tensor]:
+        weights = [layer.routing_weights for layer in self._layers]
+        if any(one is None for one in weights):
+            raise ConfigError("No routed pass has been made", expected="a forward pass with routing on", action="call the model first")
+        # OPT hands its projections the batch flattened, or not, as it pleases; three axes are ours.
+        return [cast(Tensor, one) for one in weights]
+
+    def last_token_scores(self) -> Tensor:
+        """Malicious score ``[batch]`` at the last token of the last routed pass: ``α/(α+β)``, averaged over layers."""
+        last = torch.stack([weights[..., -1, :].float().to(self.device) for weights in self._recorded_weights()])
+        return (last[..., 0] / last.sum(-1)).mean(0).detach()
+
+    @torch.no_grad()
+    def score(self, prompts: str | Sequence[str | Conversation], *, batch_size: int = 8) -> Tensor:
+        """How malicious the model finds each prompt, in [0, 1]: the unwill share at the last prompt token.
+
+        Args:
+            prompts: an instruction, or a list of instructions or conversations; the chat template is applied.
+            batch_size: prompts a pass.
+
+        Returns:
+            Scores ``[prompts]``, float32, on the CPU.
+
+        Raises:
+            ChatTemplateError: the tokenizer has no chat template.
+        """
+        conversations: Sequence[str | Conversation] = [prompts] if isinstance(prompts, str) else prompts
+        ids = [encode_prompt(self.tokenizer, prompt) for prompt in conversations]
+        pad = self.tokenizer.pad_token_id
+        scores = []
+        was_training = self.training
+        self.eval()
+        try:
+            with self.routing("on"):
+                for start in range(0, len(ids), batch_size):
+                    batch = left_pad(ids[start : start + batch_size], pad if pad is not None else 0, self.device)
+                    self.base_model(**batch, **self._prefill_options(batch["attention_mask"]))
+                    scores.append(self.last_token_scores().cpu())
+        finally:
+            self.train(was_training)
+        return torch.cat(scores) if scores else torch.zeros(0)
+
+    def _prefill_options(self, attention_mask: Tensor) -> dict[str, Any]:
+        options = {
+            # Padding on the left: a token's position counts the real tokens before it.
+            "position_ids": (attention_mask.cumsum(-1) - 1).clamp(min=0),
+            "logits_to_keep": 1,
+            "use_cache": False,
+        }
+        accepted = inspect.signature(self.base_model.forward).parameters
+        return {name: value for name, value in options.items() if name in accepted}
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The base model's forward pass, in the mode that is set."""
+        return self.base_model(*args, **kwargs)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        inputs: Tensor | None = None,
+        *,
+        routed_tokens: int | None = _MODEL_DEFAULT,
+        handoff: Handoff = _MODEL_DEFAULT,
+        **kwargs: Any,
+    ) -> Any:
+        """Generate as Hugging Face's ``generate`` does, the first tokens of the answer with routing.
+
+        In a mode other than ``"on"`` the whole answer is generated in that mode.
+
+        Args:
+            inputs: prompt token ids ``[batch, tokens]``, padded on the left.
+            routed_tokens: how many tokens to route (``m``); ``None`` is every token. Default: the model's config.
+            handoff: ``"recompute"``: the base model then re-reads prompt and opening, one more prefill, as published;
+                ``"continue"``: it goes on with the cache that routing left. Default: the model's config.
+            kwargs: all that Hugging Face's ``generate`` takes.
+
+        Returns:
+            What Hugging Face's ``generate`` returns.
+
+        Raises:
+            ConfigError: options that do not go together, such as speculative decoding with a routed opening.
+        """
+        if self._state.mode != "on":
+            return cast(Any, self.base_model).generate(inputs, **kwargs)
+        config = self.mogu_config
+        return routed_generate(
+            self,
+            inputs,
+            routed_tokens=config.routed_tokens if routed_tokens is _MODEL_DEFAULT else routed_tokens,
+            handoff=config.handoff if handoff is _MODEL_DEFAULT else handoff,
+            **kwargs,
+        )
+
+    def start_router_training(self) -> None:
+        """Put freshly initialised trainable routers of the config's kind in the place of the folded ones."""
+        for layer in self._layers:
+            layer.start_router_training(self.mogu_config.router, self.mogu_config.router_hidden)
+
+    def finish_router_training(self) -> None:
+        """Fold the trained routers and let go of their trainable form."""
+        for layer in self._layers:
+            layer.finish_router_training()
+
+    def added_parameters(self) -> int:
+        """How many parameters routing adds to the base model: ``Σ (2r + 2)·d_in + 2r·d_out + 2`` over routed layers."""
+        return sum(layer.down.numel() + layer.up.numel() + layer.router_bias.numel() for layer in self._layers)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "base_model":  # not set yet: looking it up on itself would never end
+                raise
+            return getattr(self.base_model, name)
+
+
+def _put(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, attribute = name.rpartition(".")
+    setattr(model.get_submodule(parent), attribute, module)
+
+
+def _shape_of(model: PreTrainedModel) -> BaseShape:
+    text_config = model.config.get_text_config()
+    return BaseShape(model_type=model.config.model_type, layers=text_config.num_hidden_layers, width=text_config.hidden_size)
+
+
+def _check_shape(model: PreTrainedModel, config: MoguConfig) -> None:
+    found = _shape_of(model)
+    if config.base_shape is not None and config.base_shape != found:
+        wanted = config.base_shape
+        raise ModelFileError(
+            f"The base model is a {found.model_type} of {found.layers} layers and width {found.width}",
+            expected=f"the base model it was trained on: a {wanted.model_type} of {wanted.layers} layers and width {wanted.width}",
+            action=f"load {config.base_model or 'that model'}, or pass another base_model",
+        )
