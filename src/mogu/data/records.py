@@ -5,11 +5,16 @@ Knows the shape of a record and nothing of files, tokenizers or models.
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Label = Literal["benign", "malicious"]
+
+MAX_TEXT_CHARACTERS = 131_072
+"""The longest text a field may hold: far beyond any prompt, and what Python's csv module takes."""
+
+_Text = Annotated[str, Field(max_length=MAX_TEXT_CHARACTERS)]
 
 
 class Message(BaseModel):
@@ -18,7 +23,7 @@ class Message(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     role: Literal["system", "user", "assistant"]
-    content: str
+    content: _Text
 
     @field_validator("content")
     @classmethod
@@ -44,12 +49,12 @@ class Record(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    id: str = Field(min_length=1)
+    id: str = Field(min_length=1, max_length=256)
     label: Label
-    instruction: str | None = None
+    instruction: _Text | None = None
     messages: tuple[Message, ...] | None = None
-    affirm: str
-    reject: str
+    affirm: _Text
+    reject: _Text
 
     @field_validator("instruction", "affirm", "reject")
     @classmethod
