@@ -1,1 +1,46 @@
-"""Records, their readers and the building of training pairs from plain instructions."""
+"""Records, their readers and the building of training pairs from plain instructions.
+
+Importing this package imports no PyTorch.
+"""
+
+from mogu.data.answers import ModelAnswers
+from mogu.data.build import build_pairs, distinct
+from mogu.data.files import Inspection, Problem, inspect_records, read_records, write_record_files, write_records
+from mogu.data.instructions import Instruction, read_instructions
+from mogu.data.openings import opening_for
+from mogu.data.published import read_published
+from mogu.data.records import Label, Message, Record
+from mogu.data.refusals import REFUSALS, is_refusal, refusal_for, subject_of
+from mogu.data.splits import Split, check_shares, source_id, split_records
+from mogu.data.wrappers import ADVERSARIAL_WRAPPERS, NEUTRAL_WRAPPERS, WRAPPERS, Wrapper
+
+__all__ = [
+    "ADVERSARIAL_WRAPPERS",
+    "NEUTRAL_WRAPPERS",
+    "REFUSALS",
+    "WRAPPERS",
+    "Inspection",
+    "Instruction",
+    "Label",
+    "Message",
+    "ModelAnswers",
+    "Problem",
+    "Record",
+    "Split",
+    "Wrapper",
+    "build_pairs",
+    "check_shares",
+    "distinct",
+    "inspect_records",
+    "is_refusal",
+    "opening_for",
+    "read_instructions",
+    "read_published",
+    "read_records",
+    "refusal_for",
+    "source_id",
+    "split_records",
+    "subject_of",
+    "write_record_files",
+    "write_records",
+]

@@ -1,0 +1,98 @@
+"""Splitting records into train, dev and test so that no instruction stands in two of them.
+
+Knows records; knows nothing of files, wrappers or models.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from mogu.data.records import Label, Record
+from mogu.errors import ConfigError, DataError
+
+Split = Literal["train", "dev", "test"]
+
+WRAPPED = ".wrapped-"
+"""In a record's id this stands between the id of the bare instruction and the wrapper's name."""
+
+
+def normalised(instruction: str) -> str:
+    """An instruction without what does not make it another one: case, white space, closing punctuation."""
+    return " ".join(instruction.casefold().split()).rstrip(" .?!,;:…")
+
+
+def source_id(record: Record) -> str:
+    """The id of the bare instruction that a record was made from."""
+    return record.id.partition(WRAPPED)[0]
+
+
+def split_records(records: Sequence[Record], *, dev: float = 0.1, test: float = 0.1, seed: int = 0) -> dict[Split, list[Record]]:
+    """Deals the instructions out, each label in the same shares; all records of one instruction, wrapped or bare, stay together.
+
+    Args:
+        records: in any order, which every split keeps.
+        dev: share of each label's instructions for the dev split, in [0, 1); where it is above 0, at least one instruction goes there.
+        test: the same for the test split.
+        seed: the same seed and instructions give the same splits.
+
+    Raises:
+        ConfigError: a share is out of range, or nothing would be left to train on.
+        DataError: a label has fewer instructions than there are splits to fill.
+    """
+    check_shares(dev, test)
+    group_of = _groups(records)
+    split_of: dict[str, Split] = {}
+    for label in _labels(records):
+        groups = sorted({group_of[source_id(record)] for record in records if record.label == label})
+        sizes: dict[Split, int] = {"dev": _size(dev, len(groups)), "test": _size(test, len(groups))}
+        if sum(sizes.values()) >= len(groups):
+            raise DataError(
+                f"There are only {len(groups)} {label} instructions",
+                expected="at least one in each of the splits",
+                action="give more instructions, or a share of 0 for a split",
+            )
+        random.Random(f"{seed}:{label}").shuffle(groups)
+        split_of |= dict.fromkeys(groups, "train")
+        split_of |= dict.fromkeys(groups[: sizes["dev"]], "dev")
+        split_of |= dict.fromkeys(groups[sizes["dev"] : sizes["dev"] + sizes["test"]], "test")
+    splits: dict[Split, list[Record]] = {"train": [], "dev": [], "test": []}
+    for record in records:
+        splits[split_of[group_of[source_id(record)]]].append(record)
+    return splits
+
+
+def check_shares(dev: float, test: float) -> None:
+    """Refuses shares that :func:`split_records` could not use, before time goes into the records.
+
+    Raises:
+        ConfigError: a share is out of range, or nothing would be left to train on.
+    """
+    if not (0 <= dev < 1 and 0 <= test < 1 and dev + test < 1):
+        raise ConfigError(
+            f"The shares of the splits are dev {dev:g} and test {test:g}",
+            expected="shares of at least 0 that leave something for training (together below 1)",
+            action="give smaller shares",
+        )
+
+
+def _groups(records: Iterable[Record]) -> dict[str, str]:
+    """Each source id's group: ids whose bare instructions read the same are one group."""
+    first_with: dict[str, str] = {}
+    group_of: dict[str, str] = {}
+    for record in records:
+        if WRAPPED not in record.id:
+            text = normalised("\n".join(message["content"] for message in record.conversation))
+            group_of[record.id] = first_with.setdefault(text, record.id)
+    for record in records:
+        group_of.setdefault(source_id(record), source_id(record))
+    return group_of
+
+
+def _labels(records: Iterable[Record]) -> list[Label]:
+    return sorted({record.label for record in records})
+
+
+def _size(share: float, groups: int) -> int:
+    return max(1, round(share * groups)) if share else 0
