@@ -58,3 +58,28 @@ def template_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str | None:
     if not template:
         return None
     return hashlib.sha256(str(template).encode()).hexdigest()
+
+
+def encode_answer(tokenizer: PreTrainedTokenizerBase, prompt: str | Conversation, answer: str, *, closed: bool) -> list[int]:
+    """Token ids of an answer as the model would generate it after :func:`encode_prompt` of the same prompt.
+
+    Args:
+        tokenizer: its template decides what stands between prompt and answer, and what ends a turn.
+        prompt: the conversation that is answered.
+        answer: the answer's text.
+        closed: whether the end-of-turn token follows; an opening that is to go on has none.
+    """
+    before = render_prompt(tokenizer, prompt)
+    turns = [*as_conversation(prompt), {"role": "assistant", "content": answer}]
+    whole = str(tokenizer.apply_chat_template(turns, tokenize=False))
+    end = whole.find(answer, len(before))
+    if not whole.startswith(before) or end < 0:  # templates that rewrite what was said before
+        whole, end = before + answer + str(tokenizer.eos_token or ""), len(before)
+    end += len(answer)
+    text = whole.rstrip() if closed else whole[:end]
+    prompt_ids = tokenizer(before, add_special_tokens=False)["input_ids"]
+    ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    if ids[: len(prompt_ids)] == list(prompt_ids):
+        return ids[len(prompt_ids) :]
+    # A token straddles the border: generation starts from the prompt's own tokens, so the answer is tokenised apart.
+    return list(tokenizer(text[len(before) :], add_special_tokens=False)["input_ids"])

@@ -1,0 +1,114 @@
+"""What a routed model does on held-out records: the measure by which checkpoints and λ are chosen.
+
+Knows models and records; knows nothing of training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from mogu.chat import encode_prompt
+from mogu.data import Record, is_refusal
+from mogu.generation import left_pad
+from mogu.training.examples import conversation_of
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """Rates on the dev records, each in [0, 1].
+
+    Args:
+        malicious_refused: share of malicious prompts whose reply is a refusal.
+        benign_answered: share of benign prompts whose reply is not.
+        malicious: how many malicious prompts there were.
+        benign: how many benign ones.
+    """
+
+    malicious_refused: float
+    benign_answered: float
+    malicious: int
+    benign: int
+
+    @property
+    def merit(self) -> float:
+        """Mean of the two rates: a refusal missed and an answer refused weigh the same."""
+        return (self.malicious_refused + self.benign_answered) / 2
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One combination that was tried.
+
+    Args:
+        glad_step: training step of the glad responder.
+        unwill_step: of the unwill responder.
+        weight_penalty: ``λ``.
+        behaviour: what the routed model did on the dev records.
+        separation: mean malicious score of malicious prompts less that of benign ones; breaks ties.
+    """
+
+    glad_step: int
+    unwill_step: int
+    weight_penalty: float
+    behaviour: Behaviour
+    separation: float
+
+    def row(self) -> dict[str, float]:
+        """The candidate as a row of the saved table."""
+        numbers = {"glad_step": self.glad_step, "unwill_step": self.unwill_step, "weight_penalty": self.weight_penalty}
+        return {**numbers, **asdict(self.behaviour), "merit": self.behaviour.merit, "separation": self.separation}
+
+
+def best(candidates: Sequence[Candidate]) -> Candidate:
+    """The candidate of most merit; among equals the one whose scores separate the labels most, then the first."""
+    return max(candidates, key=lambda one: (round(one.behaviour.merit, 6), round(one.separation, 6)))
+
+
+@torch.no_grad()
+def behaviour_on(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    records: Sequence[Record],
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    system_prompt: str | None = None,
+) -> tuple[Behaviour, list[str]]:
+    """Let a model reply to records, greedily, and count refusals; replies come in the records' order.
+
+    Args:
+        model: a base model or a routed one.
+        tokenizer: its tokenizer.
+        records: the prompts; their answers are not looked at.
+        max_new_tokens: tokens of each reply.
+        batch_size: replies at a time.
+        system_prompt: the recipe's.
+    """
+    prompts = [encode_prompt(tokenizer, conversation_of(record, system_prompt)) for record in records]
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    pad = tokenizer.pad_token_id if isinstance(tokenizer.pad_token_id, int) else 0
+    replies = [""] * len(prompts)
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        batch = left_pad([prompts[index] for index in chosen], pad, model.device)
+        output = model.generate(**batch, max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=pad)
+        texts = tokenizer.batch_decode(output[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+        for index, text in zip(chosen, texts, strict=True):
+            replies[index] = text.strip()
+    refused = {"benign": 0, "malicious": 0}
+    counts = {"benign": 0, "malicious": 0}
+    for record, reply in zip(records, replies, strict=True):
+        counts[record.label] += 1
+        refused[record.label] += is_refusal(reply)
+    behaviour = Behaviour(
+        malicious_refused=refused["malicious"] / counts["malicious"],
+        benign_answered=1 - refused["benign"] / counts["benign"],
+        malicious=counts["malicious"],
+        benign=counts["benign"],
+    )
+    return behaviour, replies

@@ -1,0 +1,88 @@
+"""From records to token ids: a prompt and the answers to learn from.
+
+Knows tokenizers and records; knows nothing of batches, models or losses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from mogu.chat import encode_answer, encode_prompt
+from mogu.data import Record
+from mogu.errors import DataError
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prompt with one answer (router) or two (responders: the wanted one first).
+
+    Args:
+        record_id: the record it comes from, for messages.
+        prompt: token ids of the prompt.
+        answers: token ids of each answer.
+        malicious: the record's label.
+    """
+
+    record_id: str
+    prompt: tuple[int, ...]
+    answers: tuple[tuple[int, ...], ...]
+    malicious: bool
+
+    def __len__(self) -> int:
+        return len(self.prompt) + sum(len(answer) for answer in self.answers)
+
+
+def responder_examples(
+    tokenizer: PreTrainedTokenizerBase, records: Sequence[Record], *, wanted: str, max_length: int, system_prompt: str | None = None
+) -> list[Example]:
+    """Pairs for a responder: each prompt with the wanted answer (``"affirm"`` or ``"reject"``), then the other one."""
+    order = ("affirm", "reject") if wanted == "affirm" else ("reject", "affirm")
+    return _examples(tokenizer, [(record, order) for record in records], max_length, system_prompt)
+
+
+def router_examples(
+    tokenizer: PreTrainedTokenizerBase, records: Sequence[Record], *, max_length: int, system_prompt: str | None = None
+) -> list[Example]:
+    """What the router learns: benign prompts with the affirmative answer, malicious ones with the rejecting one."""
+    wanted = [(record, ("affirm",) if record.label == "benign" else ("reject",)) for record in records]
+    return _examples(tokenizer, wanted, max_length, system_prompt)
+
+
+def conversation_of(record: Record, system_prompt: str | None) -> list[dict[str, str]]:
+    """A record's conversation, opened by the recipe's system prompt unless it has one of its own."""
+    conversation = record.conversation
+    if system_prompt and conversation[0]["role"] != "system":
+        return [{"role": "system", "content": system_prompt}, *conversation]
+    return conversation
+
+
+def _examples(
+    tokenizer: PreTrainedTokenizerBase, wanted: Sequence[tuple[Record, tuple[str, ...]]], max_length: int, system_prompt: str | None
+) -> list[Example]:
+    examples = []
+    for record, fields in wanted:
+        conversation = conversation_of(record, system_prompt)
+        prompt = encode_prompt(tokenizer, conversation)
+        room = max_length - len(prompt)
+        if room < 1:
+            raise DataError(
+                f"The prompt of record {record.id!r} has {len(prompt)} tokens",
+                expected=f"fewer than max_length = {max_length}, so that an answer fits",
+                action="shorten or drop the record, or raise run.max_length",
+            )
+        # A malicious affirmative is an opening: nothing may teach the model that it ends there.
+        answers = tuple(
+            tuple(
+                encode_answer(
+                    tokenizer, conversation, getattr(record, field), closed=not (record.label == "malicious" and field == "affirm")
+                )
+            )[:room]
+            for field in fields
+        )
+        if not all(answers):
+            raise DataError(f"An answer of record {record.id!r} has no tokens", expected="text", action="correct or drop the record")
+        examples.append(Example(record.id, tuple(prompt), answers, record.label == "malicious"))
+    return examples

@@ -1,0 +1,109 @@
+"""The losses of MoGU's three stages, for whole batches (MoGU, section 3).
+
+Equal to the mean of the one-example-at-a-time computation. Knows batches and models; knows nothing of the optimiser.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mogu.layers import RoutedLinear
+from mogu.training.batches import IGNORED, PADDING, Layout, attention_mask
+
+
+def answer_cross_entropy(model: Any, batch: dict[str, Tensor], layout: Layout, answers: int) -> Tensor:
+    """Mean cross-entropy of each answer, in one pass; logits are computed for answer tokens only.
+
+    Args:
+        model: a causal language model, or a wrapper of one (PEFT's or ours).
+        batch: what :class:`~mogu.training.batches.Collator` makes.
+        layout: the layout it was made in.
+        answers: answers an example.
+
+    Returns:
+        ``[examples, answers]``, float32: nats a token.
+    """
+    wanted = batch["targets"] != IGNORED
+    with _PickBeforeHead(model.get_output_embeddings(), batch["predictors"], wanted):
+        logits: Tensor = model(
+            input_ids=batch["input_ids"],
+            attention_mask=attention_mask(batch["segments"], layout, _dtype(model)),
+            position_ids=batch["position_ids"],
+            use_cache=False,
+        ).logits
+    losses = F.cross_entropy(logits[0].float(), batch["targets"][wanted], reduction="none")
+    rows = wanted.nonzero()[:, 0]
+    if layout == "separate":
+        rows = torch.div(rows, answers, rounding_mode="floor")
+    examples = batch["input_ids"].shape[0] // (answers if layout == "separate" else 1)
+    slot = rows * answers + batch["answers"][wanted]
+    zeros = torch.zeros(examples * answers, device=losses.device)
+    sums = zeros.index_add(0, slot, losses)
+    counts = zeros.index_add(0, slot, torch.ones_like(losses))
+    return (sums / counts).view(examples, answers)
+
+
+def responder_losses(model: Any, batch: dict[str, Tensor], layout: Layout) -> Tensor:
+    """``CE(wanted) / CE(other)`` of each example, ``[examples]``: the loss of the glad and of the unwill stage."""
+    cross_entropy = answer_cross_entropy(model, batch, layout, answers=2)
+    return cross_entropy[:, 0] / cross_entropy[:, 1]
+
+
+def router_losses(model: Any, batch: dict[str, Tensor], layout: Layout, weight_penalty: float) -> Tensor:
+    """``CE + λ·(mean (α − α*)² + mean (β − β*)²)`` of each example, ``[examples]``: the loss of the router stage.
+
+    The means are over all real tokens of prompt and answer and over all routed layers; benign examples have
+    ``α* = 0, β* = 1``, malicious ones ``α* = 1, β* = 0``.
+
+    Args:
+        model: the :class:`~mogu.MoguModel`, in routing mode ``"on"``.
+        batch: examples of one answer.
+        layout: the layout of the batch.
+        weight_penalty: ``λ``.
+    """
+    cross_entropy = answer_cross_entropy(model, batch, layout, answers=1)[:, 0]
+    return cross_entropy + weight_penalty * weight_losses(model.routed_layers, batch).sum(-1)
+
+
+def weight_losses(layers: list[RoutedLinear], batch: dict[str, Tensor]) -> Tensor:
+    """``mean (α − α*)²`` and ``mean (β − β*)²`` of each example, ``[examples, 2]``, from the pass just made."""
+    real = (batch["segments"] != PADDING).float()
+    malicious = batch["malicious"].float()
+    wanted = torch.stack([malicious, 1 - malicious], dim=-1).unsqueeze(1)
+    total = torch.zeros(len(malicious), 2, device=real.device)
+    for layer in layers:
+        assert layer.routing_weights is not None  # the pass just made was routed
+        distance = (layer.routing_weights.float().to(real.device) - wanted) ** 2
+        total = total + (distance * real.unsqueeze(-1)).sum(1) / real.sum(1, keepdim=True)
+    return total / len(layers)
+
+
+class _PickBeforeHead:
+    """While entered, the model's output head sees only the hidden states that predict an answer token, ``[1, n, d]``.
+
+    A hook on the head rather than an argument to the model: it works for every family, and whatever the model does to
+    its logits (Gemma's soft cap) it still does.
+    """
+
+    def __init__(self, head: nn.Module, predictors: Tensor, wanted: Tensor) -> None:
+        self.head, self.predictors, self.wanted = head, predictors, wanted
+
+    def __enter__(self) -> None:
+        self.handle = self.head.register_forward_pre_hook(self._pick)
+
+    def _pick(self, _: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        hidden = args[0]
+        rows = torch.arange(len(hidden), device=hidden.device).unsqueeze(1).expand_as(self.predictors)[self.wanted]
+        return (hidden[rows, self.predictors[self.wanted]].unsqueeze(0), *args[1:])
+
+    def __exit__(self, *_: object) -> None:
+        self.handle.remove()
+
+
+def _dtype(model: Any) -> torch.dtype:
+    embeddings: Tensor = model.get_input_embeddings().weight
+    return embeddings.dtype

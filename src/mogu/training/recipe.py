@@ -1,0 +1,224 @@
+"""The recipe of a training run: what ``mogu train CONFIG.toml`` reads.
+
+Knows settings and where they come from; knows nothing of models, data or devices.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mogu.config import Handoff, RouterKind
+from mogu.errors import ConfigError
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSection(_Section):
+    """``[model]``: the base model.
+
+    Args:
+        base: folder or hub id.
+        revision: commit on the hub.
+        dtype: floating-point type to load it in; ``"auto"`` is the one it was saved in.
+        device_map: as ``from_pretrained`` takes it, such as ``"auto"``; by default a GPU if there is one.
+        trust_remote_code: whether the model's own code may run.
+        chat_template: a Jinja file in place of the tokenizer's template.
+        system_prompt: a system message put before conversations that have none.
+    """
+
+    base: str = Field(min_length=1)
+    revision: str | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    device_map: str | None = None
+    trust_remote_code: bool = False
+    chat_template: Path | None = None
+    system_prompt: str | None = None
+
+
+class DataSection(_Section):
+    """``[data]``: the records.
+
+    Args:
+        train: JSONL file of records, or a folder in the published six-file layout.
+        dev: JSONL file of held-out records; by default a share of the training file, split off by instruction.
+        dev_share: that share.
+    """
+
+    train: Path
+    dev: Path | None = None
+    dev_share: float = Field(default=0.1, gt=0, lt=0.5)
+
+
+class MoguSection(_Section):
+    """``[mogu]``: the routed model; see :class:`mogu.MoguConfig` for each field."""
+
+    output_projection: str | None = None
+    layers: list[int] | None = None
+    rank: int = Field(default=8, ge=1)
+    lora_alpha: float = Field(default=16.0, gt=0)
+    router: RouterKind = "chain"
+    router_hidden: int = Field(default=512, ge=1)
+    routed_tokens: int | None = Field(default=5, ge=1)
+    handoff: Handoff = "recompute"
+
+
+class Stage(_Section):
+    """What all three stages have in common. AdamW, no weight decay.
+
+    Args:
+        learning_rate: the rate, constant after ``warmup_steps``.
+        epochs: passes over the data.
+        batch_size: pairs (records for the router) an optimiser step.
+        warmup_steps: steps over which the rate rises to its value.
+    """
+
+    learning_rate: float = Field(gt=0)
+    epochs: float = Field(default=10.0, gt=0)
+    batch_size: int = Field(ge=1)
+    warmup_steps: int = Field(default=0, ge=0)
+
+
+class ResponderStage(Stage):
+    """``[glad]`` and ``[unwill]``.
+
+    Args:
+        dropout: LoRA dropout.
+    """
+
+    learning_rate: float = Field(default=5e-5, gt=0)
+    batch_size: int = Field(default=8, ge=1)
+    dropout: float = Field(default=0.05, ge=0, lt=1)
+
+
+class RouterStage(Stage):
+    """``[router]``."""
+
+    learning_rate: float = Field(default=5e-4, gt=0)
+    batch_size: int = Field(default=16, ge=1)
+
+
+class ChoiceSection(_Section):
+    """``[choice]``: what is tried, and compared by what the routed model does on the dev records.
+
+    Args:
+        checkpoints: responder checkpoints, as shares of their training; 1 is its end.
+        weight_penalties: values of ``λ``.
+        max_new_tokens: tokens of each reply that is judged.
+        batch_size: replies generated at a time.
+    """
+
+    checkpoints: list[float] = Field(default=[0.5, 1.0], min_length=1)
+    weight_penalties: list[float] = Field(default=[1.0, 2.0], min_length=1)
+    max_new_tokens: int = Field(default=32, ge=1)
+    batch_size: int = Field(default=16, ge=1)
+
+    @model_validator(mode="after")
+    def _in_range(self) -> Self:
+        if any(not 0 < share <= 1 for share in self.checkpoints):
+            raise ValueError("checkpoints are shares of a stage, above 0 and at most 1")
+        if any(penalty < 0 for penalty in self.weight_penalties):
+            raise ValueError("weight_penalties are 0 or more")
+        return self
+
+
+class RunSection(_Section):
+    """``[run]``: how it is carried out.
+
+    Args:
+        output: folder of the hardened model.
+        work: folder for checkpoints and candidates; by default ``<output>-training``.
+        seed: of everything random.
+        max_length: tokens of a prompt and one answer, at most; a longer answer is cut.
+        micro_batch_size: examples a pass; a step accumulates as many passes as its batch size needs.
+        save_steps: optimiser steps between checkpoints: what a kill can lose.
+        gradient_checkpointing: trade time for memory.
+    """
+
+    output: Path
+    work: Path | None = None
+    seed: int = 0
+    max_length: int = Field(default=1024, ge=8)
+    micro_batch_size: int = Field(default=8, ge=1)
+    save_steps: int = Field(default=50, ge=1)
+    gradient_checkpointing: bool = False
+
+    @property
+    def work_folder(self) -> Path:
+        """Where checkpoints and candidates are."""
+        return self.work or self.output.with_name(self.output.name + "-training")
+
+
+class Recipe(_Section):
+    """A whole training run; the defaults are the published ones (MoGU, section 4.1 and appendix)."""
+
+    model: ModelSection
+    data: DataSection
+    run: RunSection
+    mogu: MoguSection = MoguSection()
+    glad: ResponderStage = ResponderStage()
+    unwill: ResponderStage = ResponderStage()
+    router: RouterStage = RouterStage()
+    choice: ChoiceSection = ChoiceSection()
+
+
+def read_recipe(path: Path, settings: Sequence[str] = ()) -> Recipe:
+    """Read a recipe from TOML; relative paths in it are relative to the folder the command runs in.
+
+    Args:
+        path: the file.
+        settings: ``section.key=value`` overrides; values are TOML, or plain text where that is no TOML.
+
+    Raises:
+        ConfigError: the file is missing or no TOML, or a setting is unknown or out of range.
+    """
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"The recipe {path} cannot be read: {error.strerror}", expected="a TOML file", action="check the path") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"The recipe {path} is not valid TOML: {error}", expected="a TOML file", action="correct that line") from error
+    for setting in settings:
+        _override(tree, setting)
+    return recipe_from(tree, source=str(path))
+
+
+def recipe_from(tree: dict[str, Any], *, source: str) -> Recipe:
+    """A recipe from nested dictionaries; ``source`` names them in errors.
+
+    Raises:
+        ConfigError: a setting is unknown, missing or out of range.
+    """
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(str(part) for part in one['loc'])}: {one['msg']}" for one in error.errors()[:5])
+        raise ConfigError(
+            f"The recipe {source} has settings that cannot be used: {problems}",
+            expected="the sections and keys of docs/recipes.md",
+            action="correct them in the file, or with --set section.key=value",
+        ) from error
+
+
+def _override(tree: dict[str, Any], setting: str) -> None:
+    key, separator, text = setting.partition("=")
+    parts = key.strip().split(".")
+    if not separator or not all(parts):
+        raise ConfigError(f"--set got {setting!r}", expected="section.key=value", action="write, for instance, --set glad.epochs=3")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    section = tree
+    for part in parts[:-1]:
+        inner = section.setdefault(part, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"--set got {setting!r}, but {part} is no section", expected="section.key=value", action="correct the key")
+        section = inner
+    section[parts[-1]] = value

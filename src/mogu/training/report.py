@@ -1,0 +1,77 @@
+"""What a training run leaves to read: ``training_report.json`` and the model card.
+
+Knows what was measured; measures nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any
+
+from mogu.card import plain_card
+from mogu.data import Record
+from mogu.model import MoguModel
+from mogu.training.candidates import Behaviour, Candidate
+from mogu.training.recipe import Recipe
+from mogu.training.workspace import write_json
+
+REPORT_FILE = "training_report.json"
+
+
+def save_with_report(
+    model: MoguModel,
+    recipe: Recipe,
+    records: dict[str, list[Record]],
+    base: Behaviour,
+    candidates: Sequence[Candidate],
+    chosen: Candidate,
+    seconds: dict[str, float],
+) -> None:
+    """Save the model to the recipe's output, with a card and a report of how it came about.
+
+    Args:
+        model: the model, with the chosen responders and routers.
+        recipe: what it was made with.
+        records: the data, by split.
+        base: what the base model did on the dev records.
+        candidates: what was tried.
+        chosen: the one that was taken.
+        seconds: time of each part.
+    """
+    counts = {split: Counter[str](record.label for record in some) for split, some in records.items()}
+    card = plain_card(model.mogu_config, data=_data(counts), results=_results(base, chosen, len(candidates)))
+    model.save_pretrained(recipe.run.output, card=card)
+    report: dict[str, Any] = {
+        "recipe": recipe.model_dump(mode="json"),
+        "records": counts,
+        "added_parameters": model.added_parameters(),
+        "base_on_dev": asdict(base),
+        "candidates": [candidate.row() for candidate in candidates],
+        "chosen": chosen.row(),
+        "seconds": {part: round(taken, 1) for part, taken in seconds.items()},
+        "versions": {name: version(name) for name in ("mogu", "torch", "transformers", "peft")},
+    }
+    write_json(recipe.run.output / REPORT_FILE, report)
+
+
+def _data(counts: dict[str, Counter[str]]) -> str:
+    parts = [f"{split}: {some['benign']} benign and {some['malicious']} malicious records" for split, some in counts.items()]
+    return "; ".join(parts) + ". Affirmative answers to malicious instructions are openings only."
+
+
+def _results(base: Behaviour, chosen: Candidate, tried: int) -> str:
+    routed = chosen.behaviour
+    rows = [
+        ("malicious requests refused", base.malicious_refused, routed.malicious_refused, routed.malicious),
+        ("benign requests answered", base.benign_answered, routed.benign_answered, routed.benign),
+    ]
+    lines = ["| on the dev records, greedy | base model | MoGU | prompts |", "|---|---|---|---|"]
+    lines += [f"| {name} | {before:.1%} | {after:.1%} | {number} |" for name, before, after, number in rows]
+    note = (
+        f"The dev records chose among {tried} candidates, so these figures flatter a little; a refusal is recognised by its\n"
+        f"opening phrases. Made by `mogu train`; the candidates are in `{REPORT_FILE}`."
+    )
+    return "\n".join([*lines, "", note])

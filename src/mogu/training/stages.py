@@ -1,0 +1,180 @@
+"""The three stages: two responders, trained by PEFT on the base model, and the routers between them.
+
+Knows how one stage runs on a loaded model; knows nothing of recipes' files, of choosing among candidates or of evaluation.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import PreTrainedModel, set_seed
+from transformers.pytorch_utils import Conv1D
+
+from mogu.architectures import find_output_projections
+from mogu.atomic import atomic_folder
+from mogu.config import MoguConfig
+from mogu.model import MoguModel
+from mogu.saved import PEFT_PREFIX, Adapter, write_adapter
+from mogu.training.batches import Layout
+from mogu.training.examples import Example
+from mogu.training.losses import responder_losses, router_losses
+from mogu.training.recipe import ResponderStage, RouterStage, RunSection
+from mogu.training.trainer import Snapshots, Trainee, train_stage
+
+ADAPTER_MARKER = "adapter_config.json"
+
+
+@dataclass(frozen=True)
+class StageSetting:
+    """What the stages of one run share.
+
+    Args:
+        run: seed, micro batch, lengths, how often to save.
+        config: the routed model's settings.
+        layout: how two answers of one prompt are laid out.
+        pad_token_id: for padding.
+        resume: whether to go on from checkpoints.
+    """
+
+    run: RunSection
+    config: MoguConfig
+    layout: Layout
+    pad_token_id: int
+    resume: bool
+
+
+def train_responder(
+    name: Literal["glad", "unwill"],
+    base: PreTrainedModel,
+    examples: Sequence[Example],
+    stage: ResponderStage,
+    setting: StageSetting,
+    folder: Path,
+    shares: Sequence[float],
+) -> None:
+    """Train one responder and leave the base model as it was.
+
+    Args:
+        name: which one, for the progress bar.
+        base: the base model, plain.
+        examples: prompts, each with the wanted answer, then the other.
+        stage: its settings.
+        setting: what the stages share.
+        folder: for checkpoints; the responder after each of ``shares`` of the steps is written to ``step-<n>``, a PEFT
+            adapter.
+        shares: see there.
+    """
+    projections = find_output_projections(base, setting.config.output_projection, setting.config.layers)
+    fan_in_fan_out = isinstance(projections[0].module, Conv1D)
+    config = LoraConfig(
+        r=setting.config.rank,
+        lora_alpha=setting.config.lora_alpha,  # type: ignore[arg-type]
+        lora_dropout=stage.dropout,
+        target_modules=[projection.name for projection in projections],
+        fan_in_fan_out=fan_in_fan_out,
+        task_type="CAUSAL_LM",
+    )
+    set_seed(setting.run.seed)
+    required_grad = {name for name, parameter in base.named_parameters() if parameter.requires_grad}
+    peft_model: Any = get_peft_model(base, config)
+    _gradient_checkpointing(base, setting.run)
+
+    def take(step: int) -> None:
+        with atomic_folder(folder / f"step-{step}", marker=ADAPTER_MARKER) as scratch:
+            adapter = _adapter(peft_model, setting.config)
+            write_adapter(scratch, adapter, base_model=setting.config.base_model, fan_in_fan_out=fan_in_fan_out)
+
+    trainee = Trainee(peft_model, functools.partial(responder_losses, peft_model, layout=setting.layout))
+    try:
+        _train(trainee, examples, stage, setting, folder, title=f"{name} responder", snapshots=Snapshots(shares, take))
+    finally:
+        peft_model.unload()
+        for parameter_name, parameter in base.named_parameters():
+            parameter.requires_grad_(parameter_name in required_grad)
+
+
+def train_router(
+    model: MoguModel,
+    examples: Sequence[Example],
+    stage: RouterStage,
+    weight_penalty: float,
+    setting: StageSetting,
+    folder: Path,
+    *,
+    title: str,
+) -> None:
+    """Train the routers of a model whose responders are in place, and fold them.
+
+    Args:
+        model: the routed model.
+        examples: benign prompts with the affirmative answer, malicious ones with the rejecting one.
+        stage: its settings.
+        weight_penalty: ``λ``.
+        setting: what the stages share.
+        folder: for checkpoints.
+        title: for the progress bar.
+    """
+    set_seed(setting.run.seed)
+    dial, model.dial = model.dial, 0.0
+    model.start_router_training()
+    _gradient_checkpointing(model.base_model, setting.run)
+    losses = functools.partial(router_losses, model, layout=setting.layout, weight_penalty=weight_penalty)
+    try:
+        _train(Trainee(model, losses), examples, stage, setting, folder, title=title)
+    finally:
+        model.finish_router_training()
+        model.dial = dial
+
+
+def _train(
+    trainee: Trainee,
+    examples: Sequence[Example],
+    stage: ResponderStage | RouterStage,
+    setting: StageSetting,
+    folder: Path,
+    *,
+    title: str,
+    snapshots: Snapshots | None = None,
+) -> None:
+    try:
+        train_stage(
+            trainee,
+            examples,
+            stage,
+            setting.run,
+            folder,
+            title=title,
+            layout=setting.layout,
+            pad_token_id=setting.pad_token_id,
+            resume=setting.resume,
+            snapshots=snapshots,
+        )
+    finally:
+        trainee.eval()
+        if setting.run.gradient_checkpointing:
+            _base_of(trainee.model).gradient_checkpointing_disable()
+
+
+def _base_of(model: Any) -> Any:
+    return model.get_base_model()
+
+
+def _gradient_checkpointing(base: Any, run: RunSection) -> None:
+    if run.gradient_checkpointing:
+        # Reentrant checkpointing would cut the routing weights, which leave the layer sideways, out of the graph.
+        base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
+def _adapter(peft_model: PeftModel, config: MoguConfig) -> Adapter:
+    matrices: dict[str, dict[str, torch.Tensor]] = {}
+    for name, parameter in peft_model.named_parameters():
+        stem, found, half = name.partition(".lora_")
+        if found:
+            matrices.setdefault(stem.removeprefix(PEFT_PREFIX), {})[half[0]] = parameter.detach().float().cpu().clone()
+    return Adapter({name: (both["A"], both["B"]) for name, both in matrices.items()}, config.rank, config.lora_alpha)
