@@ -6,9 +6,11 @@ Knows how to run a loss over examples; knows nothing of what is trained, nor of 
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,8 +46,9 @@ class Trainee(nn.Module):
         super().__init__()
         self.model = model
         self.losses = losses
-        # The Trainer leaves a model where it is that is spread over several devices.
-        self.hf_device_map = getattr(model, "hf_device_map", None)
+        if hasattr(model, "hf_device_map"):
+            # The Trainer leaves a model where it is that is spread over several devices.
+            self.hf_device_map = model.hf_device_map
         self.last_loss = math.nan
         """Loss of the last batch, for whoever shows it."""
 
@@ -91,6 +94,8 @@ def train_stage(
 ) -> None:
     """Train until the stage's epochs are over.
 
+    Checkpoints are removed when it has ended; what is to be kept is the caller's to write.
+
     Args:
         trainee: model and losses.
         examples: the data.
@@ -130,7 +135,7 @@ def train_stage(
         report_to="none",
         disable_tqdm=True,
         remove_unused_columns=False,
-        dataloader_num_workers=0,
+        dataloader_pin_memory=torch.cuda.is_available(),
         seed=run.seed,
         data_seed=run.seed,
     )
@@ -155,6 +160,8 @@ def train_stage(
                 action="free space or set run.work to another place, then run again with --resume",
             ) from error
     trainer.accelerator.free_memory()
+    for path in [*folder.glob("checkpoint-*"), folder / ".incoming"]:  # optimiser states are large, and of no more use
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -260,10 +267,12 @@ def quiet_transformers() -> Iterator[None]:
     from transformers.utils import logging as transformers_logging
 
     level = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity(transformers_logging.ERROR)
+    transformers_logging.set_verbosity(logging.ERROR)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # between PEFT and transformers, of no use to a person who trains
+            yield
     finally:
         transformers_logging.set_verbosity(level)
         transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
