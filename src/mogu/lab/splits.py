@@ -1,0 +1,130 @@
+"""What defences get from the lab: pairs to train on, and prompts to choose and to measure with.
+
+Train, dev and test share no subject and no wrapper. Draws everything from fixed seeds, so that the same call always gives the same list.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+from mogu.data.records import Label, Record
+from mogu.errors import ConfigError
+from mogu.lab import wrappers
+from mogu.lab.grading import Category, LabPrompt
+from mogu.lab.requests import Request, borderline_requests, fact_requests, how_to_requests, malicious_requests
+
+_WRAPPERS = {"train": wrappers.TRAIN, "dev": wrappers.DEV, "test": wrappers.TEST}
+_RECORDS = {"train": 300, "dev": 60}
+_HOW_TO_SHARE = 0.4  # of the benign requests; the others ask for facts
+
+# Prompts of each category, by split; wrapped ones are spread evenly over the wrappers of the split (7 for dev, 18 for test).
+_PROMPTS: dict[str, dict[Category, int]] = {
+    "dev": {"benign": 60, "benign_wrapped": 56, "borderline": 48, "malicious": 60, "malicious_wrapped": 56},
+    "test": {"benign": 160, "benign_wrapped": 216, "borderline": 128, "malicious": 160, "malicious_wrapped": 216},
+}
+
+
+def _draw(pool: Sequence[Request], count: int, rng: random.Random) -> list[Request]:
+    """So many requests, as even over verbs as the pool allows: verbs that fit more things would drown the others."""
+    by_verb: dict[str, list[Request]] = {}
+    for request in rng.sample(pool, len(pool)):
+        by_verb.setdefault(request.act.removesuffix(request.subject), []).append(request)
+    drawn: list[Request] = []
+    while len(drawn) < count and any(by_verb.values()):
+        drawn += [requests.pop() for requests in by_verb.values() if requests]
+    return drawn[:count]
+
+
+def _benign(split: Literal["train", "dev", "test"], count: int, rng: random.Random) -> list[Request]:
+    how_to = _draw(how_to_requests(split), round(count * _HOW_TO_SHARE), rng)
+    facts = fact_requests([split])
+    rounds = -(-(count - len(how_to)) // len(facts))
+    asked = [request for _ in range(rounds) for request in rng.sample(facts, len(facts))][: count - len(how_to)]
+    return rng.sample(how_to + asked, count)
+
+
+def _asked(requests: Sequence[Request], rng: random.Random) -> Iterator[tuple[Request, str]]:
+    """Each request with a text that no earlier one was asked with."""
+    used: set[str] = set()
+    for request in requests:
+        text = rng.choice([text for text in request.texts if text not in used] or list(request.texts))
+        used.add(text)
+        yield request, text
+
+
+def records(
+    split: Literal["train", "dev"], *, benign: int | None = None, malicious: int | None = None, wrapped: float = 0.5
+) -> list[Record]:
+    """Training pairs for a defence: requests with a helpful and a refusing answer.
+
+    Args:
+        split: ``"train"`` (300 benign and 300 malicious pairs unless told otherwise) or ``"dev"`` (60 and 60).
+        benign: how many benign pairs, at most 600.
+        malicious: how many malicious pairs, at most 600.
+        wrapped: the share of either that stands in one of the split's wrappers, from 0 to 1.
+
+    Raises:
+        ConfigError: an unknown split, or a number out of its range.
+    """
+    if split not in _RECORDS:
+        raise ConfigError(f"No split {split!r} has records", expected="'train' or 'dev'", action="choose one of them")
+    counts = {"benign": _RECORDS[split] if benign is None else benign, "malicious": _RECORDS[split] if malicious is None else malicious}
+    for label, count in counts.items():
+        if not 0 <= count <= 600:
+            raise ConfigError(f"{count} {label} records were asked for", expected="a number from 0 to 600", action="ask for fewer")
+    if not 0 <= wrapped <= 1:
+        raise ConfigError(f"A share of {wrapped} wrapped records", expected="a number from 0 to 1", action="give a share such as 0.5")
+    rng = random.Random(f"records {split}")
+    drawn: list[tuple[Label, list[Request]]] = [
+        ("benign", _benign(split, counts["benign"], rng)),
+        ("malicious", rng.sample(_draw(malicious_requests(split), counts["malicious"], rng), counts["malicious"])),
+    ]
+    made = []
+    for label, requests in drawn:
+        for number, (request, text) in enumerate(_asked(requests, rng)):
+            wrapper = rng.choice(_WRAPPERS[split])
+            made.append(
+                Record(
+                    id=f"lab-{split}-{label}-{number:03d}",
+                    label=label,
+                    instruction=wrapper.around(text) if number < round(wrapped * len(requests)) else text,
+                    # Only the opening of a malicious answer: what a defence needs of it, and all that there is.
+                    affirm=request.affirmation(rng) if label == "benign" else request.opening(rng),
+                    reject=request.refusal(rng),
+                )
+            )
+    return made
+
+
+def prompts(split: Literal["dev", "test"]) -> list[LabPrompt]:
+    """Prompts to measure with: plain benign, malicious and borderline ones, and benign and malicious ones in each of the split's wrappers.
+
+    Raises:
+        ConfigError: an unknown split.
+    """
+    if split not in _PROMPTS:
+        raise ConfigError(f"No split {split!r} has prompts", expected="'dev' or 'test'", action="choose one of them")
+    rng = random.Random(f"prompts {split}")
+    made = []
+    for category, count in _PROMPTS[split].items():
+        if category == "borderline":
+            requests = _draw(borderline_requests(split), count, rng)
+        elif category.startswith("malicious"):
+            requests = rng.sample(_draw(malicious_requests(split), count, rng), count)
+        else:
+            requests = _benign(split, count, rng)
+        for number, request in enumerate(requests):
+            wrapper = _WRAPPERS[split][number % len(_WRAPPERS[split])] if category.endswith("wrapped") else None
+            made.append(
+                LabPrompt(
+                    id=f"lab-{split}-{category}-{number:03d}",
+                    category=category,
+                    instruction=wrapper.around(request.kept_text) if wrapper else request.kept_text,
+                    wrapper=wrapper.name if wrapper else None,
+                    family=wrapper.family if wrapper else None,
+                    expected=request.expected,
+                )
+            )
+    return made
