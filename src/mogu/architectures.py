@@ -151,3 +151,13 @@ def compute_dtype(module: nn.Module, model: PreTrainedModel) -> torch.dtype:
     if isinstance(chosen, torch.dtype):
         return chosen
     return model.dtype if model.dtype.is_floating_point else torch.float32
+
+
+def compute_device(module: nn.Module) -> torch.device:
+    """The device on which a projection computes: its weight's, or, where accelerate keeps the weight elsewhere, its hook's."""
+    device = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
+    if device is not None:
+        return torch.device(device)
+    weight = module.weight
+    assert isinstance(weight, torch.Tensor)
+    return weight.device

@@ -45,9 +45,15 @@ def atomic_folder(target: Path, *, marker: str) -> Iterator[Path]:
         scratch = folder / "new"
         scratch.mkdir()
         yield scratch
+        old = folder / "old"
         if target.exists():
-            os.replace(target, folder / "old")
-        os.replace(scratch, target)
+            os.replace(target, old)
+        try:
+            os.replace(scratch, target)
+        except OSError:
+            if old.exists():
+                os.replace(old, target)
+            raise
 
 
 def check_replaceable(target: Path, *, marker: str) -> None:

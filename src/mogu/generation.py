@@ -53,19 +53,27 @@ def routed_generate(
         batch, prompt_length = embeds.shape[0], 0
     else:
         batch, prompt_length = 1, 1  # Hugging Face then starts from one BOS token
-    opening = _Opening(model, base.prepare_inputs_for_generation, batch, prompt_length, routed_tokens, handoff)
+    mask = kwargs.get("attention_mask")
+    # With a cache of earlier turns, Hugging Face takes the prompt as the whole conversation or as its new part only.
+    whole = mask is None or mask.shape[1] == prompt_length
+    base_prepare = base.prepare_inputs_for_generation
+    opening = _Opening(model, base_prepare, batch, prompt_length, whole, routed_tokens, handoff)
 
-    @functools.wraps(base.prepare_inputs_for_generation)
+    @functools.wraps(base_prepare)
     def prepare(*args: Any, **kwargs: Any) -> Any:
         return opening.prepare(*args, **kwargs)
 
     # Everything that decodes passes its full sequences through this method before each forward pass; PEFT hooks in here too.
+    hooked_before = vars(base).get("prepare_inputs_for_generation")
     base.prepare_inputs_for_generation = prepare
     try:
         return base.generate(inputs, **kwargs)
     finally:
-        del base.prepare_inputs_for_generation
-        model.set_routing("on")
+        if hooked_before is None:
+            del base.prepare_inputs_for_generation
+        else:
+            base.prepare_inputs_for_generation = hooked_before
+        model.routing("on")
         opening.record_scores()
 
 
@@ -97,16 +105,25 @@ def _check(routed_tokens: int | None, handoff: str, kwargs: dict[str, Any]) -> N
 class _Opening:
     """Follows one ``generate`` call and switches the routing mode before each forward pass."""
 
-    def __init__(self, model: MoguModel, prepare: Any, batch: int, prompt_length: int, routed_tokens: int | None, handoff: Handoff) -> None:
+    def __init__(
+        self,
+        model: MoguModel,
+        base_prepare: Any,
+        batch: int,
+        prompt_length: int,
+        prompt_is_whole: bool,
+        routed_tokens: int | None,
+        handoff: Handoff,
+    ) -> None:
         self.model = model
-        self.base_prepare = prepare
+        self.base_prepare = base_prepare
         self.batch = batch
         self.prompt_length = prompt_length
+        self.prompt_is_whole = prompt_is_whole
         self.routed_tokens = routed_tokens
         self.handoff = handoff
         self.past_before: Any = None
         self.past_length = 0
-        self.first_to_read = 0
         self.passes = 0
         self.handed_over = False
         self.scored = False
@@ -114,28 +131,27 @@ class _Opening:
     def prepare(self, input_ids: Tensor, next_sequence_length: int | None = None, **kwargs: Any) -> Any:
         """Stand in for ``prepare_inputs_for_generation``: same arguments, same result."""
         if self.passes == 0:
-            self._remember_cache(kwargs.get("past_key_values"), next_sequence_length)
+            self._remember_cache(kwargs.get("past_key_values"))
         self.passes += 1
         generated = input_ids.shape[1] - self.prompt_length
         if generated > 0:
             self.record_scores()
         if self.routed_tokens is None or generated < self.routed_tokens:
-            self.model.set_routing("on")
+            self.model.routing("on")
         else:
-            self.model.set_routing("off")
+            self.model.routing("off")
             if not self.handed_over:
                 self.handed_over = True
                 if self.handoff == "recompute" and generated > 0:
                     self._rewind_cache(kwargs.get("past_key_values"))
-                    next_sequence_length = input_ids.shape[1] - self.first_to_read
+                    next_sequence_length = input_ids.shape[1] - (self.past_length if self.prompt_is_whole else 0)
         return self.base_prepare(input_ids, next_sequence_length=next_sequence_length, **kwargs)
 
-    def _remember_cache(self, past: Any, next_sequence_length: int | None) -> None:
+    def _remember_cache(self, past: Any) -> None:
         self.past_length = past.get_seq_length() if past is not None else 0
-        if self.past_length:
+        if self.past_length and self.handoff == "recompute":
             # A cache that the caller had filled (an earlier turn) must be as it was when the base model reads again.
             self.past_before = copy.deepcopy(past)
-            self.first_to_read = self.prompt_length - next_sequence_length if next_sequence_length is not None else 0
 
     def _rewind_cache(self, past: Any) -> None:
         if past is None:

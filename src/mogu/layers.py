@@ -73,6 +73,10 @@ def make_router(kind: RouterKind, width: int, hidden: int) -> ChainRouter | Line
     return ChainRouter(width, hidden) if kind == "chain" else LinearRouter(width)
 
 
+def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
+
+
 class RoutedLinear(nn.Module):
     """Attention output projection with routing (MoGU, section 3.2; names as there).
 
@@ -82,7 +86,7 @@ class RoutedLinear(nn.Module):
         y = (α + β)·W(x) + s·(α·B_u A_u x + β·B_g A_g x)
 
     ``[A_u; A_g; v_u; v_g]`` is kept as one ``[2r+2, d_in]`` matrix, so that a single product yields both low-rank
-    activations and both router logits, and ``s·[B_u, B_g]`` as one ``[d_out, 2r]`` matrix. ``W`` (with its bias, where
+    activations and both router logits, and ``s·[B_u, B_g]ᵀ`` as one ``[2r, d_out]`` matrix. ``W`` (with its bias, where
     it has one) stays in ``base_layer``, which is shared with the base model and never copied.
 
     Args:
@@ -126,7 +130,7 @@ class RoutedLinear(nn.Module):
             for rows in (down[:rank], down[rank : 2 * rank]):
                 nn.init.kaiming_uniform_(rows, a=math.sqrt(5))  # as PEFT starts a LoRA: A random, B zero
         self.down = nn.Parameter(down, requires_grad=False)
-        self.up = nn.Parameter(torch.zeros(out_features, 2 * rank, dtype=dtype, device=device), requires_grad=False)
+        self.up = nn.Parameter(torch.zeros(2 * rank, out_features, dtype=dtype, device=device), requires_grad=False)
         # Kept apart in float32, so that turning the dial to and fro never accumulates rounding.
         self.router_bias = nn.Parameter(torch.zeros(2, dtype=torch.float32, device=device), requires_grad=False)
         self.register_buffer("_down_bias", torch.zeros(2 * rank + 2, dtype=dtype, device=device), persistent=False)
@@ -154,20 +158,20 @@ class RoutedLinear(nn.Module):
             return base_output
         if mode != "on":
             return base_output + self._responder_output(x, mode).to(base_output.dtype)
+        # Every operation here is paid once a layer and token: hence views in few steps, and no `to` that changes nothing.
         down, down_bias = self._routing_matrix()
-        projected = F.linear(x.to(down.dtype), down, down_bias)
-        weights = torch.sigmoid(projected[..., -2:])
-        self.routing_weights = weights
-        low_rank = projected[..., :-2].view(*projected.shape[:-1], 2, self.rank)
-        gated = (low_rank * weights.unsqueeze(-1)).flatten(-2)
-        total = weights.sum(-1, keepdim=True)
-        flat = (base_output * total.to(base_output.dtype)).view(-1, self.out_features)
-        routed = torch.addmm(flat, gated.view(-1, 2 * self.rank).to(flat.dtype), self.up.t().to(flat.dtype))
-        return routed.view(base_output.shape)
+        projected = F.linear(_cast(x, down.dtype), down, down_bias)
+        self.routing_weights = weights = projected[..., -2:].sigmoid()
+        low_rank = projected[..., :-2].view(-1, 2, self.rank)
+        gated = (low_rank * weights.view(-1, 2, 1)).view(-1, 2 * self.rank)
+        scaled = base_output * _cast(weights.sum(-1, keepdim=True), base_output.dtype)
+        # In place on the product just made, which no gradient needs; the base's own output belongs to others.
+        flat = scaled.view(-1, self.out_features)
+        return flat.addmm_(_cast(gated, flat.dtype), _cast(self.up, flat.dtype)).view(base_output.shape)
 
     def _responder_output(self, x: Tensor, mode: str) -> Tensor:
         part = slice(0, self.rank) if mode == "unwill" else slice(self.rank, 2 * self.rank)
-        return F.linear(F.linear(x.to(self.down.dtype), self.down[part]), self.up[:, part])
+        return F.linear(x.to(self.down.dtype), self.down[part]) @ self.up[part]
 
     def _routing_matrix(self) -> tuple[Tensor, Tensor]:
         """``[A_u; A_g; v_u; v_g]`` and its bias, folded anew from the routers while these are in training."""
@@ -191,12 +195,15 @@ class RoutedLinear(nn.Module):
         """Take over a responder: ``A [r, d_in]`` and ``B [d_out, r]``, unscaled; the scaling is folded into ``up``."""
         part = slice(0, self.rank) if name == "unwill" else slice(self.rank, 2 * self.rank)
         self.down[part].copy_(lora_a)
-        self.up[:, part].copy_(lora_b.to(torch.float32) * self.scaling)
+        self.up[part].copy_(lora_b.to(self.up.device, torch.float32).t() * self.scaling)
 
     def responder(self, name: Literal["unwill", "glad"]) -> tuple[Tensor, Tensor]:
-        """``A [r, d_in]`` and the unscaled ``B [d_out, r]`` of a responder, as copies."""
+        """``A [r, d_in]`` and the unscaled ``B [d_out, r]`` of a responder, as copies.
+
+        ``B`` comes in float32, so that dividing the scaling out and multiplying it in again changes nothing in half precision.
+        """
         part = slice(0, self.rank) if name == "unwill" else slice(self.rank, 2 * self.rank)
-        return self.down[part].detach().clone(), (self.up[:, part].detach().float() / self.scaling).to(self.up.dtype)
+        return self.down[part].detach().clone(), (self.up[part].detach().float() / self.scaling).t().contiguous()
 
     @torch.no_grad()
     def set_router(self, vectors: Tensor, biases: Tensor) -> None:

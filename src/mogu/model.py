@@ -6,18 +6,19 @@ Knows the base model, its routed layers and the saved layout; knows nothing of t
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, Self, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.pipelines.base import SUPPORTED_PEFT_TASKS
 from transformers.pytorch_utils import Conv1D
 
-from mogu.architectures import compute_dtype, find_output_projections
+from mogu.architectures import Projection, compute_device, compute_dtype, find_output_projections
 from mogu.atomic import atomic_folder
 from mogu.card import plain_card
 from mogu.chat import Conversation, encode_prompt
@@ -40,6 +41,25 @@ from mogu.saved import (
 
 _MODEL_DEFAULT: Any = object()
 """Stands for "as the model's config says" where ``None`` has a meaning of its own."""
+
+
+# A pipeline knows wrapped models by name, and logs an error for a name that it does not know.
+SUPPORTED_PEFT_TASKS["text-generation"].append("MoguModel")
+
+
+class Routing(AbstractContextManager[None]):
+    """What :meth:`MoguModel.routing` returns: as a context manager, it brings the mode before back.
+
+    Args:
+        state: the state whose mode has been set.
+        before: the mode before.
+    """
+
+    def __init__(self, state: RoutingState, before: RoutingMode) -> None:
+        self._state, self._before = state, before
+
+    def __exit__(self, *_: object) -> None:
+        self._state.mode = self._before
 
 
 class MoguModel(nn.Module):
@@ -70,6 +90,7 @@ class MoguModel(nn.Module):
             )
         projections = find_output_projections(base_model, config.output_projection, config.layers)
         _check_shape(base_model, config)
+        _check_rank(projections, config.rank)
         config.base_shape = _shape_of(base_model)
         if config.base_model is None:
             config.base_model = base_model.name_or_path or None
@@ -92,7 +113,7 @@ class MoguModel(nn.Module):
                 config,
                 self._state,
                 dtype=compute_dtype(projection.module, base_model),
-                device=cast(Tensor, projection.module.weight).device,
+                device=compute_device(projection.module),
             )
             _put(base_model, projection.name, layer)
             layers.append(layer)
@@ -264,6 +285,15 @@ class MoguModel(nn.Module):
         self._tokenizer = tokenizer
 
     @property
+    def generation_config(self) -> GenerationConfig:
+        """The base model's generation config; setting it here sets it there, where ``generate`` reads it."""
+        return self.base_model.generation_config
+
+    @generation_config.setter
+    def generation_config(self, generation_config: GenerationConfig) -> None:
+        self.base_model.generation_config = generation_config
+
+    @property
     def dial(self) -> float:
         """The logit shift ``δ`` of every routed layer: positive refuses more, negative less, 0 is as trained."""
         return self.mogu_config.dial
@@ -282,25 +312,18 @@ class MoguModel(nn.Module):
         """The mode that is set."""
         return self._state.mode
 
-    def set_routing(self, mode: RoutingMode) -> None:
+    def routing(self, mode: RoutingMode) -> Routing:
         """Set the mode: ``"on"``; ``"off"``, which is the base model bit for bit; or one responder alone, for research.
+
+        A plain call sets it for good; as the head of a ``with`` block, the mode before comes back after the block.
 
         Raises:
             ConfigError: there is no such mode.
         """
         if mode not in ROUTING_MODES:
             raise ConfigError(f"The routing mode is {mode!r}", expected=f"one of {', '.join(ROUTING_MODES)}", action="choose one of them")
-        self._state.mode = mode
-
-    @contextmanager
-    def routing(self, mode: RoutingMode) -> Iterator[Self]:
-        """Set the mode inside a ``with`` block; the mode before comes back after it."""
-        before = self._state.mode
-        self.set_routing(mode)
-        try:
-            yield self
-        finally:
-            self.set_routing(before)
+        before, self._state.mode = self._state.mode, mode
+        return Routing(self._state, before)
 
     @property
     def routing_weights(self) -> dict[str, Tensor]:
@@ -446,4 +469,14 @@ def _check_shape(model: PreTrainedModel, config: MoguConfig) -> None:
             f"The base model is a {found.model_type} of {found.layers} layers and width {found.width}",
             expected=f"the base model it was trained on: a {wanted.model_type} of {wanted.layers} layers and width {wanted.width}",
             action=f"load {config.base_model or 'that model'}, or pass another base_model",
+        )
+
+
+def _check_rank(projections: list[Projection], rank: int) -> None:
+    narrowest = min(min(projection.in_features, projection.out_features) for projection in projections)
+    if rank > narrowest:
+        raise ConfigError(
+            f"The config asks for LoRA of rank {rank} on projections of width {narrowest}",
+            expected=f"a rank of at most {narrowest}",
+            action="choose a smaller rank (8 is the published one), or check that this is the right base model",
         )

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from peft import LoraConfig
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from mogu.config import MoguConfig
@@ -153,7 +153,7 @@ def write_adapter(folder: Path, adapter: Adapter, *, base_model: str | None, fan
     for name, (lora_a, lora_b) in adapter.weights.items():
         tensors[f"{PEFT_PREFIX}{name}.lora_A.weight"] = lora_a.cpu().contiguous()
         tensors[f"{PEFT_PREFIX}{name}.lora_B.weight"] = lora_b.cpu().contiguous()
-    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    _write_tensors(folder / "adapter_model.safetensors", tensors)
 
 
 def read_routers(file: Path, layers: list[int], width: int) -> dict[int, tuple[Tensor, Tensor]]:
@@ -190,4 +190,9 @@ def write_routers(file: Path, routers: Mapping[int, tuple[Tensor, Tensor]]) -> N
     for layer, (vectors, biases) in routers.items():
         tensors[f"layers.{layer}.weight"] = vectors.to("cpu", torch.float32).contiguous()
         tensors[f"layers.{layer}.bias"] = biases.to("cpu", torch.float32).contiguous()
-    save_file(tensors, file, metadata={"format": "pt"})
+    _write_tensors(file, tensors)
+
+
+def _write_tensors(file: Path, tensors: dict[str, Tensor]) -> None:
+    # Not by save_file, which hides a full disk in an error of its own and leaves half a file.
+    file.write_bytes(save(tensors, metadata={"format": "pt"}))

@@ -1,0 +1,318 @@
+"""Tiny models of every family with known responders and routers, and a slow routed model to hold the fast one against."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+
+from mogu import MoguConfig, MoguModel
+
+torch.set_num_threads(1)  # these models are so small that threads cost more than they bring
+
+VOCABULARY = 64
+TINY = {"vocab_size": VOCABULARY, "initializer_range": 0.3, "bos_token_id": 1, "eos_token_id": None, "pad_token_id": 0}
+DECODER = TINY | {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+}
+EXPERTS = {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+GEMMA = DECODER | {"head_dim": 8, "sliding_window": 6, "query_pre_attn_scalar": 8, "tie_word_embeddings": False}
+GEMMA_TEXT = {name: value for name, value in GEMMA.items() if name not in ("bos_token_id", "eos_token_id", "pad_token_id")}
+VISION = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+
+FAMILIES: dict[str, tuple[str, dict[str, object]]] = {
+    "cohere": ("cohere", DECODER),
+    "falcon": ("falcon", TINY | {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}),
+    "falcon-alibi": ("falcon", TINY | {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "alibi": True, "bias": True}),
+    "gemma": ("gemma", DECODER | {"head_dim": 16}),
+    "gemma2": ("gemma2", GEMMA),
+    "gemma3": ("gemma3", TINY | {"text_config": GEMMA_TEXT, "vision_config": VISION, "mm_tokens_per_image": 4, "image_token_index": 63}),
+    "gemma3_text": ("gemma3_text", GEMMA),
+    "gpt2": ("gpt2", TINY | {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64}),
+    "gpt_neox": ("gpt_neox", DECODER),
+    "granite": ("granite", DECODER),
+    "llama": ("llama", DECODER),
+    "llama-3": ("llama", DECODER | {"rope_theta": 500000.0, "tie_word_embeddings": True, "head_dim": 16}),
+    "mistral": ("mistral", DECODER | {"sliding_window": 6}),
+    "mixtral": ("mixtral", DECODER | EXPERTS),
+    "olmo": ("olmo", DECODER),
+    "olmo2": ("olmo2", DECODER),
+    "opt": (
+        "opt",
+        TINY | {"hidden_size": 32, "ffn_dim": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "max_position_embeddings": 64},
+    ),
+    "phi": ("phi", DECODER),
+    "phi3": ("phi3", DECODER),
+    "qwen2": ("qwen2", DECODER),
+    "qwen3": ("qwen3", DECODER | {"head_dim": 16}),
+    "qwen3_moe": ("qwen3_moe", DECODER | EXPERTS | {"head_dim": 16}),
+    "stablelm": ("stablelm", DECODER),
+    "starcoder2": ("starcoder2", DECODER),
+}
+
+# Baichuan 2 lives in its own repositories, not in transformers: this keeps its names (W_pack, o_proj) and needs remote code as it does.
+BAICHUAN = """
+import torch
+from torch import nn
+from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers.cache_utils import DynamicCache
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+
+class BaichuanConfig(PreTrainedConfig):
+    model_type = "baichuan"
+
+    def __init__(self, vocab_size=64, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, **kwargs):
+        self.vocab_size, self.hidden_size = vocab_size, hidden_size
+        self.num_hidden_layers, self.num_attention_heads = num_hidden_layers, num_attention_heads
+        super().__init__(**kwargs)
+
+
+class Attention(nn.Module):
+    def __init__(self, config, layer):
+        super().__init__()
+        self.layer, self.heads = layer, config.num_attention_heads
+        self.W_pack = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=False)
+        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+
+    def forward(self, x, mask, cache):
+        batch, tokens, width = x.shape
+        q, k, v = (part.view(batch, tokens, self.heads, -1).transpose(1, 2) for part in self.W_pack(x).chunk(3, -1))
+        k, v = cache.update(k, v, self.layer)
+        attended = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.o_proj(attended.transpose(1, 2).reshape(batch, tokens, width))
+
+
+class DecoderLayer(nn.Module):
+    def __init__(self, config, layer):
+        super().__init__()
+        self.self_attn = Attention(config, layer)
+        self.mlp = nn.Sequential(nn.Linear(config.hidden_size, 48), nn.SiLU(), nn.Linear(48, config.hidden_size))
+
+    def forward(self, x, mask, cache):
+        x = x + self.self_attn(nn.functional.layer_norm(x, x.shape[-1:]), mask, cache)
+        return x + self.mlp(nn.functional.layer_norm(x, x.shape[-1:]))
+
+
+class BaichuanModel(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(DecoderLayer(config, layer) for layer in range(config.num_hidden_layers))
+
+
+class BaichuanForCausalLM(PreTrainedModel, GenerationMixin):
+    config_class = BaichuanConfig
+    _supports_sdpa = True
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.model = BaichuanModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    def _init_weights(self, module):
+        if isinstance(module, (nn.Linear, nn.Embedding)):
+            nn.init.normal_(module.weight, std=0.3)
+
+    def get_input_embeddings(self):
+        return self.model.embed_tokens
+
+    def forward(self, input_ids, attention_mask=None, past_key_values=None, use_cache=None, **kwargs):
+        cache = DynamicCache() if past_key_values is None else past_key_values
+        past, tokens = cache.get_seq_length(), input_ids.shape[1]
+        slots = torch.arange(past + tokens)
+        seen = slots[None, :] <= slots[past:, None]
+        distance = (slots[None, :] - slots[past:, None]).to(self.lm_head.weight.dtype)
+        if attention_mask is not None:
+            seen = seen & attention_mask[:, None, None, :].bool() | (slots[None, :] == slots[past:, None])
+        mask = (0.1 * distance).masked_fill(~seen, float("-inf"))
+        x = self.model.embed_tokens(input_ids)
+        for layer in self.model.layers:
+            x = layer(x, mask, cache)
+        return CausalLMOutputWithPast(logits=self.lm_head(x), past_key_values=cache)
+"""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test that takes ``family`` runs once for every family."""
+    if "family" in metafunc.fixturenames:
+        metafunc.parametrize("family", [*sorted(FAMILIES), "baichuan"])
+
+
+@pytest.fixture(scope="session")
+def families() -> set[str]:
+    """The ``model_type`` of every family here."""
+    return {"baichuan"} | {model_type for model_type, _ in FAMILIES.values()}
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    folder = Path(__file__).resolve().parents[2] / "shared"
+    if not folder.is_dir():
+        pytest.skip("no ../shared beside the project: reference vectors and public data are not at hand")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def baichuan_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Baichuan-like model whose code lies beside its weights."""
+    folder = tmp_path_factory.mktemp("models") / "baichuan"
+    folder.mkdir()
+    (folder / "modeling_baichuan.py").write_text(BAICHUAN)
+    auto_map = {"AutoConfig": "modeling_baichuan.BaichuanConfig", "AutoModelForCausalLM": "modeling_baichuan.BaichuanForCausalLM"}
+    (folder / "config.json").write_text(json.dumps({"model_type": "baichuan", "auto_map": auto_map, "pad_token_id": 0}))
+    torch.manual_seed(0)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=True)
+    AutoModelForCausalLM.from_config(config, trust_remote_code=True).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_base(baichuan_folder: Path) -> Callable[..., PreTrainedModel]:
+    """``make_base(family, dtype)``: a random tiny model. In float64 two ways of computing agree on every token."""
+
+    def make(family: str = "llama", dtype: torch.dtype = torch.float64, **changes: object) -> PreTrainedModel:
+        torch.manual_seed(0)
+        if family == "baichuan":
+            return AutoModelForCausalLM.from_pretrained(baichuan_folder, trust_remote_code=True, dtype=dtype).eval()
+        model_type, settings = FAMILIES[family]
+        config = AutoConfig.for_model(model_type, **settings | changes)
+        experts = {"experts_implementation": "eager"} if EXPERTS.items() <= settings.items() else {}  # the fast ones know no float64
+        model = AutoModelForCausalLM.from_config(config, **experts)
+        return model.to(dtype).eval()
+
+    return make
+
+
+class SlowRoutedLinear(nn.Module):
+    """MoGU's formula written down term by term: the independent answer to ``RoutedLinear``."""
+
+    def __init__(self, base_layer: nn.Module, numbers: SimpleNamespace) -> None:
+        super().__init__()
+        self.base_layer, self.numbers, self.routed, self.dial = base_layer, numbers, True, 0.0
+        self.unwill_weight = self.glad_weight = torch.zeros(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        plain = self.base_layer(x)
+        if not self.routed:
+            return plain
+        n = self.numbers
+        alpha = 1 / (1 + torch.exp(-(x * n.v_unwill).sum(-1, keepdim=True) - n.c_unwill - self.dial))
+        beta = 1 / (1 + torch.exp(-(x * n.v_glad).sum(-1, keepdim=True) - n.c_glad + self.dial))
+        self.unwill_weight, self.glad_weight = alpha[..., 0], beta[..., 0]
+        unwill = plain + n.scaling * (x @ n.a_unwill.T @ n.b_unwill.T)
+        glad = plain + n.scaling * (x @ n.a_glad.T @ n.b_glad.T)
+        return alpha * unwill + beta * glad
+
+
+class SlowRouted:
+    """A copy of a base model with :class:`SlowRoutedLinear` in the place of its projections, and decoding written out."""
+
+    def __init__(self, base: PreTrainedModel, numbers: dict[str, SimpleNamespace]) -> None:
+        self.model = copy.deepcopy(base)
+        self.layers = []
+        for name, one in numbers.items():
+            parent, _, attribute = name.rpartition(".")
+            layer = SlowRoutedLinear(self.model.get_submodule(name), one)
+            setattr(self.model.get_submodule(parent), attribute, layer)
+            self.layers.append(layer)
+
+    def route(self, routed: bool) -> None:
+        for layer in self.layers:
+            layer.routed = routed
+
+    @torch.no_grad()
+    def logits(self, ids: Tensor, *, routed: bool = True) -> Tensor:
+        self.route(routed)
+        return self.model(input_ids=ids, use_cache=False).logits
+
+    def greedy(self, ids: Tensor, *, routed_tokens: int | None, new_tokens: int, eos: int | None = None) -> list[int]:
+        """Handoff ``recompute``, without any cache: each token from one pass over everything before it."""
+        answer: list[int] = []
+        while len(answer) < new_tokens and (not answer or answer[-1] != eos):
+            routed = routed_tokens is None or len(answer) < routed_tokens
+            sequence = torch.cat([ids, torch.tensor([answer], dtype=torch.long)], dim=1)
+            answer.append(int(self.logits(sequence, routed=routed)[0, -1].argmax()))
+        return answer
+
+    @torch.no_grad()
+    def greedy_continued(self, ids: Tensor, *, routed_tokens: int, new_tokens: int) -> list[int]:
+        """Handoff ``continue``: one cache, filled by routed passes first and by plain ones then."""
+        answer: list[int] = []
+        cache, step = None, ids
+        for number in range(new_tokens):
+            self.route(number < routed_tokens)
+            output = self.model(input_ids=step, past_key_values=cache, use_cache=True)
+            cache, step = output.past_key_values, output.logits[:, -1:].argmax(-1)
+            answer.append(int(step))
+        return answer
+
+
+@pytest.fixture(scope="session")
+def make_pair(make_base: Callable[..., PreTrainedModel]) -> Callable[..., tuple[MoguModel, SlowRouted]]:
+    """``make_pair(family, dtype)``: a routed model with random responders and routers, and the slow one with the same numbers."""
+
+    def make(
+        family: str = "llama", dtype: torch.dtype = torch.float64, config: MoguConfig | None = None, **changes: object
+    ) -> tuple[MoguModel, SlowRouted]:
+        base = make_base(family, dtype, **changes)
+        twin = copy.deepcopy(base)
+        model = MoguModel.from_base(base, config or MoguConfig(rank=4, lora_alpha=12, router_hidden=6))
+        return model, SlowRouted(twin, randomise(model))
+
+    return make
+
+
+@torch.no_grad()
+def randomise(model: MoguModel) -> dict[str, SimpleNamespace]:
+    """Give a model random responders and routers, strong enough to change what it says; return the numbers by module."""
+    random = torch.Generator().manual_seed(1)
+    rank, numbers = model.mogu_config.rank, {}
+    for name, layer in zip(model.routed_module_names, model.routed_layers, strict=True):
+        dtype = layer.down.dtype
+
+        def draw(*shape: int, std: float, dtype: torch.dtype = dtype) -> Tensor:
+            return (torch.randn(*shape, generator=random, dtype=torch.float64) * std).to(dtype)
+
+        one = SimpleNamespace(scaling=model.mogu_config.scaling)
+        for which in ("unwill", "glad"):
+            setattr(one, f"a_{which}", draw(rank, layer.in_features, std=0.4))
+            setattr(one, f"b_{which}", draw(layer.out_features, rank, std=0.4))
+            setattr(one, f"v_{which}", draw(layer.in_features, std=0.5))
+            layer.set_responder(which, getattr(one, f"a_{which}"), getattr(one, f"b_{which}"))
+        biases = torch.randn(2, generator=random) * 0.5
+        one.c_unwill, one.c_glad = biases.tolist()
+        layer.set_router(torch.stack([one.v_unwill, one.v_glad]), biases)
+        numbers[name] = one
+    return numbers
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer of 64 words (``w0`` … ``w63``) with a chat template, padding on the left."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = {"<pad>": 0, "<s>": 1, "</s>": 2, "<user>": 3, "<assistant>": 4} | {f"w{number}": number for number in range(5, VOCABULARY)}
+    rust = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
+    rust.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=rust, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<pad>", padding_side="left"
+    )
+    tokenizer.chat_template = (
+        "<s> {% for message in messages %}<{{ message.role }}> {{ message.content }} {% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    return tokenizer
