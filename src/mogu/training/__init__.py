@@ -1,1 +1,34 @@
-"""Three-stage training: glad, unwill, router."""
+"""Three-stage training: glad, unwill, router; the choice among what was tried; the plan of a run before it starts.
+
+Importing this package imports no PyTorch: what needs it is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from mogu.training.recipe import Recipe, read_recipe, recipe_from
+
+if TYPE_CHECKING:
+    from mogu.training.candidates import Behaviour, behaviour_on
+    from mogu.training.harden import harden
+    from mogu.training.plan import Plan, plan
+
+__all__ = ["Behaviour", "Plan", "Recipe", "behaviour_on", "harden", "plan", "read_recipe", "recipe_from"]
+
+_LAZY = {
+    "Behaviour": "mogu.training.candidates",
+    "Plan": "mogu.training.plan",
+    "behaviour_on": "mogu.training.candidates",
+    "harden": "mogu.training.harden",
+    "plan": "mogu.training.plan",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'mogu.training' has no attribute {name!r}")
+    found = getattr(import_module(_LAZY[name]), name)
+    globals()[name] = found  # importing mogu.training.harden has put the module under this name
+    return found

@@ -98,7 +98,7 @@ def _pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
 
 
 class ExampleDataset(torch.utils.data.Dataset[dict[str, object]]):
-    """Examples as the Trainer indexes them; ``input_ids`` is there for its grouping by length."""
+    """Examples as the Trainer indexes them; the index tells the loss whose it is."""
 
     def __init__(self, examples: Sequence[Example]) -> None:
         self.examples = list(examples)
@@ -107,7 +107,7 @@ class ExampleDataset(torch.utils.data.Dataset[dict[str, object]]):
         return len(self.examples)
 
     def __getitem__(self, index: int) -> dict[str, object]:
-        return {"example": self.examples[index], "index": index, "input_ids": range(len(self.examples[index]))}
+        return {"example": self.examples[index], "index": index}
 
 
 def attention_mask(segments: Tensor, layout: Layout, dtype: torch.dtype) -> Tensor:

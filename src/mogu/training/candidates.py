@@ -16,6 +16,7 @@ from mogu.chat import encode_prompt
 from mogu.data import Record, is_refusal
 from mogu.generation import left_pad
 from mogu.training.examples import conversation_of
+from mogu.training.progress import progress_bars
 
 
 @dataclass(frozen=True)
@@ -41,27 +42,45 @@ class Behaviour:
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """One combination that was tried.
+class Choice:
+    """One combination to be tried.
 
     Args:
         glad_step: training step of the glad responder.
         unwill_step: of the unwill responder.
         weight_penalty: ``λ``.
-        behaviour: what the routed model did on the dev records.
-        separation: mean malicious score of malicious prompts less that of benign ones; breaks ties.
     """
 
     glad_step: int
     unwill_step: int
     weight_penalty: float
+
+    def __str__(self) -> str:
+        return f"glad {self.glad_step}, unwill {self.unwill_step}, λ {self.weight_penalty:g}"
+
+    @property
+    def folder_name(self) -> str:
+        """Its name as a folder."""
+        return f"glad-{self.glad_step}-unwill-{self.unwill_step}-penalty-{self.weight_penalty:g}"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A combination that was tried.
+
+    Args:
+        choice: which one.
+        behaviour: what the routed model did on the dev records.
+        separation: mean malicious score of malicious prompts less that of benign ones; breaks ties.
+    """
+
+    choice: Choice
     behaviour: Behaviour
     separation: float
 
     def row(self) -> dict[str, float]:
         """The candidate as a row of the saved table."""
-        numbers = {"glad_step": self.glad_step, "unwill_step": self.unwill_step, "weight_penalty": self.weight_penalty}
-        return {**numbers, **asdict(self.behaviour), "merit": self.behaviour.merit, "separation": self.separation}
+        return {**asdict(self.choice), **asdict(self.behaviour), "merit": self.behaviour.merit, "separation": self.separation}
 
 
 def best(candidates: Sequence[Candidate]) -> Candidate:
@@ -78,6 +97,7 @@ def behaviour_on(
     max_new_tokens: int,
     batch_size: int,
     system_prompt: str | None = None,
+    title: str = "replies",
 ) -> tuple[Behaviour, list[str]]:
     """Let a model reply to records, greedily, and count refusals; replies come in the records' order.
 
@@ -88,18 +108,22 @@ def behaviour_on(
         max_new_tokens: tokens of each reply.
         batch_size: replies at a time.
         system_prompt: the recipe's.
+        title: for the progress bar.
     """
     prompts = [encode_prompt(tokenizer, conversation_of(record, system_prompt)) for record in records]
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     pad = tokenizer.pad_token_id if isinstance(tokenizer.pad_token_id, int) else 0
     replies = [""] * len(prompts)
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        batch = left_pad([prompts[index] for index in chosen], pad, model.device)
-        output = model.generate(**batch, max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=pad)
-        texts = tokenizer.batch_decode(output[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
-        for index, text in zip(chosen, texts, strict=True):
-            replies[index] = text.strip()
+    with progress_bars() as progress:
+        task = progress.add_task(title, total=len(order), note="replies")
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            batch = left_pad([prompts[index] for index in chosen], pad, model.device)
+            output = model.generate(**batch, max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=pad)
+            texts = tokenizer.batch_decode(output[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+            for index, text in zip(chosen, texts, strict=True):
+                replies[index] = text.strip()
+            progress.advance(task, len(chosen))
     refused = {"benign": 0, "malicious": 0}
     counts = {"benign": 0, "malicious": 0}
     for record, reply in zip(records, replies, strict=True):

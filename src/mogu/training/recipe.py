@@ -149,6 +149,13 @@ class RunSection(_Section):
     save_steps: int = Field(default=50, ge=1)
     gradient_checkpointing: bool = False
 
+    @model_validator(mode="after")
+    def _apart(self) -> Self:
+        output, work = self.output.absolute(), self.work_folder.absolute()
+        if output == work or output in work.parents or work in output.parents:
+            raise ValueError(f"the output {self.output} and the working folder {self.work_folder} must not lie in one another")
+        return self
+
     @property
     def work_folder(self) -> Path:
         """Where checkpoints and candidates are."""

@@ -11,10 +11,12 @@ from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
+from mogu.atomic import atomic_folder
 from mogu.card import plain_card
-from mogu.data import Record
 from mogu.model import MoguModel
+from mogu.saved import CONFIG_FILE
 from mogu.training.candidates import Behaviour, Candidate
+from mogu.training.inputs import Inputs
 from mogu.training.recipe import Recipe
 from mogu.training.workspace import write_json
 
@@ -24,26 +26,24 @@ REPORT_FILE = "training_report.json"
 def save_with_report(
     model: MoguModel,
     recipe: Recipe,
-    records: dict[str, list[Record]],
+    inputs: Inputs,
     base: Behaviour,
     candidates: Sequence[Candidate],
     chosen: Candidate,
     seconds: dict[str, float],
 ) -> None:
-    """Save the model to the recipe's output, with a card and a report of how it came about.
+    """Save the model to the recipe's output, with a card and a report of how it came about: all of it appears at once.
 
     Args:
         model: the model, with the chosen responders and routers.
         recipe: what it was made with.
-        records: the data, by split.
+        inputs: the data.
         base: what the base model did on the dev records.
         candidates: what was tried.
         chosen: the one that was taken.
-        seconds: time of each part.
+        seconds: training time of each part.
     """
-    counts = {split: Counter[str](record.label for record in some) for split, some in records.items()}
-    card = plain_card(model.mogu_config, data=_data(counts), results=_results(base, chosen, len(candidates)))
-    model.save_pretrained(recipe.run.output, card=card)
+    counts = {split: Counter[str](one.label for one in some) for split, some in (("train", inputs.train), ("dev", inputs.dev))}
     report: dict[str, Any] = {
         "recipe": recipe.model_dump(mode="json"),
         "records": counts,
@@ -54,7 +54,10 @@ def save_with_report(
         "seconds": {part: round(taken, 1) for part, taken in seconds.items()},
         "versions": {name: version(name) for name in ("mogu", "torch", "transformers", "peft")},
     }
-    write_json(recipe.run.output / REPORT_FILE, report)
+    card = plain_card(model.mogu_config, data=_data(counts), results=_results(base, chosen, len(candidates)))
+    with atomic_folder(recipe.run.output, marker=CONFIG_FILE) as folder:
+        model.save_pretrained(folder, card=card)
+        write_json(folder / REPORT_FILE, report)
 
 
 def _data(counts: dict[str, Counter[str]]) -> str:

@@ -39,14 +39,12 @@ class StageSetting:
         config: the routed model's settings.
         layout: how two answers of one prompt are laid out.
         pad_token_id: for padding.
-        resume: whether to go on from checkpoints.
     """
 
     run: RunSection
     config: MoguConfig
     layout: Layout
     pad_token_id: int
-    resume: bool
 
 
 def train_responder(
@@ -152,17 +150,13 @@ def _train(
             title=title,
             layout=setting.layout,
             pad_token_id=setting.pad_token_id,
-            resume=setting.resume,
             snapshots=snapshots,
         )
     finally:
         trainee.eval()
         if setting.run.gradient_checkpointing:
-            _base_of(trainee.model).gradient_checkpointing_disable()
-
-
-def _base_of(model: Any) -> Any:
-    return model.get_base_model()
+            model: Any = trainee.model
+            model.get_base_model().gradient_checkpointing_disable()
 
 
 def _gradient_checkpointing(base: Any, run: RunSection) -> None:

@@ -1,37 +1,39 @@
-"""One stage's training loop: Hugging Face's Trainer with whole checkpoints, a progress bar and an eye on the loss.
+"""One stage's training loop: Hugging Face's Trainer with whole checkpoints, exact resuming and an eye on the loss.
 
 Knows how to run a loss over examples; knows nothing of what is trained, nor of responders and routers.
 """
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import math
 import os
 import shutil
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from mogu.errors import MoguError, TrainingError
 from mogu.training.batches import Collator, ExampleDataset, Layout
 from mogu.training.examples import Example
+from mogu.training.progress import progress_bars
 from mogu.training.recipe import RunSection, Stage
+from mogu.training.steps import StepBatches
+from mogu.training.workspace import discard, last_checkpoint
 
 TRAINED_FILE = "trained.safetensors"
 
 Losses = Callable[[dict[str, Tensor]], Tensor]
-"""A batch to the loss of each of its examples, ``[examples]``."""
+"""A batch to the loss of each of its examples, ``[examples]``, float32."""
 
 
 class Trainee(nn.Module):
@@ -42,20 +44,20 @@ class Trainee(nn.Module):
         losses: the losses of a batch.
     """
 
+    # The model stays where it is, on one device or several: never copied to each GPU that happens to be there.
+    is_parallelizable = True
+    model_parallel = True
+
     def __init__(self, model: nn.Module, losses: Losses) -> None:
         super().__init__()
         self.model = model
         self.losses = losses
-        if hasattr(model, "hf_device_map"):
-            # The Trainer leaves a model where it is that is spread over several devices.
-            self.hf_device_map = model.hf_device_map
         self.last_loss = math.nan
-        """Loss of the last batch, for whoever shows it."""
+        """Mean loss of the last pass, for whoever shows it."""
 
-    def forward(self, **batch: Tensor) -> dict[str, Tensor]:
-        """``{"loss": [], "losses": [examples]}`` of a batch."""
-        losses = self.losses(batch)
-        return {"loss": losses.mean(), "losses": losses}
+    def forward(self, **batch: Tensor) -> Tensor:
+        """Loss of each example of a batch, ``[examples]``."""
+        return self.losses(batch)
 
     def trained(self) -> dict[str, nn.Parameter]:
         """The parameters that are trained, by name."""
@@ -74,9 +76,15 @@ class Snapshots:
     shares: Sequence[float]
     take: Callable[[int], None]
 
-    def steps(self, total: int) -> list[int]:
-        """The steps, each at least 1, in order and without repetition."""
-        return sorted({max(1, round(share * total)) for share in self.shares})
+
+def step_at(share: float, steps: int) -> int:
+    """The optimiser step at a share of a training of ``steps`` steps; at least the first."""
+    return max(1, round(share * steps))
+
+
+def steps_of(stage: Stage, examples: int) -> int:
+    """Optimiser steps of a stage over so many examples."""
+    return math.ceil(stage.epochs * math.ceil(examples / stage.batch_size))
 
 
 def train_stage(
@@ -89,12 +97,12 @@ def train_stage(
     title: str,
     layout: Layout,
     pad_token_id: int,
-    resume: bool,
     snapshots: Snapshots | None = None,
 ) -> None:
-    """Train until the stage's epochs are over.
+    """Train until the stage's epochs are over, from the last checkpoint in ``folder`` where there is one.
 
-    Checkpoints are removed when it has ended; what is to be kept is the caller's to write.
+    A step's loss is the mean over its examples, in however many passes. Checkpoints stay when it has ended: what is to
+    be kept is the caller's to write, and only then are they of no use.
 
     Args:
         trainee: model and losses.
@@ -105,21 +113,17 @@ def train_stage(
         title: for the progress bar.
         layout: how answers of one prompt are laid out.
         pad_token_id: for padding.
-        resume: go on from the last whole checkpoint in ``folder``, if there is one; otherwise begin anew.
         snapshots: what to keep on the way.
 
     Raises:
-        TrainingError: the loss of an example is no longer a number.
-        MoguError: no space is left for checkpoints.
+        TrainingError: the loss of an example is no longer a number, or the memory does not suffice.
+        MoguError: a checkpoint cannot be written.
     """
-    if not resume:
-        shutil.rmtree(folder, ignore_errors=True)
-    checkpoint = last_checkpoint(folder)
-    micro = min(run.micro_batch_size, stage.batch_size)
+    batches = StepBatches([len(example) for example in examples], stage.batch_size, run.micro_batch_size, run.seed)
     arguments = TrainingArguments(
         output_dir=str(folder),
-        per_device_train_batch_size=micro,
-        gradient_accumulation_steps=math.ceil(stage.batch_size / micro),
+        per_device_train_batch_size=batches.in_a_pass,
+        gradient_accumulation_steps=batches.passes,
         num_train_epochs=stage.epochs,
         learning_rate=stage.learning_rate,
         warmup_steps=stage.warmup_steps,
@@ -127,7 +131,6 @@ def train_stage(
         weight_decay=0.0,
         max_grad_norm=1.0,
         optim="adamw_torch",
-        train_sampling_strategy="group_by_length",
         save_strategy="steps",
         save_steps=run.save_steps,
         save_total_limit=1,
@@ -135,12 +138,12 @@ def train_stage(
         report_to="none",
         disable_tqdm=True,
         remove_unused_columns=False,
-        dataloader_pin_memory=torch.cuda.is_available(),
         seed=run.seed,
         data_seed=run.seed,
     )
-    with _progress() as progress:
-        callbacks: list[TrainerCallback] = [_Bar(progress, title)]
+    checkpoint = last_checkpoint(folder)
+    with progress_bars() as progress:
+        callbacks: list[TrainerCallback] = [_Bar(progress, title), _Epochs(batches)]
         if snapshots is not None:
             callbacks.append(_TakeSnapshots(snapshots))
         trainer = _StageTrainer(
@@ -150,34 +153,40 @@ def train_stage(
             data_collator=Collator(pad_token_id, layout),
             callbacks=callbacks,
         )
+        trainer.batches = batches
+        # A step's loss is divided by the step's examples below, not by its passes.
+        trainer.model_accepts_loss_kwargs = True
         trainer.remove_callback(PrinterCallback)
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        except OSError as error:
-            raise MoguError(
-                f"A checkpoint in {folder} could not be written: {error.strerror or error}",
-                expected="a place with enough space that you may write to",
-                action="free space or set run.work to another place, then run again with --resume",
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(
+                f"The device ran out of memory in the {title}, with {batches.in_a_pass} examples a pass",
+                expected="memory for a pass; `mogu train --dry-run` estimates it",
+                action="set run.gradient_checkpointing = true, or lower run.micro_batch_size or run.max_length; then run with --restart",
             ) from error
     trainer.accelerator.free_memory()
-    for path in [*folder.glob("checkpoint-*"), folder / ".incoming"]:  # optimiser states are large, and of no more use
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint of a stage; each is whole, since it gets its name only when it is complete."""
-    found = [(int(path.name.rpartition("-")[2]), path) for path in folder.glob("checkpoint-*") if path.name.rpartition("-")[2].isdigit()]
-    return max(found)[1] if found else None
 
 
 class _StageTrainer(Trainer):
-    def compute_loss(self, model: nn.Module, inputs: dict[str, Tensor], *args: Any, **kwargs: Any) -> Any:
-        outputs = model(**inputs)
-        losses = outputs["losses"].detach()
-        if not bool(torch.isfinite(losses).all()):
-            self._stop(inputs, losses)
-        self.accelerator.unwrap_model(model).last_loss = float(losses.mean())
-        return outputs["loss"]
+    batches: StepBatches
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        assert isinstance(self.train_dataset, ExampleDataset)
+        # Not prepared by accelerate, which would reorder; inputs are moved to the device pass by pass.
+        return DataLoader(self.train_dataset, batch_sampler=self.batches, collate_fn=self.data_collator)
+
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
+        passes, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        return passes, sum(len(batch["examples"].unique()) for batch in passes)
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Tensor], *args: Any, num_items_in_batch: Any = None, **kwargs: Any) -> Any:
+        losses = model(**inputs)
+        known = losses.detach()
+        if not bool(torch.isfinite(known).all()):
+            self._stop(inputs, known)
+        self.accelerator.unwrap_model(model).last_loss = float(known.mean())
+        return losses.sum() / num_items_in_batch
 
     def _stop(self, inputs: dict[str, Tensor], losses: Tensor) -> None:
         dataset = self.train_dataset
@@ -215,15 +224,29 @@ class _StageTrainer(Trainer):
         folder = Path(str(self.args.output_dir))
         incoming = folder / ".incoming"
         shutil.rmtree(incoming, ignore_errors=True)
-        super()._save_checkpoint(model, trial)
-        if not self.args.should_save:
-            return
         name = f"checkpoint-{self.state.global_step}"
         before = [path for path in folder.glob("checkpoint-*") if path.name != name]
-        shutil.rmtree(folder / name, ignore_errors=True)
-        os.replace(incoming / name, folder / name)
+        try:
+            super()._save_checkpoint(model, trial)
+            discard(folder / name)
+            os.replace(incoming / name, folder / name)
+        except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors each have their own error for a full disk
+            shutil.rmtree(incoming, ignore_errors=True)
+            raise MoguError(
+                f"A checkpoint in {folder} could not be written: {getattr(error, 'strerror', None) or error}",
+                expected="a place with enough space that you may write to",
+                action="free space, then run again with --resume; or set run.work to another place",
+            ) from error
         for path in before:
-            shutil.rmtree(path, ignore_errors=True)
+            discard(path)
+
+
+class _Epochs(TrainerCallback):
+    def __init__(self, batches: StepBatches) -> None:
+        self.batches = batches
+
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.batches.epoch = state.global_step // self.batches.steps
 
 
 class _TakeSnapshots(TrainerCallback):
@@ -231,7 +254,7 @@ class _TakeSnapshots(TrainerCallback):
         self.snapshots = snapshots
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if state.is_world_process_zero and state.global_step in self.snapshots.steps(state.max_steps):
+        if state.global_step in {step_at(share, state.max_steps) for share in self.snapshots.shares}:
             self.snapshots.take(state.global_step)
 
 
@@ -241,38 +264,7 @@ class _Bar(TrainerCallback):
         self.task: Any = None
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if state.is_world_process_zero:
-            self.task = self.progress.add_task(self.title, total=state.max_steps, completed=state.global_step, loss="")
+        self.task = self.progress.add_task(self.title, total=state.max_steps, completed=state.global_step, note="")
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any) -> None:
-        if self.task is not None:
-            loss = getattr(model, "module", model).last_loss
-            self.progress.update(self.task, completed=state.global_step, loss=f"loss {loss:.3f}")
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[loss]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-
-
-@contextlib.contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Keep the Trainer's and the loaders' own chatter out of the progress bars."""
-    from transformers.utils import logging as transformers_logging
-
-    level = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity(logging.ERROR)
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # between PEFT and transformers, of no use to a person who trains
-            yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+        self.progress.update(self.task, completed=state.global_step, note=f"loss {model.last_loss:.3f}")

@@ -1,4 +1,4 @@
-"""The working folder of a training run: what is finished, and with which settings.
+"""The working folder of a training run: what is begun, what is finished, what was measured, and with which settings.
 
 Knows files; knows nothing of models. Every file here appears whole or not at all.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from mogu.atomic import atomic_file, check_replaceable
 from mogu.errors import ConfigError
 
 MARKER = "mogu_training.json"
-DONE = "done.json"
+BEGUN, DONE, MEASURED = "begun.json", "done.json", "measured.json"
 
 
 def fingerprint(*parts: Any) -> str:
@@ -24,53 +25,122 @@ def fingerprint(*parts: Any) -> str:
 
 
 class Workspace:
-    """The working folder.
+    """The working folder, which holds a folder for each part: a stage, or a candidate of the router stage.
 
     Args:
         folder: made if it is missing.
-        restart: throw away what an earlier run left there.
 
     Raises:
-        MoguError: the folder exists and is not ours.
+        MoguError: the folder exists and is not ours, or cannot be written.
     """
 
-    def __init__(self, folder: Path, *, restart: bool) -> None:
+    def __init__(self, folder: Path) -> None:
         check_replaceable(folder, marker=MARKER)
         self.folder = folder
-        if restart:
-            shutil.rmtree(folder, ignore_errors=True)
         write_json(folder / MARKER, {"what": "working folder of `mogu train`; may be deleted when the model is saved"})
+
+    def begin(self, part: str, made_with: str, *, resume: bool) -> Path:
+        """Start a part, or go on with it; returns its folder, in which checkpoints go on from the last one.
+
+        Args:
+            part: the part.
+            made_with: fingerprint of its settings and data.
+            resume: whether to go on from the checkpoint that an earlier run left.
+
+        Raises:
+            ConfigError: an earlier run left a checkpoint, and it is of other settings, or ``resume`` is not asked for.
+        """
+        folder = self.folder / part
+        checkpoint = last_checkpoint(folder)
+        if checkpoint is None:
+            discard(folder)
+            write_json(folder / BEGUN, {"fingerprint": made_with})
+            return folder
+        begun = read_json(folder / BEGUN)
+        if begun is None or begun.get("fingerprint") != made_with:
+            raise _other_settings(folder)
+        if not resume:
+            raise ConfigError(
+                f"{folder} holds a training run that stopped at step {step_of(checkpoint)}",
+                expected="your word on what becomes of it",
+                action="pass --resume to go on from there, or --restart to throw it away",
+            )
+        return folder
 
     def finished(self, part: str, wanted: str) -> dict[str, Any] | None:
         """What a finished part recorded, or ``None`` where it is not finished.
 
         Args:
-            part: a stage or candidate: a folder below the working folder.
+            part: the part.
             wanted: fingerprint of its settings and data now.
 
         Raises:
             ConfigError: it was finished with other settings or data.
         """
-        file = self.folder / part / DONE
-        if not file.is_file():
-            return None
-        record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        if record.get("fingerprint") != wanted:
-            raise ConfigError(
-                f"{self.folder / part} was trained with other settings or other data",
-                expected="the settings and data it was trained with",
-                action="choose another run.work, or pass --restart to train it anew",
-            )
+        record = read_json(self.folder / part / DONE)
+        if record is not None and record.get("fingerprint") != wanted:
+            raise _other_settings(self.folder / part)
         return record
 
     def finish(self, part: str, made_with: str, **record: Any) -> dict[str, Any]:
-        """Record that a part is finished; returns the record."""
+        """Record that a part is finished, and drop its checkpoints, which are large and of no more use."""
+        folder = self.folder / part
         whole = {"fingerprint": made_with, **record}
-        write_json(self.folder / part / DONE, whole)
+        write_json(folder / DONE, whole)
+        for path in [*folder.glob("checkpoint-*"), folder / ".incoming"]:
+            discard(path)
         return whole
+
+    def measured(self, part: str, wanted: str) -> dict[str, Any] | None:
+        """What was measured of a part; ``None`` if nothing was, or on other records or in another way."""
+        record = read_json(self.folder / part / MEASURED)
+        return record if record is not None and record.get("fingerprint") == wanted else None
+
+    def measure(self, part: str, made_with: str, **record: Any) -> dict[str, Any]:
+        """Record what was measured of a part; returns the record."""
+        whole = {"fingerprint": made_with, **record}
+        write_json(self.folder / part / MEASURED, whole)
+        return whole
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint in a folder; each is whole, since it gets its name only when it is complete."""
+    found = [path for path in folder.glob("checkpoint-*") if path.name.partition("-")[2].isdigit()]
+    return max(found, key=step_of, default=None)
+
+
+def step_of(path: Path) -> int:
+    """The step of a ``checkpoint-<step>`` or a ``step-<step>``."""
+    return int(path.name.rpartition("-")[2])
+
+
+def discard(path: Path) -> None:
+    """Delete a file or folder; it loses its name first, so that a kill half-way leaves nothing that looks whole."""
+    if not path.exists():
+        return
+    nameless = path.with_name(f".discarded-{path.name}")
+    shutil.rmtree(nameless, ignore_errors=True)
+    os.replace(path, nameless)
+    shutil.rmtree(nameless, ignore_errors=True)
+
+
+def read_json(file: Path) -> dict[str, Any] | None:
+    """A JSON object of ours, or ``None`` where there is none."""
+    if not file.is_file():
+        return None
+    record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return record
 
 
 def write_json(file: Path, content: Any) -> None:
     """Write JSON in one step."""
     with atomic_file(file) as scratch:
         scratch.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _other_settings(folder: Path) -> ConfigError:
+    return ConfigError(
+        f"{folder} was trained with other settings or other data",
+        expected="the settings and data it was trained with",
+        action="choose another run.work, or pass --restart to throw it away and train anew",
+    )

@@ -1,0 +1,157 @@
+"""`mogu train`: a recipe becomes a hardened model.
+
+Knows the command line; what is done is in :mod:`mogu.training`.
+"""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from mogu.errors import ConfigError
+from mogu.training import Recipe, read_recipe
+
+if TYPE_CHECKING:
+    from mogu.training import Plan
+
+STOPPED_BY_USER = 130
+
+
+class OneStage(StrEnum):
+    """A stage to run alone."""
+
+    GLAD = "glad"
+    UNWILL = "unwill"
+    ROUTER = "router"
+
+
+def train(
+    config: Annotated[Path, typer.Argument(help="The recipe, a TOML file; see the folder recipes/ for ready ones.")],
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, such as glad.epochs=3; may be repeated.")
+    ] = None,
+    stage: Annotated[OneStage | None, typer.Option(help="Run this stage alone; the model is saved after the router stage.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of a run that was stopped.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Throw away what an earlier run left (with --stage, of that stage).")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything and print what is needed, in seconds; train nothing.")
+    ] = False,
+    output: Annotated[Path | None, typer.Option(help="Folder of the hardened model, in place of run.output.")] = None,
+    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")] = False,
+    chat_template: Annotated[Path | None, typer.Option(help="A Jinja file in place of the tokenizer's chat template.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report, or the plan, as one JSON object.")] = False,
+) -> None:
+    """Train two responders and a router on a base model, choose the best, and save the hardened model.
+
+    Three stages run one after the other: 'glad' learns to answer anything, 'unwill' to refuse anything, 'router' when to be which. Several
+    checkpoints and penalties are tried, and the one whose replies to held-out records are best is kept. Progress goes to the error stream.
+
+    What is finished is kept in a working folder beside the output and never done twice. After a kill or Ctrl-C, run the same command with
+    --resume. The output folder appears at the end, whole, with model card and training_report.json.
+
+    Examples:
+
+    mogu train recipes/llama-2-7b-chat.toml --dry-run
+
+    mogu train recipes/qwen2.5-7b-instruct.toml --output safer-qwen --set glad.epochs=5
+
+    mogu train recipes/qwen2.5-7b-instruct.toml --output safer-qwen --set glad.epochs=5 --resume
+    """
+    if resume and restart:
+        raise ConfigError(
+            "Both --resume and --restart were given", expected="one of the two", action="--resume goes on, --restart begins anew"
+        )
+    recipe = read_recipe(config, [*(settings or []), *_as_settings(output, trust_remote_code, chat_template)])
+    console = Console(stderr=True)
+    if dry_run:
+        _dry_run(recipe, as_json=as_json)
+        return
+    from mogu.training import harden
+
+    try:
+        model = harden(
+            recipe,
+            stage=stage.value if stage else None,
+            resume=resume,
+            restart=restart,
+            tell=lambda line: console.print(escape(line), highlight=False, soft_wrap=True),
+        )
+    except KeyboardInterrupt:
+        console.print("\nStopped. Run the same command with --resume to go on from the last checkpoint.")
+        raise typer.Exit(STOPPED_BY_USER) from None
+    if model is None:
+        console.print(f"The {stage} responder is in {escape(str(recipe.run.work_folder))}; next: the other stages, with the same recipe.")
+        return
+    _close(recipe, as_json=as_json)
+
+
+def _as_settings(output: Path | None, trust_remote_code: bool, chat_template: Path | None) -> list[str]:
+    # As JSON, whose strings are TOML's too: a path may hold anything.
+    settings = [f"run.output={json.dumps(str(output))}"] if output is not None else []
+    settings += ["model.trust_remote_code=true"] if trust_remote_code else []
+    return settings + ([f"model.chat_template={json.dumps(str(chat_template))}"] if chat_template is not None else [])
+
+
+def _dry_run(recipe: Recipe, *, as_json: bool) -> None:
+    from mogu.training import plan
+
+    found = plan(recipe)
+    if as_json:
+        typer.echo(json.dumps(found.as_json()))
+    else:
+        _print_plan(found)
+
+
+def _print_plan(plan: Plan) -> None:
+    console = Console()
+    table = Table("stage", "parameters trained", "examples", "steps", "times", "memory, at most")
+    for stage in plan.stages:
+        sizes = (f"{stage.trained_parameters:,}", f"{stage.examples:,}", f"{stage.steps:,}", str(stage.runs), _gib(stage.memory_bytes))
+        table.add_row(stage.name, *sizes)
+    console.print(table)
+    share = plan.added_parameters / plan.base_parameters
+    tried = f"each of {plan.stages[-1].runs} candidates, and the base model, reply to {plan.dev_records} dev records"
+    for line in (
+        f"{plan.base_model}: {plan.model_type}, {plan.base_parameters:,} parameters, {_gib(plan.base_bytes)} in {plan.dtype}",
+        f"added for good: {plan.added_parameters:,} parameters, {share:.3%} of the base model",
+        f"{plan.steps:,} steps in all; {tried}",
+        *(f"note: {note}" for note in plan.notes),
+        "Everything was checked; nothing was trained or written.",
+    ):
+        console.print(escape(line), highlight=False, soft_wrap=True)
+
+
+def _gib(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB"
+
+
+def _close(recipe: Recipe, *, as_json: bool) -> None:
+    from mogu.training.report import REPORT_FILE
+
+    output = recipe.run.output
+    text = (output / REPORT_FILE).read_text(encoding="utf-8")
+    if as_json:
+        typer.echo(json.dumps(json.loads(text)))
+        return
+    report = json.loads(text)
+    before, after = report["base_on_dev"], report["chosen"]
+    table = Table("on the dev records", "base model", "hardened")
+    table.add_row("malicious requests refused", f"{before['malicious_refused']:.1%}", f"{after['malicious_refused']:.1%}")
+    table.add_row("benign requests answered", f"{before['benign_answered']:.1%}", f"{after['benign_answered']:.1%}")
+    console = Console()
+    console.print(table)
+    for line in (
+        f"Model:  {output}",
+        f"Report: {output / REPORT_FILE}",
+        f"Card:   {output / 'README.md'}",
+        f"Work:   {recipe.run.work_folder} (may be deleted)",
+        f"Next:   mogu chat {output}",
+    ):
+        console.print(escape(line), highlight=False, soft_wrap=True)
