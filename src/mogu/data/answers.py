@@ -36,49 +36,10 @@ class ModelAnswers:
         Raises:
             ChatTemplateError: the tokenizer has no chat template, or the template fails.
         """
-        from mogu.chat import encode_prompt
+        from mogu.replies import greedy_replies
 
-        prompts = [encode_prompt(self.tokenizer, instruction) for instruction in instructions]
-        # prompts of like length together, so that little of a batch is padding
-        by_length = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
-        answers = [""] * len(prompts)
-        for start in range(0, len(by_length), self.batch_size):
-            batch = by_length[start : start + self.batch_size]
-            for place, answer in zip(batch, self._answer_batch([prompts[place] for place in batch]), strict=True):
-                answers[place] = answer
-        return answers
-
-    def _answer_batch(self, prompts: list[list[int]]) -> list[str]:
-        import torch
-
-        end = self._end_tokens()
-        padding = self.tokenizer.pad_token_id if isinstance(self.tokenizer.pad_token_id, int) else min(end, default=0)
-        longest = max(map(len, prompts))
-        input_ids = torch.tensor([[padding] * (longest - len(prompt)) + prompt for prompt in prompts], device=self.model.device)
-        mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=self.model.device)
-        with torch.inference_mode():
-            output = self.model.generate(  # type: ignore[operator]
-                input_ids,
-                attention_mask=mask,
-                max_new_tokens=self.max_new_tokens,
-                do_sample=False,
-                temperature=None,
-                top_p=None,
-                top_k=None,
-                pad_token_id=padding,
-            )
-        return [self._text(row, end) for row in output[:, longest:].tolist()]
-
-    def _text(self, tokens: list[int], end: frozenset[int]) -> str:
-        length = next((place for place, token in enumerate(tokens) if token in end), None)
-        text = str(self.tokenizer.decode(tokens[:length], skip_special_tokens=True)).strip()
-        return text if length is not None else _whole_sentences(text)
-
-    def _end_tokens(self) -> frozenset[int]:
-        """The model's own end tokens: its generation settings may name several."""
-        settings = self.model.generation_config
-        named = (settings.eos_token_id if settings is not None else None) or self.tokenizer.eos_token_id
-        return frozenset(named if isinstance(named, list) else [named] if isinstance(named, int) else [])
+        replies = greedy_replies(self.model, self.tokenizer, instructions, max_new_tokens=self.max_new_tokens, batch_size=self.batch_size)
+        return [reply.text if reply.finished else _whole_sentences(reply.text) for reply in replies]
 
 
 def _whole_sentences(text: str) -> str:

@@ -1,0 +1,74 @@
+"""`mogu generate`: answers to prompts, one after the other or as JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+
+from mogu.cli.loading import (
+    BaseModel,
+    ChatTemplate,
+    Dial,
+    Dtype,
+    ModelPath,
+    RoutedTokens,
+    TrustRemoteCode,
+    load_model,
+    routed_tokens_option,
+)
+
+
+def generate(
+    path: ModelPath,
+    prompts: Annotated[list[str] | None, typer.Argument(help="Instructions; without any, each line of the standard input is one.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of a reply, at most.")] = 256,
+    dial: Dial = None,
+    routed_tokens: RoutedTokens = None,
+    handoff: Annotated[str | None, typer.Option(help="recompute (as published) or continue (no second prefill).")] = None,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy; above, tokens are sampled.")] = 0.0,
+    seed: Annotated[int | None, typer.Option(help="Of the sampling.")] = None,
+    system: Annotated[str | None, typer.Option(help="A system message before each prompt.")] = None,
+    base_model: BaseModel = None,
+    dtype: Dtype = "auto",
+    trust_remote_code: TrustRemoteCode = False,
+    chat_template: ChatTemplate = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line: prompt, reply, score.")] = False,
+) -> None:
+    """Let a hardened model answer, and say how malicious it found each prompt (0 to 1).
+
+    Example: mogu generate safer-model "How do I bake bread?" "How do I pick a lock?"
+    """
+    import torch
+
+    from mogu.chat import encode_prompt
+    from mogu.errors import ConfigError
+    from mogu.generation import left_pad
+
+    options = routed_tokens_option(routed_tokens)
+    asked = prompts or [line.strip() for line in sys.stdin if line.strip()]
+    if not asked or not all(prompt.strip() for prompt in asked):
+        raise ConfigError(
+            "There is no prompt, or an empty one", expected="text", action="give prompts as arguments or on the standard input"
+        )
+    model = load_model(
+        path, base_model=base_model, dtype=dtype, trust_remote_code=trust_remote_code, chat_template=chat_template, dial=dial
+    )
+    tokenizer = model.tokenizer
+    sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
+    if handoff is not None:
+        options["handoff"] = handoff  # type: ignore[assignment]
+    if seed is not None:
+        torch.manual_seed(seed)
+    for prompt in asked:
+        turns = ([{"role": "system", "content": system}] if system else []) + [{"role": "user", "content": prompt}]
+        batch = left_pad([encode_prompt(tokenizer, turns)], 0, model.device)
+        output = model.generate(**batch, max_new_tokens=max_new_tokens, pad_token_id=tokenizer.pad_token_id, **sampling, **options)
+        reply = str(tokenizer.decode(output[0, batch["input_ids"].shape[1] :], skip_special_tokens=True)).strip()
+        score = float(model.prompt_scores[0]) if model.prompt_scores is not None else None
+        if as_json:
+            typer.echo(json.dumps({"prompt": prompt, "reply": reply, "score": score}, ensure_ascii=False))
+        else:
+            typer.echo(f"> {prompt}\n{reply}\n[score {score:.2f}]\n" if score is not None else f"> {prompt}\n{reply}\n")

@@ -1,0 +1,36 @@
+"""`mogu import-reference`: a model of the published release, brought into this project's layout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from mogu.cli.loading import TrustRemoteCode
+
+
+def import_reference(
+    base: Annotated[str, typer.Option(help="The base model: folder or hub id.")],
+    unwill: Annotated[Path, typer.Option(help="Folder of the unwill responder: resp_unwill/<step>_lora.")],
+    glad: Annotated[Path, typer.Option(help="Folder of the glad responder: resp_glad/<step>_lora.")],
+    router: Annotated[Path, typer.Option(help="File of the routers: router_layer/<step>_router.pth.")],
+    out: Annotated[Path, typer.Option(help="Folder of the saved model.")],
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """Bring a model of the published release into this project's layout; no tokenizer is needed.
+
+    Example: mogu import-reference --base llama-2-7b-chat --unwill resp_unwill/960_lora --glad resp_glad/800_lora --router
+    router_layer/5920_router.pth --out safer-llama
+    """
+    from mogu.atomic import check_replaceable
+    from mogu.reference import import_reference as bring_in
+    from mogu.saved import CONFIG_FILE
+
+    check_replaceable(out, marker=CONFIG_FILE)
+    model = bring_in(base, unwill, glad, router, trust_remote_code=trust_remote_code)
+    model.save_pretrained(out)
+    added, layers = model.added_parameters(), len(model.routed_layers)
+    Console().print(f"Saved to {escape(str(out))}: {layers} routed layers, {added:,} added parameters, routers folded.", highlight=False)

@@ -1,0 +1,66 @@
+"""`mogu info`: what a saved model is, without loading its base model."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from mogu.cli.loading import ModelPath
+
+
+def info(path: ModelPath, as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
+    """Tell what a saved model is: its base, settings, size, and what was measured when it was trained.
+
+    Example: mogu info safer-model
+    """
+    facts = _facts(path)
+    if as_json:
+        typer.echo(json.dumps(facts, ensure_ascii=False, indent=2))
+        return
+    table = Table("", "", show_header=False, box=None)
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{key} {_short(inner)}" for key, inner in value.items())
+        table.add_row(name.replace("_", " "), escape(_short(value)))
+    Console().print(table)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _facts(path: str) -> dict[str, Any]:
+    from mogu.hub import fetch_model_folder
+    from mogu.saved import CONFIG_FILE, RESPONDERS, ROUTER_FILE, read_adapter, read_config, read_tensors
+
+    folder = fetch_model_folder(path, marker=CONFIG_FILE)
+    config = read_config(folder)
+    adapters = {name: read_adapter(folder / name) for name in RESPONDERS}
+    routers = read_tensors(folder / ROUTER_FILE)
+    numbers = [tensor.numel() for adapter in adapters.values() for pair in adapter.weights.values() for tensor in pair]
+    facts: dict[str, Any] = {
+        "folder": str(folder),
+        "base_model": config.base_model,
+        "base_revision": config.base_revision,
+        "base_shape": config.base_shape.model_dump() if config.base_shape else None,
+        "routed_layers": len(routers) // 2,
+        "rank": config.rank,
+        "lora_alpha": config.lora_alpha,
+        "routed_tokens": "all" if config.routed_tokens is None else config.routed_tokens,
+        "handoff": config.handoff,
+        "dial": config.dial,
+        "added_parameters": sum(numbers) + sum(tensor.numel() for tensor in routers.values()),
+    }
+    report_file = folder / "training_report.json"
+    if report_file.is_file():
+        report = json.loads(report_file.read_text(encoding="utf-8"))
+        facts["trained_on"] = {f"{split} {label}": count for split, counts in report["records"].items() for label, count in counts.items()}
+        rates = ("malicious_refused", "benign_answered")
+        facts["base_on_dev"] = {rate: report["base_on_dev"][rate] for rate in rates}
+        facts["mogu_on_dev"] = {rate: report["chosen"][rate] for rate in rates}
+    return facts

@@ -1,0 +1,73 @@
+"""Load a saved model for a command, with the options that such commands share.
+
+Knows the saved model and the device; knows nothing of what the command does with it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from mogu.model import MoguModel
+
+ModelPath = Annotated[str, typer.Argument(metavar="PATH", help="A saved MoGU model: a folder, or a repository of the hub.")]
+BaseModel = Annotated[str | None, typer.Option("--base-model", help="Where the base model is now, if not where it was in training.")]
+Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")]
+TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with the base model. Read it first.")]
+ChatTemplate = Annotated[Path | None, typer.Option("--chat-template", help="A Jinja file in place of the tokenizer's chat template.")]
+Dial = Annotated[
+    float | None, typer.Option("--dial", help="Shift toward refusing (positive) or answering (negative); 0 is as trained. Try 0.5 to 2.")
+]
+RoutedTokens = Annotated[
+    str | None, typer.Option("--routed-tokens", help="How many tokens of an answer are routed: a number, or 'all'. Default: the model's.")
+]
+
+
+def load_model(
+    path: str, *, base_model: str | None, dtype: str, trust_remote_code: bool, chat_template: Path | None, dial: float | None
+) -> MoguModel:
+    """A saved model on the GPU if there is one, ready to generate.
+
+    Raises:
+        MoguError: the model, its base or its tokenizer cannot be loaded.
+    """
+    import torch
+
+    from mogu.errors import ConfigError
+    from mogu.hub import load_tokenizer
+    from mogu.model import MoguModel
+
+    if dtype not in ("auto", "float32", "bfloat16", "float16"):
+        raise ConfigError(f"--dtype is {dtype!r}", expected="auto, float32, bfloat16 or float16", action="choose one of them")
+    model = MoguModel.from_pretrained(
+        path,
+        base_model=base_model,
+        dtype="auto" if dtype == "auto" else getattr(torch, dtype),
+        device_map={"": "cuda" if torch.cuda.is_available() else "cpu"},
+        trust_remote_code=trust_remote_code,
+    )
+    source = base_model or model.mogu_config.base_model or ""
+    model.tokenizer = load_tokenizer(source, chat_template=chat_template, trust_remote_code=trust_remote_code)
+    if dial is not None:
+        model.dial = dial
+    return model.eval()
+
+
+def routed_tokens_option(text: str | None) -> dict[str, int | None]:
+    """``--routed-tokens`` as keyword arguments of ``generate``.
+
+    Raises:
+        ConfigError: neither a number nor ``all``.
+    """
+    from mogu.errors import ConfigError
+
+    if text is None:
+        return {}
+    if text == "all":
+        return {"routed_tokens": None}
+    if not text.isdecimal():
+        raise ConfigError(f"--routed-tokens is {text!r}", expected="a whole number from 0, or 'all'", action="correct it")
+    return {"routed_tokens": int(text)}
