@@ -46,7 +46,7 @@ def choose_layout(model: Any, longest: int) -> Layout:
         return "separate"
     finally:
         model.train(was_training)
-    tolerance = 1e-4 if model.get_input_embeddings().weight.dtype == torch.float32 else 5e-2
+    tolerance = 1e-4 if model.get_input_embeddings().weight.itemsize >= 4 else 5e-2
     same = torch.allclose(shared, separate, rtol=tolerance, atol=tolerance)
     return "shared" if masked and placed and same else "separate"
 

@@ -6,10 +6,11 @@ Knows shapes and sizes, on PyTorch's meta device; trains nothing and writes noth
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from mogu.errors import ConfigError, ModelFileError
 from mogu.hub import load_config
@@ -108,9 +109,8 @@ def plan(recipe: Recipe) -> Plan:
     with quiet_transformers():
         base = _on_meta(recipe, notes)
         inputs: Inputs | None = None
-        try:
-            tokenizer = recipe_tokenizer(recipe)
-        except ModelFileError:
+        tokenizer = _tokenizer(recipe)
+        if tokenizer is None:
             notes.append(f"no tokenizer was found: every row is taken to be run.max_length = {recipe.run.max_length} tokens long")
         else:
             inputs = read_inputs(recipe, tokenizer=tokenizer, records=records)
@@ -195,6 +195,16 @@ def _longest_pass(recipe: Recipe, stage: Stage, name: StageName, count: int, exa
     answer_tokens = in_a_pass * max(sum(map(len, example.answers)) for example in examples)
     rows, row = max((in_a_pass, shared), (in_a_pass * answers, apart), key=lambda one: one[0] * one[1])
     return rows, row, answer_tokens
+
+
+def _tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase | None:
+    folder = Path(recipe.model.base).expanduser()
+    if folder.is_dir() and not any(file.name.startswith(("tokenizer", "vocab")) for file in folder.iterdir()):
+        return None  # transformers makes an empty tokenizer for some families
+    try:
+        return recipe_tokenizer(recipe)
+    except ModelFileError:
+        return None
 
 
 def _on_meta(recipe: Recipe, notes: list[str]) -> PreTrainedModel:
