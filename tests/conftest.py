@@ -147,9 +147,9 @@ class BaichuanForCausalLM(PreTrainedModel, GenerationMixin):
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test that takes ``family`` runs once for every family."""
-    if "family" in metafunc.fixturenames:
-        metafunc.parametrize("family", [*sorted(FAMILIES), "baichuan"])
+    """A test that takes ``every_family`` runs once for every family."""
+    if "every_family" in metafunc.fixturenames:
+        metafunc.parametrize("every_family", [*sorted(FAMILIES), "baichuan"])
 
 
 @pytest.fixture(scope="session")
@@ -302,17 +302,25 @@ def randomise(model: MoguModel) -> dict[str, SimpleNamespace]:
 
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer of 64 words (``w0`` … ``w63``) with a chat template, padding on the left."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
+    """A tokenizer of 64 letters with a chat template, padding on the left."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
-    words = {"<pad>": 0, "<s>": 1, "</s>": 2, "<user>": 3, "<assistant>": 4} | {f"w{number}": number for number in range(5, VOCABULARY)}
-    rust = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
-    rust.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    special = ["<pad>", "<s>", "</s>", "<user>", "<assistant>"]
+    letters = special + list("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ .,?!01")
+    rust = Tokenizer(models.WordLevel({letter: number for number, letter in enumerate(letters)}, unk_token="<pad>"))
+    rust.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    rust.decoder = decoders.Fuse()
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=rust, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<pad>", padding_side="left"
+        tokenizer_object=rust,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<pad>",
+        additional_special_tokens=special[3:],
+        padding_side="left",
     )
     tokenizer.chat_template = (
-        "<s> {% for message in messages %}<{{ message.role }}> {{ message.content }} {% endfor %}"
+        "<s>{% for message in messages %}<{{ message.role }}>{{ message.content }}{% endfor %}"
         "{% if add_generation_prompt %}<assistant>{% endif %}"
     )
     return tokenizer

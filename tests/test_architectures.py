@@ -26,12 +26,12 @@ def test_every_entry_of_the_table_is_tested(families):
     assert set(OUTPUT_PROJECTIONS) == families
 
 
-def test_off_is_the_base_model_bit_for_bit_and_detach_gives_it_back(make_base, make_pair, family):
-    base = make_base(family)
+def test_off_is_the_base_model_bit_for_bit_and_detach_gives_it_back(make_base, make_pair, every_family):
+    base = make_base(every_family)
     before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
     modules = dict(base.named_modules())
     expected = logits(base)
-    model, _ = make_pair(family)
+    model, _ = make_pair(every_family)
     with model.routing("off"):
         assert torch.equal(logits(model), expected)
     assert not torch.allclose(logits(model), expected, atol=1e-2)
@@ -45,8 +45,8 @@ def test_off_is_the_base_model_bit_for_bit_and_detach_gives_it_back(make_base, m
     assert all(torch.equal(tensor, before[name]) for name, tensor in detached.state_dict().items())
 
 
-def test_routed_logits_weights_and_responders_follow_the_formula(make_pair, family):
-    model, slow = make_pair(family)
+def test_routed_logits_weights_and_responders_follow_the_formula(make_pair, every_family):
+    model, slow = make_pair(every_family)
     torch.testing.assert_close(logits(model), slow.logits(IDS), atol=1e-5, rtol=1e-5)
     weights = model.routing_weights
     for which in ("unwill", "glad"):
@@ -68,8 +68,8 @@ def test_routed_logits_weights_and_responders_follow_the_formula(make_pair, fami
             torch.testing.assert_close(logits(model), slow.logits(IDS), atol=1e-5, rtol=1e-5)
 
 
-def test_gradients_reach_only_what_is_trained(make_pair, family):
-    model, _ = make_pair(family)
+def test_gradients_reach_only_what_is_trained(make_pair, every_family):
+    model, _ = make_pair(every_family)
     model.start_router_training()
     model(input_ids=IDS).logits.logsumexp(-1).sum().backward()
     with_gradient = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
@@ -79,18 +79,18 @@ def test_gradients_reach_only_what_is_trained(make_pair, family):
     assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters() if parameter.grad is not None)
 
 
-def test_saving_and_loading_changes_nothing(make_base, make_pair, tmp_path: Path, family):
-    model, _ = make_pair(family)
+def test_saving_and_loading_changes_nothing(make_base, make_pair, tmp_path: Path, every_family):
+    model, _ = make_pair(every_family)
     model.dial = 0.25
     model.save_pretrained(tmp_path / "saved")
-    loaded = MoguModel.from_pretrained(tmp_path / "saved", base_model=make_base(family))
+    loaded = MoguModel.from_pretrained(tmp_path / "saved", base_model=make_base(every_family))
     # The saved numbers are float32; these models compute in float64.
     torch.testing.assert_close(logits(loaded), logits(model), atol=1e-4, rtol=1e-4)
     assert loaded.dial == 0.25
 
 
-def test_generation_equals_decoding_written_out(make_pair, family):
-    model, slow = make_pair(family)
+def test_generation_equals_decoding_written_out(make_pair, every_family):
+    model, slow = make_pair(every_family)
     prompt = IDS[:1]
     expected = slow.greedy(prompt, routed_tokens=3, new_tokens=8)
     assert expected != slow.greedy(prompt, routed_tokens=0, new_tokens=8)
@@ -100,9 +100,9 @@ def test_generation_equals_decoding_written_out(make_pair, family):
     assert model.generate(prompt, handoff="continue", **options)[0, 10:].tolist() == expected
 
 
-def test_a_left_padded_batch_equals_one_by_one(make_pair, family):
+def test_a_left_padded_batch_equals_one_by_one(make_pair, every_family):
     # Gemma 2's eager attention takes its softmax in float32, where float64's mask value overflows.
-    model, slow = make_pair(family, torch.float32 if family == "gemma2" else torch.float64)
+    model, slow = make_pair(every_family, torch.float32 if every_family == "gemma2" else torch.float64)
     prompts = [IDS[0].tolist(), IDS[1, :4].tolist(), IDS[1, :7].tolist()]
     ids = torch.tensor([[0] * (10 - len(prompt)) + prompt for prompt in prompts])
     for handoff, alone in (("recompute", slow.greedy), ("continue", slow.greedy_continued)):

@@ -167,7 +167,7 @@ class _Opening:
 
     def record_scores(self) -> None:
         """Keep the malicious score of each prompt, from the pass that read it."""
-        if self.scored or self.passes == 0:
+        if self.scored or self.passes == 0 or self.routed_tokens == 0:
             return
         self.scored = True
         scores = self.model.last_token_scores()

@@ -79,7 +79,9 @@ class MoguModel(nn.Module):
     """
 
     prompt_scores: Tensor | None
-    """Malicious score ``[batch]`` of the prompts of the last :meth:`generate`, read off its own pass over them."""
+    """Malicious score ``[batch]`` of the prompts of the last :meth:`generate`, read off its own pass over them.
+
+    ``None`` where that pass was not routed."""
 
     def __init__(self, base_model: PreTrainedModel, config: MoguConfig | None = None) -> None:
         super().__init__()
@@ -417,6 +419,7 @@ class MoguModel(nn.Module):
         Raises:
             ConfigError: options that do not go together, such as speculative decoding with a routed opening.
         """
+        self.prompt_scores = None
         if self._state.mode != "on":
             return cast(Any, self.base_model).generate(inputs, **kwargs)
         config = self.mogu_config
