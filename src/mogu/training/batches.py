@@ -115,12 +115,14 @@ def attention_mask(segments: Tensor, layout: Layout, dtype: torch.dtype) -> Tens
 
     Args:
         segments: ``[rows, tokens]``, as :class:`Collator` makes them.
-        layout: ``"separate"`` gives a plain padding mask ``[rows, tokens]``; ``"shared"`` an additive mask
-            ``[rows, 1, tokens, tokens]``, 0 where a token is seen: earlier ones of the prompt and of its own answer.
+        layout: ``"separate"`` gives a mask of ones ``[rows, tokens]``: causal attention alone keeps padding, which is on
+            the right, from being seen, and padding that sees real tokens never turns to NaN, as it would where a sliding
+            window leaves it nothing to see; ``"shared"`` gives an additive mask ``[rows, 1, tokens, tokens]``, 0 where a
+            token is seen: earlier ones of the prompt and of its own answer.
         dtype: type of the additive mask: the model's.
     """
     if layout == "separate":
-        return (segments != PADDING).long()
+        return torch.ones_like(segments)
     tokens = segments.shape[1]
     earlier = torch.ones(tokens, tokens, dtype=torch.bool, device=segments.device).tril()
     same = segments.unsqueeze(2) == segments.unsqueeze(1)
