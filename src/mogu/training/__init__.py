@@ -12,23 +12,21 @@ from mogu.training.recipe import Recipe, read_recipe, recipe_from
 
 if TYPE_CHECKING:
     from mogu.training.candidates import Behaviour, behaviour_on
-    from mogu.training.harden import harden
-    from mogu.training.plan import Plan, plan
+    from mogu.training.hardening import harden
+    from mogu.training.planning import Plan, plan
 
 __all__ = ["Behaviour", "Plan", "Recipe", "behaviour_on", "harden", "plan", "read_recipe", "recipe_from"]
 
 _LAZY = {
     "Behaviour": "mogu.training.candidates",
-    "Plan": "mogu.training.plan",
+    "Plan": "mogu.training.planning",
     "behaviour_on": "mogu.training.candidates",
-    "harden": "mogu.training.harden",
-    "plan": "mogu.training.plan",
+    "harden": "mogu.training.hardening",
+    "plan": "mogu.training.planning",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module 'mogu.training' has no attribute {name!r}")
-    found = getattr(import_module(_LAZY[name]), name)
-    globals()[name] = found  # importing mogu.training.harden has put the module under this name
-    return found
+    return getattr(import_module(_LAZY[name]), name)

@@ -16,7 +16,7 @@ from mogu.errors import ConfigError, ModelFileError
 from mogu.hub import load_config
 from mogu.model import MoguModel
 from mogu.training.examples import Example
-from mogu.training.harden import routed_config
+from mogu.training.hardening import routed_config
 from mogu.training.inputs import RESPONDER_DATA, Inputs, StageName, check_labels, check_places, load_records, read_inputs, recipe_tokenizer
 from mogu.training.progress import quiet_transformers
 from mogu.training.recipe import Recipe, Stage
