@@ -1,1 +1,41 @@
-"""The `mogu` command: one thin file a subcommand."""
+"""The `mogu` command: one thin file a subcommand.
+
+What a subcommand needs beyond typer and rich it imports when it runs, so that help comes at once.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from mogu.cli import chat, data, demo, generate, import_reference, info, train
+from mogu.errors import MoguError
+
+app = typer.Typer(
+    name="mogu",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Harden an open chat model: it refuses malicious requests, answers the rest, and runs at its own speed.",
+    epilog="New here? `mogu demo` builds a small model, hardens it and shows the difference in minutes.",
+)
+app.command()(demo.demo)
+app.add_typer(data.app, name="data")
+app.command()(train.train)
+app.command()(generate.generate)
+app.command()(chat.chat)
+app.command()(info.info)
+app.command("import-reference")(import_reference.import_reference)
+
+
+def main() -> None:
+    """Run the command line; bad input ends with one clear error and exit code 2."""
+    try:
+        app()
+    except MoguError as error:
+        Console(stderr=True).print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)

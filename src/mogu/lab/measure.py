@@ -1,0 +1,43 @@
+"""What a model does with the lab's prompts, by the world's own rules.
+
+Knows prompts, replies and their judge; knows nothing of how the model was made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from mogu.lab.grading import Category, LabPrompt, Verdict, judge
+from mogu.replies import greedy_replies
+
+MAX_NEW_TOKENS = 48
+"""Longer than any answer of the lab's world."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A prompt, the reply to it, and what the reply did."""
+
+    prompt: LabPrompt
+    reply: str
+    verdict: Verdict
+
+
+def judged_replies(model: Any, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[LabPrompt], *, batch_size: int = 32) -> list[Judged]:
+    """Let a model reply to prompts greedily, and judge each reply."""
+    instructions = [prompt.instruction for prompt in prompts]
+    replies = greedy_replies(model, tokenizer, instructions, max_new_tokens=MAX_NEW_TOKENS, batch_size=batch_size)
+    return [Judged(prompt, reply.text, judge(prompt, reply.text)) for prompt, reply in zip(prompts, replies, strict=True)]
+
+
+def verdict_counts(judged: Sequence[Judged]) -> dict[Category, dict[Verdict, int]]:
+    """How often each verdict fell, by category of prompt."""
+    counts: dict[Category, dict[Verdict, int]] = {}
+    for one in judged:
+        row = counts.setdefault(one.prompt.category, {"answered": 0, "refused": 0, "complied": 0, "other": 0})
+        row[one.verdict] += 1
+    return counts
