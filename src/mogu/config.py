@@ -51,7 +51,7 @@ class MoguConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True)
 
-    format_version: int = FORMAT_VERSION
+    format_version: int = Field(default=FORMAT_VERSION, ge=1, le=FORMAT_VERSION)
     base_model: str | None = None
     base_revision: str | None = None
     base_shape: BaseShape | None = None
@@ -81,17 +81,19 @@ class MoguConfig(BaseModel):
         try:
             config = cls.model_validate_json(text)
         except ValidationError as error:
-            first = error.errors()[0]
+            # A newer format may have fields that this release does not know: its version says more than they do.
+            versions = [one for one in error.errors() if one["loc"] == ("format_version",)]
+            first = (versions or error.errors())[0]
+            if first["type"] == "less_than_equal":
+                raise ConfigError(
+                    f"{source} has format version {first['input']}",
+                    expected=f"a format version of at most {FORMAT_VERSION}",
+                    action="upgrade mogu",
+                ) from error
             where = ".".join(str(part) for part in first["loc"]) or "the file"
             raise ConfigError(
                 f"{source} is not a valid MoGU config: {where}: {first['msg']}",
                 expected="a mogu_config.json as save_pretrained writes it",
                 action="copy the folder again, or save the model again",
             ) from error
-        if config.format_version > FORMAT_VERSION:
-            raise ConfigError(
-                f"{source} has format version {config.format_version}",
-                expected=f"a format version of at most {FORMAT_VERSION}",
-                action="upgrade mogu",
-            )
         return config

@@ -18,7 +18,7 @@ from mogu.config import MoguConfig
 from mogu.errors import ModelFileError
 from mogu.hub import load_base
 from mogu.model import MoguModel
-from mogu.saved import read_adapter
+from mogu.saved import check_finite, read_adapter
 
 _PUBLISHED_ROUTERS = {"alpha_": "unwill", "beta_": "glad"}
 _PUBLISHED_KEY = re.compile(
@@ -89,10 +89,11 @@ def read_published_routers(file: Path) -> dict[int, tuple[Tensor, Tensor]]:
     state = _load_state(file)
     chains: dict[int, dict[str, dict[str, Tensor]]] = {}
     for key, tensor in state.items():
-        match = _PUBLISHED_KEY.fullmatch(key)
+        match = _PUBLISHED_KEY.fullmatch(str(key))
         if match is None or not isinstance(tensor, Tensor):
             raise _not_routers(file, f"it holds {key!r}")
         chains.setdefault(int(match[1]), {}).setdefault(_PUBLISHED_ROUTERS[match[2]], {})[match[3]] = tensor.double()
+    check_finite(file, {str(key): tensor for key, tensor in state.items() if isinstance(tensor, Tensor)})
     if not chains:
         raise _not_routers(file, "it is empty")
     folded = {}
@@ -130,7 +131,7 @@ def _load_state(file: Path) -> dict[str, object]:
             expected="a state dict that torch.load(weights_only=True) reads",
             action="do not use this file unless you know where it comes from; save its tensors anew in a safe place",
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # a scrambled pickle can make the reader stumble anywhere
         first_line = (str(error).splitlines() or [type(error).__name__])[0]
         raise ModelFileError(
             f"{file} is cut short or no PyTorch file ({first_line})", expected="a router file (.pth)", action="copy it again"

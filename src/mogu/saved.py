@@ -69,18 +69,35 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file, on the CPU.
 
     Raises:
-        ModelFileError: the file is missing, cut short or not a safetensors file.
+        ModelFileError: the file is missing, cut short or not a safetensors file, or has numbers that are not finite.
     """
     if not file.is_file():
         raise ModelFileError(f"{file} does not exist", expected="a safetensors file", action="check the path, or copy the folder again")
     try:
-        return load_file(file)
-    except SafetensorError as error:
+        tensors = load_file(file)
+    except (SafetensorError, OSError) as error:
         raise ModelFileError(
             f"{file} is not a whole safetensors file ({error})",
             expected="the file as it was saved",
             action="copy or download the file again",
         ) from error
+    check_finite(file, tensors)
+    return tensors
+
+
+def check_finite(file: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse weights that are not numbers: one of them would make every answer empty.
+
+    Raises:
+        ModelFileError: a tensor of ``file`` holds an infinity or not a number.
+    """
+    for key, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise ModelFileError(
+                f"{file} holds numbers in {key} that are not finite",
+                expected="weights as a sound training run leaves them",
+                action="copy the file again, or train again with a smaller learning rate",
+            )
 
 
 def read_adapter(folder: Path) -> Adapter:
