@@ -9,7 +9,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from mogu.data import Record
+from mogu.data import Record, write_records
 
 TEMPLATE = (
     "{% for message in messages %}<|{{ message.role }}|> {{ message.content }}"
@@ -82,3 +82,13 @@ def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def records() -> list[Record]:
     return make_records()
+
+
+@pytest.fixture(scope="session")
+def record_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """8 training records of each label, and 4 dev records."""
+    folder = tmp_path_factory.mktemp("data")
+    every = make_records()
+    write_records(folder / "pairs.jsonl", every[:8] + every[12:20])
+    write_records(folder / "pairs.dev.jsonl", every[8:12] + every[20:])
+    return folder / "pairs.jsonl", folder / "pairs.dev.jsonl"

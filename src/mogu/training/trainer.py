@@ -165,7 +165,6 @@ def train_stage(
                 expected="memory for a pass; `mogu train --dry-run` estimates it",
                 action="set run.gradient_checkpointing = true, or lower run.micro_batch_size or run.max_length; then run with --restart",
             ) from error
-    trainer.accelerator.free_memory()
 
 
 class _StageTrainer(Trainer):
