@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from mogu.errors import ModelFileError
+from mogu.errors import ModelFileError, MoguError
 
 
 def fetch_model_folder(path_or_hub_id: str, *, marker: str) -> Path:
@@ -34,6 +34,27 @@ def fetch_model_folder(path_or_hub_id: str, *, marker: str) -> Path:
         return Path(snapshot_download(path_or_hub_id, allow_patterns=[marker, "*/adapter_*", "router.safetensors", "README.md"]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise _not_found(path_or_hub_id, error) from error
+
+
+def push_folder(folder: Path, repo_id: str, *, private: bool | None, token: str | None) -> str:
+    """Upload a folder to a model repository of the hub, made if it is missing; returns its URL.
+
+    Raises:
+        MoguError: the hub cannot be reached, or refuses.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=token)
+    try:
+        url = api.create_repo(repo_id, private=private, exist_ok=True)
+        api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload MoGU model")
+    except Exception as error:  # the hub's client lets errors of its HTTP library through, which differs by release
+        raise MoguError(
+            f"The model could not be pushed to {repo_id}: {_first_line(error)}",
+            expected="a repository name such as you/safer-model, a hub that can be reached and a token that may write there",
+            action="check the name, and log in with `hf auth login` or pass token=...",
+        ) from error
+    return str(url)
 
 
 def load_config(source: str, *, revision: str | None = None, trust_remote_code: bool = False) -> PreTrainedConfig:
@@ -113,18 +134,20 @@ def _explain(source: str, error: Exception, what: str = "base model") -> ModelFi
         )
     if not Path(source).expanduser().exists():
         return _not_found(source, error, what)
-    first_line = text.strip().splitlines()[0] if text.strip() else type(error).__name__
     return ModelFileError(
-        f"The {what} in {source} cannot be loaded: {first_line}",
+        f"The {what} in {source} cannot be loaded: {_first_line(error)}",
         expected="a whole Hugging Face model folder that this release of transformers knows",
         action="copy or download it again, or upgrade transformers",
     )
 
 
 def _not_found(source: str, error: Exception, what: str = "model") -> ModelFileError:
-    first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return ModelFileError(
-        f"The {what} {source} was not found: {first_line}",
+        f"The {what} {source} was not found: {_first_line(error)}",
         expected="a local folder, or a hub repository that this machine can reach",
         action="check the name, log in to the hub if the repository is gated, or download it first and give the folder",
     )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

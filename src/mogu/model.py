@@ -25,7 +25,7 @@ from mogu.chat import Conversation, encode_prompt
 from mogu.config import BaseShape, Handoff, MoguConfig
 from mogu.errors import ConfigError, ModelFileError
 from mogu.generation import left_pad, routed_generate
-from mogu.hub import fetch_model_folder, load_base, load_tokenizer
+from mogu.hub import fetch_model_folder, load_base, load_tokenizer, push_folder
 from mogu.layers import ROUTING_MODES, RoutedLinear, RoutingMode, RoutingState
 from mogu.saved import (
     CONFIG_FILE,
@@ -203,15 +203,14 @@ class MoguModel(nn.Module):
         (folder / "README.md").write_text(card or plain_card(self.mogu_config), encoding="utf-8")
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None, card: str | None = None) -> str:
-        """Upload what :meth:`save_pretrained` writes to a repository of the hub, made if it is missing; returns its URL."""
-        from huggingface_hub import HfApi
+        """Upload what :meth:`save_pretrained` writes to a repository of the hub, made if it is missing; returns its URL.
 
-        api = HfApi(token=token)
-        url = api.create_repo(repo_id, private=private, exist_ok=True)
+        Raises:
+            MoguError: the hub cannot be reached, or refuses.
+        """
         with TemporaryDirectory() as scratch:
             self._write(Path(scratch), card)
-            api.upload_folder(repo_id=repo_id, folder_path=scratch, commit_message="Upload MoGU model")
-        return str(url)
+            return push_folder(Path(scratch), repo_id, private=private, token=token)
 
     def responder(self, name: Literal["unwill", "glad"]) -> Adapter:
         """The responder ``"unwill"`` or ``"glad"`` as a LoRA, copied out of the fused layers."""
