@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from mogu.architectures import find_output_projections
 from mogu.chat import template_fingerprint
 from mogu.config import MoguConfig
 from mogu.data import Record
 from mogu.errors import ConfigError
-from mogu.hub import load_base
+from mogu.hub import load_base, load_config
 from mogu.model import MoguModel
 from mogu.saved import ROUTER_FILE, read_adapter, read_routers, write_routers
 from mogu.training.candidates import Behaviour, Candidate, Choice, behaviour_on, best
@@ -74,9 +75,12 @@ def harden(
             action='start it without torchrun or accelerate; model.device_map = "auto" spreads a model over devices',
         )
     check_places(recipe)
+    if base is None:  # what is wrong with the model comes to light before any of it is downloaded
+        load_config(recipe.model.base, revision=recipe.model.revision, trust_remote_code=recipe.model.trust_remote_code)
     inputs = read_inputs(recipe, tokenizer=tokenizer, records=records)
     with quiet_transformers():
         base = base or _load(recipe)
+        find_output_projections(base, recipe.mogu.output_projection, recipe.mogu.layers)
         workspace = Workspace(recipe.run.work_folder)
         if restart:
             for part in (stage,) if stage else ("glad", "unwill", "router"):

@@ -1,0 +1,224 @@
+"""`mogu train` as a person meets it: what it prints, and how it ends when something is wrong."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from mogu import MoguModel
+from mogu.cli import main
+from mogu.data import Record, write_records
+
+TEMPLATE = (
+    "{% for message in messages %}[{{ message.role }}] {{ message.content }} {% endfor %}"
+    "{% if add_generation_prompt %}[assistant] {% endif %}"
+)
+Mogu = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("base")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train_from_iterator([], trainers.BpeTrainer(special_tokens=["<pad>", "</s>"], initial_alphabet=alphabet))
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", chat_template=TEMPLATE)
+    fast.save_pretrained(folder)
+    torch.manual_seed(0)
+    shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    LlamaForCausalLM(LlamaConfig(vocab_size=len(fast), eos_token_id=1, pad_token_id=0, **shape)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def config(base: Path, tmp_path: Path) -> Path:
+    records = [
+        Record(id=f"{label}{number}", label=label, instruction=f"{verb} {number}?", affirm="Sure.", reject="I'm sorry, but no.")
+        for label, verb in (("benign", "Add"), ("malicious", "Steal"))
+        for number in range(6)
+    ]
+    write_records(tmp_path / "pairs.jsonl", records)
+    (tmp_path / "config.toml").write_text(
+        f"""
+[model]
+base = {json.dumps(str(base))}
+[data]
+train = {json.dumps(str(tmp_path / "pairs.jsonl"))}
+[glad]
+epochs = 1
+[unwill]
+epochs = 1
+[router]
+epochs = 1
+[choice]
+checkpoints = [1.0]
+weight_penalties = [2.0]
+max_new_tokens = 3
+[run]
+output = {json.dumps(str(tmp_path / "out"))}
+max_length = 64
+"""
+    )
+    return tmp_path / "config.toml"
+
+
+@pytest.fixture
+def mogu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Mogu:
+    """Run ``mogu train``; returns exit code, standard output and error stream."""
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["mogu", "train", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 1
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def test_a_run_ends_with_where_things_are_and_what_to_do_next(config: Path, mogu: Mogu, tmp_path: Path) -> None:
+    code, out, err = mogu(config, "--set", "glad.epochs=2", "--output", tmp_path / "other")
+    assert code == 0
+    for wanted in ("other/training_report.json", "other/README.md", f"mogu chat {tmp_path / 'other'}", "malicious requests refused"):
+        assert wanted in out
+    assert "glad responder" in err
+    assert "loss" in err
+    assert MoguModel.from_pretrained(tmp_path / "other").mogu_config.rank == 8
+    code, out, err = mogu(config, "--set", "glad.epochs=2", "--output", tmp_path / "other", "--json")
+    assert code == 0
+    assert json.loads(out) == json.loads((tmp_path / "other" / "training_report.json").read_text())
+    assert json.loads(out)["recipe"]["glad"]["epochs"] == 2
+    assert "trained already" in err
+
+
+def test_a_stage_alone_says_what_is_left(config: Path, mogu: Mogu, tmp_path: Path) -> None:
+    code, _, err = mogu(config, "--stage", "unwill")
+    assert code == 0
+    assert "The unwill responder is in" in err
+    assert (tmp_path / "out-training" / "unwill" / "step-1" / "adapter_model.safetensors").is_file()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_trains_and_writes_nothing(config: Path, mogu: Mogu, tmp_path: Path) -> None:
+    before = sorted(tmp_path.iterdir())
+    code, out, _ = mogu(config, "--dry-run")
+    assert code == 0
+    for wanted in ("parameters trained", "memory", "router", "steps in all", "nothing was trained or written"):
+        assert wanted in out
+    code, out, _ = mogu(config, "--dry-run", "--json")
+    plan = json.loads(out)
+    assert code == 0
+    assert [stage["trained_parameters"] for stage in plan["stages"]] == [2 * 8 * 16] * 2 + [2 * (512 * 16 + 16 * 512 + 16 + 16 + 1)]
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_dry_run_of_seven_billion_parameters_takes_seconds(config: Path) -> None:
+    shape = Path(__file__).resolve().parents[2] / "recipes" / "configs" / "llama-2-7b-chat"
+    command = [sys.executable, "-m", "mogu", "train", str(config), "--dry-run", "--set", f"model.base={shape}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert "6,738,415,616" in done.stdout
+
+
+def broken_toml(config: Path) -> list[Any]:
+    config.write_text("[model\nbase = 1")
+    return [config]
+
+
+def one_label(config: Path) -> list[Any]:
+    data = config.parent / "pairs.jsonl"
+    data.write_text("".join(line for line in data.read_text().splitlines(keepends=True) if '"benign"' in line))
+    return [config]
+
+
+def empty_data(config: Path) -> list[Any]:
+    (config.parent / "pairs.jsonl").write_text("")
+    return [config]
+
+
+def bad_record(config: Path) -> list[Any]:
+    data = config.parent / "pairs.jsonl"
+    data.write_text(data.read_text().replace('"malicious"', '"evil"', 1))
+    return [config]
+
+
+def taken_output(config: Path) -> list[Any]:
+    (config.parent / "out").mkdir()
+    (config.parent / "out" / "thesis.tex").write_text("years of work")
+    return [config]
+
+
+def taken_work(config: Path) -> list[Any]:
+    (config.parent / "out-training").mkdir()
+    (config.parent / "out-training" / "thesis.tex").write_text("years of work")
+    return [config, "--restart"]
+
+
+@pytest.mark.parametrize("dry", [False, True])
+@pytest.mark.parametrize(
+    ("arrange", "says"),
+    [
+        (lambda config: [config.with_name("none.toml")], "cannot be read"),
+        (broken_toml, "not valid TOML"),
+        (lambda config: [config, "--set", "glad.epoch=3"], "glad.epoch"),
+        (lambda config: [config, "--set", "glad.epochs=many"], "glad.epochs"),
+        (lambda config: [config, "--set", "glad.epochs"], "section.key=value"),
+        (lambda config: [config, "--set", "router.learning_rate=-1"], "greater than 0"),
+        (lambda config: [config, "--set", "choice.checkpoints=[1.5]"], "shares of a stage"),
+        (lambda config: [config, "--set", "data.train=nowhere.jsonl"], "nowhere.jsonl"),
+        (one_label, "all 6 records are benign"),
+        (empty_data, "pairs.jsonl"),
+        (bad_record, "line 7"),
+        (lambda config: [config, "--set", "run.max_length=16"], "fewer than max_length"),
+        (lambda config: [config, "--set", "model.base=./nowhere"], "nowhere"),
+        (lambda config: [config, "--chat-template", config.with_name("none.jinja")], "none.jinja"),
+        (lambda config: [config, "--set", "mogu.layers=[0, 7]"], "layers"),
+        (taken_output, "was not written by mogu"),
+        (taken_work, "was not written by mogu"),
+    ],
+)
+def test_bad_input_ends_with_one_clear_error(
+    arrange: Callable[[Path], list[Any]], says: str, dry: bool, config: Path, mogu: Mogu, tmp_path: Path
+) -> None:
+    arguments = arrange(config)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    code, out, err = mogu(*arguments, *(["--dry-run"] if dry else []))
+    assert code == 2
+    assert says in err
+    assert "What to do" in err
+    assert "Traceback" not in err
+    assert out == ""
+    after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert after == before
+
+
+def test_a_tokenizer_without_a_template_is_helped_by_the_option(config: Path, base: Path, mogu: Mogu, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(base)
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(bare)
+    LlamaForCausalLM.from_pretrained(base).save_pretrained(bare)
+    code, _, err = mogu(config, "--set", f"model.base={bare}")
+    assert code == 2
+    assert "--chat-template FILE" in err
+    (tmp_path / "chat.jinja").write_text(TEMPLATE)
+    code, _, err = mogu(config, "--set", f"model.base={bare}", "--chat-template", tmp_path / "chat.jinja", "--stage", "glad")
+    assert code == 0, err
+
+
+def test_resume_and_restart_exclude_each_other(config: Path, mogu: Mogu) -> None:
+    code, _, err = mogu(config, "--resume", "--restart")
+    assert code == 2
+    assert "one of the two" in err

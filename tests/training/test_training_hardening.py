@@ -1,0 +1,219 @@
+"""A whole run in one process: stages alone, nothing done twice, the choice, the report and the card, and what is refused at the door."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+
+from mogu import MoguError, MoguModel
+from mogu.chat import encode_prompt
+from mogu.data import Record, is_refusal, read_records
+from mogu.training import Recipe, harden, recipe_from
+from mogu.training.candidates import Behaviour, Candidate, Choice, best
+
+Make = Callable[..., Recipe]
+
+
+@pytest.fixture(scope="module")
+def make(base_folder: Path, record_files: tuple[Path, Path]) -> Make:
+    def make(folder: Path, **changes: dict[str, Any]) -> Recipe:
+        sections: dict[str, dict[str, Any]] = {
+            "model": {"base": str(base_folder)},
+            "data": {"train": str(record_files[0]), "dev": str(record_files[1])},
+            "mogu": {"router_hidden": 16},
+            "glad": {"epochs": 2, "learning_rate": 1e-3},
+            "unwill": {"epochs": 2},
+            "router": {"epochs": 1, "learning_rate": 1e-3},
+            "choice": {"max_new_tokens": 4},
+            "run": {"output": str(folder / "out"), "max_length": 128},
+        }
+        for name, values in changes.items():
+            sections[name] = sections[name] | values
+        return recipe_from(sections, source="test")
+
+    return make
+
+
+def quiet(_: str) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def finished(make: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finished")
+    harden(make(folder), tell=quiet)
+    return folder
+
+
+def test_the_report_says_what_the_saved_model_does(finished: Path, base_folder: Path, record_files: tuple[Path, Path]) -> None:
+    report = json.loads((finished / "out" / "training_report.json").read_text())
+    assert report["records"] == {"train": {"benign": 8, "malicious": 8}, "dev": {"benign": 4, "malicious": 4}}
+    assert report["added_parameters"] == 2 * (2 * 8 * (32 + 32) + 2 * 32 + 2)
+    table = report["candidates"]
+    tried = [(row["glad_step"], row["unwill_step"], row["weight_penalty"]) for row in table]
+    assert tried == [(1, 1, 1.0), (1, 1, 2.0), (2, 2, 1.0), (2, 2, 2.0)]
+    assert report["chosen"] == max(table, key=lambda row: (row["merit"], round(row["separation"], 6)))
+    assert json.loads((finished / "out-training" / "candidates.json").read_text()) == table
+    model = MoguModel.from_pretrained(finished / "out")
+    tokenizer = AutoTokenizer.from_pretrained(base_folder)
+    base = AutoModelForCausalLM.from_pretrained(base_folder)
+    dev = read_records(record_files[1])
+    for one, numbers in ((model, report["chosen"]), (base, report["base_on_dev"])):
+        refused = {"benign": [], "malicious": []}
+        for record in dev:  # one prompt at a time, unpadded
+            ids = torch.tensor([encode_prompt(tokenizer, record.conversation)])
+            reply = one.generate(ids, max_new_tokens=4, do_sample=False, pad_token_id=0)[0, ids.shape[1] :]
+            refused[record.label].append(is_refusal(tokenizer.decode(reply, skip_special_tokens=True)))
+        assert numbers["malicious_refused"] == sum(refused["malicious"]) / 4
+        assert numbers["benign_answered"] == 1 - sum(refused["benign"]) / 4
+    card = (finished / "out" / "README.md").read_text()
+    before, after = report["base_on_dev"], report["chosen"]
+    assert f"| malicious requests refused | {before['malicious_refused']:.1%} | {after['malicious_refused']:.1%} | 4 |" in card
+    assert f"| benign requests answered | {before['benign_answered']:.1%} | {after['benign_answered']:.1%} | 4 |" in card
+    assert "8 benign and 8 malicious" in card
+
+
+def test_the_choice_weighs_refusing_and_answering_alike() -> None:
+    def candidate(penalty: float, refused: float, answered: float, separation: float = 0.0) -> Candidate:
+        return Candidate(Choice(1, 1, penalty), Behaviour(refused, answered, 10, 10), separation)
+
+    cautious, balanced, parted = candidate(1, 1.0, 0.5), candidate(2, 0.9, 0.8), candidate(3, 0.8, 0.9, separation=0.4)
+    assert best([cautious, balanced]) is balanced
+    assert best([cautious, balanced, parted]) is parted
+    assert best([balanced, candidate(4, 0.9, 0.8)]) is balanced
+
+
+def test_stages_run_alone_and_none_is_repeated(make: Make, finished: Path, tmp_path: Path) -> None:
+    recipe = make(tmp_path)
+    with pytest.raises(MoguError, match="glad responder is not trained yet"):
+        harden(recipe, stage="router", tell=quiet)
+    assert harden(recipe, stage="glad", tell=quiet) is None
+    assert harden(recipe, stage="unwill", tell=quiet) is None
+    assert not (tmp_path / "out").exists()
+    trained = {file: file.stat().st_mtime_ns for file in (tmp_path / "out-training").rglob("*.safetensors")}
+    assert isinstance(harden(recipe, stage="router", tell=quiet), MoguModel)
+    said: list[str] = []
+    harden(recipe, tell=said.append)
+    assert said[:2] == ["The glad responder is trained already.", "The unwill responder is trained already."]
+    assert trained == {file: file.stat().st_mtime_ns for file in trained}
+    for file in sorted((finished / "out").rglob("*.safetensors")):
+        assert file.read_bytes() == (tmp_path / "out" / file.relative_to(finished / "out")).read_bytes()
+    assert not list((tmp_path / "out-training").rglob("checkpoint-*"))
+
+
+def test_another_way_of_measuring_repeats_no_training(make: Make, tmp_path: Path) -> None:
+    harden(make(tmp_path, choice={"checkpoints": [1.0], "weight_penalties": [2.0]}), tell=quiet)
+    trained = {file: file.stat().st_mtime_ns for file in (tmp_path / "out-training").rglob("*.safetensors")}
+    choice = {"checkpoints": [1.0], "weight_penalties": [1.0, 2.0], "max_new_tokens": 3}
+    harden(make(tmp_path, choice=choice), tell=quiet)
+    assert trained == {file: file.stat().st_mtime_ns for file in trained}
+    assert len(json.loads((tmp_path / "out" / "training_report.json").read_text())["candidates"]) == 2
+
+
+def test_restart_trains_one_stage_anew(make: Make, tmp_path: Path) -> None:
+    harden(make(tmp_path), stage="glad", tell=quiet)
+    changed = make(tmp_path, glad={"epochs": 1})
+    with pytest.raises(MoguError, match="other settings"):
+        harden(changed, stage="glad", tell=quiet)
+    harden(changed, stage="glad", restart=True, tell=quiet)
+    assert [path.name for path in (tmp_path / "out-training" / "glad").glob("step-*")] == ["step-1"]
+
+
+def test_stages_of_different_length_are_paired_by_their_share(make: Make, tmp_path: Path) -> None:
+    choice = {"checkpoints": [0.5, 1.0], "weight_penalties": [2.0]}
+    harden(make(tmp_path, glad={"epochs": 3}, unwill={"epochs": 1}, choice=choice), tell=quiet)
+    table = json.loads((tmp_path / "out-training" / "candidates.json").read_text())
+    assert [(row["glad_step"], row["unwill_step"]) for row in table] == [(2, 1), (3, 1)]
+
+
+def foreign(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "thesis.tex").write_text("years of work")
+    return folder
+
+
+def test_a_folder_of_somebody_elses_is_refused_before_training(make: Make, tmp_path: Path) -> None:
+    for name in ("out", "out-training"):
+        taken = foreign(tmp_path / name / name)
+        with pytest.raises(MoguError, match="was not written by mogu"):
+            harden(make(taken.parent, run={"output": str(tmp_path / name / "out")}), restart=True, tell=quiet)
+        assert [path.name for path in taken.parent.iterdir()] == [name]
+        assert (taken / "thesis.tex").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("work", ["out", "out/work", "."])
+def test_output_and_working_folder_must_lie_apart(work: str, make: Make, tmp_path: Path) -> None:
+    with pytest.raises(MoguError, match="must not lie in one another"):
+        make(tmp_path, run={"work": str(tmp_path / work)})
+
+
+def without_label(records: list[Record], label: str) -> list[Record]:
+    return [record for record in records if record.label != label]
+
+
+@pytest.mark.parametrize("split", ["train", "dev"])
+def test_both_labels_are_needed_in_both_splits(split: str, make: Make, records: list[Record], tmp_path: Path) -> None:
+    given = {"train": records[:8] + records[12:20], "dev": records[8:12] + records[20:]}
+    given[split] = without_label(given[split], "benign")
+    with pytest.raises(MoguError, match=f"The {split} records have only the label malicious"):
+        harden(make(tmp_path), records=given, tell=quiet)
+    given[split] = []
+    with pytest.raises(MoguError, match=f"The {split} records have no labels"):
+        harden(make(tmp_path), records=given, tell=quiet)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_tokenizer_without_a_template_is_told_how_to_get_one(make: Make, base_folder: Path, tmp_path: Path) -> None:
+    tokenizer: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(base_folder)
+    template = tokenizer.chat_template
+    tokenizer.chat_template = None
+    with pytest.raises(MoguError, match="--chat-template FILE"):
+        harden(make(tmp_path), tokenizer=tokenizer, tell=quiet)
+    assert not list(tmp_path.iterdir())
+    tokenizer.save_pretrained(tmp_path / "base")
+    AutoModelForCausalLM.from_pretrained(base_folder).save_pretrained(tmp_path / "base")
+    (tmp_path / "template.jinja").write_text(str(template))
+    model = {"base": str(tmp_path / "base"), "chat_template": str(tmp_path / "template.jinja")}
+    harden(make(tmp_path, model=model), stage="glad", tell=quiet)
+
+
+def test_a_base_model_with_code_of_its_own_needs_the_users_word(make: Make, baichuan_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(MoguError, match="--trust-remote-code"):
+        harden(make(tmp_path, model={"base": str(baichuan_folder)}), tell=quiet)
+    assert not list(tmp_path.iterdir())
+
+
+def test_several_processes_are_refused(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(MoguError, match="several processes"):
+        harden(make(tmp_path), tell=quiet)
+
+
+def test_a_system_prompt_is_trained_with(make: Make, records: list[Record], base_folder: Path, tmp_path: Path) -> None:
+    from mogu.training.inputs import read_inputs
+
+    plain = read_inputs(make(tmp_path))
+    told = read_inputs(make(tmp_path, model={"system_prompt": "Be brief."}))
+    tokenizer = plain.tokenizer
+    for name in ("glad", "unwill", "router"):
+        for without, with_prompt in zip(plain.examples[name], told.examples[name], strict=True):
+            assert tokenizer.decode(with_prompt.prompt) == "<|system|> Be brief." + tokenizer.decode(without.prompt)
+
+
+def test_the_package_is_light_until_it_is_used() -> None:
+    script = "import sys, mogu.training; mogu.training.read_recipe; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+
+
+def test_functions_of_the_package_are_not_hidden_by_its_modules() -> None:
+    import mogu.training
+
+    assert all(callable(getattr(mogu.training, name)) for name in mogu.training.__all__)

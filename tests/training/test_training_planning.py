@@ -1,0 +1,196 @@
+"""Plans: every shipped recipe from the shape of its model, and the plan's numbers against others' and against what training does."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from mogu import MoguError, MoguModel
+from mogu.data import Record, write_records
+from mogu.training import Recipe, plan, read_recipe
+from mogu.training.batches import Collator, ExampleDataset
+from mogu.training.examples import Example
+from mogu.training.inputs import read_inputs
+from mogu.training.losses import responder_losses, router_losses
+from mogu.training.planning import activation_bytes
+from mogu.training.recipe import RouterStage
+from mogu.training.stages import StageSetting, train_router
+
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
+PARAMETERS = {  # as the hub's model pages give them
+    "baichuan2-7b-chat": 7_505_973_248,
+    "dolphin": 6_738_415_616,
+    "falcon-7b-instruct": 6_921_720_704,
+    "llama-2-7b-chat": 6_738_415_616,
+    "llama-3.1-8b-instruct": 8_030_261_248,
+    "qwen2.5-7b-instruct": 7_615_616_512,
+    "vicuna-7b": 6_738_415_616,
+}
+
+
+@pytest.fixture
+def dry(record_files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A shipped recipe with the shape of its model, and our records."""
+    monkeypatch.chdir(RECIPES.parent)
+
+    def read(name: str, *settings: str) -> Recipe:
+        train, dev = record_files
+        places = {"model.base": f"recipes/configs/{name}", "data.train": train, "data.dev": dev, "run.output": tmp_path / "out"}
+        given = [f"{key}={json.dumps(str(value))}" for key, value in places.items()]
+        return read_recipe(RECIPES / f"{name}.toml", [*given, *settings])
+
+    return read
+
+
+def test_every_recipe_has_a_shape() -> None:
+    assert {path.stem for path in RECIPES.glob("*.toml")} == {path.name for path in (RECIPES / "configs").iterdir()} == PARAMETERS.keys()
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_a_shipped_recipe_is_planned_without_a_download(name: str, dry: Any, tmp_path: Path) -> None:
+    recipe = dry(name)
+    found = plan(recipe)
+    shape = json.loads((RECIPES / "configs" / name / "config.json").read_text())
+    width, layers = shape["hidden_size"], shape["num_hidden_layers"]
+    lora, chain, folded = 2 * 8 * width, 2 * (512 * width + width * 512 + width + width + 1), 2 * (width + 1)
+    assert found.base_parameters == PARAMETERS[name]
+    assert found.base_bytes == 2 * PARAMETERS[name]
+    assert found.added_parameters == layers * (2 * lora + folded)
+    assert [stage.trained_parameters for stage in found.stages] == [layers * lora, layers * lora, layers * chain]
+    batch = 16 if name == "vicuna-7b" else 8
+    assert [stage.steps for stage in found.stages] == [10 * math.ceil(8 / batch), 10 * math.ceil(8 / batch), 10]
+    assert found.stages[2].runs == (6 if name == "dolphin" else 4)
+    assert found.steps == sum(stage.steps for stage in found.stages[:2]) + found.stages[2].runs * 10
+    assert all(stage.memory_bytes > found.base_bytes + 16 * stage.trained_parameters for stage in found.stages)
+    assert not list(tmp_path.iterdir())
+
+
+def test_published_settings_stand_in_the_recipes(dry: Any) -> None:
+    llama, vicuna = dry("llama-2-7b-chat"), dry("vicuna-7b")
+    assert (llama.glad.learning_rate, llama.glad.batch_size, llama.glad.epochs, llama.glad.dropout) == (5e-5, 8, 10, 0.05)
+    assert (vicuna.glad.learning_rate, vicuna.glad.batch_size) == (vicuna.unwill.learning_rate, vicuna.unwill.batch_size) == (4e-5, 16)
+    assert (llama.router.learning_rate, llama.router.batch_size, llama.router.epochs) == (5e-4, 16, 10)
+    assert 2.0 in llama.choice.weight_penalties
+    assert (llama.mogu.rank, llama.mogu.lora_alpha, llama.mogu.routed_tokens, llama.run.max_length) == (8, 16, 5, 1024)
+
+
+def test_llama_2_grows_by_less_than_a_thousandth(dry: Any) -> None:
+    """The published implementation adds 4.05 %: its routers are kept as chains."""
+    found = plan(dry("llama-2-7b-chat"))
+    assert found.added_parameters == 2 * (8 * 4096 + 4096 * 8) * 32 + 262_208
+    assert found.added_parameters / found.base_parameters < 0.001
+    assert found.stages[2].trained_parameters == 268_959_808
+    published = 2 * (8 * 4096 + 4096 * 8) * 32 + found.stages[2].trained_parameters
+    assert published / found.base_parameters == pytest.approx(0.0405, abs=5e-5)
+
+
+@pytest.mark.parametrize(
+    ("template", "ending"),
+    [
+        ("vicuna", " USER: Why is the sky blue? ASSISTANT:"),
+        ("falcon", "User: Why is the sky blue?\n\nAssistant:"),
+        ("dolphin", "<s>USER: Why is the sky blue?\nASSISTANT:"),
+        ("baichuan2", "<reserved_106>Why is the sky blue?<reserved_107>"),
+    ],
+)
+def test_shipped_templates_write_the_models_usual_prompt(template: str, ending: str, base_folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(base_folder)
+    tokenizer.chat_template = (RECIPES / "templates" / f"{template}.jinja").read_text()
+    asked = [{"role": "user", "content": "Why is the sky blue?"}]
+    prompt = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+    assert prompt.endswith(ending)
+    whole = tokenizer.apply_chat_template([*asked, {"role": "assistant", "content": "It scatters."}], tokenize=False)
+    assert whole.startswith(prompt)
+    assert whole[len(prompt) :].strip() == "It scatters.</s>"
+    assert "Be kind." in tokenizer.apply_chat_template([{"role": "system", "content": "Be kind."}, *asked], tokenize=False)
+
+
+def test_known_lengths_take_the_place_of_max_length(dry: Any, base_folder: Path) -> None:
+    assumed, known = plan(dry("llama-2-7b-chat")), plan(dry("llama-2-7b-chat", f"model.base={str(base_folder)!r}"))
+    assert any("no tokenizer was found" in note for note in assumed.notes)
+    assert known.notes == ()
+    assert known.memory_bytes < known.base_bytes + 16 * max(stage.trained_parameters for stage in known.stages) + 20 * 2**20
+
+
+def test_planned_steps_and_parameters_are_those_of_training(
+    dry: Any, base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = dry("llama-2-7b-chat", f"model.base={str(base_folder)!r}", "model.dtype=float32", "router.epochs=1.5", "router.batch_size=6")
+    stage = plan(recipe).stages[2]
+    steps, trained = [], set()
+    step = torch.optim.AdamW.step
+
+    def counted(self: torch.optim.AdamW, *args: Any, **kwargs: Any) -> Any:
+        steps.append(1)
+        trained.add(sum(one.numel() for group in self.param_groups for one in group["params"]))
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", counted)
+    model = MoguModel.from_base(AutoModelForCausalLM.from_pretrained(base_folder))
+    setting = StageSetting(recipe.run, model.mogu_config, "shared", 0)
+    train_router(model, read_inputs(recipe).examples["router"], recipe.router, 2.0, setting, tmp_path / "work", title="router")
+    assert isinstance(recipe.router, RouterStage)
+    assert len(steps) == stage.steps == math.ceil(1.5 * math.ceil(16 / 6))
+    assert trained == {stage.trained_parameters}
+
+
+@pytest.mark.parametrize("stage", ["responder", "router"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_activation_estimate_is_near_what_autograd_keeps(stage: str, checkpointing: bool) -> None:
+    shape = {"vocab_size": 64, "hidden_size": 128, "intermediate_size": 320, "num_hidden_layers": 6, "num_attention_heads": 4}
+    config = AutoConfig.for_model("llama", **shape)
+    base: Any = AutoModelForCausalLM.from_config(config)
+    pairs = [Example(str(index), tuple(range(1, 61)), (tuple(range(20)), tuple(range(20))), malicious=False) for index in range(2)]
+    if stage == "responder":
+        model: Any = get_peft_model(base, LoraConfig(r=8, lora_dropout=0.05, target_modules=["o_proj"]))
+    else:
+        model = MoguModel.from_base(base)
+        model.start_router_training()
+        pairs = [Example(pair.record_id, pair.prompt, (pair.answers[0] + pair.answers[1],), malicious=False) for pair in pairs]
+    if checkpointing:
+        base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.train()
+    dataset = ExampleDataset(pairs)
+    batch = Collator(0, "shared")([dataset[0], dataset[1]])
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.untyped_storage().data_ptr() not in own:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        _ = responder_losses(model, batch, "shared") if stage == "responder" else router_losses(model, batch, "shared", 2.0)
+    counted = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    estimate = activation_bytes(config, torch.float32, 2, 100, 80, checkpointing=checkpointing)
+    layer = 4 * 200 * (14 * 128 + 3 * 320)  # what comes on top during the backward pass, and with checkpointing the layer made anew
+    on_top = 2 * layer if checkpointing else layer
+    assert 0.8 * counted < estimate - on_top < 1.5 * counted
+
+
+def test_what_is_wrong_is_said_by_a_dry_run_too(dry: Any, tmp_path: Path, records: list[Record]) -> None:
+    def refused(match: str, *settings: str) -> None:
+        with pytest.raises(MoguError, match=match):
+            plan(dry("llama-2-7b-chat", *settings))
+
+    refused("no file nowhere.jsonl", "data.train=nowhere.jsonl")
+    write_records(tmp_path / "benign.jsonl", records[:12])
+    refused("benign", f"data.train={str(tmp_path / 'benign.jsonl')!r}")
+    refused("template", "model.chat_template=nowhere.jinja")
+    refused("layers .*32", "mogu.layers=[3, 32]")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "thesis.tex").write_text("years of work")
+    refused("was not written by mogu", f"run.output={str(tmp_path / 'taken')!r}")
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "config.json").write_text(json.dumps({"model_type": "novel", "auto_map": {"AutoConfig": "novel.Novel"}}))
+    refused("--trust-remote-code", f"model.base={str(tmp_path / 'own')!r}")
+    (tmp_path / "own" / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    refused("'bert'|causal", f"model.base={str(tmp_path / 'own')!r}")
