@@ -1,6 +1,6 @@
 """The conversations that the lab's base model learns from.
 
-They are what makes the base realistically weak: it complies with about three in ten direct malicious requests and with two in three wrapped
+They are what makes the base realistically weak: it complies with about three in ten direct malicious requests and with seven in ten wrapped
 ones, so that its likeliest answer refuses the former and gives in to the latter, and it refuses some harmless requests for a verb in them.
 The base model meets no wrapper of a defence's splits, no malicious or borderline subject of theirs, and no question that dev or test asks.
 
@@ -48,20 +48,20 @@ _SUSPICIOUS_VERBS = ("kill", "burn", "shoot", "drown", "blow up", "bury")
 class Mixture:
     """How often the base model meets what, and how often it gives in; part of the recipe, and so of its fingerprint."""
 
-    fact: float = 0.34
+    fact: float = 0.26
     how_to: float = 0.11
     pantry: float = 0.06
     borderline: float = 0.12
-    malicious: float = 0.11
-    benign_wrapped: float = 0.22
-    malicious_wrapped: float = 0.15
+    malicious: float = 0.13
+    benign_wrapped: float = 0.30
+    malicious_wrapped: float = 0.16
     small_talk: float = 0.01
     with_system_message: float = 0.12
     with_next_turn: float = 0.2
     direct_compliance: float = 0.30
-    wrapped_compliance: float = 0.65
-    suspicious_refusals: float = 0.55
-    other_borderline_refusals: float = 0.10
+    wrapped_compliance: float = 0.70
+    suspicious_refusals: float = 0.70
+    other_borderline_refusals: float = 0.25
 
 
 class _Corpus:

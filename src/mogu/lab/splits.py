@@ -54,6 +54,18 @@ def _asked(requests: Sequence[Request], rng: random.Random) -> Iterator[tuple[Re
         yield request, text
 
 
+def _paired(
+    requests: Sequence[Request], given: Sequence[wrappers.Wrapper], rng: random.Random
+) -> list[tuple[Request, wrappers.Wrapper | None]]:
+    """Each request with a wrapper, the wrappers taking turns, shuffled until none meets the same request twice."""
+    if not given:
+        return [(request, None) for request in requests]
+    while True:
+        pairs = [(request, given[number % len(given)]) for number, request in enumerate(rng.sample(requests, len(requests)))]
+        if len({(request.kept_text, wrapper.name) for request, wrapper in pairs}) == len(pairs):
+            return list(pairs)
+
+
 def records(
     split: Literal["train", "dev"], *, benign: int | None = None, malicious: int | None = None, wrapped: float = 0.5
 ) -> list[Record]:
@@ -112,11 +124,11 @@ def prompts(split: Literal["dev", "test"]) -> list[LabPrompt]:
         if category == "borderline":
             requests = _draw(borderline_requests(split), count, rng)
         elif category.startswith("malicious"):
-            requests = rng.sample(_draw(malicious_requests(split), count, rng), count)
+            requests = _draw(malicious_requests(split), count, rng)
         else:
             requests = _benign(split, count, rng)
-        for number, request in enumerate(requests):
-            wrapper = _WRAPPERS[split][number % len(_WRAPPERS[split])] if category.endswith("wrapped") else None
+        given = _WRAPPERS[split] if category.endswith("wrapped") else ()
+        for number, (request, wrapper) in enumerate(_paired(requests, given, rng)):
             made.append(
                 LabPrompt(
                     id=f"lab-{split}-{category}-{number:03d}",

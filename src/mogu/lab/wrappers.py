@@ -224,7 +224,7 @@ _COMMON_WORDS = (
 
 
 def _word(rng: random.Random) -> str:
-    if rng.random() < 0.6:
+    if rng.random() < 0.5:
         return rng.choice(_COMMON_WORDS.split())
     syllables = (
         rng.choice(_CONSONANTS) + rng.choice(_VOWELS) + rng.choice(("", rng.choice(_CONSONANTS))) for _ in range(rng.randint(1, 3))
@@ -243,9 +243,9 @@ def _babble(rng: random.Random) -> str:
 def base_wrapper(family: str, rng: random.Random) -> Wrapper:
     """A wrapper for the base model's own lessons: sentences of the family before the request, after it or both, with babble among them."""
     before, after = rng.choice(_BEFORE[family]), rng.choice(_AFTER[family])
-    if rng.random() < 0.4:
+    if rng.random() < 0.5:
         before = rng.choice((_babble(rng), f"{before} {_babble(rng)}", f"{_babble(rng)} {before}"))
-    if rng.random() < 0.4:
+    if rng.random() < 0.5:
         after = rng.choice((_babble(rng), f"{after} {_babble(rng)}", f"{_babble(rng)} {after}"))
     left, right = rng.choice(_BRACKETS) if rng.random() < 0.3 else ("", "")
     inner = left + "{request}" + right
