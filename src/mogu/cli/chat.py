@@ -75,7 +75,7 @@ def _turn(model: Any, value: str, console: Console) -> None:
         console.print(f"The dial is at {model.dial:g}.")
 
 
-def _reply(model: Any, turns: list[dict[str, str]], max_new_tokens: int, options: dict[str, int | None], console: Console) -> str:
+def _reply(model: Any, turns: list[dict[str, str]], max_new_tokens: int, options: dict[str, Any], console: Console) -> str:
     from transformers import TextStreamer
 
     from mogu.chat import encode_prompt

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -57,14 +57,14 @@ def generate(
         path, base_model=base_model, dtype=dtype, trust_remote_code=trust_remote_code, chat_template=chat_template, dial=dial
     )
     tokenizer = model.tokenizer
-    sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
+    sampling: dict[str, Any] = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
     if handoff is not None:
-        options["handoff"] = handoff  # type: ignore[assignment]
+        options["handoff"] = handoff
     if seed is not None:
         torch.manual_seed(seed)
     for prompt in asked:
         turns = ([{"role": "system", "content": system}] if system else []) + [{"role": "user", "content": prompt}]
-        batch = left_pad([encode_prompt(tokenizer, turns)], 0, model.device)
+        batch: dict[str, Any] = left_pad([encode_prompt(tokenizer, turns)], 0, model.device)
         output = model.generate(**batch, max_new_tokens=max_new_tokens, pad_token_id=tokenizer.pad_token_id, **sampling, **options)
         reply = str(tokenizer.decode(output[0, batch["input_ids"].shape[1] :], skip_special_tokens=True)).strip()
         score = float(model.prompt_scores[0]) if model.prompt_scores is not None else None

@@ -6,7 +6,7 @@ Knows the saved model and the device; knows nothing of what the command does wit
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -56,7 +56,7 @@ def load_model(
     return model.eval()
 
 
-def routed_tokens_option(text: str | None) -> dict[str, int | None]:
+def routed_tokens_option(text: str | None) -> dict[str, Any]:
     """``--routed-tokens`` as keyword arguments of ``generate``.
 
     Raises:

@@ -130,10 +130,10 @@ def reply_times(
     """Time replies of a fixed length, one prompt at a time, the ways taking turns."""
     ways: dict[str, dict[str, Any]] = {"base": {}, "recompute": {"handoff": "recompute"}, "continue": {"handoff": "continue"}}
     seconds: dict[str, list[float]] = {way: [] for way in ways}
-    fixed = {"min_new_tokens": tokens, "max_new_tokens": tokens, "do_sample": False, "pad_token_id": tokenizer.pad_token_id}
+    fixed: dict[str, Any] = {"min_new_tokens": tokens, "max_new_tokens": tokens, "do_sample": False, "pad_token_id": tokenizer.pad_token_id}
     for _ in range(rounds):
         for prompt in asked:
-            batch = left_pad([encode_prompt(tokenizer, prompt.instruction)], 0, torch.device(model.device))
+            batch: dict[str, Any] = left_pad([encode_prompt(tokenizer, prompt.instruction)], 0, torch.device(model.device))
             for way, options in ways.items():
                 with model.routing("off" if way == "base" else "on"):
                     started = time.perf_counter()

@@ -1,0 +1,36 @@
+"""A tiny saved model, with a base that has a tokenizer and a chat template, for the commands that load one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from mogu import MoguConfig, MoguModel
+
+TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+
+
+@pytest.fixture(scope="session")
+def saved_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    inner = Tokenizer(models.BPE())
+    inner.pre_tokenizer, inner.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    inner.train_from_iterator(["How do I bake bread?"], trainers.BpeTrainer(special_tokens=["<pad>", "</s>"], initial_alphabet=alphabet))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>", pad_token="<pad>", chat_template=TEMPLATE)
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    base = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), eos_token_id=1, pad_token_id=0, initializer_range=0.2, **shape))
+    base.save_pretrained(folder / "base")
+    tokenizer.save_pretrained(folder / "base")
+    model = MoguModel.from_base(base, MoguConfig(base_model=str(folder / "base"), rank=2, lora_alpha=4))
+    for layer in model.routed_layers:
+        layer.set_responder("unwill", torch.randn(2, 32), torch.randn(32, 2))
+        layer.set_responder("glad", torch.randn(2, 32), torch.randn(32, 2))
+        layer.set_router(torch.randn(2, 32), torch.randn(2))
+    model.save_pretrained(folder / "saved")
+    return folder / "saved"
