@@ -222,3 +222,23 @@ def test_resume_and_restart_exclude_each_other(config: Path, mogu: Mogu) -> None
     code, _, err = mogu(config, "--resume", "--restart")
     assert code == 2
     assert "one of the two" in err
+
+
+def test_ctrl_c_says_how_to_go_on(config: Path, mogu: Mogu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = torch.optim.AdamW.step
+    calls: list[int] = []
+
+    def interrupted(self: torch.optim.AdamW, *args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", interrupted)
+    settings = ["--set", "run.save_steps=1", "--set", "glad.epochs=4"]
+    code, _, err = mogu(config, *settings)
+    assert code == 130
+    assert "--resume" in err
+    code, _, err = mogu(config, *settings, "--resume")
+    assert code == 0, err
+    assert len(calls) == 3 + 2 + 1 + 1  # glad's third and fourth step, and one step of each other stage

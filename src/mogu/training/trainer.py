@@ -44,14 +44,13 @@ class Trainee(nn.Module):
         losses: the losses of a batch.
     """
 
-    # The model stays where it is, on one device or several: never copied to each GPU that happens to be there.
-    is_parallelizable = True
-    model_parallel = True
-
     def __init__(self, model: nn.Module, losses: Losses) -> None:
         super().__init__()
         self.model = model
         self.losses = losses
+        if hasattr(model, "hf_device_map"):
+            # The Trainer leaves a model where it is that is spread over several devices.
+            self.hf_device_map = model.hf_device_map
         self.last_loss = math.nan
         """Mean loss of the last pass, for whoever shows it."""
 
@@ -141,6 +140,8 @@ def train_stage(
         seed=run.seed,
         data_seed=run.seed,
     )
+    # Further GPUs are for a model that is spread over them: a copy on each would make steps of another size.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
     checkpoint = last_checkpoint(folder)
     with progress_bars() as progress:
         callbacks: list[TrainerCallback] = [_Bar(progress, title), _Epochs(batches)]
