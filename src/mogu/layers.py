@@ -158,16 +158,14 @@ class RoutedLinear(nn.Module):
             return base_output
         if mode != "on":
             return base_output + self._responder_output(x, mode).to(base_output.dtype)
-        # Every operation here is paid once a layer and token: hence views in few steps, and no `to` that changes nothing.
+        # Every operation here is paid once a layer and token: hence few of them, and no `to` that changes nothing.
         down, down_bias = self._routing_matrix()
         projected = F.linear(_cast(x, down.dtype), down, down_bias)
         self.routing_weights = weights = projected[..., -2:].sigmoid()
-        low_rank = projected[..., :-2].view(-1, 2, self.rank)
-        gated = (low_rank * weights.view(-1, 2, 1)).view(-1, 2 * self.rank)
-        scaled = base_output * _cast(weights.sum(-1, keepdim=True), base_output.dtype)
-        # In place on the product just made, which no gradient needs; the base's own output belongs to others.
-        flat = scaled.view(-1, self.out_features)
-        return flat.addmm_(_cast(gated, flat.dtype), _cast(self.up, flat.dtype)).view(base_output.shape)
+        gated = projected[..., :-2].view(-1, 2, self.rank) * weights.view(-1, 2, 1)
+        update = _cast(torch.mm(gated.view(-1, 2 * self.rank), self.up), base_output.dtype).view_as(base_output)
+        # In place on the update just made, which no gradient needs; the base's own output belongs to others.
+        return update.addcmul_(base_output, _cast(weights.sum(-1, keepdim=True), base_output.dtype))
 
     def _responder_output(self, x: Tensor, mode: str) -> Tensor:
         part = slice(0, self.rank) if mode == "unwill" else slice(self.rank, 2 * self.rank)
