@@ -5,7 +5,7 @@ Knows models and tokenizers; knows nothing of what the prompts are for.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +33,13 @@ class Reply:
 
 @torch.no_grad()
 def greedy_replies(
-    model: Any, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str | Conversation], *, max_new_tokens: int, batch_size: int = 8
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str | Conversation],
+    *,
+    max_new_tokens: int,
+    batch_size: int = 8,
+    advance: Callable[[int], None] | None = None,
 ) -> list[Reply]:
     """Let a model reply to prompts; replies come in the prompts' order and do not depend on the batch size.
 
@@ -43,6 +49,7 @@ def greedy_replies(
         prompts: instructions or conversations.
         max_new_tokens: tokens of each reply, at most.
         batch_size: replies at a time.
+        advance: is told how many replies each batch brought.
 
     Raises:
         ChatTemplateError: the tokenizer has no chat template, or the template fails.
@@ -63,6 +70,8 @@ def greedy_replies(
             length = next((place for place, token in enumerate(tokens) if token in end), None)
             text = str(tokenizer.decode(tokens[:length], skip_special_tokens=True)).strip()
             replies[index] = Reply(text, len(tokens) if length is None else length, length is not None)
+        if advance is not None:
+            advance(len(chosen))
     return [replies[index] for index in range(len(prompts))]
 
 

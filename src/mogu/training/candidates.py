@@ -9,12 +9,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
 from transformers import PreTrainedTokenizerBase
 
-from mogu.chat import encode_prompt
 from mogu.data import Record, is_refusal
-from mogu.generation import left_pad
+from mogu.replies import greedy_replies
 from mogu.training.examples import conversation_of
 from mogu.training.progress import progress_bars
 
@@ -88,7 +86,6 @@ def best(candidates: Sequence[Candidate]) -> Candidate:
     return max(candidates, key=lambda one: (round(one.behaviour.merit, 6), round(one.separation, 6)))
 
 
-@torch.no_grad()
 def behaviour_on(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
@@ -110,20 +107,20 @@ def behaviour_on(
         system_prompt: the recipe's.
         title: for the progress bar.
     """
-    prompts = [encode_prompt(tokenizer, conversation_of(record, system_prompt)) for record in records]
-    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-    pad = tokenizer.pad_token_id if isinstance(tokenizer.pad_token_id, int) else 0
-    replies = [""] * len(prompts)
+    prompts = [conversation_of(record, system_prompt) for record in records]
     with progress_bars() as progress:
-        task = progress.add_task(title, total=len(order), note="replies")
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
-            batch = left_pad([prompts[index] for index in chosen], pad, model.device)
-            output = model.generate(**batch, max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=pad)
-            texts = tokenizer.batch_decode(output[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
-            for index, text in zip(chosen, texts, strict=True):
-                replies[index] = text.strip()
-            progress.advance(task, len(chosen))
+        task = progress.add_task(title, total=len(prompts), note="replies")
+        replies = [
+            reply.text
+            for reply in greedy_replies(
+                model,
+                tokenizer,
+                prompts,
+                max_new_tokens=max_new_tokens,
+                batch_size=batch_size,
+                advance=lambda count: progress.advance(task, count),
+            )
+        ]
     refused = {"benign": 0, "malicious": 0}
     counts = {"benign": 0, "malicious": 0}
     for record, reply in zip(records, replies, strict=True):
