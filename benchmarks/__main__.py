@@ -1,0 +1,76 @@
+"""Run all benchmarks in one go, print one table and save it: ``python -m benchmarks`` (or ``make bench``)."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from rich.console import Console
+
+from benchmarks import memory, speed, training
+from benchmarks.findings import Finding, save, show
+from benchmarks.models import FULL, SMALL, Shape
+
+Measure = Callable[[Shape, torch.device, torch.dtype], tuple[list[Finding], dict[str, Any]]]
+
+FULL_PLANS: dict[str, Measure] = {
+    "speed": partial(speed.measure_speed, speed.FULL_PLAN),
+    "memory": partial(memory.measure_memory, memory.FULL_PLAN),
+    "training": partial(training.measure_training, training.FULL_PLAN),
+}
+QUICK_PLANS: dict[str, Measure] = {
+    "speed": partial(speed.measure_speed, speed.QUICK_PLAN),
+    "memory": partial(memory.measure_memory, memory.QUICK_PLAN),
+    "training": partial(training.measure_training, training.QUICK_PLAN),
+}
+
+
+def _machine(device: torch.device, dtype: torch.dtype) -> dict[str, str | int]:
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU ({torch.backends.cpu.get_cpu_capability()})",
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 0,
+        "threads": torch.get_num_threads(),
+        "dtype": str(dtype).removeprefix("torch."),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def main() -> None:
+    """Measure, print, save."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Speed, memory and training, beside base and publication.")
+    parser.add_argument("--quick", action="store_true", help="a tiny model and few repetitions: shows that all runs, measures nothing")
+    parser.add_argument("--device", type=torch.device, default=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--out", type=Path, default=Path("bench-results"), help="folder for results.json and results.md")
+    options = parser.parse_args()
+    dtype: torch.dtype = getattr(torch, options.dtype)
+    shape = SMALL if options.quick else FULL
+    console = Console(stderr=True)
+    transformers.utils.logging.set_verbosity_error()
+    warnings.simplefilter("ignore", FutureWarning)  # between PEFT and transformers, of no use here
+
+    plans = QUICK_PLANS if options.quick else FULL_PLANS
+    findings: list[Finding] = []
+    details: dict[str, Any] = {}
+    for name, measure in plans.items():
+        console.print(f"{name}: {shape.name}")
+        found, details[name] = measure(shape, options.device, dtype)
+        findings += found
+    machine = _machine(options.device, dtype)
+    show(findings, machine)
+    save(options.out, findings, machine, {"shape": shape.name, "quick": options.quick, **details})
+    console.print(f"saved in {options.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""The models that are measured: a random Llama, its routed twin and the published pair, all with the same numbers.
+
+Knows how to build them; knows nothing of clocks.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from benchmarks.published import Published, PublishedProjection, RouterChain
+from mogu import MoguConfig, MoguModel
+
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a Llama; ``tied`` is whether input and output embeddings are one matrix."""
+
+    name: str
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    vocabulary: int
+    tied: bool = True
+
+    def config(self) -> LlamaConfig:
+        """As a config of ``transformers``; no token ends an answer, so that every reply has the length asked for."""
+        return LlamaConfig(
+            hidden_size=self.hidden,
+            intermediate_size=self.intermediate,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.heads,
+            vocab_size=self.vocabulary,
+            tie_word_embeddings=self.tied,
+            max_position_embeddings=4096,
+            initializer_range=self.hidden**-0.5,  # large enough that replies are not one token again and again
+            bos_token_id=1,
+            eos_token_id=None,
+            pad_token_id=0,
+        )
+
+
+FULL = Shape("Llama, 110M parameters", 768, 2048, 12, 12, 32000)
+SMALL = Shape("Llama, 0.1M parameters", 64, 128, 2, 4, 512)
+LLAMA_2_7B = Shape("Llama-2-7B", 4096, 11008, 32, 32, 32000, tied=False)
+
+
+def make_base(shape: Shape, device: torch.device, dtype: torch.dtype) -> LlamaForCausalLM:
+    """A plain Llama with random weights, never wrapped."""
+    torch.manual_seed(SEED)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with device:
+            model = LlamaForCausalLM(shape.config())
+    finally:
+        torch.set_default_dtype(before)
+    model.requires_grad_(False)
+    model.eval()
+    return model
+
+
+def twin(model: LlamaForCausalLM) -> LlamaForCausalLM:
+    """A second model on the very same weights: what is done to its modules leaves the first one as it is."""
+    shared = itertools.chain(model.parameters(), model.buffers())
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in shared})
+
+
+def make_routed(base: LlamaForCausalLM) -> MoguModel:
+    """Wrap a model in place, with random responders and random folded routers: nothing is zero, nothing is skipped."""
+    model = MoguModel.from_base(base, MoguConfig())
+    numbers = random_numbers(len(model.routed_layers), base.config.hidden_size)
+    for layer, (responders, chains) in zip(model.routed_layers, numbers, strict=True):
+        layer.set_responder("unwill", *responders[0])
+        layer.set_responder("glad", *responders[1])
+        folded = [fold(chain) for chain in chains]
+        layer.set_router(torch.stack([vector for vector, _ in folded]), torch.stack([bias for _, bias in folded]))
+    return model
+
+
+def make_published(base: LlamaForCausalLM) -> Published:
+    """The published pair of models, with the numbers of :func:`make_routed`; its routed model has weights of its own."""
+    routed = copy.deepcopy(base)
+    numbers = random_numbers(base.config.num_hidden_layers, base.config.hidden_size)
+    for decoder_layer, (responders, chains) in zip(routed.model.layers, numbers, strict=True):
+        attention = decoder_layer.self_attn
+        projection = PublishedProjection(attention.o_proj, responders, chains)
+        attention.o_proj = projection.to(attention.o_proj.weight.device, attention.o_proj.weight.dtype)
+    routed.requires_grad_(False)
+    routed.eval()
+    return Published(routed, base)
+
+
+Responder = tuple[Tensor, Tensor]
+"""``A [r, d]`` and ``B [d, r]``."""
+
+
+def random_numbers(layers: int, width: int) -> Iterator[tuple[tuple[Responder, Responder], tuple[RouterChain, RouterChain]]]:
+    """For each layer both responders and both routers, unwill first, large enough to change what is said."""
+    random = torch.Generator().manual_seed(SEED)
+
+    def draw(*shape: int, std: float) -> Tensor:
+        return torch.randn(*shape, generator=random) * std
+
+    rank, hidden = MoguConfig().rank, MoguConfig().router_hidden
+    for _ in range(layers):
+        responders = [(draw(rank, width, std=width**-0.5), draw(width, rank, std=0.1)) for _ in range(2)]
+        chains = []
+        for _ in range(2):
+            chain = RouterChain(width, hidden)
+            with torch.no_grad():
+                chain.linear_0.weight.copy_(draw(hidden, width, std=width**-0.5))
+                chain.linear_1.weight.copy_(draw(width, hidden, std=hidden**-0.5))
+                chain.linear_1.bias.copy_(draw(width, std=0.1))
+                chain.linear_2.weight.copy_(draw(1, width, std=3 * width**-0.5))
+                chain.linear_2.bias.copy_(draw(1, std=1.0))
+            chains.append(chain)
+        yield (responders[0], responders[1]), (chains[0], chains[1])
+
+
+@torch.no_grad()
+def fold(chain: RouterChain) -> tuple[Tensor, Tensor]:
+    """``v = w₂·W₁·W₀`` and ``c = w₂·b₁ + b₂``, in float64."""
+    first, second, third = (getattr(chain, f"linear_{number}").weight.double() for number in range(3))
+    bias = third[0] @ chain.linear_1.bias.double() + chain.linear_2.bias.double()[0]
+    return (third @ second @ first)[0], bias
+
+
+def random_prompt(shape: Shape, tokens: int, device: torch.device) -> Tensor:
+    """Token ids ``[1, tokens]``."""
+    random = torch.Generator().manual_seed(SEED + tokens)
+    return torch.randint(2, shape.vocabulary, (1, tokens), generator=random).to(device)

@@ -1,0 +1,189 @@
+"""Seconds of one decoding step and of whole replies: the base model, MoGU with both handoffs, the published procedure.
+
+The base model is a plain Llama that was never wrapped; MoGU's shares its very weights. All ways run in one process and
+take turns.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.findings import Finding
+from benchmarks.models import Shape, make_base, make_published, make_routed, random_prompt, twin
+from benchmarks.timing import Times, interleaved, median_ratio, medians
+from mogu import MoguModel
+
+MOST = 1.03
+ROUTED_TOKENS = 5
+
+
+@dataclass(frozen=True)
+class SpeedPlan:
+    """How much is measured.
+
+    Args:
+        caches: tokens in the cache of a decoding step.
+        steps: decoding steps of each model.
+        replies: tokens of prompt, new tokens, and how many replies of each way.
+    """
+
+    caches: Sequence[int]
+    steps: int
+    replies: Sequence[tuple[int, int, int]]
+
+
+FULL_PLAN = SpeedPlan(caches=(128, 1024), steps=200, replies=((128, 64, 5), (128, 256, 3), (1024, 64, 3), (1024, 256, 3)))
+QUICK_PLAN = SpeedPlan(caches=(16,), steps=20, replies=((16, 8, 2), (32, 8, 2)))
+
+
+def measure_speed(plan: SpeedPlan, shape: Shape, device: torch.device, dtype: torch.dtype) -> tuple[list[Finding], dict[str, Any]]:
+    """Findings, and every timing behind them."""
+    base = make_base(shape, device, dtype)
+    routed = make_routed(twin(base))
+    published = make_published(base)
+    findings: list[Finding] = []
+    steps, replies = [], []
+    for cache in plan.caches:
+        times = time_steps(base, routed, random_prompt(shape, cache, device), plan.steps)
+        findings.append(_step_finding(cache, times))
+        steps.append({"cache_tokens": cache, "seconds": times})
+    for prompt_tokens, new_tokens, rounds in plan.replies:
+        prompt = random_prompt(shape, prompt_tokens, device)
+        ways = reply_ways(base, routed, published.generate, prompt, new_tokens)
+        watched = (base.model, routed.base_model.model, published.routed.model)
+        warm = {name: _watched_reply(way, watched, prompt_tokens) for name, way in ways.items()}
+        opened = torch.cat([prompt, prompt[:, :ROUTED_TOKENS]], dim=1)
+        timed: dict[str, Callable[[], object]] = {**ways, "prefill": _prefill(base, opened)}
+        timed["prefill"]()
+        times = interleaved(timed, rounds, device)
+        findings += _reply_findings(prompt_tokens, new_tokens, times)
+        replies.append(
+            {
+                "prompt_tokens": prompt_tokens,
+                "new_tokens": new_tokens,
+                "seconds": times,
+                "prefills": {name: prefills for name, (_, prefills) in warm.items()},
+                "tokens": {name: tokens for name, (tokens, _) in warm.items()},
+            }
+        )
+    findings += _structural_findings(replies)
+    return findings, {"steps": steps, "replies": replies}
+
+
+@torch.no_grad()
+def time_steps(base: nn.Module, routed: MoguModel, prompt: Tensor, repetitions: int) -> Times:
+    """Seconds of single decoding steps of both models, routing on, each with the prompt in a cache of its own."""
+
+    def stepper(model: Any) -> Callable[[], object]:
+        cache = model(input_ids=prompt, use_cache=True, logits_to_keep=1).past_key_values
+        token = prompt[:, -1:]
+
+        def step() -> None:
+            model(input_ids=token, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            cache.crop(-1)  # every step sees the same length
+
+        return step
+
+    ways = {"base": stepper(base), "routed": stepper(routed)}
+    interleaved(ways, max(3, repetitions // 10), prompt.device)
+    return interleaved(ways, repetitions, prompt.device)
+
+
+def reply_ways(
+    base: Any, routed: MoguModel, published: Callable[[Tensor, int], Tensor], prompt: Tensor, new_tokens: int
+) -> dict[str, Callable[[], Tensor]]:
+    """The ways to reply greedily to a prompt ``[1, tokens]``, each returning prompt and reply."""
+    greedy = {"attention_mask": torch.ones_like(prompt), "max_new_tokens": new_tokens, "do_sample": False}
+    return {
+        "base": lambda: base.generate(prompt, **greedy),
+        "continue": lambda: routed.generate(prompt, handoff="continue", routed_tokens=ROUTED_TOKENS, **greedy),
+        "recompute": lambda: routed.generate(prompt, handoff="recompute", routed_tokens=ROUTED_TOKENS, **greedy),
+        "published": lambda: published(prompt, new_tokens),
+    }
+
+
+def _prefill(base: Any, ids: Tensor) -> Callable[[], object]:
+    @torch.no_grad()
+    def prefill() -> object:
+        return base(input_ids=ids, use_cache=True, logits_to_keep=1)
+
+    return prefill
+
+
+def _watched_reply(way: Callable[[], Tensor], models: Sequence[nn.Module], prompt_tokens: int) -> tuple[list[int], int]:
+    with counted_prefills(models) as lengths:
+        tokens = way()[0, prompt_tokens:].tolist()
+    return tokens, len(lengths)
+
+
+@contextmanager
+def counted_prefills(models: Sequence[nn.Module]) -> Iterator[list[int]]:
+    """Collect the lengths of all passes over more than one token, of decoders without their heads."""
+    lengths: list[int] = []
+
+    def note(_: nn.Module, __: Any, kwargs: dict[str, Any]) -> None:
+        length = kwargs["input_ids"].shape[1]
+        if length > 1:
+            lengths.append(length)
+
+    handles = [model.register_forward_pre_hook(note, with_kwargs=True) for model in models]
+    try:
+        yield lengths
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _step_finding(cache: int, times: Times) -> Finding:
+    middle = medians(times)
+    note = f"base {1000 * middle['base']:.1f} ms, routed {1000 * middle['routed']:.1f} ms"
+    return Finding(
+        "decoding step, routing on", f"{cache} in cache", median_ratio(times, "routed", "base"), "× base", at_most=MOST, note=note
+    )
+
+
+def _reply_findings(prompt_tokens: int, new_tokens: int, times: Times) -> list[Finding]:
+    case = f"{prompt_tokens} + {new_tokens} tokens"
+    middle = medians(times)
+    # Round by round, as median_ratio does, but with that round's base prefill taken off.
+    rounds = zip(times["recompute"], times["prefill"], times["base"], strict=True)
+    less_prefill = statistics.median((reply - prefill) / base for reply, prefill, base in rounds)
+    note = {name: f"{seconds:.2f} s" for name, seconds in middle.items()}
+    return [
+        Finding(
+            "reply, continue",
+            case,
+            median_ratio(times, "continue", "base"),
+            "× base",
+            MOST,
+            note=f"{note['continue']}, base {note['base']}",
+        ),
+        Finding(
+            "reply, recompute, less one base prefill",
+            case,
+            less_prefill,
+            "× base",
+            MOST,
+            note=f"{note['recompute']}, prefill {note['prefill']}",
+        ),
+        Finding("reply, recompute, whole", case, median_ratio(times, "recompute", "base"), "× base"),
+        Finding("reply, published procedure", case, median_ratio(times, "published", "base"), "× base", note=note["published"]),
+    ]
+
+
+def _structural_findings(replies: Sequence[dict[str, Any]]) -> list[Finding]:
+    extra = {way: max(one["prefills"][way] - one["prefills"]["base"] for one in replies) for way in ("continue", "recompute", "published")}
+    same = sum(one["tokens"]["recompute"] == one["tokens"]["published"] for one in replies)
+    return [
+        Finding("prefills beyond the base's", "continue", extra["continue"], at_most=0),
+        Finding("prefills beyond the base's", "recompute", extra["recompute"], at_most=1),
+        Finding("prefills beyond the base's", "published procedure", extra["published"]),
+        Finding("replies equal token by token", "recompute and published", same, f"of {len(replies)}", at_least=len(replies)),
+    ]

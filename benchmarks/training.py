@@ -1,0 +1,210 @@
+"""Records a second in training: our batches against the published one example a pass, for responders and routers.
+
+Both train the same weights on the same records, take turns step by step, and are first held against each other: with
+dropout off their losses must agree.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor
+
+from benchmarks.findings import Finding
+from benchmarks.models import SEED, Shape, make_base, make_published, make_routed, random_numbers, twin
+from benchmarks.published import Published, responder_loss, router_loss
+from benchmarks.timing import Times, interleaved, median_ratio, medians
+from mogu import MoguConfig
+from mogu.training.batches import Collator, ExampleDataset, Layout
+from mogu.training.examples import Example
+from mogu.training.losses import responder_losses, router_losses
+from mogu.training.recipe import ResponderStage, RouterStage, RunSection
+
+LEAST = 2.0
+WEIGHT_PENALTY = 2.0
+MICRO_BATCH: int = RunSection.model_fields["micro_batch_size"].default
+LAYOUT: Layout = "shared"
+"""What ``mogu train`` itself chooses for a Llama."""
+
+Step = Callable[[Sequence[Example]], object]
+Losses = Callable[[Sequence[Example]], Tensor]
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """How much is measured.
+
+    Args:
+        prompt_tokens: mean length of the prompts.
+        answer_tokens: shortest and longest answer.
+        pairs: pairs an optimiser step of a responder.
+        records: records an optimiser step of the routers.
+        steps: optimiser steps of each way.
+    """
+
+    prompt_tokens: int
+    answer_tokens: tuple[int, int]
+    pairs: int
+    records: int
+    steps: int
+
+
+FULL_PLAN = TrainingPlan(150, (20, 30), ResponderStage().batch_size, RouterStage().batch_size, 4)
+QUICK_PLAN = TrainingPlan(30, (4, 8), 4, 4, 2)
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """One way to train: an optimiser step on some examples, and the loss of each, as the step sees it."""
+
+    step: Step
+    losses: Losses
+
+
+def measure_training(plan: TrainingPlan, shape: Shape, device: torch.device, dtype: torch.dtype) -> tuple[list[Finding], dict[str, Any]]:
+    """Findings, and every timing behind them."""
+    base = make_base(shape, device, dtype)
+    findings, details = [], {}
+    stages = {
+        "responder": (_our_responder(base, device), _published_responder(base, device), plan.pairs, 2, LEAST),
+        "router": (_our_routers(base, device), _published_routers(base, device), plan.records, 1, None),
+    }
+    for stage, (ours, published, batch_size, answers, least) in stages.items():
+        batches = [_examples(shape, plan, batch_size, answers, number) for number in range(plan.steps + 1)]
+        difference = _loss_difference(ours, published, batches[0])
+        times = _time_steps(ours, published, batches, device)
+        findings += _stage_findings(stage, batch_size, times, least, difference)
+        details[stage] = {"seconds": times, "records_a_step": batch_size, "loss_difference": difference}
+    return findings, details
+
+
+def _stage_findings(stage: str, batch_size: int, times: Times, least: float | None, difference: float) -> list[Finding]:
+    middle = medians(times)
+    unit = "pairs" if stage == "responder" else "records"
+    note = f"{batch_size / middle['ours']:.2f} {unit} a second, published {batch_size / middle['published']:.2f}"
+    what = f"training, {stage}"
+    return [
+        Finding(what, f"{batch_size} {unit} a step", median_ratio(times, "published", "ours"), "× published", at_least=least, note=note),
+        Finding(f"{what}: loss beside the published one", "relative difference", difference),
+    ]
+
+
+def _time_steps(ours: Trainer, published: Trainer, batches: Sequence[Sequence[Example]], device: torch.device) -> Times:
+    feeds = {"ours": iter(batches), "published": iter(batches)}
+    ways = {
+        "ours": lambda: ours.step(next(feeds["ours"])),
+        "published": lambda: published.step(next(feeds["published"])),
+    }
+    interleaved(ways, 1, device)
+    return interleaved(ways, len(batches) - 1, device)
+
+
+def _loss_difference(ours: Trainer, published: Trainer, examples: Sequence[Example]) -> float:
+    with torch.no_grad():
+        mine, theirs = ours.losses(examples), published.losses(examples)
+    return float(((mine - theirs).abs() / theirs.abs()).max())
+
+
+def _examples(shape: Shape, plan: TrainingPlan, count: int, answers: int, seed: int) -> list[Example]:
+    draw = random.Random(f"{SEED}/{count}/{answers}/{seed}")
+
+    def ids(shortest: int, longest: int) -> tuple[int, ...]:
+        return tuple(draw.randrange(2, shape.vocabulary) for _ in range(draw.randint(shortest, longest)))
+
+    spread = plan.prompt_tokens // 10
+    prompts = [ids(plan.prompt_tokens - spread, plan.prompt_tokens + spread) for _ in range(count)]
+    return [
+        Example(f"record {index}", prompt, tuple(ids(*plan.answer_tokens) for _ in range(answers)), malicious=index % 2 == 0)
+        for index, prompt in enumerate(prompts)
+    ]
+
+
+def _collated(examples: Sequence[Example], device: torch.device) -> dict[str, Tensor]:
+    dataset = ExampleDataset(examples)
+    batch = Collator(0, LAYOUT)([dataset[index] for index in range(len(dataset))])
+    return {name: tensor.to(device) for name, tensor in batch.items()}
+
+
+def _trainer(model: torch.nn.Module, losses: Losses, learning_rate: float, examples_a_pass: int) -> Trainer:
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=0.0)
+
+    def step(examples: Sequence[Example]) -> None:
+        model.train()
+        for start in range(0, len(examples), examples_a_pass):
+            (losses(examples[start : start + examples_a_pass]).sum() / len(examples)).backward()
+        optimiser.step()
+        optimiser.zero_grad()
+
+    def evaluated_losses(examples: Sequence[Example]) -> Tensor:
+        model.eval()
+        return losses(examples)
+
+    return Trainer(step, evaluated_losses)
+
+
+def _with_lora(base: Any) -> Any:
+    config, stage = MoguConfig(), ResponderStage()
+    torch.manual_seed(SEED)
+    lora = LoraConfig(
+        r=config.rank,
+        lora_alpha=int(config.lora_alpha),
+        lora_dropout=stage.dropout,
+        target_modules=["o_proj"],
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(twin(base), lora)
+
+
+def _our_responder(base: Any, device: torch.device) -> Trainer:
+    model = _with_lora(base)
+
+    def losses(examples: Sequence[Example]) -> Tensor:
+        return responder_losses(model, _collated(examples, device), LAYOUT)
+
+    return _trainer(model, losses, ResponderStage().learning_rate, MICRO_BATCH)
+
+
+def _published_responder(base: Any, device: torch.device) -> Trainer:
+    model = _with_lora(base)
+
+    def losses(examples: Sequence[Example]) -> Tensor:
+        return torch.stack([responder_loss(model, example.prompt, example.answers, device) for example in examples])
+
+    return _trainer(model, losses, ResponderStage().learning_rate, 1)
+
+
+def _our_routers(base: Any, device: torch.device) -> Trainer:
+    model = make_routed(twin(base))
+    model.start_router_training()
+    numbers = random_numbers(len(model.routed_layers), base.config.hidden_size)
+    for layer, (_, (unwill, glad)) in zip(model.routed_layers, numbers, strict=True):
+        assert layer.routers is not None
+        layer.routers["unwill"].load_state_dict(unwill.state_dict())
+        layer.routers["glad"].load_state_dict(glad.state_dict())
+
+    def losses(examples: Sequence[Example]) -> Tensor:
+        return router_losses(model, _collated(examples, device), LAYOUT, WEIGHT_PENALTY)
+
+    return _trainer(model, losses, RouterStage().learning_rate, MICRO_BATCH)
+
+
+def _published_routers(base: Any, device: torch.device) -> Trainer:
+    published: Published = make_published(base)
+    for projection in published.projections:
+        projection.unwill_router.requires_grad_(True)
+        projection.glad_router.requires_grad_(True)
+
+    def losses(examples: Sequence[Example]) -> Tensor:
+        each = [
+            router_loss(published, one.prompt, one.answers[0], malicious=one.malicious, weight_penalty=WEIGHT_PENALTY, device=device)
+            for one in examples
+        ]
+        return torch.stack(each)
+
+    return _trainer(published.routed, losses, RouterStage().learning_rate, 1)
