@@ -38,6 +38,7 @@ def _machine(device: torch.device, dtype: torch.dtype) -> dict[str, str | int]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU ({torch.backends.cpu.get_cpu_capability()})",
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 0,
         "threads": torch.get_num_threads(),
+        "load before": f"{os.getloadavg()[0]:.1f}",
         "dtype": str(dtype).removeprefix("torch."),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
@@ -55,6 +56,7 @@ def main() -> None:
     options = parser.parse_args()
     dtype: torch.dtype = getattr(torch, options.dtype)
     shape = SMALL if options.quick else FULL
+    machine = _machine(options.device, dtype)
     console = Console(stderr=True)
     transformers.utils.logging.set_verbosity_error()
     warnings.simplefilter("ignore", FutureWarning)  # between PEFT and transformers, of no use here
@@ -66,7 +68,6 @@ def main() -> None:
         console.print(f"{name}: {shape.name}")
         found, details[name] = measure(shape, options.device, dtype)
         findings += found
-    machine = _machine(options.device, dtype)
     show(findings, machine)
     save(options.out, findings, machine, {"shape": shape.name, "quick": options.quick, **details})
     console.print(f"saved in {options.out}")

@@ -37,7 +37,7 @@ class RouterChain(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         logit: Tensor = self.linear_2(self.linear_1(self.linear_0(x)))
-        return logit.sigmoid()
+        return torch.sigmoid(logit)
 
 
 class PublishedProjection(nn.Module):

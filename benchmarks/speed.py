@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from benchmarks.findings import Finding
 from benchmarks.models import Shape, make_base, make_published, make_routed, random_prompt, twin
+from benchmarks.published import Published
 from benchmarks.timing import Times, interleaved, median_ratio, medians
 from mogu import MoguModel
 
@@ -56,24 +57,10 @@ def measure_speed(plan: SpeedPlan, shape: Shape, device: torch.device, dtype: to
         steps.append({"cache_tokens": cache, "seconds": times})
     for prompt_tokens, new_tokens, rounds in plan.replies:
         prompt = random_prompt(shape, prompt_tokens, device)
-        ways = reply_ways(base, routed, published.generate, prompt, new_tokens)
-        watched = (base.model, routed.base_model.model, published.routed.model)
-        warm = {name: _watched_reply(way, watched, prompt_tokens) for name, way in ways.items()}
-        opened = torch.cat([prompt, prompt[:, :ROUTED_TOKENS]], dim=1)
-        timed: dict[str, Callable[[], object]] = {**ways, "prefill": _prefill(base, opened)}
-        timed["prefill"]()
-        times = interleaved(timed, rounds, device)
-        findings += _reply_findings(prompt_tokens, new_tokens, times)
-        replies.append(
-            {
-                "prompt_tokens": prompt_tokens,
-                "new_tokens": new_tokens,
-                "seconds": times,
-                "prefills": {name: prefills for name, (_, prefills) in warm.items()},
-                "tokens": {name: tokens for name, (tokens, _) in warm.items()},
-            }
-        )
-    findings += _structural_findings(replies)
+        measured = _time_replies(base, routed, published, prompt, new_tokens, rounds)
+        findings += _reply_findings(prompt_tokens, new_tokens, measured["seconds"])
+        replies.append({"prompt_tokens": prompt_tokens, "new_tokens": new_tokens, **measured})
+    findings += _structural_findings(replies, exact=dtype == torch.float32)
     return findings, {"steps": steps, "replies": replies}
 
 
@@ -96,6 +83,29 @@ def time_steps(base: nn.Module, routed: MoguModel, prompt: Tensor, repetitions: 
     return interleaved(ways, repetitions, prompt.device)
 
 
+def _time_replies(base: Any, routed: MoguModel, published: Published, prompt: Tensor, new_tokens: int, rounds: int) -> dict[str, Any]:
+    ways = reply_ways(base, routed, published.generate, prompt, new_tokens)
+    models = (base.model, routed.base_model.model, published.routed.model)
+    prefills: dict[str, int] = {}
+    for name, way in reply_ways(base, routed, published.generate, prompt, ROUTED_TOKENS + 2).items():  # also warms up
+        with counted_prefills(models) as lengths:
+            way()
+        prefills[name] = len(lengths)
+    tokens: dict[str, list[int]] = {}
+
+    def kept(name: str) -> Callable[[], object]:
+        def reply() -> None:
+            tokens[name] = ways[name]()[0, prompt.shape[1] :].tolist()
+
+        return reply
+
+    timed = {name: kept(name) for name in ways}
+    timed["prefill"] = _prefill(base, torch.cat([prompt, prompt[:, :ROUTED_TOKENS]], dim=1))
+    timed["prefill"]()
+    seconds = interleaved(timed, rounds, prompt.device)
+    return {"seconds": seconds, "prefills": prefills, "tokens": tokens}
+
+
 def reply_ways(
     base: Any, routed: MoguModel, published: Callable[[Tensor, int], Tensor], prompt: Tensor, new_tokens: int
 ) -> dict[str, Callable[[], Tensor]]:
@@ -115,12 +125,6 @@ def _prefill(base: Any, ids: Tensor) -> Callable[[], object]:
         return base(input_ids=ids, use_cache=True, logits_to_keep=1)
 
     return prefill
-
-
-def _watched_reply(way: Callable[[], Tensor], models: Sequence[nn.Module], prompt_tokens: int) -> tuple[list[int], int]:
-    with counted_prefills(models) as lengths:
-        tokens = way()[0, prompt_tokens:].tolist()
-    return tokens, len(lengths)
 
 
 @contextmanager
@@ -178,12 +182,15 @@ def _reply_findings(prompt_tokens: int, new_tokens: int, times: Times) -> list[F
     ]
 
 
-def _structural_findings(replies: Sequence[dict[str, Any]]) -> list[Finding]:
+def _structural_findings(replies: Sequence[dict[str, Any]], *, exact: bool) -> list[Finding]:
     extra = {way: max(one["prefills"][way] - one["prefills"]["base"] for one in replies) for way in ("continue", "recompute", "published")}
+    # Two ways of adding up agree on every token only where rounding is fine.
     same = sum(one["tokens"]["recompute"] == one["tokens"]["published"] for one in replies)
     return [
         Finding("prefills beyond the base's", "continue", extra["continue"], at_most=0),
         Finding("prefills beyond the base's", "recompute", extra["recompute"], at_most=1),
         Finding("prefills beyond the base's", "published procedure", extra["published"]),
-        Finding("replies equal token by token", "recompute and published", same, f"of {len(replies)}", at_least=len(replies)),
+        Finding(
+            "replies equal token by token", "recompute and published", same, f"of {len(replies)}", at_least=len(replies) if exact else None
+        ),
     ]
