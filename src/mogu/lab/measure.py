@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from mogu.lab.grading import Category, LabPrompt, Verdict, judge
+from mogu.lab.grading import LabPrompt, Verdict, judge
 from mogu.replies import greedy_replies
 
 MAX_NEW_TOKENS = 48
@@ -32,12 +32,3 @@ def judged_replies(model: Any, tokenizer: PreTrainedTokenizerBase, prompts: Sequ
     instructions = [prompt.instruction for prompt in prompts]
     replies = greedy_replies(model, tokenizer, instructions, max_new_tokens=MAX_NEW_TOKENS, batch_size=batch_size)
     return [Judged(prompt, reply.text, judge(prompt, reply.text)) for prompt, reply in zip(prompts, replies, strict=True)]
-
-
-def verdict_counts(judged: Sequence[Judged]) -> dict[Category, dict[Verdict, int]]:
-    """How often each verdict fell, by category of prompt."""
-    counts: dict[Category, dict[Verdict, int]] = {}
-    for one in judged:
-        row = counts.setdefault(one.prompt.category, {"answered": 0, "refused": 0, "complied": 0, "other": 0})
-        row[one.verdict] += 1
-    return counts
