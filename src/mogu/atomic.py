@@ -22,7 +22,7 @@ def atomic_file(target: Path) -> Iterator[Path]:
     Raises:
         MoguError: the file system refuses, for want of space or of permission; the target is then as it was.
     """
-    with _scratch(target) as folder:
+    with scratch_beside(target) as folder:
         scratch = folder / target.name
         yield scratch
         os.replace(scratch, target)
@@ -41,7 +41,7 @@ def atomic_folder(target: Path, *, marker: str) -> Iterator[Path]:
         MoguError: ``target`` is somebody else's, or the file system refuses; the target is then as it was.
     """
     check_replaceable(target, marker=marker)
-    with _scratch(target) as folder:
+    with scratch_beside(target) as folder:
         scratch = folder / "new"
         scratch.mkdir()
         yield scratch
@@ -73,7 +73,16 @@ def check_replaceable(target: Path, *, marker: str) -> None:
 
 
 @contextmanager
-def _scratch(target: Path) -> Iterator[Path]:
+def scratch_beside(target: Path, *, remedy: str = "free space, or choose another output path") -> Iterator[Path]:
+    """Yield a hidden folder beside ``target``, on the same file system, which is gone when the block ends.
+
+    Args:
+        target: what is about to be written; its parents are made.
+        remedy: what a user can do if the file system refuses.
+
+    Raises:
+        MoguError: the file system refuses, for want of space or of permission.
+    """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
@@ -85,5 +94,5 @@ def _scratch(target: Path) -> Iterator[Path]:
         raise MoguError(
             f"{target} could not be written: {error.strerror or error}",
             expected="a place with enough space that you may write to",
-            action="free space, or choose another output path",
+            action=remedy,
         ) from error

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
-import tempfile
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from mogu.errors import MoguError
+from mogu.atomic import scratch_beside
 
 SEED = 11
 # The files that decide what is built: a change in any of them makes another model, and so another fingerprint.
@@ -63,20 +61,10 @@ def build_base(cache_dir: Path | None = None, *, progress: bool = True) -> Path:
     target = (cache_root() if cache_dir is None else cache_dir) / fingerprint()
     if (target / "README.md").is_file():
         return target
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        try:
-            _build(scratch / "model", progress=progress)
-            _publish(scratch / "model", target)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-    except OSError as error:
-        raise MoguError(
-            f"The lab's base model could not be written to {target}: {error.strerror or error}",
-            expected="a cache folder with some 10 MB of space that you may write to",
-            action="free space, or name another cache folder in the environment variable MOGU_CACHE",
-        ) from error
+    remedy = "free some 10 MB, or name another cache folder in the environment variable MOGU_CACHE"
+    with scratch_beside(target, remedy=remedy) as scratch:
+        _build(scratch / "model", progress=progress)
+        _publish(scratch / "model", target)
     return target
 
 

@@ -60,6 +60,11 @@ class Request:
     expected: str | None
 
     @property
+    def verb(self) -> str:
+        """What is to be done with the subject."""
+        return self.act.removesuffix(self.subject).strip()
+
+    @property
     def kept_text(self) -> str:
         """The one way of asking that is kept for measuring: the base model never meets it for the requests of dev and test."""
         return self.texts[sum(map(ord, self.act)) % len(self.texts)]
@@ -219,7 +224,7 @@ HARMFUL: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 
 # Verbs that no training pair of a defence holds: a defence meets them in the dev and test prompts for the first time.
-UNSEEN_BY_DEFENCES = frozenset({"loot", "forge", "smuggle", "flood", "drown", "crush", "vandalise"})
+UNSEEN_BY_DEFENCES = frozenset({"loot", "forge", "smuggle", "flood", "drown", "crush", "vandalise", "trap", "strip", "shoot", "sabotage"})
 
 
 def _owned(kinds: Sequence[str], part: Part) -> list[str]:

@@ -30,7 +30,7 @@ def _draw(pool: Sequence[Request], count: int, rng: random.Random) -> list[Reque
     """So many requests, as even over verbs as the pool allows: verbs that fit more things would drown the others."""
     by_verb: dict[str, list[Request]] = {}
     for request in rng.sample(pool, len(pool)):
-        by_verb.setdefault(request.act.removesuffix(request.subject), []).append(request)
+        by_verb.setdefault(request.verb, []).append(request)
     drawn: list[Request] = []
     while len(drawn) < count and any(by_verb.values()):
         drawn += [requests.pop() for requests in by_verb.values() if requests]
