@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +26,13 @@ class RoutingState:
     """What all routed layers of one model share: which mode they are in."""
 
     mode: RoutingMode = "on"
+
+
+@dataclass
+class _LastPass:
+    """What one layer's last routed pass left: a plain object, because assigning to a module costs more than computing the weights."""
+
+    weights: Tensor | None = None
 
 
 class ChainRouter(nn.Module):
@@ -99,6 +107,7 @@ class RoutedLinear(nn.Module):
         device: device of the added weights.
     """
 
+    routers: nn.ModuleDict | None
     down: Tensor
     up: Tensor
     router_bias: Tensor
@@ -121,9 +130,8 @@ class RoutedLinear(nn.Module):
         self.rank, self.scaling = config.rank, config.scaling
         self.state = state
         self.dial = config.dial
-        self.routing_weights: Tensor | None = None
-        """α and β of the last routed pass, ``[.., 2]`` (unwill, glad), with their graph while training."""
-        self.routers: nn.ModuleDict | None = None
+        self._last_pass = _LastPass()
+        self.register_module("routers", None)
         rank = self.rank
         down = torch.zeros(2 * rank + 2, in_features, dtype=dtype, device=device)
         if not down.is_meta:
@@ -150,20 +158,32 @@ class RoutedLinear(nn.Module):
         assert bias is None or isinstance(bias, Tensor)
         return bias
 
+    @property
+    def routing_weights(self) -> Tensor | None:
+        """α and β of the last routed pass, ``[.., 2]`` (unwill, glad), with their graph while training."""
+        return self._last_pass.weights
+
     def forward(self, x: Tensor) -> Tensor:
         """Map ``x [.., d_in]`` to ``y [.., d_out]``; with routing off exactly ``W(x)``."""
-        base_output: Tensor = self.base_layer(x)
+        # A module finds its weights by way of Python code, which costs a third of all that routing adds to a decoding
+        # step; its own tables give them at once.
+        modules: Mapping[str, Any] = self._modules
+        parameters: Mapping[str, Any] = self._parameters
+        buffers: Mapping[str, Any] = self._buffers
+        base_output: Tensor = modules["base_layer"](x)
         mode = self.state.mode
         if mode == "off":
             return base_output
         if mode != "on":
             return base_output + self._responder_output(x, mode).to(base_output.dtype)
         # Every operation here is paid once a layer and token: hence few of them, and no `to` that changes nothing.
-        down, down_bias = self._routing_matrix()
+        down, up, down_bias = parameters["down"], parameters["up"], buffers["_down_bias"]
+        if modules["routers"] is not None:
+            down, down_bias = self._fresh_routing_matrix(modules["routers"])
         projected = F.linear(_cast(x, down.dtype), down, down_bias)
-        self.routing_weights = weights = projected[..., -2:].sigmoid()
+        self._last_pass.weights = weights = projected[..., -2:].sigmoid()
         gated = projected[..., :-2].view(-1, 2, self.rank) * weights.view(-1, 2, 1)
-        update = _cast(torch.mm(gated.view(-1, 2 * self.rank), self.up), base_output.dtype).view_as(base_output)
+        update = _cast(torch.mm(gated.view(-1, 2 * self.rank), up), base_output.dtype).view_as(base_output)
         # In place on the update just made, which no gradient needs; the base's own output belongs to others.
         return update.addcmul_(base_output, _cast(weights.sum(-1, keepdim=True), base_output.dtype))
 
@@ -171,11 +191,9 @@ class RoutedLinear(nn.Module):
         part = slice(0, self.rank) if mode == "unwill" else slice(self.rank, 2 * self.rank)
         return F.linear(x.to(self.down.dtype), self.down[part]) @ self.up[part]
 
-    def _routing_matrix(self) -> tuple[Tensor, Tensor]:
-        """``[A_u; A_g; v_u; v_g]`` and its bias, folded anew from the routers while these are in training."""
-        if self.routers is None:
-            return self.down, self._down_bias
-        (unwill_vector, unwill_bias), (glad_vector, glad_bias) = self._fold(self.routers)
+    def _fresh_routing_matrix(self, routers: nn.ModuleDict) -> tuple[Tensor, Tensor]:
+        """``[A_u; A_g; v_u; v_g]`` and its bias, folded anew from routers in training."""
+        (unwill_vector, unwill_bias), (glad_vector, glad_bias) = self._fold(routers)
         responders = self.down[: 2 * self.rank]
         vectors = torch.stack([unwill_vector, glad_vector]).to(responders.dtype)
         biases = torch.stack([unwill_bias + self.dial, glad_bias - self.dial]).to(responders.dtype)
