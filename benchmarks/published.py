@@ -89,16 +89,19 @@ class Published:
         return sum(counts) - sum(projection.base_layer.weight.numel() for projection in self.projections)
 
     @torch.no_grad()
-    def generate(self, prompt: Tensor, new_tokens: int) -> Tensor:
-        """Greedy reply to a prompt ``[1, tokens]``: ``[1, tokens + new_tokens]``."""
+    def generate(self, prompt: Tensor, new_tokens: int, streamer: Any = None) -> Tensor:
+        """Greedy reply to a prompt ``[1, tokens]``: ``[1, tokens + new_tokens]``; a streamer is told of every token."""
         ids = prompt
         for _ in range(min(ROUTED_TOKENS, new_tokens)):
             logits = self.routed(input_ids=ids, use_cache=False).logits
             ids = torch.cat([ids, logits[:, -1:].argmax(-1)], dim=1)
+            if streamer is not None:
+                streamer.put(ids[:, -1])
         rest = prompt.shape[1] + new_tokens - ids.shape[1]
         if rest == 0:
             return ids
-        whole: Tensor = self.base.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=rest, do_sample=False)
+        options = {"max_new_tokens": rest, "do_sample": False, "streamer": streamer}
+        whole: Tensor = self.base.generate(ids, attention_mask=torch.ones_like(ids), **options)
         return whole
 
 

@@ -1,25 +1,26 @@
 """Seconds of one decoding step and of whole replies: the base model, MoGU with both handoffs, the published procedure.
 
 The base model is a plain Llama that was never wrapped; MoGU's shares its very weights. All ways run in one process and
-take turns.
+take turns, in a reply after every token.
 """
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.generation.streamers import BaseStreamer
 
 from benchmarks.findings import Finding
 from benchmarks.models import Shape, make_base, make_published, make_routed, random_prompt, twin
 from benchmarks.published import Published
-from benchmarks.timing import Times, interleaved, median_ratio, medians
+from benchmarks.timing import Pause, Times, interleaved, median_ratio, medians, taking_turns, whole
 from mogu import MoguModel
+from mogu.config import Handoff
 
 MOST = 1.03
 ROUTED_TOKENS = 5
@@ -32,16 +33,18 @@ class SpeedPlan:
     Args:
         caches: tokens in the cache of a decoding step.
         steps: decoding steps of each model.
-        replies: tokens of prompt, new tokens, and how many replies of each way.
+        replies: tokens of prompt and new tokens of a reply.
+        rounds: how many such replies of each way.
     """
 
     caches: Sequence[int]
     steps: int
-    replies: Sequence[tuple[int, int, int]]
+    replies: Sequence[tuple[int, int]]
+    rounds: int
 
 
-FULL_PLAN = SpeedPlan(caches=(128, 1024), steps=200, replies=((128, 64, 5), (128, 256, 3), (1024, 64, 3), (1024, 256, 3)))
-QUICK_PLAN = SpeedPlan(caches=(16,), steps=20, replies=((16, 8, 2), (32, 8, 2)))
+FULL_PLAN = SpeedPlan(caches=(128, 1024), steps=200, replies=((128, 64), (128, 256), (1024, 64), (1024, 256)), rounds=3)
+QUICK_PLAN = SpeedPlan(caches=(16,), steps=20, replies=((16, 8), (32, 8)), rounds=2)
 
 
 def measure_speed(plan: SpeedPlan, shape: Shape, device: torch.device, dtype: torch.dtype) -> tuple[list[Finding], dict[str, Any]]:
@@ -55,9 +58,9 @@ def measure_speed(plan: SpeedPlan, shape: Shape, device: torch.device, dtype: to
         times = time_steps(base, routed, random_prompt(shape, cache, device), plan.steps)
         findings.append(_step_finding(cache, times))
         steps.append({"cache_tokens": cache, "seconds": times})
-    for prompt_tokens, new_tokens, rounds in plan.replies:
+    for prompt_tokens, new_tokens in plan.replies:
         prompt = random_prompt(shape, prompt_tokens, device)
-        measured = _time_replies(base, routed, published, prompt, new_tokens, rounds)
+        measured = _time_replies(base, published, prompt, new_tokens, plan.rounds)
         findings += _reply_findings(prompt_tokens, new_tokens, measured["seconds"])
         replies.append({"prompt_tokens": prompt_tokens, "new_tokens": new_tokens, **measured})
     findings += _structural_findings(replies, exact=dtype == torch.float32)
@@ -83,39 +86,72 @@ def time_steps(base: nn.Module, routed: MoguModel, prompt: Tensor, repetitions: 
     return interleaved(ways, repetitions, prompt.device)
 
 
-def _time_replies(base: Any, routed: MoguModel, published: Published, prompt: Tensor, new_tokens: int, rounds: int) -> dict[str, Any]:
-    ways = reply_ways(base, routed, published.generate, prompt, new_tokens)
-    models = (base.model, routed.base_model.model, published.routed.model)
+def _time_replies(base: Any, published: Published, prompt: Tensor, new_tokens: int, rounds: int) -> dict[str, Any]:
+    # Each handoff has a model of its own around the same weights: they are in different modes at the same time.
+    routed = {"continue": make_routed(twin(base)), "recompute": make_routed(twin(base))}
+    models = (base.model, published.routed.model, *(one.base_model.model for one in routed.values()))
     prefills: dict[str, int] = {}
     for name, way in reply_ways(base, routed, published.generate, prompt, ROUTED_TOKENS + 2).items():  # also warms up
         with counted_prefills(models) as lengths:
-            way()
+            way(None)
         prefills[name] = len(lengths)
     tokens: dict[str, list[int]] = {}
 
-    def kept(name: str) -> Callable[[], object]:
-        def reply() -> None:
-            tokens[name] = ways[name]()[0, prompt.shape[1] :].tolist()
+    def kept(name: str, way: ReplyWay) -> Callable[[Pause], None]:
+        def reply(pause: Pause) -> None:
+            tokens[name] = way(_EachToken(pause))[0, prompt.shape[1] :].tolist()
 
         return reply
 
-    timed = {name: kept(name) for name in ways}
-    timed["prefill"] = _prefill(base, torch.cat([prompt, prompt[:, :ROUTED_TOKENS]], dim=1))
-    timed["prefill"]()
-    seconds = interleaved(timed, rounds, prompt.device)
+    ways = {name: kept(name, way) for name, way in reply_ways(base, routed, published.generate, prompt, new_tokens).items()}
+    prefill = _prefill(base, torch.cat([prompt, prompt[:, :ROUTED_TOKENS]], dim=1))
+    prefill()
+    seconds: dict[str, list[list[float]]] = {name: [] for name in [*ways, "prefill"]}
+    for _ in range(rounds):
+        turns = taking_turns({**ways, "prefill": lambda _: prefill()}, prompt.device)
+        for name, taken in turns.items():
+            seconds[name].append(taken)
     return {"seconds": seconds, "prefills": prefills, "tokens": tokens}
 
 
+class _EachToken(BaseStreamer):
+    """Calls a function whenever ``generate`` has a token to show."""
+
+    def __init__(self, pause: Pause) -> None:
+        self.pause = pause
+
+    def put(self, value: Tensor) -> None:
+        self.pause()
+
+    def end(self) -> None:
+        pass
+
+
+ReplyWay = Callable[[BaseStreamer | None], Tensor]
+
+
 def reply_ways(
-    base: Any, routed: MoguModel, published: Callable[[Tensor, int], Tensor], prompt: Tensor, new_tokens: int
-) -> dict[str, Callable[[], Tensor]]:
-    """The ways to reply greedily to a prompt ``[1, tokens]``, each returning prompt and reply."""
+    base: Any, routed: Mapping[str, MoguModel], published: Callable[[Tensor, int, Any], Tensor], prompt: Tensor, new_tokens: int
+) -> dict[str, ReplyWay]:
+    """The ways to reply greedily to a prompt ``[1, tokens]``; each takes a streamer and returns prompt and reply.
+
+    Args:
+        base: the base model.
+        routed: for each handoff the routed model to use.
+        published: ``generate`` of the published procedure.
+        prompt: token ids.
+        new_tokens: length of the reply.
+    """
     greedy = {"attention_mask": torch.ones_like(prompt), "max_new_tokens": new_tokens, "do_sample": False}
+
+    def by_handoff(handoff: Handoff) -> ReplyWay:
+        return lambda streamer: routed[handoff].generate(prompt, handoff=handoff, routed_tokens=ROUTED_TOKENS, streamer=streamer, **greedy)
+
     return {
-        "base": lambda: base.generate(prompt, **greedy),
-        "continue": lambda: routed.generate(prompt, handoff="continue", routed_tokens=ROUTED_TOKENS, **greedy),
-        "recompute": lambda: routed.generate(prompt, handoff="recompute", routed_tokens=ROUTED_TOKENS, **greedy),
-        "published": lambda: published(prompt, new_tokens),
+        "base": lambda streamer: base.generate(prompt, streamer=streamer, **greedy),
+        "continue": by_handoff("continue"),
+        "recompute": by_handoff("recompute"),
+        "published": lambda streamer: published(prompt, new_tokens, streamer),
     }
 
 
@@ -153,18 +189,16 @@ def _step_finding(cache: int, times: Times) -> Finding:
     )
 
 
-def _reply_findings(prompt_tokens: int, new_tokens: int, times: Times) -> list[Finding]:
+def _reply_findings(prompt_tokens: int, new_tokens: int, rounds: dict[str, list[list[float]]]) -> list[Finding]:
     case = f"{prompt_tokens} + {new_tokens} tokens"
-    middle = medians(times)
-    # Round by round, as median_ratio does, but with that round's base prefill taken off.
-    rounds = zip(times["recompute"], times["prefill"], times["base"], strict=True)
-    less_prefill = statistics.median((reply - prefill) / base for reply, prefill, base in rounds)
-    note = {name: f"{seconds:.2f} s" for name, seconds in middle.items()}
+    seconds = {name: whole(turns) for name, turns in rounds.items()}
+    times_base = {name: one / seconds["base"] for name, one in seconds.items()}
+    note = {name: f"{one:.2f} s" for name, one in seconds.items()}
     return [
         Finding(
             "reply, continue",
             case,
-            median_ratio(times, "continue", "base"),
+            times_base["continue"],
             "× base",
             MOST,
             note=f"{note['continue']}, base {note['base']}",
@@ -172,13 +206,13 @@ def _reply_findings(prompt_tokens: int, new_tokens: int, times: Times) -> list[F
         Finding(
             "reply, recompute, less one base prefill",
             case,
-            less_prefill,
+            times_base["recompute"] - times_base["prefill"],
             "× base",
             MOST,
             note=f"{note['recompute']}, prefill {note['prefill']}",
         ),
-        Finding("reply, recompute, whole", case, median_ratio(times, "recompute", "base"), "× base"),
-        Finding("reply, published procedure", case, median_ratio(times, "published", "base"), "× base", note=note["published"]),
+        Finding("reply, recompute, whole", case, times_base["recompute"], "× base"),
+        Finding("reply, published procedure", case, times_base["published"], "× base", note=note["published"]),
     ]
 
 

@@ -1,4 +1,4 @@
-"""Clocks that are fair on a noisy machine: ways take turns, and are compared round by round.
+"""Clocks that are fair on a noisy machine: ways take turns, step by step or token by token, and are compared turn by turn.
 
 Knows callables and seconds; knows nothing of models.
 """
@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
+from greenlet import getcurrent, greenlet
 
 Ways = Mapping[str, Callable[[], object]]
 Times = dict[str, list[float]]
 """Seconds of each way in each round."""
+
+Pause = Callable[[], object]
+PausingWays = Mapping[str, Callable[[Pause], object]]
 
 
 def interleaved(ways: Ways, rounds: int, device: torch.device) -> Times:
@@ -27,6 +31,36 @@ def interleaved(ways: Ways, rounds: int, device: torch.device) -> Times:
     return times
 
 
+@torch.no_grad()  # what is entered and left by turns, such as generate's own no_grad, then always finds the same
+def taking_turns(ways: PausingWays, device: torch.device) -> Times:
+    """Run all ways at once, in one thread, one of them at a time: each goes on until it calls ``pause``.
+
+    A reply takes seconds, and within seconds a busy machine becomes half as fast or twice as fast again. Ways that change
+    places after each token share its moods.
+
+    Args:
+        ways: each is called with a function ``pause``.
+        device: waited for before a turn is over.
+
+    Returns:
+        Seconds of each turn of each way.
+    """
+    hub = getcurrent()
+    running = {name: greenlet(way) for name, way in ways.items()}
+    turns: Times = {name: [] for name in ways}
+    number = 0
+    while running:
+        names = list(running)
+        start = number % len(names)
+        for name in names[start:] + names[:start]:
+            one = running[name]
+            turns[name].append(_seconds(lambda one=one: one.switch() if one else one.switch(hub.switch), device))
+            if one.dead:
+                del running[name]
+        number += 1
+    return turns
+
+
 def _seconds(way: Callable[[], object], device: torch.device) -> float:
     _wait(device)
     start = time.perf_counter()
@@ -38,6 +72,11 @@ def _seconds(way: Callable[[], object], device: torch.device) -> float:
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def whole(rounds: Sequence[Sequence[float]]) -> float:
+    """Seconds of something done in turns: of each turn the median over rounds, added up."""
+    return sum(statistics.median(turn) for turn in zip(*rounds, strict=True))
 
 
 def median_ratio(times: Times, name: str, reference: str) -> float:

@@ -45,9 +45,9 @@ def test_every_way_took_every_turn(quick: dict[str, Any]) -> None:
     for one in quick["speed"]["steps"]:
         assert len(one["seconds"]["base"]) == len(one["seconds"]["routed"])
     for one in quick["speed"]["replies"]:
-        assert {name: len(seconds) for name, seconds in one["seconds"].items()} == dict.fromkeys(
-            ["base", "continue", "recompute", "published", "prefill"], 2
-        )
+        turns = {name: [len(turns) for turns in rounds] for name, rounds in one["seconds"].items()}
+        asked_and_replied = [one["new_tokens"] + 2] * 2  # a turn ends with the prompt, with each token, and with the end
+        assert turns == {**dict.fromkeys(["base", "continue", "recompute", "published"], asked_and_replied), "prefill": [1, 1]}
         assert all(len(tokens) == one["new_tokens"] for tokens in one["tokens"].values())
 
 
@@ -88,8 +88,8 @@ def test_published_procedure_equals_ours_in_float64() -> None:
     base = make_base(SMALL, CPU, torch.float64)
     routed, published = make_routed(twin(base)), make_published(base)
     for length in (3, 40):
-        ways = reply_ways(base, routed, published.generate, random_prompt(SMALL, length, CPU), 24)
-        replies = {name: way()[0, length:].tolist() for name, way in ways.items()}
+        ways = reply_ways(base, {"continue": routed, "recompute": routed}, published.generate, random_prompt(SMALL, length, CPU), 24)
+        replies = {name: way(None)[0, length:].tolist() for name, way in ways.items()}
         assert replies["published"] == replies["recompute"]
         assert len({tuple(replies[name]) for name in ("base", "continue", "recompute")}) == 3
 
