@@ -83,16 +83,17 @@ class DemoResult:
 def lab_recipe(base_folder: Path, output: Path, *, seed: int = 0) -> Recipe:
     """How the lab's model is hardened: the published settings, but for what its size asks for.
 
-    A model of a million parameters needs larger steps than one of seven thousand million, and is sooner overdone: a responder
-    trained too far no longer speaks, hence the earlier checkpoints. Which of them is taken is decided on the dev records.
+    A model of a million parameters needs larger steps than one of seven thousand million, above all to learn to refuse everything:
+    at 3e-4 its unwill responder still answers, and then there is nothing that a router could mix in. Rates and ``λ`` were
+    chosen on the dev split; which of the candidates is taken is decided on the dev records.
     """
     return recipe_from(
         {
             "model": {"base": str(base_folder)},
             "data": {"train": "the lab's own records"},
             "glad": {"learning_rate": 3e-4},
-            "unwill": {"learning_rate": 3e-4},
-            "choice": {"checkpoints": [0.25, 0.5, 0.75]},
+            "unwill": {"learning_rate": 2e-3},
+            "choice": {"weight_penalties": [0.25, 1.0]},
             "run": {"output": output, "seed": seed, "max_length": 256, "micro_batch_size": 16},
         },
         source="of the lab",
