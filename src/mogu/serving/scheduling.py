@@ -1,0 +1,80 @@
+"""What the scheduler does for routed requests: the handoff that reads anew, and carrying scores to the API.
+
+Knows vLLM's scheduler; knows nothing of layers or of the API.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import time
+from typing import Any
+
+from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.request import Request
+
+from mogu.serving.opening import FIELD
+from mogu.serving.worker import opening_of
+
+
+class RoutedScheduling:
+    """Mixed into vLLM's scheduler, whichever it is.
+
+    With ``recompute`` the handoff is a preemption after which the request has no adapter: vLLM frees its blocks, and reads
+    prompt and opening again in one pass, with the prefix cache of base requests. Sampling state, stop strings, grammars and
+    streaming go on untouched.
+    """
+
+    def schedule(self: Any, *args: Any, **kwargs: Any) -> Any:
+        """vLLM's step, after the handoffs that are due."""
+        for request in [one for one in self.running if _due(one)]:
+            self._hand_over(request)
+        return super().schedule(*args, **kwargs)  # type: ignore[misc]
+
+    def _hand_over(self: Any, request: Request) -> None:
+        self.running.remove(request)
+        self._preempt_request(request, time.monotonic())
+        request.num_preemptions -= 1  # for vLLM's metrics it is none
+        if self.log_stats:
+            request.events.pop()
+        request.next_decode_eligible_step = 0
+        request.lora_request = None
+        request.block_hashes.clear()
+        request.update_block_hashes()
+
+    def _update_after_schedule(self: Any, scheduler_output: Any) -> None:
+        super()._update_after_schedule(scheduler_output)  # type: ignore[misc]
+        for request_id in scheduler_output.num_scheduled_tokens:
+            request = self.requests[request_id]
+            opening = opening_of(request.sampling_params) if request.lora_request else None
+            # Asynchronous scheduling runs a step ahead of the tokens: the step after the opening has to wait for them.
+            if opening is not None and opening.handed_over(request.num_output_tokens + request.num_output_placeholders):
+                request.next_decode_eligible_step = sys.maxsize
+
+    def update_from_output(self: Any, scheduler_output: Any, model_runner_output: Any) -> Any:
+        """vLLM's results of a step, with the score of each routed prompt in its first and its last output."""
+        scores = getattr(model_runner_output, "mogu_scores", {})
+        requests = {one: self.requests.get(one) for one in scheduler_output.num_scheduled_tokens}  # finished ones are gone below
+        for request_id, score in scores.items():
+            if requests[request_id] is not None:
+                requests[request_id].mogu_score = score
+        results = super().update_from_output(scheduler_output, model_runner_output)  # type: ignore[misc]
+        for outputs in results.values():
+            for output in outputs.outputs:
+                score = getattr(requests.get(output.request_id), "mogu_score", None)
+                if score is not None and (output.request_id in scores or output.finished):
+                    output.kv_transfer_params = (output.kv_transfer_params or {}) | {FIELD: {"score": score}}
+        return results
+
+
+def _due(request: Request) -> bool:
+    opening = opening_of(request.sampling_params) if request.lora_request else None
+    return opening is not None and not request.num_output_placeholders and opening.handed_over(request.num_output_tokens)
+
+
+@functools.cache
+def with_routing(scheduler: type) -> type:
+    """A scheduler class of vLLM's with :class:`RoutedScheduling` in front of it."""
+    if not issubclass(scheduler, Scheduler):
+        return scheduler
+    return type(f"Routed{scheduler.__name__}", (RoutedScheduling, scheduler), {})
