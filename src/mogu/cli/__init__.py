@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from mogu.cli import calibrate, chat, compare, data, demo, generate, import_reference, info, reproduce, train
+from mogu.cli import calibrate, chat, compare, data, demo, generate, import_reference, info, reproduce, serve, train
 from mogu.cli.stopping import STOPPED_BY_USER
 from mogu.errors import MoguError
 
@@ -30,6 +30,7 @@ app.command()(calibrate.calibrate)
 app.command()(reproduce.reproduce)
 app.command()(generate.generate)
 app.command()(chat.chat)
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(serve.serve)
 app.command()(info.info)
 app.command("import-reference")(import_reference.import_reference)
 

@@ -1,0 +1,49 @@
+"""`mogu serve`: vLLM's OpenAI API server with hardened models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mogu.cli.loading import BaseModel
+
+
+def serve(
+    context: typer.Context,
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="Folder of a saved MoGU model. More may follow, of the same base model.")],
+    host: Annotated[str, typer.Option(help="Address to listen on. The default is this machine alone.")] = "127.0.0.1",
+    locked: Annotated[
+        bool, typer.Option("--locked", help="Refuse requests to the undefended base model, and requests that set dial, tokens or handoff.")
+    ] = False,
+    base_model: BaseModel = None,
+    show: Annotated[bool, typer.Option("--show", help="Print the command instead of running it.")] = False,
+) -> None:
+    """Serve hardened models with vLLM, under the names of their folders. Options of `vllm serve` are passed on.
+
+    Example: mogu serve safer-model --port 8000 --api-key SECRET --tensor-parallel-size 2
+    """
+    import os
+    import shlex
+    import sys
+
+    from mogu.serving.command import serve_arguments
+    from mogu.serving.plugin import check_version, installed_version
+
+    paths, options = _paths_first(context.args)
+    arguments = ["serve", *serve_arguments([path, *paths], base_model=base_model, host=host, options=options)]
+    if show:
+        print(shlex.join(["vllm", *arguments]))
+        return
+    check_version(installed_version())
+    if locked:
+        os.environ["MOGU_LOCKED"] = "1"
+    # In place of this process, so that signals and exit codes are vLLM's.
+    os.execv(sys.executable, [sys.executable, "-m", "vllm.entrypoints.cli.main", *arguments])
+
+
+def _paths_first(arguments: list[str]) -> tuple[list[Path], list[str]]:
+    """Further saved models, and from the first option on what is vLLM's."""
+    first = next((index for index, argument in enumerate(arguments) if argument.startswith("-")), len(arguments))
+    return [Path(argument) for argument in arguments[:first]], arguments[first:]

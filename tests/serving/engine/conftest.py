@@ -1,0 +1,80 @@
+"""A hardened model on the lab's base, whose responders and routers are random but strong, a plain LoRA, and vLLM engines.
+
+Needs vLLM (`make test-vllm`); elsewhere this folder is not collected.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from mogu import MoguConfig, MoguModel
+from mogu.chat import encode_prompt
+from mogu.hub import load_base, load_tokenizer
+from mogu.lab import build_base, prompts
+
+if importlib.util.find_spec("vllm") is None:
+    collect_ignore_glob = ["test_*.py"]
+
+os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+os.environ["VLLM_NO_USAGE_STATS"] = "1"
+VECTORS = Path(__file__).parents[4] / "shared" / "reference-vectors" / "llama"
+
+
+def hardened(base: str, folder: Path, seed: int, layers: list[int] | None = None) -> Path:
+    """A saved model on the lab's base that answers unlike it, and differently for every token: a strict test, not a defence."""
+    generator = torch.Generator().manual_seed(seed)
+    model = MoguModel.from_base(load_base(base), MoguConfig(base_model=base, layers=layers))
+    def randn(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    for layer in model.routed_layers:
+        for name in ("unwill", "glad"):
+            layer.set_responder(name, randn(8, layer.in_features) * 0.2, randn(layer.out_features, 8) * 0.2)
+        layer.set_router(randn(2, layer.in_features) * 0.5, randn(2))
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def base() -> str:
+    return str(build_base(progress=False))
+
+
+@pytest.fixture(scope="session")
+def tokenizer(base):
+    return load_tokenizer(base)
+
+
+@pytest.fixture(scope="session")
+def models(base, tmp_path_factory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("models")
+    return {"one": hardened(base, folder / "one", 1), "two": hardened(base, folder / "two", 2, layers=[1, 3])}
+
+
+@pytest.fixture(scope="session")
+def plain_lora(base, tmp_path_factory) -> Path:
+    torch.manual_seed(3)
+    targets = ["q_proj", "o_proj", "gate_proj", "down_proj"]
+    config = LoraConfig(r=8, target_modules=targets, init_lora_weights=False, task_type="CAUSAL_LM")
+    model = get_peft_model(load_base(base), config)
+    folder = tmp_path_factory.mktemp("lora") / "plain"
+    model.save_pretrained(str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def lab_prompts(tokenizer) -> list[list[int]]:
+    """200 prompts of mixed lengths: the lab's, of one to three turns."""
+    asked = [prompt.instruction for prompt in prompts("test")][::4][:200]
+    turns = [
+        [one for text in asked[index : index + 1 + index % 3] for one in ({"role": "user", "content": text}, {"role": "assistant", "content": "Good."})][:-1]
+        for index in range(len(asked))
+    ]
+    return [encode_prompt(tokenizer, conversation) for conversation in turns][:200]
