@@ -40,7 +40,7 @@ def serve(
     if locked:
         os.environ["MOGU_LOCKED"] = "1"
     # In place of this process, so that signals and exit codes are vLLM's.
-    os.execv(sys.executable, [sys.executable, "-m", "vllm.entrypoints.cli.main", *arguments])
+    os.execv(sys.executable, [sys.executable, "-m", "mogu.serving.launch", *arguments])
 
 
 def _paths_first(arguments: list[str]) -> tuple[list[Path], list[str]]:

@@ -108,3 +108,25 @@ def test_a_mixed_batch_under_pressure(base, library, folders, lab_prompts):
     again = ask(llm, asked, folders)  # now also from what the first round left in the cache
     compared(again, wanted, asked)
     assert metric(llm, "vllm:prefix_cache_hits") > 0
+
+
+@pytest.mark.parametrize("handoff", ["continue", "recompute"])
+def test_a_second_turn_does_not_reuse_the_first_answer_s_blocks(base, library, folders, lab_prompts, handoff):
+    """The answer was computed by the base model; as part of the next prompt it is routed, so its blocks must be read again."""
+    opening = (("handoff", handoff), ("routed_tokens", 2))
+    llm = engine(base, block_size=32, max_model_len=512)
+    first = [Asked(tuple(prompt), "one", opening) for prompt in lab_prompts[:8]]
+    parameters = SamplingParams(temperature=0, max_tokens=80, ignore_eos=True, extra_args={"mogu": dict(opening)})
+    lora = LoRARequest("one", sorted(folders).index("one") + 1, str(folders["one"]))
+    outputs = llm.generate([{"prompt_token_ids": list(one.prompt)} for one in first], parameters, lora_request=lora, use_tqdm=False)
+    second = [Asked(one.prompt + tuple(output.outputs[0].token_ids) + one.prompt[:9], "one", opening) for one, output in zip(first, outputs, strict=True)]
+    before = metric(llm, "vllm:prefix_cache_hits")
+    compared(ask(llm, second, folders), library.replies(second), second)
+    assert metric(llm, "vllm:prefix_cache_hits") > before  # of the prompts' own blocks
+
+
+def test_two_workers_answer_as_one(base, library, folders, lab_prompts, monkeypatch):
+    """Tensor parallelism: the router logits are reduced over the ranks before the gates."""
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")
+    asked = mixture(lab_prompts[:60], seed=2)
+    compared(ask(engine(base, tensor_parallel_size=2, max_model_len=512), asked, folders), library.replies(asked), asked)

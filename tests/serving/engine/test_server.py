@@ -1,0 +1,152 @@
+"""The OpenAI API of `mogu serve`, asked by the official client."""
+
+from __future__ import annotations
+
+import json
+
+import httpx
+import openai
+import pytest
+from expected import Asked, Library
+from serving_process import KEY, served
+
+from mogu.chat import encode_prompt
+from mogu.lab import prompts
+
+TEXTS = [prompt.instruction for prompt in prompts("test")][:40:5]
+
+
+@pytest.fixture(scope="module")
+def address(models, plain_lora, tmp_path_factory):
+    arguments = [str(models["one"]), str(models["two"]), "--lora-modules", f"plain={plain_lora}", "--enforce-eager", "--dtype", "float32"]
+    with served([*arguments, "--max-model-len", "512"], tmp_path_factory.mktemp("server") / "log") as (found, _):
+        yield found
+
+
+@pytest.fixture(scope="module")
+def client(address):
+    with openai.OpenAI(base_url=f"{address}/v1", api_key=KEY, max_retries=0) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def library(base, models, plain_lora, tokenizer):
+    return Library(base, models, plain_lora, tokenizer)
+
+
+def chat(client, text: str, model: str = "one", **options):
+    messages = [{"role": "user", "content": text}]
+    return client.chat.completions.create(model=model, messages=messages, temperature=0, max_tokens=24, **options)
+
+
+@pytest.fixture(scope="module")
+def expected(library, tokenizer):
+    """The library's reply as text, and its score."""
+
+    def reply(text: str, model: str | None = "one", **opening):
+        asked = Asked(tuple(encode_prompt(tokenizer, [{"role": "user", "content": text}])), model, tuple(opening.items()))
+        [(ids, score)] = library.replies([asked])
+        return tokenizer.decode(ids, skip_special_tokens=True), score
+
+    return reply
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_chat_reply_is_the_library_s(client, expected, text):
+    wanted, score = expected(text)
+    found = chat(client, text)
+    assert found.choices[0].message.content == wanted
+    assert found.model_extra["mogu"] == {"score": pytest.approx(score, abs=1e-4)}
+    assert not (found.model_extra or {}).get("kv_transfer_params")
+
+
+@pytest.mark.parametrize("opening", [{"dial": 2.0}, {"handoff": "continue"}, {"routed_tokens": 1}, {"routed_tokens": None}])
+def test_the_field_of_a_request(client, expected, opening):
+    wanted, score = expected(TEXTS[0], **opening)
+    found = chat(client, TEXTS[0], extra_body={"mogu": opening})
+    assert found.choices[0].message.content == wanted
+    assert found.model_extra["mogu"]["score"] == pytest.approx(score, abs=1e-4)
+
+
+def test_a_stream_says_the_score_once(client, expected):
+    wanted, score = expected(TEXTS[1])
+    events = list(chat(client, TEXTS[1], stream=True))
+    assert "".join(event.choices[0].delta.content or "" for event in events) == wanted
+    scores = [event.model_extra["mogu"]["score"] for event in events if "mogu" in (event.model_extra or {})]
+    assert scores == [pytest.approx(score, abs=1e-4)]
+
+
+def test_completions_of_several_prompts_have_several_scores(client, expected, tokenizer):
+    rows = [encode_prompt(tokenizer, [{"role": "user", "content": text}]) for text in TEXTS[:3]]
+    found = client.completions.create(model="two", prompt=rows, temperature=0, max_tokens=24)
+    wanted = [expected(text, "two") for text in TEXTS[:3]]
+    assert [choice.text for choice in found.choices] == [text for text, _ in wanted]
+    assert found.model_extra["mogu"] == {"scores": [pytest.approx(score, abs=1e-4) for _, score in wanted]}
+
+
+@pytest.mark.parametrize("model", ["plain", "base"])
+def test_other_models_of_the_server_answer_as_they_are(client, expected, base, model):
+    wanted, _ = expected(TEXTS[2], None if model == "base" else model)
+    found = chat(client, TEXTS[2], base if model == "base" else model)
+    assert found.choices[0].message.content == wanted
+    assert "mogu" not in (found.model_extra or {})
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"dial": "high"}, "mogu.dial"),
+        ({"dial": None, "routed_tokens": -1}, "mogu.routed_tokens"),
+        ({"routed_tokens": 2.5}, "mogu.routed_tokens"),
+        ({"handoff": "never"}, "mogu.handoff"),
+        ({"strength": 1}, "mogu.strength"),
+        ([1], "mogu is list"),
+        ("[", "mogu is str"),
+    ],
+)
+def test_wrong_values_are_answered_with_400(client, asked, said):
+    with pytest.raises(openai.BadRequestError) as raised:
+        chat(client, TEXTS[0], extra_body={"mogu": asked})
+    assert said in str(raised.value)
+
+
+def test_the_field_needs_a_mogu_model(client):
+    with pytest.raises(openai.BadRequestError, match="not a MoGU model"):
+        chat(client, TEXTS[0], "plain", extra_body={"mogu": {"dial": 1.0}})
+
+
+def test_faults_of_the_request_keep_their_own_answers(client, address):
+    with pytest.raises(openai.BadRequestError):
+        chat(client, "word " * 3000)
+    for key in (None, "wrong"):
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        assert httpx.post(f"{address}/v1/chat/completions", headers=headers, json={"mogu": {"dial": "x"}}).status_code == 401
+    with pytest.raises(openai.NotFoundError):
+        chat(client, TEXTS[0], "nobody")
+    for body in (b'{"mogu": ', b'[{"mogu": 1}]', b'{"model": "one", "mogu": null}', b'{"mogu": 1, "vllm_xargs": 3}'):
+        answer = httpx.post(f"{address}/v1/chat/completions", content=body, headers={"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"})
+        assert answer.status_code in (400, 422), answer.text
+    assert chat(client, TEXTS[0]).choices[0].message.content
+
+
+def test_metrics_count_routed_requests_and_scores(client, address):
+    def counted(name: str) -> float:
+        text = httpx.get(f"{address}/metrics").text
+        return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(f'{name}{{model_name="one"}}'))
+
+    before = counted("mogu:routed_requests_total"), counted("mogu:malicious_score_count"), counted("mogu:malicious_score_sum")
+    scores = [chat(client, text).model_extra["mogu"]["score"] for text in TEXTS[:3]]
+    chat(client, TEXTS[0], "plain")
+    after = counted("mogu:routed_requests_total"), counted("mogu:malicious_score_count"), counted("mogu:malicious_score_sum")
+    assert [one - other for one, other in zip(after, before, strict=True)] == [3, 3, pytest.approx(sum(scores))]
+
+
+def test_a_locked_server_answers_with_its_models_alone(models, base, tmp_path):
+    with (
+        served([str(models["one"]), "--locked", "--enforce-eager", "--dtype", "float32", "--max-model-len", "512"], tmp_path / "log") as (address, _),
+        openai.OpenAI(base_url=f"{address}/v1", api_key=KEY, max_retries=0) as client,
+    ):
+        assert chat(client, TEXTS[0]).model_extra["mogu"]["score"] > 0
+        for model, extra in ((base, {}), ("one", {"mogu": {"dial": -9.0}}), ("one", {"vllm_xargs": {"mogu": json.dumps({"dial": -9.0})}})):
+            with pytest.raises(openai.BadRequestError, match="locked"):
+                chat(client, TEXTS[0], model, extra_body=extra)
