@@ -23,7 +23,12 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):
 
     def update_metadata(self, mapping: Any, lora_index_to_id: Any, max_loras: int, vocab_size: int, **kwargs: Any) -> None:
         """Take the step's mapping of tokens to slots, and sort the tokens by slot."""
-        super().update_metadata(mapping, lora_index_to_id, max_loras, vocab_size, **kwargs)
+        # Not vLLM's runs of equal indices, which it has room for one a request: a routed request can have two in a step.
+        self._update_base_metadata(mapping, lora_index_to_id, max_loras, vocab_size)
+        self.group()
+
+    def group(self) -> None:
+        """Sort the step's tokens by slot."""
         indices = self.token_lora_indices
         self.groups = [(int(slot), torch.nonzero(indices == slot)[:, 0]) for slot in torch.unique(indices) if slot >= 0]
         self.no_lora = not self.groups

@@ -1,0 +1,123 @@
+"""What of vLLM's the plugin replaces is still what it was made for. A failure here names the seam that a new version has moved."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import pytest
+import torch
+import vllm.entrypoints.launchers.app as app_module
+import vllm.lora.utils as lora_utils
+import vllm.v1.core.kv_cache_utils as kv_cache_utils
+from vllm.config.scheduler import SchedulerConfig
+from vllm.lora.layers import RowParallelLinearWithLoRA
+from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
+from vllm.lora.worker_manager import WorkerLoRAManager
+from vllm.platforms import current_platform
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.engine import EngineCoreOutput
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.input_processor import InputProcessor
+from vllm.v1.request import Request
+from vllm.v1.worker.gpu_input_batch import InputBatch
+from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+from vllm.v1.worker.lora_model_runner_mixin import LoRAModelRunnerMixin
+
+from mogu.errors import ConfigError
+from mogu.serving.cpu import GroupedPunicaWrapper
+from mogu.serving.layer import RoutedRowParallelLinear
+from mogu.serving.plugin import check_version, installed_version, register
+from mogu.serving.scheduling import RoutedScheduling, with_routing
+
+PACKAGE = Path(inspect.getfile(RoutedRowParallelLinear)).parent
+
+
+@pytest.fixture(scope="module", autouse=True)
+def installed():
+    register()
+    register()  # vLLM may call it more than once in a process
+
+
+def parameters(function) -> list[str]:
+    return list(inspect.signature(inspect.unwrap(function)).parameters)
+
+
+def source(of) -> str:
+    return inspect.getsource(inspect.unwrap(of))
+
+
+def test_the_plugin_is_in_place_once():
+    assert lora_utils._all_lora_classes[0] is RoutedRowParallelLinear
+    assert lora_utils._all_lora_classes.count(RoutedRowParallelLinear) == 1
+    assert "_all_lora_classes" in source(lora_utils.from_layer)
+    for replaced in (
+        WorkerLoRAManager._load_adapter,
+        LoRAModelRunnerMixin.set_active_loras,
+        GPUModelRunner.sample_tokens,
+        kv_cache_utils.generate_block_hash_extra_keys,
+        SchedulerConfig.get_scheduler_cls,
+        InputProcessor.process_inputs,
+        app_module.init_entrypoints_middleware,
+        AsyncLLM.generate,
+    ):
+        assert replaced.__module__.startswith("vllm.")  # it goes under vLLM's name,
+        assert replaced.__code__.co_filename.startswith(str(PACKAGE))  # and is ours,
+        assert not replaced.__wrapped__.__code__.co_filename.startswith(str(PACKAGE))  # once
+
+
+def test_the_names_and_arguments_that_are_relied_on():
+    assert parameters(WorkerLoRAManager._load_adapter) == ["self", "lora_request"]
+    assert parameters(LoRAModelRunnerMixin.set_active_loras) == ["self", "input_batch", "num_scheduled_tokens", "num_sampled_tokens", "mapping_type"]
+    assert parameters(LoRAModelRunnerMixin._set_active_loras) == ["self", "prompt_lora_mapping", "token_lora_mapping", "lora_requests", "mapping_type"]
+    assert parameters(GPUModelRunner.sample_tokens) == ["self", "grammar_output"]
+    assert parameters(kv_cache_utils.generate_block_hash_extra_keys) == ["request", "start_token_idx", "end_token_idx", "start_mm_idx"]
+    assert parameters(InputProcessor.process_inputs)[:4] == ["self", "request_id", "prompt", "params"]
+    assert parameters(app_module.init_entrypoints_middleware) == ["args", "app", "supported_tasks"]
+    assert parameters(Scheduler._preempt_request)[:3] == ["self", "request", "timestamp"]
+    assert parameters(RowParallelLinearWithLoRA._apply_lora_to_output) == ["self", "x", "output"]
+    assert "request_lora_mapping" in source(InputBatch.make_lora_inputs)
+    assert "set_active_loras" in source(GPUModelRunner._prepare_inputs)
+    assert "init_entrypoints_middleware" in source(app_module.build_app)
+    assert "generate_block_hash_extra_keys" in source(kv_cache_utils.get_request_block_hasher)
+    assert "kv_transfer_params" in EngineCoreOutput.__struct_fields__
+    assert "next_decode_eligible_step" in source(Scheduler.schedule)
+    for name in ("lora_request", "block_hashes", "num_output_placeholders", "num_preemptions", "next_decode_eligible_step", "events"):
+        assert f"self.{name}" in source(Request.__init__), name
+    assert "self.waiting.prepend_request(request)" in source(Scheduler._preempt_request)
+    assert "PREEMPTED, timestamp" in source(Scheduler._preempt_request)  # the event that a handoff takes back
+
+
+def test_the_scheduler_is_vllm_s_own_with_routing_in_front():
+    for scheduler in (Scheduler, AsyncScheduler):
+        routed = with_routing(scheduler)
+        assert routed.__mro__[1:3] == (RoutedScheduling, scheduler)
+        assert with_routing(scheduler) is routed
+    configured = SchedulerConfig.default_factory()
+    assert issubclass(configured.get_scheduler_cls(), RoutedScheduling)
+
+
+def test_on_a_cpu_adapters_are_applied_to_their_own_tokens():
+    """What the plugin puts in the place of vLLM's PyTorch path, and why: vLLM's own gives the last slot's to tokens that have none."""
+    assert current_platform.get_punica_wrapper() == "mogu.serving.cpu.GroupedPunicaWrapper"
+    torch.manual_seed(0)
+    x, matrices = torch.randn(6, 8), torch.randn(2, 1, 4, 8)
+    indices = torch.tensor([1, -1, 0, 0, 1, -1])
+    wanted = torch.stack([matrices[i, 0].double() @ one.double() if i >= 0 else torch.zeros(4).double() for i, one in zip(indices, x, strict=True)])
+    for kind, right in ((GroupedPunicaWrapper, True), (PunicaWrapperCPU, False)):
+        wrapper = kind(16, 8, "cpu")
+        wrapper.indices_len[0] = 6
+        wrapper._token_lora_indices[:6] = indices
+        wrapper.is_prefill = True
+        wrapper.group() if right else wrapper._update_prefill_metadata(indices)
+        y = torch.zeros(1, 6, 4)
+        wrapper.add_shrink(y, x, (matrices,), 1.0)
+        assert torch.allclose(y[0].double(), wanted, atol=1e-5) == right
+
+
+def test_the_supported_versions_are_checked():
+    check_version(installed_version())
+    for version in ("0.31.2", "0.33.0", "1.0"):
+        with pytest.raises(ConfigError, match=version):
+            check_version(version)
