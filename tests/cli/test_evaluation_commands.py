@@ -108,6 +108,9 @@ def test_reproduce_lists_its_steps_and_names_missing_data(tmp_path: Path) -> Non
     assert all(step in listed.stdout for step in ("data", "glad", "unwill", "router", "baselines", "comparison", "report"))
     assert "tiiuae/falcon-7b-instruct" in listed.stdout
     assert "Nothing was downloaded, trained or written." in listed.stdout
+    judged = json.loads(mogu("reproduce", "falcon-7b", "--judge", "openai/gpt-4o", "--dry-run", "--json").stdout)
+    assert "calls of the judge" in judged["steps"][5]["cost"]
+    assert "the judge openai/gpt-4o" in judged["steps"][5]["inputs"]
     missing = mogu("reproduce", "falcon-7b", "--out", str(tmp_path / "out"))
     assert missing.returncode == 2
     assert "advbench" in missing.stderr
