@@ -28,6 +28,7 @@ from mogu.generation import left_pad, routed_generate
 from mogu.hub import fetch_model_folder, load_base, load_tokenizer, push_folder
 from mogu.layers import ROUTING_MODES, RoutedLinear, RoutingMode, RoutingState
 from mogu.saved import (
+    CARD_FILE,
     CONFIG_FILE,
     RESPONDERS,
     ROUTER_FILE,
@@ -200,7 +201,7 @@ class MoguModel(nn.Module):
             write_adapter(folder / name, self.responder(name), base_model=self.mogu_config.base_model, fan_in_fan_out=fan_in_fan_out)
         routers = {one.layer: layer.folded_router() for one, layer in zip(self._projections, self._layers, strict=True)}
         write_routers(folder / ROUTER_FILE, routers)
-        (folder / "README.md").write_text(card or plain_card(self.mogu_config), encoding="utf-8")
+        (folder / CARD_FILE).write_text(card or plain_card(self.mogu_config), encoding="utf-8")
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None, card: str | None = None) -> str:
         """Upload what :meth:`save_pretrained` writes to a repository of the hub, made if it is missing; returns its URL.

@@ -100,6 +100,7 @@ def test_calibrate_prints_what_it_buys_and_writes_on_request(saved_model: Path, 
     written = json.loads(mogu(*options, "--write", "--json").stdout)
     assert written["written"] is True
     assert json.loads((model / "mogu_config.json").read_text())["dial"] == written["chosen"]["dial"]
+    assert f"dial {written['chosen']['dial']:g}\n" in (model / "README.md").read_text()
 
 
 def test_reproduce_lists_its_steps_and_names_missing_data(tmp_path: Path) -> None:
