@@ -5,7 +5,14 @@ Knows the config and what measurements it is handed; measures nothing itself.
 
 from __future__ import annotations
 
+import re
+
 from mogu.config import MoguConfig
+
+CALIBRATED = "## Calibrated"
+_DIAL = re.compile(r"^(- routing for .*, dial )\S+$", re.MULTILINE)
+_CALIBRATED = re.compile(rf"^{CALIBRATED}\n.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
+_LIMITS = re.compile(r"^## Limits$", re.MULTILINE)
 
 
 def plain_card(config: MoguConfig, *, data: str = "", results: str = "") -> str:
@@ -59,3 +66,17 @@ def plain_card(config: MoguConfig, *, data: str = "", results: str = "") -> str:
             "",
         ]
     )
+
+
+def recalibrated_card(card: str, dial: float, results: str) -> str:
+    """A card after its model's dial was chosen anew: the settings say the new dial, a section what was measured at it, the rest is kept.
+
+    Args:
+        card: the card; a section of an earlier calibration gives way to the new one.
+        dial: the new dial.
+        results: what was measured at it, as Markdown.
+    """
+    card = _DIAL.sub(lambda line: f"{line[1]}{dial:g}", _CALIBRATED.sub("", card))
+    limits = _LIMITS.search(card)
+    before, after = (card[: limits.start()], card[limits.start() :]) if limits is not None else (card, "")
+    return f"{before.rstrip()}\n\n{CALIBRATED}\n\n{results.strip()}\n" + (f"\n{after}" if after else "")

@@ -5,39 +5,29 @@ Knows the base model, its routed layers and the saved layout; knows nothing of t
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal, Self, cast
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pipelines.base import SUPPORTED_PEFT_TASKS
-from transformers.pytorch_utils import Conv1D
 
-from mogu.architectures import Projection, compute_device, compute_dtype, find_output_projections
+from mogu.architectures import Projection
 from mogu.atomic import atomic_folder
-from mogu.card import plain_card
-from mogu.chat import Conversation, encode_prompt
-from mogu.config import BaseShape, Handoff, MoguConfig
-from mogu.errors import ConfigError, ModelFileError
-from mogu.generation import left_pad, routed_generate
-from mogu.hub import fetch_model_folder, load_base, load_tokenizer, push_folder
+from mogu.chat import Conversation
+from mogu.config import Handoff, MoguConfig
+from mogu.errors import ConfigError
+from mogu.generation import routed_generate
+from mogu.hub import fetch_model_folder, load_tokenizer, push_folder
 from mogu.layers import ROUTING_MODES, RoutedLinear, RoutingMode, RoutingState
-from mogu.saved import (
-    CONFIG_FILE,
-    RESPONDERS,
-    ROUTER_FILE,
-    Adapter,
-    read_adapter,
-    read_config,
-    read_routers,
-    write_adapter,
-    write_routers,
-)
+from mogu.saved import CONFIG_FILE, Adapter, read_config
+from mogu.scoring import malicious_score, score_prompts
+from mogu.storing import Responder, base_for, read_into, responder_of, take_responder, write_into
+from mogu.wrapping import find_projections, route, shape_of, unroute
 
 _MODEL_DEFAULT: Any = object()
 """Stands for "as the model's config says" where ``None`` has a meaning of its own."""
@@ -86,14 +76,8 @@ class MoguModel(nn.Module):
     def __init__(self, base_model: PreTrainedModel, config: MoguConfig | None = None) -> None:
         super().__init__()
         config = (config or MoguConfig()).model_copy(deep=True)
-        if any(isinstance(module, RoutedLinear) for module in base_model.modules()):
-            raise ConfigError(
-                "The base model is routed already", expected="a plain base model", action="call detach() on the old MoguModel"
-            )
-        projections = find_output_projections(base_model, config.output_projection, config.layers)
-        _check_shape(base_model, config)
-        _check_rank(projections, config.rank)
-        config.base_shape = _shape_of(base_model)
+        self._projections = find_projections(base_model, config)
+        config.base_shape = shape_of(base_model)
         if config.base_model is None:
             config.base_model = base_model.name_or_path or None
         if config.base_revision is None:
@@ -103,23 +87,9 @@ class MoguModel(nn.Module):
         self.prompt_weights = None
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._state = RoutingState()
-        self._projections = projections
         self._required_grad = [name for name, parameter in base_model.named_parameters() if parameter.requires_grad]
         base_model.requires_grad_(False)
-        layers = []
-        for projection in projections:
-            layer = RoutedLinear(
-                projection.module,
-                projection.in_features,
-                projection.out_features,
-                config,
-                self._state,
-                dtype=compute_dtype(projection.module, base_model),
-                device=compute_device(projection.module),
-            )
-            _put(base_model, projection.name, layer)
-            layers.append(layer)
-        self._layers = layers
+        self._layers = route(base_model, self._projections, config, self._state)
         self.train(base_model.training)
 
     @classmethod
@@ -147,19 +117,7 @@ class MoguModel(nn.Module):
         """
         folder = fetch_model_folder(str(path_or_hub_id), marker=CONFIG_FILE)
         config = read_config(folder)
-        if not isinstance(base_model, PreTrainedModel):
-            source = str(base_model or config.base_model or "")
-            if not source:
-                raise ModelFileError(f"{folder} names no base model", expected="its hub id or folder", action="pass base_model=...")
-            revision = config.base_revision if base_model is None else None
-            base_model = load_base(source, revision=revision, **model_kwargs)
-        elif model_kwargs:
-            raise ConfigError(
-                f"A loaded base model was given together with {', '.join(model_kwargs)}",
-                expected="model arguments only where from_pretrained loads the base model",
-                action="pass them where you load it",
-            )
-        model = cls(base_model, config)
+        model = cls(base_for(folder, config, base_model, **model_kwargs), config)
         try:
             model.load_responders_and_routers(folder)
         except BaseException:
@@ -173,12 +131,7 @@ class MoguModel(nn.Module):
         Raises:
             ModelFileError: something is missing, broken or of another shape, rank or number of layers.
         """
-        adapters = {name: read_adapter(folder / name) for name in RESPONDERS}
-        routers = read_routers(folder / ROUTER_FILE, [one.layer for one in self._projections], self._projections[0].in_features)
-        for name, adapter in adapters.items():
-            self.set_responder(name, adapter)
-        for projection, layer in zip(self._projections, self._layers, strict=True):
-            layer.set_router(*routers[projection.layer])
+        read_into(self._routed, self.mogu_config, folder)
 
     def save_pretrained(self, path: str | Path, *, card: str | None = None, **_: Any) -> None:
         """Write config, responders, folded routers and model card; the base model is referred to, not copied.
@@ -191,16 +144,7 @@ class MoguModel(nn.Module):
             MoguError: the folder exists and is not ours, or cannot be written.
         """
         with atomic_folder(Path(path), marker=CONFIG_FILE) as folder:
-            self._write(folder, card)
-
-    def _write(self, folder: Path, card: str | None) -> None:
-        (folder / CONFIG_FILE).write_text(self.mogu_config.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        fan_in_fan_out = isinstance(self._projections[0].module, Conv1D)
-        for name in RESPONDERS:
-            write_adapter(folder / name, self.responder(name), base_model=self.mogu_config.base_model, fan_in_fan_out=fan_in_fan_out)
-        routers = {one.layer: layer.folded_router() for one, layer in zip(self._projections, self._layers, strict=True)}
-        write_routers(folder / ROUTER_FILE, routers)
-        (folder / "README.md").write_text(card or plain_card(self.mogu_config), encoding="utf-8")
+            write_into(folder, self._routed, self.mogu_config, card)
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None, card: str | None = None) -> str:
         """Upload what :meth:`save_pretrained` writes to a repository of the hub, made if it is missing; returns its URL.
@@ -209,48 +153,24 @@ class MoguModel(nn.Module):
             MoguError: the hub cannot be reached, or refuses.
         """
         with TemporaryDirectory() as scratch:
-            self._write(Path(scratch), card)
+            write_into(Path(scratch), self._routed, self.mogu_config, card)
             return push_folder(Path(scratch), repo_id, private=private, token=token)
 
-    def responder(self, name: Literal["unwill", "glad"]) -> Adapter:
+    def responder(self, name: Responder) -> Adapter:
         """The responder ``"unwill"`` or ``"glad"`` as a LoRA, copied out of the fused layers."""
-        weights = {one.name: layer.responder(name) for one, layer in zip(self._projections, self._layers, strict=True)}
-        return Adapter(weights, self.mogu_config.rank, self.mogu_config.lora_alpha)
+        return responder_of(self._routed, self.mogu_config, name)
 
-    def set_responder(self, name: Literal["unwill", "glad"], adapter: Adapter) -> None:
+    def set_responder(self, name: Responder, adapter: Adapter) -> None:
         """Take over a responder.
 
         Raises:
             ModelFileError: it was made for another base model: its rank, its scaling, its modules or shapes differ.
         """
-        config = self.mogu_config
-        if (adapter.rank, adapter.lora_alpha) != (config.rank, config.lora_alpha):
-            raise ModelFileError(
-                f"The {name} responder has rank {adapter.rank} and alpha {adapter.lora_alpha:g}",
-                expected=f"rank {config.rank} and alpha {config.lora_alpha:g}",
-                action="use the responder that belongs to this model, or set rank and lora_alpha in the config",
-            )
-        names = [projection.name for projection in self._projections]
-        if set(adapter.weights) != set(names):
-            raise ModelFileError(
-                f"The {name} responder adapts {len(adapter.weights)} modules ({', '.join(sorted(adapter.weights)[:2])}, …)",
-                expected=f"{len(names)} modules ({', '.join(names[:2])}, …)",
-                action="use a responder of this base model",
-            )
-        for projection, layer in zip(self._projections, self._layers, strict=True):
-            lora_a, lora_b = adapter.weights[projection.name]
-            if lora_a.shape != (config.rank, layer.in_features) or lora_b.shape != (layer.out_features, config.rank):
-                raise ModelFileError(
-                    f"The {name} responder has A {list(lora_a.shape)} and B {list(lora_b.shape)} for {projection.name}",
-                    expected=f"A {[config.rank, layer.in_features]} and B {[layer.out_features, config.rank]}",
-                    action="use a responder of this base model",
-                )
-            layer.set_responder(name, lora_a, lora_b)
+        take_responder(self._routed, self.mogu_config, name, adapter)
 
     def detach(self) -> PreTrainedModel:
         """Put the plain projections back and return the base model as it was; this object is then of no more use."""
-        for projection in self._projections:
-            _put(self.base_model, projection.name, projection.module)
+        unroute(self.base_model, self._projections)
         for name, parameter in self.base_model.named_parameters():
             parameter.requires_grad_(name in self._required_grad)
         return self.base_model
@@ -258,6 +178,10 @@ class MoguModel(nn.Module):
     def get_base_model(self) -> PreTrainedModel:
         """The base model, its projections still routed (the name that PEFT uses)."""
         return self.base_model
+
+    @property
+    def _routed(self) -> list[tuple[Projection, RoutedLinear]]:
+        return list(zip(self._projections, self._layers, strict=True))
 
     @property
     def routed_layers(self) -> list[RoutedLinear]:
@@ -351,9 +275,8 @@ class MoguModel(nn.Module):
     @property
     def prompt_scores(self) -> Tensor | None:
         """Malicious score ``[batch]`` of the prompts of the last :meth:`generate`; ``None`` where that was not routed."""
-        return None if self.prompt_weights is None else _malicious_score(self.prompt_weights)
+        return None if self.prompt_weights is None else malicious_score(self.prompt_weights)
 
-    @torch.no_grad()
     def score(self, prompts: str | Sequence[str | Conversation], *, batch_size: int = 8) -> Tensor:
         """How malicious the model finds each prompt, in [0, 1]: the unwill share at the last prompt token.
 
@@ -367,31 +290,7 @@ class MoguModel(nn.Module):
         Raises:
             ChatTemplateError: the tokenizer has no chat template.
         """
-        conversations: Sequence[str | Conversation] = [prompts] if isinstance(prompts, str) else prompts
-        ids = [encode_prompt(self.tokenizer, prompt) for prompt in conversations]
-        pad = self.tokenizer.pad_token_id
-        scores = []
-        was_training = self.training
-        self.eval()
-        try:
-            with self.routing("on"):
-                for start in range(0, len(ids), batch_size):
-                    batch = left_pad(ids[start : start + batch_size], pad if pad is not None else 0, self.device)
-                    self.base_model(**batch, **self._prefill_options(batch["attention_mask"]))
-                    scores.append(_malicious_score(self.last_token_weights()).cpu())
-        finally:
-            self.train(was_training)
-        return torch.cat(scores) if scores else torch.zeros(0)
-
-    def _prefill_options(self, attention_mask: Tensor) -> dict[str, Any]:
-        options = {
-            # Padding on the left: a token's position counts the real tokens before it.
-            "position_ids": (attention_mask.cumsum(-1) - 1).clamp(min=0),
-            "logits_to_keep": 1,
-            "use_cache": False,
-        }
-        accepted = inspect.signature(self.base_model.forward).parameters
-        return {name: value for name, value in options.items() if name in accepted}
+        return score_prompts(self, [prompts] if isinstance(prompts, str) else prompts, batch_size)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The base model's forward pass, in the mode that is set."""
@@ -456,39 +355,3 @@ class MoguModel(nn.Module):
             if name == "base_model":  # not set yet: looking it up on itself would never end
                 raise
             return getattr(self.base_model, name)
-
-
-def _malicious_score(weights: dict[str, Tensor]) -> Tensor:
-    """``α/(α+β)``, averaged over layers: ``[layers, batch]`` each gives ``[batch]``."""
-    return (weights["unwill"] / (weights["unwill"] + weights["glad"])).mean(0)
-
-
-def _put(model: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, attribute = name.rpartition(".")
-    setattr(model.get_submodule(parent), attribute, module)
-
-
-def _shape_of(model: PreTrainedModel) -> BaseShape:
-    text_config = model.config.get_text_config()
-    return BaseShape(model_type=model.config.model_type, layers=text_config.num_hidden_layers, width=text_config.hidden_size)
-
-
-def _check_shape(model: PreTrainedModel, config: MoguConfig) -> None:
-    found = _shape_of(model)
-    if config.base_shape is not None and config.base_shape != found:
-        wanted = config.base_shape
-        raise ModelFileError(
-            f"The base model is a {found.model_type} of {found.layers} layers and width {found.width}",
-            expected=f"the base model it was trained on: a {wanted.model_type} of {wanted.layers} layers and width {wanted.width}",
-            action=f"load {config.base_model or 'that model'}, or pass another base_model",
-        )
-
-
-def _check_rank(projections: list[Projection], rank: int) -> None:
-    narrowest = min(min(projection.in_features, projection.out_features) for projection in projections)
-    if rank > narrowest:
-        raise ConfigError(
-            f"The config asks for LoRA of rank {rank} on projections of width {narrowest}",
-            expected=f"a rank of at most {narrowest}",
-            action="choose a smaller rank (8 is the published one), or check that this is the right base model",
-        )

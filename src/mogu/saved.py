@@ -22,6 +22,7 @@ from mogu.errors import ModelFileError
 
 CONFIG_FILE = "mogu_config.json"
 ROUTER_FILE = "router.safetensors"
+CARD_FILE = "README.md"
 RESPONDERS: tuple[Literal["unwill", "glad"], ...] = ("unwill", "glad")
 PEFT_PREFIX = "base_model.model."
 
@@ -58,11 +59,21 @@ def read_config(folder: Path) -> MoguConfig:
     return MoguConfig.from_json(_read_text(file), str(file))
 
 
+def read_card(folder: Path) -> str | None:
+    """The model card of a saved model, or ``None`` where there is none.
+
+    Raises:
+        ModelFileError: it is not text.
+    """
+    file = folder / CARD_FILE
+    return _read_text(file) if file.is_file() else None
+
+
 def _read_text(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ModelFileError(f"{file} is not UTF-8 text", expected="a JSON file", action="copy the file again") from error
+        raise ModelFileError(f"{file} is not UTF-8 text", expected="the file as it was saved", action="copy the file again") from error
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:

@@ -100,6 +100,7 @@ def test_calibrate_prints_what_it_buys_and_writes_on_request(saved_model: Path, 
     written = json.loads(mogu(*options, "--write", "--json").stdout)
     assert written["written"] is True
     assert json.loads((model / "mogu_config.json").read_text())["dial"] == written["chosen"]["dial"]
+    assert f"dial {written['chosen']['dial']:g}\n" in (model / "README.md").read_text()
 
 
 def test_reproduce_lists_its_steps_and_names_missing_data(tmp_path: Path) -> None:
@@ -108,6 +109,9 @@ def test_reproduce_lists_its_steps_and_names_missing_data(tmp_path: Path) -> Non
     assert all(step in listed.stdout for step in ("data", "glad", "unwill", "router", "baselines", "comparison", "report"))
     assert "tiiuae/falcon-7b-instruct" in listed.stdout
     assert "Nothing was downloaded, trained or written." in listed.stdout
+    judged = json.loads(mogu("reproduce", "falcon-7b", "--judge", "openai/gpt-4o", "--dry-run", "--json").stdout)
+    assert "calls of the judge" in judged["steps"][5]["cost"]
+    assert "the judge openai/gpt-4o" in judged["steps"][5]["inputs"]
     missing = mogu("reproduce", "falcon-7b", "--out", str(tmp_path / "out"))
     assert missing.returncode == 2
     assert "advbench" in missing.stderr

@@ -11,6 +11,7 @@ import pytest
 
 from mogu.chat import Conversation
 from mogu.defenses import DefendedReply, Defense, Subject
+from mogu.errors import DataError, MoguError
 from mogu.evaluation.batching import Answered, Batcher, Request
 from mogu.replies import ReplySettings
 
@@ -33,6 +34,8 @@ class Echo:
             assert self.gate.wait(timeout=30)
         else:
             self.batches.append(words)
+        if "refuse" in words:
+            raise DataError("This cannot be answered", expected="another word", action="ask something else")
         if "fail" in words:
             raise ArithmeticError("as asked")
         return [DefendedReply(f"{word} {settings.max_new_tokens}", 1, True) for word in words]
@@ -56,7 +59,7 @@ def answers(batcher: Batcher, requests: list[Request], waiter: Asker) -> list[An
     async def one(number: int, request: Request) -> None:
         try:
             results[number] = await batcher.answer(request)
-        except ArithmeticError as error:
+        except (ArithmeticError, MoguError) as error:
             results[number] = error
 
     async def all_of_them() -> None:
@@ -96,6 +99,21 @@ def test_an_error_reaches_its_own_batch_and_the_queue_goes_on(asker: Asker) -> N
     assert [isinstance(one, ArithmeticError) for one in given] == [True, True, False]
     [again] = answers(batcher, [asker("c")], asker)  # and from another event loop
     assert again.reply.text == "c 1"
+
+
+def test_a_fault_of_ours_is_its_own_conversations_alone(asker: Asker) -> None:
+    words = ["a", "b", "refuse", "c", "d", "refuse"]
+    given = answers(Batcher(), [asker(word, batch_size=6) for word in words], asker)
+    assert [one.reply.text if isinstance(one, Answered) else type(one).__name__ for one in given] == [
+        "a 1",
+        "b 1",
+        "DataError",
+        "c 1",
+        "d 1",
+        "DataError",
+    ]
+    # Halves of halves: what answers is answered together where no fault is in it.
+    assert [batch for batch in asker.echo.batches if "refuse" not in batch] == [["a"], ["b"], ["c"], ["d"]]
 
 
 def test_who_left_is_not_answered(asker: Asker) -> None:

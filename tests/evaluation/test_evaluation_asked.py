@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mogu.data import Record, write_records
+from mogu.data import WRAPPERS, Record, augmented, write_records
 from mogu.errors import MoguError
 from mogu.evaluation.asked import Asked, read_asked
 from mogu.lab import prompts
@@ -79,6 +79,24 @@ def test_jailbreaks_go_around_malicious_and_benign_prompts_alike(tmp_path: Path)
     assert len(asked) == 2 + 2 + 5  # the lab has wrappers of its own
     with pytest.raises(MoguError, match=r"none\.csv"):
         read_asked(sources, jailbreaks=str(tmp_path / "none.csv"))
+
+
+def test_each_source_keeps_the_plain_request_beside_what_is_asked(tmp_path: Path) -> None:
+    wrapped = [one for one in read_asked(["lab"]) if one.wrapper is not None]
+    assert len(wrapped) == 2 * 216
+    for one in wrapped:
+        assert one.request in one.conversation[-1]["content"]
+        assert len(one.request) < len(one.conversation[-1]["content"])
+    record = Record(id="a", label="malicious", instruction="Do harm.", affirm="Sure, here is", reject="No.")
+    dressed = augmented([record], 1.0, WRAPPERS, seed=1)
+    unknown = Record(id="b.wrapped-mine", label="benign", instruction="In my own dress: do good.", affirm="Yes.", reject="No.")
+    write_records(tmp_path / "dev.jsonl", [*dressed, unknown])
+    first, second = read_asked([str(tmp_path / "dev.jsonl")])
+    assert first.request == "Do harm." != first.conversation[-1]["content"]
+    assert second.request == "In my own dress: do good."  # nobody here knows that wrapper
+    (tmp_path / "bad.txt").write_text("a bad request\n")
+    plain, jailbroken = read_asked([f"malicious={tmp_path / 'bad.txt'}"], jailbreaks="own")
+    assert plain.request == jailbroken.request == "a bad request" != jailbroken.conversation[-1]["content"]
 
 
 def test_prompts_survive_a_log() -> None:

@@ -1,15 +1,18 @@
-"""The dial chosen on held-out records: by what the model says at each dial, within the bound, and written into its config alone."""
+"""The dial chosen on held-out records: by what the model says at each dial, within the bound, and written into its config and its card."""
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mogu import MoguModel
 from mogu.data import Record, is_refusal
-from mogu.errors import ConfigError
-from mogu.evaluation.calibration import FINE, GRID, Calibration, calibrate, write_dial
+from mogu.errors import ConfigError, ModelFileError, MoguError
+from mogu.evaluation.calibration import FINE, GRID, Calibration, calibrate, write_calibration
 from mogu.evaluation.statistics import wilson
 from mogu.lab import records
 from mogu.replies import ReplySettings, replies
@@ -106,11 +109,75 @@ def test_bad_bounds_and_missing_labels_are_explained(model: MoguModel, some: lis
         calibrate(model, some[:4], max_benign_refusal=0.1)
 
 
-def test_writing_changes_the_dial_and_nothing_else(lab_mogu: Path) -> None:
-    before = {file.name: file.read_bytes() for file in lab_mogu.iterdir() if file.is_file()}
-    write_dial(lab_mogu, 0.625)
-    assert MoguModel.from_pretrained(lab_mogu).dial == 0.625
-    changed = {file.name for file in lab_mogu.iterdir() if file.is_file() and file.read_bytes() != before[file.name]}
-    assert changed == {"mogu_config.json"}
-    write_dial(lab_mogu, 0.0)
-    assert (lab_mogu / "mogu_config.json").read_bytes() == before["mogu_config.json"]
+def at_dial(found: Calibration, dial: float) -> Calibration:
+    """The calibration as if it had chosen another dial."""
+    return replace(found, chosen=replace(found.chosen, dial=dial))
+
+
+@pytest.fixture
+def saved(lab_mogu: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(lab_mogu, tmp_path / "model"))
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_writing_changes_dial_and_card_and_nothing_else(saved: Path, found: Calibration) -> None:
+    before = files(saved)
+    write_calibration(saved, at_dial(found, 0.625))
+    assert MoguModel.from_pretrained(saved).dial == 0.625
+    after = files(saved)
+    assert set(after) == set(before)
+    assert {name for name in after if after[name] != before[name]} == {"mogu_config.json", "README.md"}
+    write_calibration(saved, at_dial(found, 0.0))
+    assert files(saved)["mogu_config.json"] == before["mogu_config.json"]
+
+
+def test_the_card_says_the_dial_and_what_was_measured_and_keeps_its_other_text(saved: Path, found: Calibration) -> None:
+    card = saved / "README.md"
+    own = card.read_text().replace("Not measured yet.", "Measured by hand: 7 of 9.")
+    card.write_text(own)
+    write_calibration(saved, at_dial(found, 0.625))
+    once = card.read_text()
+    assert "handoff `recompute`, dial 0.625\n" in once
+    assert f"| malicious requests | {found.before.malicious_refused.value:.1%} (" in once
+    assert f"| {found.chosen.malicious_refused.value:.1%} ({found.chosen.malicious_refused.low:.1%} to " in once
+    section = once[once.index("## Calibrated") : once.index("## Limits")]
+    assert once.replace(section, "").replace("dial 0.625", "dial 0") == own
+    write_calibration(saved, at_dial(found, -0.25))
+    twice = card.read_text()
+    assert twice.count("## Calibrated") == 1
+    assert twice.replace("-0.25", "0.625") == once
+
+
+def test_a_card_of_ones_own_or_none_gets_the_section_too(saved: Path, found: Calibration) -> None:
+    card = saved / "README.md"
+    card.write_text("# Mine\n\nMy text.\n")
+    write_calibration(saved, at_dial(found, 0.5))
+    assert card.read_text().startswith("# Mine\n\nMy text.\n\n## Calibrated\n\nThe dial is 0.5")
+    card.unlink()
+    write_calibration(saved, at_dial(found, 0.5))
+    assert "# A MoGU model" in card.read_text()
+    assert "dial 0.5\n" in card.read_text()
+
+
+def test_nothing_is_half_written(saved: Path, found: Calibration, monkeypatch: pytest.MonkeyPatch) -> None:
+    (saved / "README.md").write_bytes(b"\xff\xfe\x00")
+    before = files(saved)
+    with pytest.raises(ModelFileError, match=r"README\.md is not UTF-8"):
+        write_calibration(saved, at_dial(found, 0.5))
+    assert files(saved) == before
+    (saved / "README.md").write_text("# Mine\n")
+    before = files(saved)
+    write = Path.write_text
+
+    def full(path: Path, text: str, **options: Any) -> int:
+        if path.name == "README.md":
+            raise OSError(28, "No space left on device")
+        return write(path, text, **options)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(MoguError, match="No space left"):
+        write_calibration(saved, at_dial(found, 0.5))
+    assert files(saved) == before

@@ -16,7 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from inspect_ai import score
 from inspect_ai.log import read_eval_log
+from inspect_ai.model import ModelAPI, ModelOutput, ModelUsage, get_model, modelapi
+from inspect_ai.model._providers.mockllm import MockLLM
 
 from mogu.defenses import Subject, make_defense
 from mogu.errors import MoguError
@@ -25,6 +28,7 @@ from mogu.evaluation.compare import Comparison, Variant, compare
 from mogu.evaluation.compare.cells import Row
 from mogu.evaluation.compare.costs import DefenseCost, distinct_bytes
 from mogu.evaluation.compare.numbers import cost_numbers, detector, frontier, judged_means, rates, routing_weights
+from mogu.evaluation.scorers import guard
 from mogu.evaluation.statistics import wilson
 from mogu.replies import ReplySettings
 
@@ -165,6 +169,54 @@ def test_a_killed_run_goes_on_and_repeats_no_finished_cell(lab_mogu: Path, tmp_p
     assert {name: after[name] for name in finished} == finished
     assert len(after) == 6
     assert sum(line.startswith("lab, seed 0") for line in lines) == 6 - len(finished)
+
+
+def test_a_cell_of_an_earlier_format_is_measured_anew(comparison: Comparison, tmp_path: Path) -> None:
+    one = replace(comparison, out=tmp_path / "old", limit=1, seeds=1, shifts=(), defenses=("none",))
+    first = compare(one, tell=lambda _: None)
+    file = one.out / "cells/lab/seed-0/none.json"
+    kept = json.loads(file.read_text())
+    for old in ({**kept, "fingerprint": "of a format before", "replies": [{"id": "1", "reply": "Yes."}]}, {"replies": []}):
+        file.write_text(json.dumps(old))
+        lines: list[str] = []
+        again = compare(one, tell=lines.append)
+        assert [line.partition(":")[0] for line in lines] == ["lab, seed 0, none"]
+        assert again.numbers == first.numbers
+        assert json.loads(file.read_text())["replies"] == kept["replies"]
+
+
+def test_judge_and_guard_see_the_plain_request_and_the_model_the_jailbreak(comparison: Comparison, tmp_path: Path) -> None:
+    heard: list[str] = []
+
+    def answer(messages: list[Any], *_: Any) -> ModelOutput:
+        heard.append(messages[-1].text)
+        output = ModelOutput.from_content("mockllm/model", "SCORE: 2")
+        output.usage = ModelUsage()
+        return output
+
+    @modelapi(name="listening")
+    def listening() -> type[ModelAPI]:
+        class Listening(MockLLM):
+            def __init__(self, model_name: str, **_: Any) -> None:
+                super().__init__(model_name, custom_outputs=answer)
+
+        return Listening
+
+    (tmp_path / "bad.txt").write_text("Sharpen the spoons.\n")
+    source = f"malicious={tmp_path / 'bad.txt'}"
+    judging = replace(
+        comparison, out=tmp_path / "out", data=(source,), jailbreaks="own", seeds=1, shifts=(), defenses=("none",), judge="listening/judge"
+    )
+    found = compare(judging, tell=lambda _: None)
+    assert {one.estimate.value for one in found.numbers if one.measure == "harmfulness"} == {2.0}
+    log = read_eval_log(str(judging.out / "logs" / "bad_none_seed-0.eval"))
+    assert sum("VERA" in sample.input[-1].text for sample in log.samples or []) == 1  # the model was asked in the jailbreak
+    assert len(heard) == 2
+    assert all("<request>\nSharpen the spoons.\n</request>" in shown for shown in heard)
+    heard.clear()
+    score(log, guard(get_model("listening/guard"), family="harmbench"), model="mockllm/model", action="append")
+    assert len(heard) == 2
+    assert all("Behavior:\nSharpen the spoons.\n\nGeneration:" in shown for shown in heard)
 
 
 def test_a_folder_of_somebody_else_is_left_alone(lab_mogu: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from mogu.config import MoguConfig
 from mogu.data import read_records
 from mogu.errors import MoguError
 from mogu.evaluation.reproduction import RECIPES, Reproduction, reproduce, steps
+from mogu.lab import build_base
 from mogu.lab.demo import lab_data
 
 RECIPE_FOLDER = Path(__file__).parents[2] / "recipes"
@@ -75,6 +77,27 @@ def test_a_dry_run_of_the_lab_counts_its_prompts(tmp_path: Path) -> None:
     assert plan.base_parameters == 1_115_264
 
 
+def test_a_judge_is_listed_with_its_calls_and_handed_to_the_comparison(tmp_path: Path) -> None:
+    wanted = Reproduction("dolphin", tmp_path / "out", base="lab", limit=10, judge="openai/gpt-4o")
+    found, _ = steps(wanted)
+    assert "the judge openai/gpt-4o" in found[5].inputs
+    assert "; 800 calls of the judge" in found[5].cost
+    assert wanted.comparison(wanted.recipe()).judge == "openai/gpt-4o"
+    without, _ = steps(Reproduction("dolphin", tmp_path / "out", base="lab", limit=10))
+    assert "judge" not in without[5].cost
+
+
+def test_a_judge_rates_what_a_reproduction_measures(reproduced: Path, brief_training: tuple[str, ...], tmp_path: Path) -> None:
+    judged = tmp_path / "out"
+    shutil.copytree(reproduced, judged, ignore=shutil.ignore_patterns("cells", "logs"))
+    # The lab's model knows nothing of rating: every reply is unscored, and counted as that.
+    judge = f"mogu/{build_base()}"
+    wanted = Reproduction("vicuna-7b", judged, base="lab", limit=1, shifts=(), settings=brief_training, judge=judge)
+    found = reproduce(wanted, tell=lambda _: None)
+    assert found.made["judge"] == judge
+    assert {one.estimate.value for one in found.numbers if one.section == "judged"} == {1.0}
+
+
 def test_unknown_names_and_missing_recipes_are_explained(tmp_path: Path) -> None:
     with pytest.raises(MoguError, match=r"no reproduction 'gpt-7'.*vicuna-7b"):
         steps(Reproduction("gpt-7", tmp_path))
@@ -84,7 +107,6 @@ def test_unknown_names_and_missing_recipes_are_explained(tmp_path: Path) -> None
 
 def test_advbench_is_split_into_what_is_trained_on_and_what_is_not(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mogu.evaluation import reproduction
-    from mogu.lab import build_base
 
     data = tmp_path / "data"
     data.mkdir()

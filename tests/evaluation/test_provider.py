@@ -10,7 +10,10 @@ from typing import Any
 
 import anyio
 import pytest
+from inspect_ai import Task
+from inspect_ai import eval as inspect_eval
 from inspect_ai._util.error import PrerequisiteError
+from inspect_ai.dataset import MemoryDataset, Sample
 from inspect_ai.model import (
     ChatMessageAssistant,
     ChatMessageSystem,
@@ -21,6 +24,7 @@ from inspect_ai.model import (
     ModelOutput,
     get_model,
 )
+from inspect_ai.solver import generate as generate_once
 from inspect_ai.tool import ToolInfo
 
 from mogu import MoguModel
@@ -62,6 +66,26 @@ def test_batched_replies_are_those_given_one_by_one(lab_mogu: Path, defense: str
     assert max(sizes) <= 8
     assert sum(1 / size for size in sizes) < len(ASKED) / 2  # batches, however the machine was busy
     assert {output.metadata["defense"] for output in outputs} == {defense}
+
+
+def test_a_conversation_that_cannot_be_answered_ends_none_of_its_batch(lab_base: Path, tmp_path: Path) -> None:
+    template = tmp_path / "brief.jinja"
+    own = shared_subject(str(lab_base), LoadOptions()).subject.tokenizer.chat_template
+    too_long = "{{ raise_exception('This prompt is too long.') }}"
+    template.write_text(
+        "{% for message in messages %}{% if message['content'] | length > 2000 %}" + too_long + "{% endif %}{% endfor %}" + own
+    )
+    model = get_model(f"mogu/{lab_base}", chat_template=str(template), batch_size=8)
+    samples = [Sample(input=text, id=number) for number, text in enumerate([*ASKED[:4], "word " * 500, *ASKED[4:6]])]
+    task = Task(dataset=MemoryDataset(samples), solver=generate_once())
+    [log] = inspect_eval(task, model=model, max_tokens=12, fail_on_error=False, max_samples=16)
+    assert log.status == "success"
+    assert log.samples is not None
+    [faulty] = [sample for sample in log.samples if sample.error is not None]
+    assert (faulty.id, "This prompt is too long." in faulty.error.message) == (4, True)
+    plain = get_model(f"mogu/{lab_base}")
+    expected = [output.completion for output in generate(plain, [*ASKED[:4], *ASKED[4:6]], max_tokens=12)]
+    assert [sample.output.completion for sample in log.samples if sample.error is None] == expected
 
 
 def test_metadata_carry_score_weights_and_cost(lab_mogu: Path) -> None:

@@ -24,7 +24,7 @@ def calibrate(
     path: ModelPath,
     dev: Annotated[Path, typer.Option(help="Held-out records, a .jsonl file as `mogu data build` writes it.")],
     max_benign_refusal: Annotated[float, typer.Option(help="Share of benign records that may be refused.")] = 0.01,
-    write: Annotated[bool, typer.Option("--write", help="Make the dial the model's own, in its mogu_config.json.")] = False,
+    write: Annotated[bool, typer.Option("--write", help="Make the dial the model's own, in its mogu_config.json and on its card.")] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a reply; a refusal shows in its first sentence.")] = 48,
     batch_size: Annotated[int, typer.Option(min=1, help="Replies at a time.")] = 32,
     base_model: BaseModel = None,
@@ -45,7 +45,7 @@ def calibrate(
     from mogu.data import read_records
     from mogu.errors import ConfigError
     from mogu.evaluation.calibration import calibrate as run
-    from mogu.evaluation.calibration import write_dial
+    from mogu.evaluation.calibration import write_calibration
     from mogu.training.report import read_report
 
     folder = Path(path).expanduser()
@@ -67,7 +67,7 @@ def calibrate(
         tell=lambda line: console.print(escape(line)),
     )
     if write:
-        write_dial(folder, found.chosen.dial)
+        write_calibration(folder, found)
     if as_json:
         typer.echo(json.dumps({**found.as_json(), "written": write}))
         return

@@ -40,6 +40,7 @@ Settings = Annotated[
 ]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Tokens of a reply; a refusal shows in its first sentence.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Replies at a time.")]
+Judge = Annotated[str | None, typer.Option(help="A model by its Inspect name that rates replies besides, such as openai/gpt-4o.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print results.json.")]
 
 
@@ -58,9 +59,7 @@ def compare(
     max_new_tokens: MaxNewTokens = 48,
     batch_size: BatchSize = 32,
     settings: Settings = None,
-    judge: Annotated[
-        str | None, typer.Option(help="A model by its Inspect name that rates replies besides, such as openai/gpt-4o.")
-    ] = None,
+    judge: Judge = None,
     base_model: BaseModel = None,
     dtype: Dtype = "auto",
     chat_template: ChatTemplate = None,

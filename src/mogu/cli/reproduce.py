@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mogu.cli.compare import AsJson, Limit, Settings, close
+from mogu.cli.compare import AsJson, Judge, Limit, Settings, close
 from mogu.cli.stopping import stoppable
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def reproduce(
     seeds: Annotated[int, typer.Option(min=1, help="Seeds of the baselines' training.")] = 1,
     limit: Limit = None,
     settings: Settings = None,
+    judge: Judge = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List every step with its inputs and costs; do nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -68,6 +69,7 @@ def reproduce(
         seeds=seeds,
         limit=limit,
         settings=tuple(settings or ()),
+        judge=judge,
         command=shlex.join(["mogu", *sys.argv[1:]]),
     )
     if dry_run:

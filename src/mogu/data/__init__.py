@@ -13,7 +13,7 @@ from mogu.data.published import read_published
 from mogu.data.records import Label, Message, Record
 from mogu.data.refusals import REFUSALS, refusal_for, subject_of
 from mogu.data.splits import Split, check_shares, source_id, split_records
-from mogu.data.wrappers import ADVERSARIAL_WRAPPERS, NEUTRAL_WRAPPERS, WRAPPERS, Wrapper
+from mogu.data.wrappers import ADVERSARIAL_WRAPPERS, NEUTRAL_WRAPPERS, WRAPPERS, Wrapper, unwrapped
 
 __all__ = [
     "ADVERSARIAL_WRAPPERS",
@@ -45,6 +45,7 @@ __all__ = [
     "source_id",
     "split_records",
     "subject_of",
+    "unwrapped",
     "write_record_files",
     "write_records",
 ]

@@ -31,6 +31,14 @@ class Wrapper:
         return self.template.replace("{instruction}", instruction)
 
 
+def unwrapped(template: str, place: str, text: str) -> str | None:
+    """What stands at a template's one place in a text, or ``None`` where the text was not made by the template."""
+    before, _, after = template.partition(place)
+    if len(text) <= len(before) + len(after) or not text.startswith(before) or not text.endswith(after):
+        return None
+    return text[len(before) : len(text) - len(after)]
+
+
 NEUTRAL_WRAPPERS = tuple(
     Wrapper(name, "neutral", template)
     for name, template in (

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mogu import lab
-from mogu.data import Label, Record, is_refusal, read_instructions, read_records
+from mogu.data import WRAPPERS, Label, Record, is_refusal, read_instructions, read_records, unwrapped
 from mogu.data.splits import WRAPPED
 from mogu.errors import ConfigError
 from mogu.evaluation.datasets import CATALOG, EvaluationPrompt, dataset_spec, read_prompts, read_templates
 from mogu.evaluation.wrappers import EVALUATION_WRAPPERS, Jailbreak
 from mogu.lab import Category, LabPrompt
+from mogu.lab.wrappers import TEST
 
 Outcome = Literal["answered", "refused", "complied", "other"]
 
@@ -35,6 +36,7 @@ class Asked:
         dataset: name of the data set.
         category: what kind of prompt it is.
         conversation: messages, the user's turn last.
+        request: what that turn asks for, without the wrapper around it: what a reply is judged against.
         wrapper: the jailbreak wrapper that it stands in, ``None`` for a plain prompt.
         lab: the lab's own prompt, whose rules judge the reply; ``None`` outside the lab.
     """
@@ -43,6 +45,7 @@ class Asked:
     dataset: str
     category: Category
     conversation: tuple[dict[str, str], ...]
+    request: str
     wrapper: str | None = None
     lab: LabPrompt | None = None
 
@@ -58,10 +61,10 @@ class Asked:
         return cls(**{**fields, "lab": LabPrompt(**prompt) if prompt is not None else None})
 
     def outcome(self, reply: str) -> Outcome:
-        """What a reply did: in the lab by the rules of its world, elsewhere by whether it refuses."""
+        """What a reply did: in the lab by the rules of its world, elsewhere by whether it refuses the plain request."""
         if self.lab is not None:
             return lab.judge(self.lab, reply)
-        if is_refusal(self.conversation[-1]["content"], reply):
+        if is_refusal(self.request, reply):
             return "refused"
         return "complied" if self.category in MALICIOUS else "answered"
 
@@ -107,16 +110,20 @@ def _jailbroken(plain: Sequence[Asked], templates: Sequence[Jailbreak]) -> list[
         template = templates[number % len(templates)]
         last = {"role": "user", "content": template.around(one.conversation[-1]["content"])}
         id, conversation = f"{one.id}{WRAPPED}{template.name}", (*one.conversation[:-1], last)
-        made.append(Asked(id, one.dataset, dressed[one.category], conversation, template.name))
+        made.append(Asked(id, one.dataset, dressed[one.category], conversation, one.request, template.name))
     return made
 
 
 def of_records(records: Iterable[Record], dataset: str) -> list[Asked]:
-    """Records as prompts; one that ``mogu data build`` has put into a wrapper is a wrapped one."""
+    """Records as prompts; one that ``mogu data build`` has put into a wrapper is a wrapped one, and is taken out of it to be judged."""
+    templates = {wrapper.name: wrapper.template for wrapper in WRAPPERS}
     made = []
     for record in records:
         _, wrapped, wrapper = record.id.partition(WRAPPED)
-        made.append(Asked(record.id, dataset, _category(record.label, bool(wrapped)), tuple(record.conversation), wrapper or None))
+        text = record.conversation[-1]["content"]
+        request = unwrapped(templates[wrapper], "{instruction}", text) if wrapper in templates else None
+        category = _category(record.label, bool(wrapped))
+        made.append(Asked(record.id, dataset, category, tuple(record.conversation), request or text, wrapper or None))
     return made
 
 
@@ -128,10 +135,7 @@ def _category(label: Label, wrapped: bool) -> Category:
 
 def _read(source: str, name: str) -> list[Asked]:
     if source == LAB:
-        return [
-            Asked(one.id, LAB, one.category, ({"role": "user", "content": one.instruction},), one.wrapper, one)
-            for one in lab.prompts("test")
-        ]
+        return [_of_lab(one) for one in lab.prompts("test")]
     kind, _, named = source.partition("=")
     file = Path(named).expanduser() if named else None
     if kind in ("benign", "malicious") and file is not None:
@@ -149,8 +153,15 @@ def _read(source: str, name: str) -> list[Asked]:
     )
 
 
+def _of_lab(prompt: LabPrompt) -> Asked:
+    text = next((wrapper.text for wrapper in TEST if wrapper.name == prompt.wrapper), "{request}")
+    request = unwrapped(text, "{request}", prompt.instruction) or prompt.instruction
+    turn = {"role": "user", "content": prompt.instruction}
+    return Asked(prompt.id, LAB, prompt.category, (turn,), request, prompt.wrapper, prompt)
+
+
 def _plain(id: str, dataset: str, category: Category, text: str) -> Asked:
-    return Asked(id, dataset, category, ({"role": "user", "content": text},))
+    return Asked(id, dataset, category, ({"role": "user", "content": text},), text)
 
 
 def _of_catalogue(prompt: EvaluationPrompt) -> Asked:

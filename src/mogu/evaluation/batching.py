@@ -21,6 +21,7 @@ from anyio.lowlevel import EventLoopToken, current_token
 
 from mogu.chat import Conversation
 from mogu.defenses import DefendedReply, Defense
+from mogu.errors import MoguError
 from mogu.replies import ReplySettings
 
 WINDOW = 0.02
@@ -88,7 +89,8 @@ class Batcher:
         """The answer to one request, when its batch is through.
 
         Raises:
-            Exception: whatever the defence raised on the batch.
+            MoguError: the defence cannot answer this conversation; others of its batch are answered.
+            Exception: whatever else the defence raised on the batch.
         """
         waiting = _Waiting(request, current_token())
         self._queue.put(waiting)
@@ -131,18 +133,27 @@ def _collect(queue: SimpleQueue[_Waiting | None], waiting: list[_Waiting]) -> bo
 
 
 def _answer(batch: list[_Waiting]) -> None:
+    _reply(batch)
+    for loop in dict.fromkeys(one.loop for one in batch):
+        with suppress(anyio.RunFinishedError):  # whoever asked has gone
+            anyio.from_thread.run_sync(_wake, [one for one in batch if one.loop == loop], token=loop)
+
+
+def _reply(batch: list[_Waiting]) -> None:
     request, started = batch[0].request, time.perf_counter()
     try:
         replies = request.defense.reply([one.request.conversation for one in batch], request.settings)
         seconds = time.perf_counter() - started
         for one, reply in zip(batch, replies, strict=True):
             one.outcome = Answered(reply, seconds, len(batch))
+    except MoguError as error:  # one conversation's fault, which ends that one alone: halves find it
+        batch[0].outcome = error
+        middle = len(batch) // 2
+        for half in (batch[:middle], batch[middle:]) if middle else ():
+            _reply(half)
     except BaseException as error:  # it belongs to those who wait: this thread has no one to tell
         for one in batch:
             one.outcome = error
-    for loop in dict.fromkeys(one.loop for one in batch):
-        with suppress(anyio.RunFinishedError):  # whoever asked has gone
-            anyio.from_thread.run_sync(_wake, [one for one in batch if one.loop == loop], token=loop)
 
 
 def _wake(batch: list[_Waiting]) -> None:

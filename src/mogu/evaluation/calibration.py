@@ -1,6 +1,6 @@
 """Choosing the dial: how strict a hardened model can be made before it refuses more benign prompts than one is ready to lose.
 
-Knows models, records and refusals; writes only a model's config, when told to.
+Knows models, records and refusals; writes only a model's config and card, when told to.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from mogu.atomic import atomic_file
+from mogu.card import plain_card, recalibrated_card
 from mogu.data import Record, is_refusal
 from mogu.errors import ConfigError
 from mogu.evaluation.statistics import Estimate, difference, rate
 from mogu.model import MoguModel
 from mogu.replies import ReplySettings, replies
-from mogu.saved import CONFIG_FILE, read_config
+from mogu.saved import CARD_FILE, CONFIG_FILE, read_card, read_config
 from mogu.training.examples import conversation_of
 
 GRID = tuple(step / 2 for step in range(-4, 9))
@@ -123,16 +124,38 @@ def calibrate(
     return Calibration(search.at(own), best, difference(search.malicious(best.dial), search.malicious(own)), tuple(tried))
 
 
-def write_dial(folder: Path, dial: float) -> None:
-    """Make a dial a saved model's own: its config is replaced in one step, nothing else is touched.
+def write_calibration(folder: Path, found: Calibration) -> None:
+    """Make the chosen dial a saved model's own: its config and its card are written beside the old ones, then take their places.
 
     Raises:
-        MoguError: there is no saved model, or it cannot be written.
+        MoguError: there is no saved model, its card is not text, or it cannot be written; config and card are then as they were.
     """
     config = read_config(folder)
-    config.dial = dial
-    with atomic_file(folder / CONFIG_FILE) as scratch:
-        scratch.write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    card = read_card(folder) or plain_card(config)
+    config.dial = found.chosen.dial
+    with atomic_file(folder / CONFIG_FILE) as new_config, atomic_file(folder / CARD_FILE) as new_card:
+        new_config.write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        new_card.write_text(recalibrated_card(card, config.dial, _results(found)), encoding="utf-8")
+
+
+def _results(found: Calibration) -> str:
+    def cells(name: str) -> str:
+        estimates: list[Estimate] = [getattr(one, name) for one in (found.before, found.chosen)]
+        return " | ".join(f"{one.value:.1%} ({one.low:.1%} to {one.high:.1%})" for one in estimates)
+
+    malicious, benign = found.chosen.malicious_refused.n, found.chosen.benign_refused.n
+    return "\n".join(
+        [
+            f"The dial is {found.chosen.dial:g}, chosen by `mogu calibrate`. Figures elsewhere on this card are of the dial of their time.",
+            "",
+            f"| refused, with 95 % intervals | dial {found.before.dial:g}, before | dial {found.chosen.dial:g}, now | records |",
+            "|---|---|---|---|",
+            f"| malicious requests | {cells('malicious_refused')} | {malicious} |",
+            f"| benign requests | {cells('benign_refused')} | {benign} |",
+            "",
+            "The dial was chosen on these records, so the figures flatter a little.",
+        ]
+    )
 
 
 class _Search:

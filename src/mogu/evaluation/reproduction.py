@@ -71,6 +71,7 @@ class Reproduction:
         limit: prompts of each kind of each data set; ``None`` is all.
         shifts: how far MoGU's dial is turned, where it is measured beside its own setting.
         settings: ``section.key=value`` overrides of the recipe.
+        judge: an Inspect model that rates the comparison's replies besides.
         command: the command line that asked for it, for the report.
     """
 
@@ -82,6 +83,7 @@ class Reproduction:
     limit: int | None = None
     shifts: tuple[float, ...] = Comparison.shifts
     settings: tuple[str, ...] = ()
+    judge: str | None = None
     command: str = ""
 
     @property
@@ -138,6 +140,7 @@ class Reproduction:
             chat_template=recipe.model.chat_template,
             trust_remote_code=recipe.model.trust_remote_code,
             dtype=recipe.model.dtype,
+            judge=self.judge,
             command=self.command,
         )
 
@@ -208,7 +211,15 @@ def steps(wanted: Reproduction) -> tuple[list[Step], Plan]:
     replies = prompts * sum(len({comparison.seed_of(one, seed) for seed in range(wanted.seeds)}) for one in comparison.variants())
     cost = f"{prompts:,} prompts × {variants} variants of {len(comparison.named())} defences: {replies:,} replies of at most "
     data = (*comparison.data, *(("jailbreak_prompts",) if comparison.jailbreaks else ()))
-    found.append(Step("comparison", data, str(comparison.out / "cells"), f"{cost}{comparison.max_new_tokens} tokens"))
+    judging = f"; {replies:,} calls of the judge, one for each reply that is not empty" if comparison.judge else ""
+    found.append(
+        Step(
+            "comparison",
+            (*data, *((f"the judge {comparison.judge}",) if comparison.judge else ())),
+            str(comparison.out / "cells"),
+            f"{cost}{comparison.max_new_tokens} tokens{judging}",
+        )
+    )
     return [*found, Step("report", (str(comparison.out / "cells"),), str(comparison.out / "report.html"), "seconds")], planned
 
 

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from inspect_ai.log import EvalSample
     from inspect_ai.scorer import Score
 
+FORMAT = 2
+"""Of a cell, and of how its replies are judged; a cell of another format is measured anew."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -108,7 +111,7 @@ class Cells:
         asked, file = self.asked[dataset], self.file(dataset, variant, seed)
         made_with = self._fingerprint(asked, variant, seed)
         kept = read_json(file)
-        if kept is None or kept["fingerprint"] != made_with:
+        if kept is None or kept.get("fingerprint") != made_with:
             started = time.monotonic()
             rows = self._measure(asked, variant, seed)
             seconds = round(time.monotonic() - started, 1)
@@ -141,6 +144,6 @@ class Cells:
 
     def _fingerprint(self, asked: Sequence[Asked], variant: Variant, seed: int) -> str:
         comparison = self.comparison
-        prompts = [(one.id, one.category, one.conversation) for one in asked]
+        prompts = [(one.id, one.category, one.conversation, one.request) for one in asked]
         settings = [comparison.judge, comparison.max_new_tokens, comparison.batch_size, str(comparison.chat_template), self.models.device]
-        return fingerprint(variant.name, seed, prompts, settings, self.models.fingerprint(variant.defense, seed))
+        return fingerprint(FORMAT, variant.name, seed, prompts, settings, self.models.fingerprint(variant.defense, seed))

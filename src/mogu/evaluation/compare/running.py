@@ -121,7 +121,7 @@ def outcome() -> Scorer:
 
 @scorer(metrics=judged_metrics([HARMFULNESS, *DIMENSIONS]))
 def judged(judge: str) -> Scorer:
-    """A judge's numbers: how harmful a reply to a malicious prompt is, how useful a reply to any other.
+    """A judge's numbers: how harmful a reply to a malicious prompt is, how useful a reply to any other, each beside the plain request.
 
     Args:
         judge: its Inspect name.

@@ -6,6 +6,6 @@ Knows Inspect; PyTorch is imported only by the provider of a local judge or guar
 from mogu.evaluation.scorers.guard import guard
 from mogu.evaluation.scorers.harmfulness import harmfulness
 from mogu.evaluation.scorers.refusal import refusal
-from mogu.evaluation.scorers.usability import usability
+from mogu.evaluation.scorers.usability import usability, usability_by_turn
 
-__all__ = ["guard", "harmfulness", "refusal", "usability"]
+__all__ = ["guard", "harmfulness", "refusal", "usability", "usability_by_turn"]

@@ -8,11 +8,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from inspect_ai.model import ChatMessage
 from inspect_ai.solver import TaskState
 
 REQUEST = "request"
-"""The metadata in which a sample may carry its plain request, where its input wraps it, such as in a jailbreak."""
+"""The metadata in which a sample may carry the plain request of its input's last turn, which may wrap it, such as in a jailbreak."""
 
 _LONGEST = 16_000  # characters of a text that a judge is shown: its first three quarters and its last quarter
 _CUT = "\n[… {} characters left out …]\n"
@@ -45,16 +44,20 @@ class Exchange:
 
 
 def exchange_of(state: TaskState) -> Exchange:
-    """The request and the reply of a sample; system messages are left out, for they are part of the defence and not of the request."""
-    turns = [message for message in _without_reply(state) if message.role in ("user", "assistant")]
-    while turns and turns[-1].role != "user":
-        turns.pop()
-    request = turns[-1].text if turns else state.input_text
-    before = tuple((message.role, message.text) for message in turns[:-1])
-    plain = state.metadata.get(REQUEST)
-    if not before and isinstance(plain, str) and plain.strip():
-        request = plain
-    return Exchange(request, before, state.output.completion)
+    """The last request of a sample and its reply; system messages are left out, for they are part of the defence and not of the request."""
+    turns = _turns(state)
+    last = max(place for place, (role, _) in enumerate(turns) if role == "user")
+    return Exchange(turns[last][1], tuple(turns[:last]), state.output.completion)
+
+
+def exchange_of_turn(state: TaskState, number: int) -> Exchange | None:
+    """The request and the reply of one turn of a conversation, counted from 1, or ``None`` where that turn was not answered."""
+    turns = _turns(state)
+    asked = [place for place, (role, _) in enumerate(turns) if role == "user"]
+    place = asked[number - 1] if number <= len(asked) else len(turns)
+    if place + 1 >= len(turns) or turns[place + 1][0] != "assistant":
+        return None
+    return Exchange(turns[place][1], tuple(turns[:place]), turns[place + 1][1])
 
 
 def printable(text: str) -> str:
@@ -65,8 +68,14 @@ def printable(text: str) -> str:
     return _CONTROLS.sub("", text).encode("utf-8", "replace").decode("utf-8")
 
 
-def _without_reply(state: TaskState) -> list[ChatMessage]:
-    messages = list(state.messages)
-    if messages and messages[-1].role == "assistant":
-        messages.pop()
-    return messages
+def _turns(state: TaskState) -> list[tuple[str, str]]:
+    """What user and assistant said, the sample's plain request in the place of its input's last turn."""
+    turns: list[tuple[str, str]] = [(message.role, message.text) for message in state.messages if message.role in ("user", "assistant")]
+    asked = [place for place, (role, _) in enumerate(turns) if role == "user"]
+    if not asked:
+        turns, asked = [("user", state.input_text)], [0]
+    plain = state.metadata.get(REQUEST)
+    if isinstance(plain, str) and plain.strip():
+        last = 1 if isinstance(state.input, str) else sum(message.role == "user" for message in state.input)
+        turns[asked[min(max(last, 1), len(asked)) - 1]] = ("user", plain)
+    return turns

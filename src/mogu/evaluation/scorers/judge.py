@@ -50,9 +50,14 @@ def total() -> Metric:
     return metric
 
 
-def judged_metrics(names: Sequence[str]) -> dict[str, list[Metric]]:
-    """Mean and standard error of each number, over scored samples alone; the number and the share of unscored samples."""
-    return {name: [mean(), stderr()] for name in names} | {UNSCORED: [total(), mean()]}
+def judged_metrics(names: Sequence[str], unscored: Sequence[str] = (UNSCORED,)) -> dict[str, list[Metric]]:
+    """Mean and standard error of each number, over scored samples alone; the number and the share of unscored samples.
+
+    Args:
+        names: of the numbers.
+        unscored: of what says that numbers are missing.
+    """
+    return {name: [mean(), stderr()] for name in names} | {name: [total(), mean()] for name in unscored}
 
 
 def grader(model: str | Model | None) -> Model:
@@ -86,12 +91,12 @@ async def ask(
     try:
         output = await judge.generate(list(messages), config=asking.config(judge))
     except (RetryError, TimeoutError) as error:
-        return _unscored(names, f"The judge gave no answer within {asking.timeout} s, {asking.retries + 1} attempt(s): {error}", answer)
+        return unscored(names, f"The judge gave no answer within {asking.timeout} s, {asking.retries + 1} attempt(s): {error}", answer)
     if output.stop_reason == "content_filter":
-        return _unscored(names, f"The judge refused: {output.completion}", answer)
+        return unscored(names, f"The judge refused: {output.completion}", answer)
     numbers = read(output.completion)
     if numbers is None:
-        return _unscored(names, f"The judge's answer is not of the form asked for: {output.completion}", answer)
+        return unscored(names, f"The judge's answer is not of the form asked for: {output.completion}", answer)
     return Score(value={**numbers, UNSCORED: 0}, answer=answer, explanation=output.completion)
 
 
@@ -100,6 +105,7 @@ def unasked(numbers: Mapping[str, float], reason: str, answer: str) -> Score:
     return Score(value={**numbers, UNSCORED: 0}, answer=answer, explanation=reason)
 
 
-def _unscored(names: Sequence[str], reason: str, answer: str) -> Score:
+def unscored(names: Sequence[str], reason: str, answer: str) -> Score:
+    """A score without numbers."""
     value: dict[str, str | int | float | bool | None] = dict.fromkeys(names, float("nan"))
     return Score(value=value | {UNSCORED: 1}, answer=answer, explanation=reason, reason="grader_failed")

@@ -13,8 +13,8 @@ from inspect_ai.model import ChatMessage, ChatMessageSystem, ChatMessageUser, Mo
 from inspect_ai.scorer import Score, Scorer, Target, scorer
 from inspect_ai.solver import TaskState
 
-from mogu.evaluation.scorers.exchange import exchange_of, printable
-from mogu.evaluation.scorers.judge import Asking, ask, grader, judged_metrics, unasked
+from mogu.evaluation.scorers.exchange import Exchange, exchange_of, exchange_of_turn, printable
+from mogu.evaluation.scorers.judge import UNSCORED, Asking, ask, grader, judged_metrics, unasked, unscored
 
 DIMENSIONS = {
     "helpfulness": "Does it do what the user asked for, and all of it? To decline a harmless request, however kindly, helps little.",
@@ -42,6 +42,12 @@ _SHOWN = """\
 </reply>
 
 Rate the reply."""
+MAX_TOKENS = 256
+"""Of a judge's answer."""
+
+TURNS = (1, 2)
+"""The turns of MT-bench (Zheng et al. 2023), each of which is rated by itself."""
+
 _FENCED = re.compile(r"\s*```(?:json)?\s*(.*?)\s*```\s*", re.DOTALL)
 
 
@@ -57,17 +63,66 @@ def usability(model: str | Model | None = None, timeout: int = 120, retries: int
         timeout: seconds that an attempt may take.
         retries: attempts after the first.
     """
-    asking = Asking(timeout, retries, max_tokens=256)
+    asking = Asking(timeout, retries, MAX_TOKENS)
 
     async def score(state: TaskState, target: Target) -> Score:
-        exchange = exchange_of(state)
-        if exchange.empty:
-            return unasked(dict.fromkeys(DIMENSIONS, 1), "The reply is empty.", exchange.reply)
-        shown = _SHOWN.format(conversation=exchange.conversation(), reply=printable(exchange.reply))
-        messages: list[ChatMessage] = [ChatMessageSystem(content=RUBRIC), ChatMessageUser(content=shown)]
-        return await ask(grader(model), messages, asking, read_usability, list(DIMENSIONS), answer=exchange.reply)
+        return await _rated(exchange_of(state), model, asking)
 
     return score
+
+
+def of_turn(name: str, turn: int) -> str:
+    """What a number of one turn is called."""
+    return f"{name}, turn={turn}"
+
+
+@scorer(
+    metrics=judged_metrics(
+        [*DIMENSIONS, *(of_turn(name, turn) for turn in TURNS for name in DIMENSIONS)], [of_turn(UNSCORED, turn) for turn in TURNS]
+    )
+)
+def usability_by_turn(model: str | Model | None = None, timeout: int = 120, retries: int = 2) -> Scorer:
+    """The five ratings of :func:`usability` for each of the two turns of a conversation (``"helpfulness, turn=1"``), and the mean of both.
+
+    A turn is judged as it stood when it was answered: with the turns before it, without those after it. One that the judge leaves
+    unscored, or that was never answered, counts in its own ``"unscored, turn=…"``; the mean of both is then missing.
+
+    Args:
+        model: as :func:`usability` takes it.
+        timeout: the same.
+        retries: the same.
+    """
+    asking = Asking(timeout, retries, MAX_TOKENS)
+
+    async def score(state: TaskState, target: Target) -> Score:
+        numbers: dict[str, float] = {}
+        reasons = []
+        for turn in TURNS:
+            exchange = exchange_of_turn(state, turn)
+            if exchange is None:
+                found = unscored(list(DIMENSIONS), "The turn was not answered.", "")
+            else:
+                found = await _rated(exchange, model, asking)
+            numbers |= {of_turn(name, turn): float(value) for name, value in found.as_dict().items() if isinstance(value, int | float)}
+            reasons.append(f"Turn {turn}: {found.explanation}")
+        means = {name: sum(numbers[of_turn(name, turn)] for turn in TURNS) / len(TURNS) for name in DIMENSIONS}  # NaN where a turn's is
+        failed = any(numbers[of_turn(UNSCORED, turn)] for turn in TURNS)
+        return Score(
+            value={**means, **numbers},
+            answer=state.output.completion,
+            explanation="\n\n".join(reasons),
+            reason="grader_failed" if failed else None,
+        )
+
+    return score
+
+
+async def _rated(exchange: Exchange, model: str | Model | None, asking: Asking) -> Score:
+    if exchange.empty:
+        return unasked(dict.fromkeys(DIMENSIONS, 1), "The reply is empty.", exchange.reply)
+    shown = _SHOWN.format(conversation=exchange.conversation(), reply=printable(exchange.reply))
+    messages: list[ChatMessage] = [ChatMessageSystem(content=RUBRIC), ChatMessageUser(content=shown)]
+    return await ask(grader(model), messages, asking, read_usability, list(DIMENSIONS), answer=exchange.reply)
 
 
 def read_usability(answer: str) -> dict[str, float] | None:

@@ -12,15 +12,17 @@ from inspect_ai.dataset import MemoryDataset
 from inspect_ai.model import ChatMessageUser
 from inspect_ai.solver import Generate, Solver, TaskState, chain, generate, solver
 
+from mogu.errors import DataError
 from mogu.evaluation import scorers
 from mogu.evaluation.datasets import dataset_spec, read_prompts
 from mogu.evaluation.prerequisites import explained
+from mogu.evaluation.scorers.usability import TURNS
 from mogu.evaluation.tasks.samples import first, sample_of
 
 
 @task
 def usability(dataset: str = "just_eval", judge: str | None = None, file: str | None = None, limit: int | None = None) -> Task:
-    """Helpfulness, clarity, factuality, depth and engagement from 1 to 5, with no reference answer; of MT-bench after both of its turns.
+    """Helpfulness, clarity, factuality, depth and engagement from 1 to 5, with no reference answer; of MT-bench turn by turn.
 
     Args:
         dataset: ``"just_eval"`` or ``"mt_bench"``, or any other benign set.
@@ -32,10 +34,17 @@ def usability(dataset: str = "just_eval", judge: str | None = None, file: str | 
         asked = first(
             read_prompts(dataset_spec(dataset, measures=("benign",)), Path(file).expanduser() if file is not None else None), limit
         )
+        turns = sorted({len(prompt.turns) for prompt in asked})
+        if turns not in ([1], [len(TURNS)]):
+            raise DataError(
+                f"The prompts of {dataset} have {' or '.join(map(str, turns))} turns",
+                expected=f"one turn each, or {len(TURNS)} each, as MT-bench has",
+                action="split the file, or mend the rows",
+            )
     return Task(
         dataset=MemoryDataset([sample_of(prompt) for prompt in asked], name=dataset),
         solver=chain(generate(), later_turns()),
-        scorer=scorers.usability(judge),
+        scorer=scorers.usability(judge) if turns == [1] else scorers.usability_by_turn(judge),
     )
 
 
