@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from mogu import MoguError, MoguModel
@@ -85,7 +86,7 @@ BASE = Behaviour(malicious_refused=0.5, benign_answered=0.9, malicious=10, benig
 
 
 def candidate(penalty: float, refused: float, answered: float, separation: float = 0.0) -> Candidate:
-    return Candidate(Choice(1, 1, penalty), 0.0, Behaviour(refused, answered, 10, 10), separation)
+    return Candidate(Choice(1, 1, penalty), 0.0, 0.0, Behaviour(refused, answered, 10, 10), separation)
 
 
 def test_the_choice_weighs_refusing_and_answering_alike() -> None:
@@ -115,6 +116,35 @@ def test_every_router_is_tried_at_every_dial_and_the_chosen_one_is_saved(make: M
     assert abs(separations[0]) < 1e-6
     assert abs(separations[2]) < 1e-6
     assert len(list((tmp_path / "out-training" / "router").iterdir())) == 1
+
+
+def test_the_chosen_offset_is_part_of_the_saved_unwill_routers_and_of_nothing_else(make: Make, tmp_path: Path) -> None:
+    choice = {"checkpoints": [1.0], "weight_penalties": [2.0], "unwill_offsets": [-1.5]}
+    harden(make(tmp_path, choice=choice), tell=quiet)
+    model = MoguModel.from_pretrained(tmp_path / "out")
+    assert model.dial == 0.0
+    trained = load_file(next((tmp_path / "out-training" / "router").glob("*/router.safetensors")))
+    for index, layer in zip(model.routed_layer_indices, model.routed_layers, strict=True):
+        x = torch.randn(3, layer.in_features)
+        layer(x)
+        logits = x.double() @ trained[f"layers.{index}.weight"].double().T + trained[f"layers.{index}.bias"].double()
+        unwill, glad = (1 / (1 + torch.exp(-logit)) for logit in (logits[:, 0] - 1.5, logits[:, 1]))
+        assert layer.routing_weights is not None
+        torch.testing.assert_close(layer.routing_weights.double(), torch.stack([unwill, glad], dim=1), rtol=0, atol=1e-6)
+
+
+def test_every_offset_is_tried_at_every_dial_and_other_offsets_are_measured_without_training(make: Make, tmp_path: Path) -> None:
+    choice = {"checkpoints": [1.0], "weight_penalties": [2.0], "unwill_offsets": [-1.0, 0.5], "dials": [0.0, 1.0]}
+    harden(make(tmp_path, choice=choice), tell=quiet)
+    router = next((tmp_path / "out-training" / "router").glob("*/router.safetensors"))
+    trained = router.stat().st_mtime_ns
+    table = json.loads((tmp_path / "out-training" / "candidates.json").read_text())
+    assert [(row["unwill_offset"], row["dial"]) for row in table] == [(-1.0, 0.0), (-1.0, 1.0), (0.5, 0.0), (0.5, 1.0)]
+    harden(make(tmp_path, choice=choice | {"unwill_offsets": [0.5, 2.0], "dials": [1.0]}), tell=quiet)
+    again = json.loads((tmp_path / "out-training" / "candidates.json").read_text())
+    assert [(row["unwill_offset"], row["dial"]) for row in again] == [(0.5, 1.0), (2.0, 1.0)]
+    assert again[0] == table[3]
+    assert router.stat().st_mtime_ns == trained
 
 
 def test_stages_run_alone_and_none_is_repeated(make: Make, finished: Path, tmp_path: Path) -> None:

@@ -86,7 +86,8 @@ def lab_recipe(base_folder: Path, output: Path, *, seed: int = 0) -> Recipe:
     A model of a million parameters needs larger steps than one of seven thousand million, above all to learn to refuse everything:
     at 3e-4 its unwill responder still answers, and then there is nothing that a router could mix in. Its first layer is left
     alone: what that attends to are single words, and a router there refuses at the sound of a verb. Small ``λ`` leave the
-    routers room to part requests that no record parts. All of it was chosen on the dev split, and which candidate is taken
+    routers room to part requests that no record parts. The operating point is set on the unwill routers alone: the dial would
+    turn glad up as it turns unwill down, and glad answers jailbreaks. All of it was chosen on the dev split, and which candidate is taken
     is decided on :func:`~mogu.lab.splits.choice_records`: the one that refuses most at next to no loss in benign answers.
     """
     return recipe_from(
@@ -99,7 +100,7 @@ def lab_recipe(base_folder: Path, output: Path, *, seed: int = 0) -> Recipe:
             "choice": {
                 "checkpoints": [1.0],
                 "weight_penalties": [0.02, 0.05],
-                "dials": [-2.5, -2.0, -1.75, -1.5, -1.25, -1.0, -0.75, -0.5, 0.0],
+                "unwill_offsets": [-4.5, -4.25, -4.0, -3.75, -3.5, -3.25, -3.0, -2.75, -2.5, -2.25, -2.0, -1.75, -1.5, 0.0],
                 "max_benign_loss": 0.02,
                 "batch_size": 64,
             },

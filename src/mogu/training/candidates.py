@@ -68,23 +68,26 @@ class Candidate:
 
     Args:
         choice: which one.
+        unwill_offset: what was added to its unwill logits.
         dial: ``δ`` that it was tried at.
         behaviour: what the routed model did on the dev records.
         separation: mean malicious score of malicious prompts less that of benign ones; breaks ties.
     """
 
     choice: Choice
+    unwill_offset: float
     dial: float
     behaviour: Behaviour
     separation: float
 
     def __str__(self) -> str:
-        return f"{self.choice}, δ {self.dial:g}"
+        return f"{self.choice}, offset {self.unwill_offset:g}, δ {self.dial:g}"
 
     def row(self) -> dict[str, float]:
         """The candidate as a row of the saved table."""
         return {
             **asdict(self.choice),
+            "unwill_offset": self.unwill_offset,
             "dial": self.dial,
             **asdict(self.behaviour),
             "merit": self.behaviour.merit,

@@ -5,6 +5,7 @@ Knows the order of things; each thing itself is done elsewhere in this package.
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Callable
@@ -166,7 +167,7 @@ class _Run:
             candidates = [candidate for choice in self._choices() for candidate in self._candidates(model, choice)]
             write_json(self.workspace.folder / "candidates.json", [candidate.row() for candidate in candidates])
             chosen = best(candidates, base_behaviour, self.recipe.choice.max_benign_loss)
-            self._put_in_place(model, chosen.choice)
+            self._put_in_place(model, chosen.choice, chosen.unwill_offset)
             model.dial = chosen.dial
             save_with_report(model, self.recipe, self.inputs, base_behaviour, candidates, chosen, self._seconds())
         except BaseException:
@@ -182,7 +183,7 @@ class _Run:
         return [Choice(*pair, penalty) for pair in pairs for penalty in dict.fromkeys(recipe.choice.weight_penalties)]
 
     def _candidates(self, model: MoguModel, choice: Choice) -> list[Candidate]:
-        """Train a combination, unless it is trained already, and try it at every dial."""
+        """Train a combination, unless it is trained already, and try it with every offset at every dial."""
         part = f"router/{choice.folder_name}"
         made_with = self._router_print(choice)
         if self.workspace.finished(part, made_with) is None:
@@ -194,23 +195,25 @@ class _Run:
             layers = zip(model.routed_layer_indices, model.routed_layers, strict=True)
             write_routers(folder / ROUTER_FILE, {index: layer.folded_router() for index, layer in layers})
             self.workspace.finish(part, made_with, seconds=time.monotonic() - started)
-        measured_with = fingerprint(made_with, self._measure_print(), self.recipe.choice.dials)
+        offsets, dials = self.recipe.choice.unwill_offsets, self.recipe.choice.dials
+        measured_with = fingerprint(made_with, self._measure_print(), offsets, dials)
         record = self.workspace.measured(part, measured_with)
         if record is None:
-            self._put_in_place(model, choice)
-            tried = [self._tried(model, choice, dial) for dial in dict.fromkeys(self.recipe.choice.dials)]
+            tried = [self._tried(model, choice, *point) for point in itertools.product(dict.fromkeys(offsets), dict.fromkeys(dials))]
             record = self.workspace.measure(part, measured_with, tried=tried)
-        candidates = [Candidate(choice, one["dial"], Behaviour(**one["behaviour"]), one["separation"]) for one in record["tried"]]
+        candidates = [Candidate(choice, **{**one, "behaviour": Behaviour(**one["behaviour"])}) for one in record["tried"]]
         for candidate in candidates:
             seen = candidate.behaviour
             self.tell(f"{candidate}: malicious refused {seen.malicious_refused:.0%}, benign answered {seen.benign_answered:.0%}")
         return candidates
 
-    def _tried(self, model: MoguModel, choice: Choice, dial: float) -> dict[str, Any]:
+    def _tried(self, model: MoguModel, choice: Choice, unwill_offset: float, dial: float) -> dict[str, Any]:
+        self._put_in_place(model, choice, unwill_offset)
         before, model.dial = model.dial, dial
         try:
-            behaviour = self._behaviour(model, f"trying ({choice}, δ {dial:g})")
-            return {"dial": dial, "behaviour": asdict(behaviour), "separation": self._separation(model)}
+            behaviour = self._behaviour(model, f"trying ({choice}, offset {unwill_offset:g}, δ {dial:g})")
+            separation = self._separation(model)
+            return {"unwill_offset": unwill_offset, "dial": dial, "behaviour": asdict(behaviour), "separation": separation}
         finally:
             model.dial = before
 
@@ -243,12 +246,13 @@ class _Run:
         model.set_responder("glad", read_adapter(self.workspace.folder / "glad" / f"step-{choice.glad_step}"))
         model.set_responder("unwill", read_adapter(self.workspace.folder / "unwill" / f"step-{choice.unwill_step}"))
 
-    def _put_in_place(self, model: MoguModel, choice: Choice) -> None:
+    def _put_in_place(self, model: MoguModel, choice: Choice, unwill_offset: float) -> None:
         self._set_responders(model, choice)
         file = self.workspace.folder / "router" / choice.folder_name / ROUTER_FILE
         routers = read_routers(file, model.routed_layer_indices, model.routed_layers[0].in_features)
         for index, layer in zip(model.routed_layer_indices, model.routed_layers, strict=True):
-            layer.set_router(*routers[index])
+            vectors, biases = routers[index]
+            layer.set_router(vectors, biases + torch.tensor([unwill_offset, 0.0]))
 
     def _seconds(self) -> dict[str, float]:
         parts = {name: self.workspace.finished(name, self._responder_print(name)) for name in ("glad", "unwill")}

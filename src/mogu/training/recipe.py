@@ -110,6 +110,8 @@ class ChoiceSection(_Section):
     Args:
         checkpoints: responder checkpoints, as shares of their training; 1 is its end.
         weight_penalties: values of ``λ``.
+        unwill_offsets: numbers added to the unwill logits of each trained router, one at a time: how ready it is to refuse. The
+            chosen one becomes part of the saved routers.
         dials: values of ``δ`` that each trained router is tried at.
         max_benign_loss: how much smaller the share of benign dev prompts that are answered may be than the base model's;
             within it, whatever refuses most malicious ones is kept. ``None`` weighs both rates the same.
@@ -119,6 +121,7 @@ class ChoiceSection(_Section):
 
     checkpoints: list[float] = Field(default=[0.5, 1.0], min_length=1)
     weight_penalties: list[float] = Field(default=[1.0, 2.0], min_length=1)
+    unwill_offsets: list[Annotated[float, Field(allow_inf_nan=False)]] = Field(default=[0.0], min_length=1)
     dials: list[Annotated[float, Field(allow_inf_nan=False)]] = Field(default=[0.0], min_length=1)
     max_benign_loss: float | None = Field(default=None, ge=0, le=1)
     max_new_tokens: int = Field(default=32, ge=1)
