@@ -86,5 +86,7 @@ def _slot_rank(needed: int) -> int:
         if rank >= needed:
             return rank
     raise ConfigError(
-        f"The saved model needs a LoRA rank of {needed}", expected=f"2r + 2 of at most {_RANKS[-1]}", action="train responders of a smaller rank"
+        f"The saved model needs a LoRA rank of {needed}",
+        expected=f"2r + 2 of at most {_RANKS[-1]}",
+        action="train responders of a smaller rank",
     )

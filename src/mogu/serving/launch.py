@@ -18,7 +18,7 @@ def main() -> None:
         original("vllm")
     except importlib.metadata.PackageNotFoundError:
         found = f"{installed_version()}+cpu"
-        importlib.metadata.version = lambda name: found if name == "vllm" else original(name)
+        importlib.metadata.version = lambda distribution_name: found if distribution_name == "vllm" else original(distribution_name)
     from vllm.entrypoints.cli.main import main as vllm_main
 
     vllm_main()

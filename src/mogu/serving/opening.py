@@ -56,7 +56,7 @@ class RoutedOpening(BaseModel):
             ConfigError: it is no such mapping, or a value is out of its range.
         """
         wishes = _wishes(asked)
-        settings = {"routed_tokens": config.routed_tokens, "dial": config.dial, "handoff": config.handoff}
+        settings: dict[str, Any] = {"routed_tokens": config.routed_tokens, "dial": config.dial, "handoff": config.handoff}
         settings |= {name: value for name, value in wishes.items() if value is not None or name == "routed_tokens"}
         return cls(**settings)
 

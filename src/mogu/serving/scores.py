@@ -57,7 +57,9 @@ def noting_scores(generate: Callable[..., Any]) -> Callable[..., Any]:
     return noting
 
 
-async def _noting(outputs: AsyncGenerator[Any, None], model: str, noted: NotedScores | None, prompt: int | None) -> AsyncGenerator[Any, None]:
+async def _noting(
+    outputs: AsyncGenerator[Any, None], model: str, noted: NotedScores | None, prompt: int | None
+) -> AsyncGenerator[Any, None]:
     first = True
     try:
         async for output in outputs:

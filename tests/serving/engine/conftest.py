@@ -31,6 +31,7 @@ def hardened(base: str, folder: Path, seed: int, layers: list[int] | None = None
     """A saved model on the lab's base that answers unlike it, and differently for every token: a strict test, not a defence."""
     generator = torch.Generator().manual_seed(seed)
     model = MoguModel.from_base(load_base(base), MoguConfig(base_model=base, layers=layers))
+
     def randn(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator)
 
@@ -74,7 +75,11 @@ def lab_prompts(tokenizer) -> list[list[int]]:
     """200 prompts of mixed lengths: the lab's, of one to three turns."""
     asked = [prompt.instruction for prompt in prompts("test")][::4][:200]
     turns = [
-        [one for text in asked[index : index + 1 + index % 3] for one in ({"role": "user", "content": text}, {"role": "assistant", "content": "Good."})][:-1]
+        [
+            one
+            for text in asked[index : index + 1 + index % 3]
+            for one in ({"role": "user", "content": text}, {"role": "assistant", "content": "Good."})
+        ][:-1]
         for index in range(len(asked))
     ]
     return [encode_prompt(tokenizer, conversation) for conversation in turns][:200]

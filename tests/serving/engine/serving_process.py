@@ -28,7 +28,9 @@ def served(arguments: list[str], log: Path, *, environment: dict[str, str] | Non
     port = free_port()
     command = [sys.executable, "-c", "from mogu.cli import main; main()", "serve", *arguments, "--port", str(port), "--api-key", KEY]
     with log.open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=os.environ | (environment or {}), start_new_session=True)
+        process = subprocess.Popen(
+            command, stdout=out, stderr=subprocess.STDOUT, env=os.environ | (environment or {}), start_new_session=True
+        )
     address = f"http://127.0.0.1:{port}"
     try:
         deadline = time.monotonic() + 240

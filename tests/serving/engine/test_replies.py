@@ -6,14 +6,12 @@ import json
 import random
 
 import pytest
+from conftest import VECTORS
 from expected import NEW_TOKENS, Asked, Library
 from vllm import LLM, SamplingParams
 from vllm.lora.request import LoRARequest
 
-from mogu import MoguModel
 from mogu.reference import import_reference
-
-from conftest import VECTORS
 
 OPENINGS = [
     (),
@@ -27,7 +25,14 @@ OPENINGS = [
 
 
 def engine(base: str, **options) -> LLM:
-    settings = {"enforce_eager": True, "dtype": "float32", "enable_lora": True, "max_lora_rank": 32, "max_loras": 3, "disable_log_stats": False}
+    settings = {
+        "enforce_eager": True,
+        "dtype": "float32",
+        "enable_lora": True,
+        "max_lora_rank": 32,
+        "max_loras": 3,
+        "disable_log_stats": False,
+    }
     return LLM(model=base, **(settings | options))
 
 
@@ -84,9 +89,15 @@ def test_the_published_outputs(tmp_path):
     expected = json.loads((VECTORS / "expected_greedy.json").read_text())
     llm = engine(str(VECTORS / "base"), skip_tokenizer_init=True, max_model_len=256)
     lora = LoRARequest("published", 1, str(tmp_path / "published"))
-    rows = [(one["input_ids"], one[key], lora if key == "output_ids" else None) for one in expected.values() for key in ("output_ids", "base_output_ids")]
+    rows = [
+        (one["input_ids"], one[key], lora if key == "output_ids" else None)
+        for one in expected.values()
+        for key in ("output_ids", "base_output_ids")
+    ]
     parameters = [SamplingParams(temperature=0, max_tokens=len(wanted), detokenize=False, ignore_eos=True) for _, wanted, _ in rows]
-    outputs = llm.generate([{"prompt_token_ids": ids} for ids, _, _ in rows], parameters, lora_request=[one for _, _, one in rows], use_tqdm=False)
+    outputs = llm.generate(
+        [{"prompt_token_ids": ids} for ids, _, _ in rows], parameters, lora_request=[one for _, _, one in rows], use_tqdm=False
+    )
     assert [list(output.outputs[0].token_ids) for output in outputs] == [wanted for _, wanted, _ in rows]
 
 
@@ -119,7 +130,10 @@ def test_a_second_turn_does_not_reuse_the_first_answer_s_blocks(base, library, f
     parameters = SamplingParams(temperature=0, max_tokens=80, ignore_eos=True, extra_args={"mogu": dict(opening)})
     lora = LoRARequest("one", sorted(folders).index("one") + 1, str(folders["one"]))
     outputs = llm.generate([{"prompt_token_ids": list(one.prompt)} for one in first], parameters, lora_request=lora, use_tqdm=False)
-    second = [Asked(one.prompt + tuple(output.outputs[0].token_ids) + one.prompt[:9], "one", opening) for one, output in zip(first, outputs, strict=True)]
+    second = [
+        Asked(one.prompt + tuple(output.outputs[0].token_ids) + one.prompt[:9], "one", opening)
+        for one, output in zip(first, outputs, strict=True)
+    ]
     before = metric(llm, "vllm:prefix_cache_hits")
     compared(ask(llm, second, folders), library.replies(second), second)
     assert metric(llm, "vllm:prefix_cache_hits") > before  # of the prompts' own blocks

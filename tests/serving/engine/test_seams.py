@@ -69,8 +69,20 @@ def test_the_plugin_is_in_place_once():
 
 def test_the_names_and_arguments_that_are_relied_on():
     assert parameters(WorkerLoRAManager._load_adapter) == ["self", "lora_request"]
-    assert parameters(LoRAModelRunnerMixin.set_active_loras) == ["self", "input_batch", "num_scheduled_tokens", "num_sampled_tokens", "mapping_type"]
-    assert parameters(LoRAModelRunnerMixin._set_active_loras) == ["self", "prompt_lora_mapping", "token_lora_mapping", "lora_requests", "mapping_type"]
+    assert parameters(LoRAModelRunnerMixin.set_active_loras) == [
+        "self",
+        "input_batch",
+        "num_scheduled_tokens",
+        "num_sampled_tokens",
+        "mapping_type",
+    ]
+    assert parameters(LoRAModelRunnerMixin._set_active_loras) == [
+        "self",
+        "prompt_lora_mapping",
+        "token_lora_mapping",
+        "lora_requests",
+        "mapping_type",
+    ]
     assert parameters(GPUModelRunner.sample_tokens) == ["self", "grammar_output"]
     assert parameters(kv_cache_utils.generate_block_hash_extra_keys) == ["request", "start_token_idx", "end_token_idx", "start_mm_idx"]
     assert parameters(InputProcessor.process_inputs)[:4] == ["self", "request_id", "prompt", "params"]
@@ -104,7 +116,9 @@ def test_on_a_cpu_adapters_are_applied_to_their_own_tokens():
     torch.manual_seed(0)
     x, matrices = torch.randn(6, 8), torch.randn(2, 1, 4, 8)
     indices = torch.tensor([1, -1, 0, 0, 1, -1])
-    wanted = torch.stack([matrices[i, 0].double() @ one.double() if i >= 0 else torch.zeros(4).double() for i, one in zip(indices, x, strict=True)])
+    wanted = torch.stack(
+        [matrices[i, 0].double() @ one.double() if i >= 0 else torch.zeros(4).double() for i, one in zip(indices, x, strict=True)]
+    )
     for kind, right in ((GroupedPunicaWrapper, True), (PunicaWrapperCPU, False)):
         wrapper = kind(16, 8, "cpu")
         wrapper.indices_len[0] = 6

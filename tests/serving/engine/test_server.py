@@ -124,7 +124,9 @@ def test_faults_of_the_request_keep_their_own_answers(client, address):
     with pytest.raises(openai.NotFoundError):
         chat(client, TEXTS[0], "nobody")
     for body in (b'{"mogu": ', b'[{"mogu": 1}]', b'{"model": "one", "mogu": null}', b'{"mogu": 1, "vllm_xargs": 3}'):
-        answer = httpx.post(f"{address}/v1/chat/completions", content=body, headers={"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"})
+        answer = httpx.post(
+            f"{address}/v1/chat/completions", content=body, headers={"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
+        )
         assert answer.status_code in (400, 422), answer.text
     assert chat(client, TEXTS[0]).choices[0].message.content
 
@@ -143,7 +145,10 @@ def test_metrics_count_routed_requests_and_scores(client, address):
 
 def test_a_locked_server_answers_with_its_models_alone(models, base, tmp_path):
     with (
-        served([str(models["one"]), "--locked", "--enforce-eager", "--dtype", "float32", "--max-model-len", "512"], tmp_path / "log") as (address, _),
+        served([str(models["one"]), "--locked", "--enforce-eager", "--dtype", "float32", "--max-model-len", "512"], tmp_path / "log") as (
+            address,
+            _,
+        ),
         openai.OpenAI(base_url=f"{address}/v1", api_key=KEY, max_retries=0) as client,
     ):
         assert chat(client, TEXTS[0]).model_extra["mogu"]["score"] > 0
