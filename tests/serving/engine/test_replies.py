@@ -6,8 +6,8 @@ import json
 import random
 
 import pytest
-from conftest import VECTORS
 from expected import NEW_TOKENS, Asked, Library
+from lab_models import VECTORS
 from vllm import LLM, SamplingParams
 from vllm.lora.request import LoRARequest
 

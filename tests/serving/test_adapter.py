@@ -1,0 +1,80 @@
+"""A saved model as it is served, against the routed layer's formula in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mogu import MoguConfig
+from mogu.errors import MoguError
+from mogu.serving.adapter import is_mogu_folder, read_served_adapter
+from mogu.serving.command import serve_arguments
+
+
+@pytest.fixture
+def saved(make_pair, tmp_path):
+    model, _ = make_pair("llama", config=MoguConfig(rank=4, lora_alpha=12, layers=[0, 2], base_model="some/base", base_revision="abc"))
+    model.save_pretrained(tmp_path / "safer")
+    return model, tmp_path / "safer"
+
+
+def test_its_parts_give_the_routed_layer_s_output(saved):
+    model, folder = saved
+    adapter = read_served_adapter(folder)
+    assert is_mogu_folder(folder)
+    assert adapter.rank == 10
+    assert list(adapter.layers) == [f"model.layers.{layer}.self_attn.o_proj" for layer in (0, 2)]
+    for layer, served in zip(model.routed_layers, adapter.layers.values(), strict=True):
+        x = torch.randn(3, layer.in_features, dtype=torch.float64)
+        activations = x @ served.shrink.double().T
+        alpha, beta = torch.sigmoid(activations[:, -2:] + served.biases.double()).T[..., None]
+        low_rank = torch.cat([alpha * activations[:, :4], beta * activations[:, 4:8]], dim=1) @ served.expand.double().T
+        expected = (alpha + beta) * (x @ layer.base_layer.weight.double().T) + low_rank
+        assert torch.allclose(layer(x), expected, atol=1e-5)
+
+
+def test_the_command_line(saved, tmp_path):
+    _, folder = saved
+    found = serve_arguments([folder], base_model=None, host="127.0.0.1", options=["--port", "9", "--lora-modules", "a=b", "c=d", "--enforce-eager"])
+    assert found[:3] == ["some/base", "--host", "127.0.0.1"]
+    modules = found.index("--lora-modules")
+    assert found[modules + 1 : modules + 4] == [f"safer={folder.resolve()}", "a=b", "c=d"]
+    assert found.count("--lora-modules") == 1
+    assert found[found.index("--revision") + 1] == "abc"
+    assert found[found.index("--max-lora-rank") + 1] == "16"
+    assert found[found.index("--max-loras") + 1] == "3"
+    assert found[-3:] == ["--port", "9", "--enforce-eager"]
+    assert "--lora-target-modules" not in found  # the others may have adapters anywhere
+
+    alone = serve_arguments([folder], base_model="elsewhere", host="::1", options=["--max-lora-rank=64", "--max-loras", "2"])
+    assert alone[0] == "elsewhere"
+    assert "--revision" not in alone
+    assert alone[alone.index("--lora-target-modules") + 1] == "o_proj"
+    assert alone[-3:] == ["--max-lora-rank=64", "--max-loras", "2"]
+    assert alone.count("--max-loras") == 1
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda folder: (folder / "mogu_config.json").unlink(), "holds no mogu_config.json"),
+        (lambda folder: (folder / "glad" / "adapter_model.safetensors").unlink(), "adapter_model.safetensors does not exist"),
+        (lambda folder: (folder / "router.safetensors").write_bytes(b""), "router.safetensors"),
+    ],
+)
+def test_a_broken_folder_is_one_clear_error(saved, spoil, said):
+    _, folder = saved
+    spoil(folder)
+    with pytest.raises(MoguError, match=said):
+        serve_arguments([folder], base_model=None, host="127.0.0.1", options=[])
+
+
+def test_models_that_cannot_be_served_together(saved, make_pair, tmp_path):
+    _, folder = saved
+    other, _ = make_pair("llama", config=MoguConfig(rank=4, lora_alpha=12, base_model="another/base"))
+    other.save_pretrained(tmp_path / "other")
+    other.save_pretrained(tmp_path / "elsewhere" / "safer")
+    with pytest.raises(MoguError, match="different base models: another/base, some/base"):
+        serve_arguments([folder, tmp_path / "other"], base_model=None, host="127.0.0.1", options=[])
+    with pytest.raises(MoguError, match="Two saved models are called 'safer'"):
+        serve_arguments([folder, tmp_path / "elsewhere" / "safer"], base_model="b", host="127.0.0.1", options=[])
