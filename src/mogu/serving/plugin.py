@@ -5,6 +5,7 @@ Knows which versions of vLLM are supported; knows nothing of what is put in plac
 
 from __future__ import annotations
 
+import os
 from importlib.metadata import PackageNotFoundError, version
 
 from packaging.specifiers import SpecifierSet
@@ -21,6 +22,7 @@ def register() -> None:
         ConfigError: this vLLM is not one of the supported versions.
     """
     check_version(installed_version())
+    os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")  # the second one maps adapters to requests in code of its own
     from mogu.serving.seams import install
 
     install()

@@ -30,8 +30,8 @@ def complete_settings(request: Any, vllm_config: Any) -> None:
         vllm_config: the engine's.
 
     Raises:
-        VLLMValidationError: a value is wrong, the request's model is not a MoGU model, or the server is locked; the API answers
-            it with HTTP 400.
+        VLLMValidationError: a value is wrong, the request's model is not a MoGU model, the server is locked, or its engine runs in
+            a way that cannot route; the API answers it with HTTP 400.
     """
     parameters = request.sampling_params
     if parameters is None:
@@ -51,12 +51,20 @@ def complete_settings(request: Any, vllm_config: Any) -> None:
         opening = RoutedOpening.of(config, asked)
     except MoguError as error:
         raise VLLMValidationError(str(error), parameter=FIELD) from error
+    _check_engine(vllm_config, opening)
+    parameters.extra_args = {**extra, FIELD: opening.model_dump()}
+
+
+def _check_engine(vllm_config: Any, opening: RoutedOpening) -> None:
+    if vllm_config.use_v2_model_runner:
+        raise VLLMValidationError("MoGU models need vLLM's first model runner. Start the server with VLLM_USE_V2_MODEL_RUNNER=0.")
+    if vllm_config.parallel_config.pipeline_parallel_size > 1:
+        raise VLLMValidationError("MoGU models cannot be spread over pipeline stages: a score needs all layers. Use tensor parallelism.")
     if opening.handoff == "recompute" and vllm_config.speculative_config is not None:
         raise VLLMValidationError(
             "handoff 'recompute' does not go with speculative decoding, which makes several tokens a pass. Ask for 'continue'.",
             parameter=FIELD,
         )
-    parameters.extra_args = {**extra, FIELD: opening.model_dump()}
 
 
 def _check_lock(config: MoguConfig | None, asked: object) -> None:
