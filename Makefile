@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 VLLM_VENV := .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
 
-.PHONY: demo test test-vllm bench lint clean
+.PHONY: demo test test-vllm bench bench-vllm lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/mogu demo
@@ -24,6 +24,9 @@ lint: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks
+
+bench-vllm: $(VLLM_VENV)/.installed
+	$(VLLM_BIN)/python -m benchmarks.serving
 
 clean:
 	rm -rf $(VENV) $(VLLM_VENV) .mypy_cache .ruff_cache .pytest_cache bench-results demo
