@@ -35,7 +35,9 @@ def test_its_parts_give_the_routed_layer_s_output(saved):
 
 def test_the_command_line(saved, tmp_path):
     _, folder = saved
-    found = serve_arguments([folder], base_model=None, host="127.0.0.1", options=["--port", "9", "--lora-modules", "a=b", "c=d", "--enforce-eager"])
+    found = serve_arguments(
+        [folder], base_model=None, host="127.0.0.1", options=["--port", "9", "--lora-modules", "a=b", "c=d", "--enforce-eager"]
+    )
     assert found[:3] == ["some/base", "--host", "127.0.0.1"]
     modules = found.index("--lora-modules")
     assert found[modules + 1 : modules + 4] == [f"safer={folder.resolve()}", "a=b", "c=d"]

@@ -62,7 +62,9 @@ def test_blocks_are_shared_where_they_are_the_same():
     ends = range(size, 8 * size, size)
 
     def keys(**settings):
-        return [RoutedOpening(**({"routed_tokens": 5, "dial": 0.5, "handoff": "continue"} | settings)).cache_key(prompt, end) for end in ends]
+        return [
+            RoutedOpening(**({"routed_tokens": 5, "dial": 0.5, "handoff": "continue"} | settings)).cache_key(prompt, end) for end in ends
+        ]
 
     assert keys()[:2] == keys(routed_tokens=9)[:2] == keys(handoff="recompute")[:2]
     assert not set(keys()) & set(keys(dial=0.75))

@@ -1,0 +1,108 @@
+"""The handoff that reads anew, in vLLM's own schedulers, also in the one that runs a step ahead of the tokens (as on a GPU)."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import pytest
+import torch
+from vllm import SamplingParams
+from vllm.engine.arg_utils import EngineArgs
+from vllm.lora.request import LoRARequest
+from vllm.utils.hashing import sha256
+from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
+from vllm.v1.outputs import ModelRunnerOutput
+from vllm.v1.request import Request
+from vllm.v1.structured_output import StructuredOutputManager
+
+from mogu.serving.plugin import register
+from mogu.serving.scheduling import with_routing
+
+BLOCK, PROMPT, NEW_TOKENS = 32, 40, 12
+M = 5
+
+
+@pytest.fixture(params=[Scheduler, AsyncScheduler], ids=["one step at a time", "a step ahead"])
+def scheduler(request, base):
+    register()
+    init_none_hash(sha256)
+    config = EngineArgs(
+        model=base, dtype="float32", enable_lora=True, max_lora_rank=32, max_model_len=512, block_size=BLOCK
+    ).create_engine_config()
+    config.scheduler_config.async_scheduling = request.param is AsyncScheduler
+    config.cache_config.num_gpu_blocks = 64
+    spec = FullAttentionSpec(block_size=BLOCK, num_kv_heads=1, head_size=16, dtype=torch.float32)
+    cache = KVCacheConfig(64, [], [KVCacheGroupSpec(["layer"], spec)], hash_block_size=BLOCK)
+    return with_routing(request.param)(config, cache, StructuredOutputManager(config), BLOCK, hash_block_size=BLOCK, log_stats=True)
+
+
+def add(scheduler, name: str, handoff: str | None) -> Request:
+    settings = {"mogu": {"routed_tokens": M, "dial": 0.0, "handoff": handoff}} if handoff else None
+    request = Request(
+        name,
+        list(range(100, 100 + PROMPT)),
+        SamplingParams(max_tokens=NEW_TOKENS, extra_args=settings, ignore_eos=True),
+        None,
+        lora_request=LoRARequest("one", 1, "somewhere") if handoff else None,
+        block_hasher=get_request_block_hasher(BLOCK, sha256),
+    )
+    scheduler.add_request(request)
+    return request
+
+
+def carry_out(scheduler) -> list[dict[str, tuple[int, int, bool]]]:
+    """Run until nothing is left; for each step and request: position of its first token, how many, and whether it has its adapter."""
+    steps, under_way, tokens = [], deque(), 0
+    ahead = isinstance(scheduler, AsyncScheduler)
+    while scheduler.has_unfinished_requests() or under_way:
+        before = {name: request.num_computed_tokens for name, request in scheduler.requests.items()}
+        step = scheduler.schedule()
+        if step.num_scheduled_tokens:
+            starts = before | dict(zip(step.scheduled_cached_reqs.req_ids, step.scheduled_cached_reqs.num_computed_tokens, strict=True))
+            starts |= {one.req_id: one.num_computed_tokens for one in step.scheduled_new_reqs}
+            steps.append(
+                {
+                    name: (starts[name], count, scheduler.requests[name].lora_request is not None)
+                    for name, count in step.num_scheduled_tokens.items()
+                }
+            )
+            names = list(step.num_scheduled_tokens)
+            sampled = []
+            for name in names:
+                request = scheduler.requests[name]
+                tokens += 1
+                sampled.append([] if request.is_prefill_chunk else [tokens])
+            under_way.append((step, ModelRunnerOutput(names, {name: index for index, name in enumerate(names)}, sampled_token_ids=sampled)))
+        if len(under_way) > ahead or (under_way and not step.num_scheduled_tokens):
+            scheduler.update_from_output(*under_way.popleft())
+    return steps
+
+
+def test_the_base_model_reads_prompt_and_opening_at_once(scheduler):
+    request = add(scheduler, "routed", "recompute")
+    steps = [step["routed"] for step in carry_out(scheduler)]
+    opening = [(0, PROMPT, True)] + [(PROMPT + number, 1, True) for number in range(M - 1)]
+    rest = [(0, PROMPT + M, False)] + [(PROMPT + M + number, 1, False) for number in range(NEW_TOKENS - M - 1)]
+    assert steps == opening + rest
+    assert request.num_output_tokens == NEW_TOKENS
+    assert request.num_preemptions == 0
+    assert scheduler.kv_cache_manager.block_pool.get_num_free_blocks() == 63  # all but vLLM's null block
+
+
+def test_continue_goes_on_at_once(scheduler):
+    add(scheduler, "routed", "continue")
+    assert [step["routed"] for step in carry_out(scheduler)] == [(0, PROMPT, True)] + [
+        (PROMPT + number, 1, True) for number in range(NEW_TOKENS - 1)
+    ]
+
+
+def test_after_the_handoff_base_blocks_are_shared_and_routed_ones_are_not(scheduler):
+    add(scheduler, "base", None)
+    carry_out(scheduler)
+    add(scheduler, "routed", "recompute")
+    steps = [step["routed"] for step in carry_out(scheduler)]
+    assert steps[0] == (0, PROMPT, True)  # nothing of the base request's
+    assert steps[M] == (BLOCK, PROMPT + M - BLOCK, False)  # its first block
