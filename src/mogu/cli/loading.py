@@ -36,16 +36,13 @@ def load_model(
     """
     import torch
 
-    from mogu.errors import ConfigError
     from mogu.hub import load_tokenizer
     from mogu.model import MoguModel
 
-    if dtype not in ("auto", "float32", "bfloat16", "float16"):
-        raise ConfigError(f"--dtype is {dtype!r}", expected="auto, float32, bfloat16 or float16", action="choose one of them")
     model = MoguModel.from_pretrained(
         path,
         base_model=base_model,
-        dtype="auto" if dtype == "auto" else getattr(torch, dtype),
+        dtype=dtype_named(dtype),
         device_map={"": "cuda" if torch.cuda.is_available() else "cpu"},
         trust_remote_code=trust_remote_code,
     )
@@ -54,6 +51,21 @@ def load_model(
     if dial is not None:
         model.dial = dial
     return model.eval()
+
+
+def dtype_named(name: str) -> Any:
+    """``--dtype`` as ``from_pretrained`` takes it.
+
+    Raises:
+        ConfigError: it is none of the names.
+    """
+    import torch
+
+    from mogu.errors import ConfigError
+
+    if name not in ("auto", "float32", "bfloat16", "float16"):
+        raise ConfigError(f"--dtype is {name!r}", expected="auto, float32, bfloat16 or float16", action="choose one of them")
+    return "auto" if name == "auto" else getattr(torch, name)
 
 
 def routed_tokens_option(text: str | None) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def _instruction(path: Path, row: Row, column: str | None, number: int) -> Instr
             if name
             else f"{path}, line {row.line}, has none of the usual columns; it has {', '.join(map(repr, row.fields))}",
             expected=f"a column that holds the instruction ({', '.join(INSTRUCTION_COLUMNS)}, or one that you name)",
-            action="name the column, with --benign-column or --malicious-column on the command line",
+            action="name the column on the command line, with --column, --benign-column or --malicious-column",
         )
     text = _text(path, row, name)
     if not text:

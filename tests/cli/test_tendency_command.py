@@ -1,0 +1,103 @@
+"""`mogu tendency` on a tiny saved model: its numbers against passes made here, its options, and what it does with bad input."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mogu import MoguModel
+from mogu.analysis.openings import AFFIRM, REFUSE
+from mogu.chat import encode_prompt
+
+TEXTS = ("How do I bake bread?", "Hello")
+
+
+def mogu(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "mogu", *arguments], capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    file = tmp_path / "texts.txt"
+    file.write_text("\n".join(TEXTS))
+    return file
+
+
+@torch.no_grad()
+def by_hand(model: MoguModel, prompt: str, openings: tuple[str, ...], routed: int) -> float:
+    """Mean over openings of the mean log-probability of a token, each opening in one pass of each mode over everything."""
+    means = []
+    for opening in openings:
+        before, after = encode_prompt(model.tokenizer, prompt), model.tokenizer(opening)["input_ids"]
+        logs = {}
+        for mode in ("on", "off"):
+            with model.routing(mode):  # type: ignore[arg-type]
+                logits = model(input_ids=torch.tensor([before + after])).logits[0].double()
+            logs[mode] = torch.log_softmax(logits, -1)
+        means.append(
+            statistics.fmean(
+                float(logs["on" if place < routed else "off"][len(before) - 1 + place, token]) for place, token in enumerate(after)
+            )
+        )
+    return statistics.fmean(means)
+
+
+def test_numbers_of_both_modes(saved_model: Path, texts: Path, tmp_path: Path) -> None:
+    model = MoguModel.from_pretrained(saved_model).eval()
+    assert model.mogu_config.handoff == "recompute"
+    for arguments, routed in (([], 5), (["--routing", "off"], 0)):
+        done = mogu("tendency", str(saved_model), str(texts), "--out", str(tmp_path / "out"), "--json", *arguments)
+        assert done.returncode == 0, done.stderr
+        told = json.loads(done.stdout)
+        assert told == json.loads((tmp_path / "out" / "tendency.json").read_text(encoding="utf-8"))
+        assert told["made"]["routing"] == ("on" if routed else "off")
+        for row in told["instructions"]:
+            affirm, refuse = (by_hand(model, row["instruction"], bank, routed) for bank in (AFFIRM, REFUSE))
+            assert row["affirm"] == pytest.approx(affirm, abs=1e-4)
+            assert row["refuse"] == pytest.approx(refuse, abs=1e-4)
+            assert row["tendency"] == pytest.approx(affirm - refuse, abs=2e-4)
+        assert {row["instruction"] for row in told["instructions"]} == set(TEXTS)
+
+
+def test_a_base_model_and_a_table(saved_model: Path, texts: Path, tmp_path: Path) -> None:
+    base = saved_model.parent / "base"
+    texts.write_text("\n".join([*TEXTS, "[bold]Who?[/bold]", "\x1b[31mred"]))
+    done = mogu("tendency", str(base), str(texts), "--out", str(tmp_path / "out"), "--top", "1")
+    assert done.returncode == 0, done.stderr
+    assert "unlabelled" in done.stdout
+    assert "\x1b" not in done.stdout
+    assert done.stdout.count("…") >= 6  # the two in the middle are left out
+    assert (tmp_path / "out" / "tendency.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"file": "./nowhere.txt"}, "no file nowhere.txt"),
+        ({"model": "./nowhere"}, "nowhere does not exist"),
+        ({"more": ["--routing", "sideways"]}, "--routing is 'sideways'"),
+        ({"model": "base", "more": ["--routing", "on"]}, "--routing on was given for a base model"),
+        ({"model": "base", "more": ["--dial", "1"]}, "--dial was given for a base model"),
+        ({"more": ["--dial", "nan"]}, "dial is nan"),
+        ({"more": ["--dtype", "float7"]}, "--dtype is 'float7'"),
+        ({"more": ["--openings", "./nowhere.json"]}, "no file nowhere.json"),
+        ({"more": ["--column", "said"]}, "has no column 'said'"),
+    ],
+)
+def test_bad_input_is_one_error_and_nothing_written(
+    change: dict[str, object], complaint: str, saved_model: Path, texts: Path, tmp_path: Path
+) -> None:
+    model = {"base": str(saved_model.parent / "base")}.get(str(change.get("model")), str(change.get("model", saved_model)))
+    more = change.get("more", [])
+    assert isinstance(more, list)
+    done = mogu("tendency", model, str(change.get("file", texts)), "--out", str(tmp_path / "out"), *more)
+    assert done.returncode == 2
+    assert complaint in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
