@@ -33,7 +33,8 @@ Defenses = Annotated[str, typer.Option(help="'all', or names separated by commas
 Limit = Annotated[int | None, typer.Option(help="Prompts of each kind of each data set, the first ones.")]
 Seeds = Annotated[int, typer.Option(help="How many seeds; they decide what is trained and drawn.")]
 Jailbreaks = Annotated[
-    str | None, typer.Option(help="Ask each plain prompt in a jailbreak as well: 'own', 'published', or a file of templates.")
+    str | None,
+    typer.Option(help="Ask each plain prompt in a jailbreak as well: 'own', 'published', tendency=FILE, or a file of templates."),
 ]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a training setting, such as glad.epochs=3.")

@@ -152,7 +152,8 @@ def _show(ranking: Ranking, top: int) -> None:
     labels = Table("label", "instructions", "mean tendency", "median", "leaning to affirm")
     for label, found in ranking.as_json()["labels"].items():
         labels.add_row(escape(label), f"{found['n']}", f"{found['mean']:+.3f}", f"{found['median']:+.3f}", f"{found['affirming']:.1%}")
-    table = Table("rank", "tendency", "affirm", "refuse", "label", Column("instruction", no_wrap=True, overflow="ellipsis"))
+    fixed = [Column(name, no_wrap=True) for name in ("rank", "tendency", "affirm", "refuse", "label")]
+    table = Table(*fixed, Column("instruction", no_wrap=True, overflow="ellipsis", ratio=1), expand=True)
     places = range(1, len(ranking.rows) + 1)
     shown = [place for place in places if place <= top or place > len(places) - top]
     for before, place in zip([0, *shown], shown, strict=False):

@@ -14,6 +14,7 @@ from mogu import lab
 from mogu.data import WRAPPERS, Label, Record, is_refusal, read_instructions, read_records, unwrapped
 from mogu.data.splits import WRAPPED
 from mogu.errors import ConfigError
+from mogu.evaluation.affirmed import tendency_wrapper
 from mogu.evaluation.datasets import CATALOG, EvaluationPrompt, dataset_spec, read_prompts, read_templates
 from mogu.evaluation.wrappers import EVALUATION_WRAPPERS, Jailbreak
 from mogu.lab import Category, LabPrompt
@@ -78,8 +79,8 @@ def read_asked(sources: Sequence[str], *, limit: int | None = None, jailbreaks: 
             list of instructions.
         limit: so many prompts of each category of each source, the first ones.
         jailbreaks: ask each plain prompt in a jailbreak as well, jailbreaks taking turns: ``"own"`` are those of
-            :mod:`mogu.evaluation.wrappers`, ``"published"`` the catalogue's, anything else is a file of templates. Not for the
-            lab, which has its own.
+            :mod:`mogu.evaluation.wrappers`, ``"published"`` the catalogue's, ``"tendency=FILE"`` the one of
+            :mod:`mogu.evaluation.affirmed`, anything else is a file of templates. Not for the lab, which has its own.
 
     Raises:
         MoguError: a source cannot be used, or two have the same name.
@@ -96,6 +97,8 @@ def read_asked(sources: Sequence[str], *, limit: int | None = None, jailbreaks: 
 
 
 def _templates(jailbreaks: str) -> list[Jailbreak]:
+    if (around := tendency_wrapper(jailbreaks)) is not None:
+        return [around]
     if jailbreaks == "own":
         return list(EVALUATION_WRAPPERS)
     file = None if jailbreaks == "published" else Path(jailbreaks).expanduser()

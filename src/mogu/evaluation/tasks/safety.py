@@ -13,6 +13,7 @@ from inspect_ai.scorer import Scorer, scorer
 from inspect_ai.solver import generate
 
 from mogu.errors import ConfigError
+from mogu.evaluation.affirmed import tendency_wrapper
 from mogu.evaluation.datasets import EvaluationPrompt, dataset_spec, read_prompts, read_templates
 from mogu.evaluation.metrics import share
 from mogu.evaluation.prerequisites import explained
@@ -35,8 +36,9 @@ def safety(
     Args:
         dataset: one or more of the malicious data sets.
         wrapper: ``None`` or ``"none"`` for the plain request, names of evaluation wrappers, or ``"all"``: plain and in every wrapper.
-        jailbreaks: a file of published jailbreak prompts whose templates are the wrappers, or ``"hub"`` for the collection of the
-            catalogue; ``wrapper`` then names some of them, by default all without the plain request.
+        jailbreaks: a file of published jailbreak prompts whose templates are the wrappers, ``"hub"`` for the collection of the
+            catalogue, or ``"tendency=FILE"`` for the one of :mod:`mogu.evaluation.affirmed`; ``wrapper`` then names some of them,
+            by default all without the plain request.
         file: the data set in a local file, where there is one data set.
         judge: an Inspect model that rates how harmful each reply is, besides.
         limit: how many prompts of each data set.
@@ -72,7 +74,10 @@ def _wrappers(wrapper: str | list[str] | None, jailbreaks: str | None) -> list[J
         if names == ["all"]:
             return [None, *EVALUATION_WRAPPERS]
         return [None if name == PLAIN else jailbreak_named(name) for name in names or [PLAIN]]
-    templates = read_templates(None if jailbreaks == "hub" else _path(jailbreaks))
+    if (around := tendency_wrapper(jailbreaks)) is not None:
+        templates = {around.name: around.text}
+    else:
+        templates = read_templates(None if jailbreaks == "hub" else _path(jailbreaks))
     if names is None or names == ["all"]:
         plain: list[Jailbreak | None] = [None] if names else []
         return [*plain, *(Jailbreak(name, text) for name, text in templates.items())]
