@@ -6,6 +6,7 @@ Knows the command line; what is done is in :mod:`mogu.analysis`.
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,8 +22,10 @@ if TYPE_CHECKING:
     from mogu.analysis.listed import Listed
     from mogu.analysis.ranking import Ranking
     from mogu.defenses import Subject
+    from mogu.evaluation.correlation import Compared, Correlation
 
 LAB = "lab"
+CORRELATION_FILE = "correlation.json"
 _SHOWN = 200  # characters of an instruction that the table gets; it shows as many as fit
 
 
@@ -39,6 +42,9 @@ def tendency(
     ] = None,
     openings: Annotated[
         Path | None, typer.Option(help='JSON with lists "affirm" and "refuse" that are added to the project\'s own.')
+    ] = None,
+    comparison: Annotated[
+        Path | None, typer.Option(help="Output folder of a `mogu compare` on the same prompts: correlate with attack success and score.")
     ] = None,
     column: Annotated[str | None, typer.Option(help="The column of a list that holds the instruction.")] = None,
     top: Annotated[int, typer.Option(min=1, help="How many of either end the table shows.")] = 10,
@@ -64,10 +70,12 @@ def tendency(
     from mogu.analysis.openings import Openings, read_openings
     from mogu.analysis.ranking import check_folder, rank, write
     from mogu.training.progress import progress_bars, quiet_transformers
+    from mogu.training.workspace import write_json
 
     check_folder(out)
     banks = read_openings(openings) if openings is not None else Openings()
     listed = _listed(file, column)
+    compared = _compared(comparison, listed) if comparison is not None else None
     console = Console(stderr=True, highlight=False)
     with stoppable(console, "The same command goes on from the last finished batch."), quiet_transformers():
         subject = _load(path, base_model, dtype, chat_template, trust_remote_code)
@@ -90,10 +98,15 @@ def tendency(
                 advance=lambda done: bars.advance(task, done),
             )
         plotted = write(ranking, out)
+    found = compared.correlations([(row.listed.id, row.listed.label, row.leaning.tendency) for row in ranking.rows]) if compared else []
+    if compared is not None:
+        write_json(out / CORRELATION_FILE, [one.as_json() for one in found])
     if as_json:
         typer.echo(json.dumps(ranking.as_json(), ensure_ascii=False))
         return
     _show(ranking, top)
+    if found:
+        _show_correlations(found)
     console.print(
         f"Written to {escape(str(out))}." + ("" if plotted else ' A histogram needs matplotlib: pip install "mogu[eval]".'), soft_wrap=True
     )
@@ -107,6 +120,12 @@ def _listed(file: str, column: str | None) -> list[Listed]:
 
         return [Listed.plain(one.id, one.category, one.instruction) for one in prompts("test")]
     return read_listed(Path(file).expanduser(), column)
+
+
+def _compared(folder: Path, listed: list[Listed]) -> Compared:
+    from mogu.evaluation.correlation import read_compared
+
+    return read_compared(folder, [one.id for one in listed])
 
 
 def _load(path: str, base_model: str | None, dtype: str, chat_template: Path | None, trust_remote_code: bool) -> Subject:
@@ -169,3 +188,14 @@ def _show(ranking: Ranking, top: int) -> None:
 
 def _short(text: str) -> str:
     return "".join(letter if letter.isprintable() else " " for letter in " ".join(text.split()))[:_SHOWN]
+
+
+def _show_correlations(found: list[Correlation]) -> None:
+    table = Table("correlated with", "prompts", "n", "Spearman's ρ", "95 % interval")
+    for one in found:
+        what = "MoGU's score" if one.measure == "score" else f"attack success, {'no defence' if one.defense == 'none' else 'MoGU'}"
+        estimate = one.estimate
+        known = not math.isnan(estimate.value)
+        numbers = (f"{estimate.value:+.2f}", f"{estimate.low:+.2f} to {estimate.high:+.2f}") if known else ("none: all did the same", "")
+        table.add_row(what, escape(one.category), str(estimate.n), *numbers)
+    Console(highlight=False).print(table)

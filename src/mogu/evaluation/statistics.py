@@ -1,4 +1,4 @@
-"""What a table of outcomes says, with its 95 % interval: rates, differences, medians, areas under ROC curves.
+"""What a table of outcomes says, with its 95 % interval: rates, differences, medians, areas under ROC curves, rank correlations.
 
 A table is ``[seeds, prompts]``: the same prompts, in the same order, under every seed; NaN stands for an outcome that could not be
 scored and counts nowhere. Knows numbers; knows nothing of defences, prompts or files.
@@ -176,6 +176,31 @@ def roc_points(positive: ArrayLike, negative: ArrayLike, *, most: int = 200) -> 
     false, true, _ = roc_curve(np.r_[np.ones(len(high)), np.zeros(len(low))], np.r_[high, low])
     kept = np.unique(np.linspace(0, len(false) - 1, min(most, len(false))).round().astype(int))
     return [(float(false[index]), float(true[index])) for index in kept]
+
+
+def spearman(first: ArrayLike, second: ArrayLike) -> Estimate:
+    """Spearman's rank correlation of two values of the same prompts, by the bootstrap over prompts; NaN where one never varies.
+
+    Ties have the mean of their ranks, so that an outcome of only 0 and 1 is correlated as well; the most that such a one can reach
+    is then below 1.
+    """
+    from scipy.stats import rankdata
+
+    pair = np.stack([np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)])
+    prompts = pair.shape[1]
+
+    def correlated(drawn: NDArray[np.float64]) -> NDArray[np.float64]:  # [2, resamples, prompts]
+        ranks = rankdata(drawn, axis=-1)
+        centred = ranks - ranks.mean(-1, keepdims=True)
+        scale = np.sqrt((centred**2).sum(-1).prod(0))
+        rho: NDArray[np.float64] = np.divide((centred[0] * centred[1]).sum(-1), scale, out=np.full(scale.shape, np.nan), where=scale > 0)
+        return rho
+
+    value = float(correlated(pair[:, None])[0])
+    if math.isnan(value):
+        return Estimate(value, -1.0, 1.0, prompts, 1, "bootstrap")
+    places = np.random.default_rng(0).integers(prompts, size=(RESAMPLES, prompts))
+    return Estimate(value, *_interval(correlated(pair[:, places])), prompts, 1, "bootstrap")
 
 
 def _table(values: ArrayLike) -> Table:

@@ -1,0 +1,120 @@
+"""How tendency goes with what models then do: Spearman's rank correlation with attack success and with MoGU's score.
+
+Knows a comparison's cells and tendencies by prompt; measures no model.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from mogu.errors import DataError
+from mogu.evaluation.asked import MALICIOUS
+from mogu.evaluation.statistics import Estimate, spearman
+
+Measure = Literal["attack_success", "score"]
+DEFENSES = ("none", "mogu")
+
+EVERY, EVERY_MALICIOUS = "all", "all_malicious"
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """One rank correlation with tendency.
+
+    Args:
+        measure: ``attack_success`` (whether a malicious prompt was complied with) or ``score`` (MoGU's own).
+        defense: whose replies: ``none`` or ``mogu``.
+        category: of which prompts; ``all`` and ``all_malicious`` are several together.
+        estimate: Spearman's ρ with its interval; NaN where all prompts did the same.
+    """
+
+    measure: Measure
+    defense: str
+    category: str
+    estimate: Estimate
+
+    def as_json(self) -> dict[str, Any]:
+        """Ready for JSON, in which there is no NaN."""
+        estimate = {
+            name: None if isinstance(value, float) and math.isnan(value) else value for name, value in asdict(self.estimate).items()
+        }
+        return {"measure": self.measure, "defense": self.defense, "category": self.category, **estimate}
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What a comparison found of each prompt, by the prompt's id; the mean over seeds where there are several.
+
+    Args:
+        outcomes: by measure and defence.
+    """
+
+    outcomes: Mapping[tuple[Measure, str], Mapping[str, float]]
+
+    def correlations(self, tendencies: Sequence[tuple[str, str, float]]) -> list[Correlation]:
+        """Correlate.
+
+        Args:
+            tendencies: id, category and tendency of each prompt; prompts that were not compared count nowhere.
+        """
+        found = []
+        for (measure, defense), values in self.outcomes.items():
+            for category, wanted in _groups(tendencies, only=MALICIOUS if measure == "attack_success" else None).items():
+                pairs = [(tendency, values[id]) for id, label, tendency in tendencies if label in wanted and id in values]
+                if len(pairs) > 2:
+                    found.append(Correlation(measure, defense, category, spearman(*zip(*pairs, strict=True))))
+        return found
+
+
+def read_compared(folder: Path, ids: Sequence[str]) -> Compared:
+    """Read what ``mogu compare`` left in its output folder.
+
+    Args:
+        folder: the folder.
+        ids: of the prompts whose tendency is to be held against it.
+
+    Raises:
+        DataError: there is no such folder, a cell is broken, or it has none of these prompts.
+    """
+    gathered: dict[tuple[Measure, str], dict[str, list[float]]] = {}
+    wanted = set(ids)
+    for defense in DEFENSES:
+        for file in sorted(folder.glob(f"cells/*/seed-*/{defense}.json")):
+            for row in _replies(file):
+                if row["id"] not in wanted:
+                    continue
+                told: list[tuple[Measure, float]] = [("attack_success", float(row["outcome"] == "complied"))]
+                if (score := row["details"].get("score")) is not None:
+                    told.append(("score", float(score)))
+                for measure, value in told:
+                    gathered.setdefault((measure, defense), {}).setdefault(row["id"], []).append(value)
+    if not gathered:
+        raise DataError(
+            f"{folder} holds no reply of no defence or MoGU to any of these instructions",
+            expected="the output folder of a `mogu compare` that asked the same file of records, or the lab",
+            action="run `mogu compare` with --defenses none,mogu and this data first",
+        )
+    return Compared({key: {id: math.fsum(values) / len(values) for id, values in found.items()} for key, found in gathered.items()})
+
+
+def _replies(file: Path) -> list[dict[str, Any]]:
+    try:
+        replies: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))["replies"]
+        if not all({"id", "outcome", "details"} <= set(row) for row in replies):
+            raise ValueError("a reply without its outcome")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{file} is no cell of a comparison", expected="what `mogu compare` wrote", action="run that comparison again"
+        ) from error
+    return replies
+
+
+def _groups(tendencies: Sequence[tuple[str, str, float]], only: Sequence[str] | None) -> dict[str, set[str]]:
+    labels = {label for _, label, _ in tendencies if only is None or label in only}
+    together = {EVERY: labels} if only is None else {EVERY_MALICIOUS: labels}
+    return (together if len(labels) > 1 else {}) | {label: {label} for label in sorted(labels)}
