@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from scipy.stats import spearmanr
 
 from mogu import MoguModel
 from mogu.analysis.openings import AFFIRM, REFUSE
@@ -74,6 +75,34 @@ def test_a_base_model_and_a_table(saved_model: Path, texts: Path, tmp_path: Path
     assert "\x1b" not in done.stdout
     assert done.stdout.count("…") >= 6  # the two in the middle are left out
     assert (tmp_path / "out" / "tendency.png").stat().st_size > 1000
+
+
+def test_a_comparison_of_the_same_records_is_held_against(saved_model: Path, tmp_path: Path) -> None:
+    kinds = [("malicious", place % 2 == 0) for place in range(6)] + [("benign", False)] * 2
+    records, replies = [], []
+    for place, (label, complied) in enumerate(kinds):
+        records.append({"id": f"r{place}", "label": label, "instruction": f"Do {place * 'a'} thing", "affirm": "Sure", "reject": "No"})
+        replies.append({"id": f"r{place}", "outcome": "complied" if complied else "refused", "details": {"score": place / 10}})
+    (tmp_path / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    cell = tmp_path / "report" / "cells" / "records" / "seed-0" / "mogu.json"
+    cell.parent.mkdir(parents=True)
+    cell.write_text(json.dumps({"replies": replies}))
+    arguments = ["tendency", str(saved_model), str(tmp_path / "records.jsonl"), "--out", str(tmp_path / "out")]
+    done = mogu(*arguments, "--comparison", str(tmp_path / "report"))
+    assert done.returncode == 0, done.stderr
+    assert "MoGU's score" in done.stdout
+
+    rows = json.loads((tmp_path / "out" / "tendency.json").read_text(encoding="utf-8"))["instructions"]
+    by_id = {row["id"]: row["tendency"] for row in rows}
+    wanted = spearmanr([by_id[f"r{place}"] for place in range(6)], [float(complied) for _, complied in kinds[:6]]).statistic
+    found = json.loads((tmp_path / "out" / "correlation.json").read_text(encoding="utf-8"))
+    told = {(one["measure"], one["category"]): one for one in found}
+    assert told["attack_success", "malicious"]["value"] == pytest.approx(wanted)
+    assert told["score", "all"]["n"] == 8
+
+    done = mogu(*arguments, "--comparison", str(tmp_path))
+    assert done.returncode == 2
+    assert "holds no reply" in " ".join(done.stderr.split())
 
 
 @pytest.mark.parametrize(

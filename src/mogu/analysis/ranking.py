@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -132,11 +133,12 @@ def rank(
     questions = [maker.of(_opened(one, system_prompt)) for one in listed]
     check_lengths(model, questions, [one.id for one in listed])
     measured = Measured(out, fingerprint_of(model))
-    missing = list(dict.fromkeys(question for question in questions if measured.find(question) is None))
-    advance(sum(measured.find(question) is not None for question in questions))
+    times = Counter(question for question in questions if measured.find(question) is None)
+    missing = list(times)
+    advance(len(questions) - times.total())
     for batch in leanings(model, missing, batch_size=batch_size):
         measured.add([(missing[place], values) for place, values in batch.items()])
-        advance(len(batch))
+        advance(sum(times[missing[place]] for place in batch))
     rows = []
     for one, question in zip(listed, questions, strict=True):
         values = measured.find(question)
