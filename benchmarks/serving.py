@@ -33,7 +33,7 @@ class Load:
     rounds: int
 
 
-FULL_LOAD = Load(64, 128, 128, 5)
+FULL_LOAD = Load(64, 128, 128, 3)
 QUICK_LOAD = Load(8, 32, 16, 2)
 QUICK_SHAPE = Shape("Llama, 0.4M parameters", 128, 256, 2, 4, 512)  # vLLM's attention on a CPU has no heads narrower than 32
 WAYS: dict[str, str | None] = {"plain vLLM": None, "continue": "continue", "recompute": "recompute"}
