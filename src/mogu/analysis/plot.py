@@ -72,6 +72,6 @@ def draw_probes(file: Path, probes: Mapping[Kind, Mapping[int, LayerProbe]], *, 
         color="#5a636e",
     )
     panels[0].set_ylim(max(0.0, lowest - 0.03), 1.02)
-    panels[1].legend(frameon=False, loc="lower right")
-    figure.suptitle(title, fontsize=11)
+    panels[1].legend(frameon=False, loc="best")
+    figure.suptitle(title, fontsize=11, parse_math=False, wrap=True)
     figure.savefig(file, format="png", dpi=130)
