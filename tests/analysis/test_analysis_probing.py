@@ -33,11 +33,12 @@ def written(out: Path) -> set[str]:
     return {path.name for path in out.iterdir()} if out.exists() else set()
 
 
-class Stopped:
-    """Stops a probe after so many prompts, and counts what was read."""
+class Told:
+    """Notes what a probe tells of its progress, and may stop it after so many prompts."""
 
     def __init__(self, after: int | None = None) -> None:
-        self.after, self.told = after, []
+        self.after = after
+        self.told: list[tuple[str, int, int]] = []
 
     def __call__(self, what: str, done: int, total: int) -> None:
         self.told.append((what, done, total))
@@ -86,20 +87,18 @@ def test_everything_is_written_and_chosen(lab_base: Path, lab_records: list[Reco
     assert (tmp_path / "out" / "probe.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_stopped_probe_goes_on_and_another_threshold_reads_nothing(
-    lab_base: Path, lab_records: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stopped_probe_goes_on_and_another_threshold_reads_nothing(lab_base: Path, lab_records: list[Record], tmp_path: Path) -> None:
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
-        probe(wanted(lab_base, lab_records, out, batch_size=10), progress=Stopped(after=40))
+        probe(wanted(lab_base, lab_records, out, batch_size=10), progress=Told(after=40))
     assert written(out) == {"mogu_probe.json", "activations"}
     assert len(list((out / "activations").glob("part-*"))) == 4
-    going_on = Stopped()
+    going_on = Told()
     result = probe(wanted(lab_base, lab_records, out, batch_size=10), progress=going_on)
     assert [done for what, done, _ in going_on.told if what == "reading prompts"] == [40, 50, 60, 70, 80]
     whole = probe(wanted(lab_base, lab_records, tmp_path / "whole", batch_size=10))
     assert result.probes == whole.probes
-    again = Stopped()
+    again = Told()
     assert probe(wanted(lab_base, lab_records, out, threshold=0.99), progress=again).choice.threshold == 0.99
     assert [done for what, done, _ in again.told if what == "reading prompts"] == [80]
 
@@ -117,13 +116,11 @@ def test_of_a_saved_model_the_base_is_probed(lab_base: Path, lab_records: list[R
 def test_a_system_prompt_is_read_as_in_training(lab_base: Path, lab_records: list[Record], tmp_path: Path) -> None:
     plain = probe(wanted(lab_base, lab_records, tmp_path / "plain"))
     told = probe(wanted(lab_base, lab_records, tmp_path / "told", system_prompt="Answer in one sentence."))
+    system = {"role": "system", "content": "Answer in one sentence."}
     by_hand = [
-        record.model_copy(
-            update={"instruction": None, "messages": ({"role": "system", "content": "Answer in one sentence."}, *record.conversation)}
-        )
+        Record.model_validate(record.model_dump(exclude={"instruction"}) | {"messages": [system, *record.conversation]})
         for record in lab_records
     ]
-    by_hand = [Record.model_validate(record.model_dump(exclude_none=True, warnings=False)) for record in by_hand]
     assert told.probes == probe(wanted(lab_base, by_hand, tmp_path / "hand")).probes
     assert told.probes != plain.probes
 

@@ -74,6 +74,7 @@ def probe(
 
     mogu probe lab --data lab
     """
+    records = _records(data)  # before anything that takes time
     from mogu.analysis import Probe
     from mogu.analysis import probe as run
     from mogu.training.progress import progress_bars, quiet_transformers
@@ -81,7 +82,7 @@ def probe(
     wanted = Probe(
         model=_model(model),
         name=model,
-        records=_records(data),
+        records=records,
         out=out,
         folds=folds,
         seed=seed,
