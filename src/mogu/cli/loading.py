@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    import torch
+
     from mogu.model import MoguModel
 
 ModelPath = Annotated[str, typer.Argument(metavar="PATH", help="A saved MoGU model: a folder, or a repository of the hub.")]
@@ -36,16 +38,13 @@ def load_model(
     """
     import torch
 
-    from mogu.errors import ConfigError
     from mogu.hub import load_tokenizer
     from mogu.model import MoguModel
 
-    if dtype not in ("auto", "float32", "bfloat16", "float16"):
-        raise ConfigError(f"--dtype is {dtype!r}", expected="auto, float32, bfloat16 or float16", action="choose one of them")
     model = MoguModel.from_pretrained(
         path,
         base_model=base_model,
-        dtype="auto" if dtype == "auto" else getattr(torch, dtype),
+        dtype=dtype_option(dtype) or "auto",
         device_map={"": "cuda" if torch.cuda.is_available() else "cpu"},
         trust_remote_code=trust_remote_code,
     )
@@ -54,6 +53,22 @@ def load_model(
     if dial is not None:
         model.dial = dial
     return model.eval()
+
+
+def dtype_option(name: str) -> torch.dtype | None:
+    """``--dtype`` as PyTorch's type; ``None`` is the one that a model was saved in.
+
+    Raises:
+        ConfigError: there is no such type.
+    """
+    import torch
+
+    from mogu.errors import ConfigError
+
+    if name not in ("auto", "float32", "bfloat16", "float16"):
+        raise ConfigError(f"--dtype is {name!r}", expected="auto, float32, bfloat16 or float16", action="choose one of them")
+    chosen: torch.dtype | None = None if name == "auto" else getattr(torch, name)
+    return chosen
 
 
 def routed_tokens_option(text: str | None) -> dict[str, Any]:
