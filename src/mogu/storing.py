@@ -40,10 +40,20 @@ def base_for(folder: Path, config: MoguConfig, base_model: PreTrainedModel | str
                 action="pass them where you load it",
             )
         return base_model
+    source = base_name(folder, config, base_model)
+    return load_base(source, revision=config.base_revision if base_model is None else None, **model_kwargs)
+
+
+def base_name(folder: Path, config: MoguConfig, base_model: str | Path | None) -> str:
+    """Where the base model of a saved model is: where the caller says, else where it was in training.
+
+    Raises:
+        ModelFileError: nothing says it.
+    """
     source = str(base_model or config.base_model or "")
     if not source:
         raise ModelFileError(f"{folder} names no base model", expected="its hub id or folder", action="pass base_model=...")
-    return load_base(source, revision=config.base_revision if base_model is None else None, **model_kwargs)
+    return source
 
 
 def read_into(routed: Routed, config: MoguConfig, folder: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-COMMANDS = ["demo", "data", "train", "compare", "calibrate", "reproduce", "generate", "chat", "info", "import-reference"]
+COMMANDS = ["demo", "data", "train", "compare", "calibrate", "probe", "reproduce", "generate", "chat", "info", "import-reference"]
 
 
 def mogu(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:

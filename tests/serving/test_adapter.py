@@ -8,7 +8,7 @@ import torch
 from mogu import MoguConfig
 from mogu.errors import MoguError
 from mogu.serving.adapter import is_mogu_folder, read_served_adapter
-from mogu.serving.command import serve_arguments
+from mogu.serving.command import named_folders, serve_arguments
 
 
 @pytest.fixture
@@ -36,11 +36,11 @@ def test_its_parts_give_the_routed_layer_s_output(saved):
 def test_the_command_line(saved, tmp_path):
     _, folder = saved
     found = serve_arguments(
-        [folder], base_model=None, host="127.0.0.1", options=["--port", "9", "--lora-modules", "a=b", "c=d", "--enforce-eager"]
+        {"safer": folder}, base_model=None, host="127.0.0.1", options=["--port", "9", "--lora-modules", "a=b", "c=d", "--enforce-eager"]
     )
     assert found[:3] == ["some/base", "--host", "127.0.0.1"]
     modules = found.index("--lora-modules")
-    assert found[modules + 1 : modules + 4] == [f"safer={folder.resolve()}", "a=b", "c=d"]
+    assert found[modules + 1 : modules + 4] == [f"safer={folder}", "a=b", "c=d"]
     assert found.count("--lora-modules") == 1
     assert found[found.index("--revision") + 1] == "abc"
     assert found[found.index("--max-lora-rank") + 1] == "16"
@@ -48,7 +48,7 @@ def test_the_command_line(saved, tmp_path):
     assert found[-3:] == ["--port", "9", "--enforce-eager"]
     assert "--lora-target-modules" not in found  # the others may have adapters anywhere
 
-    alone = serve_arguments([folder], base_model="elsewhere", host="::1", options=["--max-lora-rank=64", "--max-loras", "2"])
+    alone = serve_arguments({"safer": folder}, base_model="elsewhere", host="::1", options=["--max-lora-rank=64", "--max-loras", "2"])
     assert alone[0] == "elsewhere"
     assert "--revision" not in alone
     assert alone[alone.index("--lora-target-modules") + 1] == "o_proj"
@@ -68,7 +68,7 @@ def test_a_broken_folder_is_one_clear_error(saved, spoil, said):
     _, folder = saved
     spoil(folder)
     with pytest.raises(MoguError, match=said):
-        serve_arguments([folder], base_model=None, host="127.0.0.1", options=[])
+        serve_arguments({"safer": folder}, base_model=None, host="127.0.0.1", options=[])
 
 
 def test_models_that_cannot_be_served_together(saved, make_pair, tmp_path):
@@ -77,6 +77,8 @@ def test_models_that_cannot_be_served_together(saved, make_pair, tmp_path):
     other.save_pretrained(tmp_path / "other")
     other.save_pretrained(tmp_path / "elsewhere" / "safer")
     with pytest.raises(MoguError, match="different base models: another/base, some/base"):
-        serve_arguments([folder, tmp_path / "other"], base_model=None, host="127.0.0.1", options=[])
+        serve_arguments(named_folders([str(folder), str(tmp_path / "other")]), base_model=None, host="127.0.0.1", options=[])
     with pytest.raises(MoguError, match="Two saved models are called 'safer'"):
-        serve_arguments([folder, tmp_path / "elsewhere" / "safer"], base_model="b", host="127.0.0.1", options=[])
+        named_folders([str(folder), str(tmp_path / "elsewhere" / "safer")])
+    with pytest.raises(MoguError, match="nowhere"):
+        named_folders([str(tmp_path / "nowhere")])

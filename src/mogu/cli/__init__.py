@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from mogu.cli import calibrate, chat, compare, data, demo, generate, import_reference, info, reproduce, serve, tendency, train
+from mogu.cli import calibrate, chat, compare, data, demo, generate, import_reference, info, probe, reproduce, serve, tendency, train
 from mogu.cli.stopping import STOPPED_BY_USER
 from mogu.errors import MoguError
 
@@ -28,6 +28,7 @@ app.command()(train.train)
 app.command()(compare.compare)
 app.command()(calibrate.calibrate)
 app.command()(reproduce.reproduce)
+app.command()(probe.probe)
 app.command()(tendency.tendency)
 app.command()(generate.generate)
 app.command()(chat.chat)

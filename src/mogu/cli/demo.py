@@ -30,7 +30,7 @@ def demo(
     """Build a small chat model, harden it, and show what that buys and what it costs.
 
     Needs no downloads, no GPU and no settings: a model of a million parameters is trained from nothing on a small harmless
-    world, gives in to jailbreaks as real ones do, and is then hardened. About ten minutes on two cores.
+    world, gives in to jailbreaks as real ones do, and is then hardened. About five minutes on two cores.
 
     Example: mogu demo
     """

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    import torch
+
     from mogu.model import MoguModel
 
 ModelPath = Annotated[str, typer.Argument(metavar="PATH", help="A saved MoGU model: a folder, or a repository of the hub.")]
@@ -42,7 +44,7 @@ def load_model(
     model = MoguModel.from_pretrained(
         path,
         base_model=base_model,
-        dtype=dtype_named(dtype),
+        dtype=dtype_option(dtype) or "auto",
         device_map={"": "cuda" if torch.cuda.is_available() else "cpu"},
         trust_remote_code=trust_remote_code,
     )
@@ -53,11 +55,11 @@ def load_model(
     return model.eval()
 
 
-def dtype_named(name: str) -> Any:
-    """``--dtype`` as ``from_pretrained`` takes it.
+def dtype_option(name: str) -> torch.dtype | None:
+    """``--dtype`` as PyTorch's type; ``None`` is the one that a model was saved in.
 
     Raises:
-        ConfigError: it is none of the names.
+        ConfigError: there is no such type.
     """
     import torch
 
@@ -65,7 +67,8 @@ def dtype_named(name: str) -> Any:
 
     if name not in ("auto", "float32", "bfloat16", "float16"):
         raise ConfigError(f"--dtype is {name!r}", expected="auto, float32, bfloat16 or float16", action="choose one of them")
-    return "auto" if name == "auto" else getattr(torch, name)
+    chosen: torch.dtype | None = None if name == "auto" else getattr(torch, name)
+    return chosen
 
 
 def routed_tokens_option(text: str | None) -> dict[str, Any]:

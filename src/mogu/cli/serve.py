@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,7 +11,12 @@ from mogu.cli.loading import BaseModel
 
 def serve(
     context: typer.Context,
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="Folder of a saved MoGU model. More may follow, of the same base model.")],
+    path: Annotated[
+        str,
+        typer.Argument(
+            metavar="PATH", help="A saved MoGU model: a folder, or a repository of the hub. More may follow, of the same base model."
+        ),
+    ],
     host: Annotated[str, typer.Option(help="Address to listen on. The default is this machine alone.")] = "127.0.0.1",
     locked: Annotated[
         bool, typer.Option("--locked", help="Refuse requests to the undefended base model, and requests that set dial, tokens or handoff.")
@@ -28,11 +32,11 @@ def serve(
     import shlex
     import sys
 
-    from mogu.serving.command import serve_arguments
+    from mogu.serving.command import named_folders, serve_arguments
     from mogu.serving.plugin import check_version, installed_version
 
     paths, options = _paths_first(context.args)
-    arguments = ["serve", *serve_arguments([path, *paths], base_model=base_model, host=host, options=options)]
+    arguments = ["serve", *serve_arguments(named_folders([path, *paths]), base_model=base_model, host=host, options=options)]
     if show:
         print(shlex.join(["vllm", *arguments]))
         return
@@ -43,7 +47,7 @@ def serve(
     os.execv(sys.executable, [sys.executable, "-m", "mogu.serving.launch", *arguments])
 
 
-def _paths_first(arguments: list[str]) -> tuple[list[Path], list[str]]:
+def _paths_first(arguments: list[str]) -> tuple[list[str], list[str]]:
     """Further saved models, and from the first option on what is vLLM's."""
     first = next((index for index, argument in enumerate(arguments) if argument.startswith("-")), len(arguments))
-    return [Path(argument) for argument in arguments[:first]], arguments[first:]
+    return arguments[:first], arguments[first:]

@@ -131,7 +131,7 @@ def _compared(folder: Path, listed: list[Listed]) -> Compared:
 def _load(path: str, base_model: str | None, dtype: str, chat_template: Path | None, trust_remote_code: bool) -> Subject:
     import torch
 
-    from mogu.cli.loading import dtype_named
+    from mogu.cli.loading import dtype_option
     from mogu.defenses import Subject
     from mogu.lab import build_base
     from mogu.training.report import read_report
@@ -143,7 +143,7 @@ def _load(path: str, base_model: str | None, dtype: str, chat_template: Path | N
         chat_template=chat_template,
         system_prompt=report["recipe"]["model"]["system_prompt"] if report is not None else None,
         trust_remote_code=trust_remote_code,
-        dtype=dtype_named(dtype),
+        dtype=dtype_option(dtype) or "auto",
         device_map={"": "cuda" if torch.cuda.is_available() else "cpu"},
     )
 

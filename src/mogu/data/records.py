@@ -78,3 +78,11 @@ class Record(BaseModel):
             return [message.model_dump() for message in self.messages]
         assert self.instruction is not None  # guaranteed by _has_one_prompt
         return [{"role": "user", "content": self.instruction}]
+
+
+def conversation_of(record: Record, system_prompt: str | None) -> list[dict[str, str]]:
+    """A record's conversation, opened by a system prompt unless it has one of its own."""
+    conversation = record.conversation
+    if system_prompt and conversation[0]["role"] != "system":
+        return [{"role": "system", "content": system_prompt}, *conversation]
+    return conversation

@@ -5,39 +5,53 @@ Knows saved models and vLLM's options; starts nothing and imports no vLLM.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mogu.config import MoguConfig
 from mogu.errors import ConfigError
+from mogu.hub import fetch_model_folder
+from mogu.saved import CONFIG_FILE
 from mogu.serving.adapter import read_served_adapter
 
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM takes for --max-lora-rank
 _LORA_MODULES = "--lora-modules"
 
 
-def serve_arguments(folders: Sequence[Path], *, base_model: str | None, host: str, options: Sequence[str]) -> list[str]:
+def named_folders(sources: Sequence[str]) -> dict[str, Path]:
+    """Saved models by the names that they are served under: those of their folders, or of their repositories on the hub.
+
+    Raises:
+        MoguError: one cannot be found, or two share a name.
+    """
+    found: dict[str, Path] = {}
+    for source in sources:
+        folder = fetch_model_folder(source, marker=CONFIG_FILE).resolve()
+        name = Path(source).resolve().name if Path(source).exists() else source.rpartition("/")[2]
+        if name in found:
+            raise ConfigError(f"Two saved models are called {name!r}", expected="models of different names", action="rename one of them")
+        found[name] = folder
+    return found
+
+
+def serve_arguments(models: Mapping[str, Path], *, base_model: str | None, host: str, options: Sequence[str]) -> list[str]:
     """Arguments for ``vllm serve``.
 
     Args:
-        folders: saved models of one base model; each is served under its folder's name.
+        models: folders of saved models of one base model, by the names that they are served under.
         base_model: where the base model is now; ``None`` takes what the saved models say.
         host: address to listen on.
         options: options of vLLM's own, passed on. What they set is left as it is; LoRA modules among them are served as well.
 
     Raises:
-        MoguError: a folder cannot be used, two share a name, or they have different base models.
+        MoguError: a folder cannot be used, or the models have different base models.
     """
-    adapters = {folder: read_served_adapter(folder) for folder in folders}
-    configs = [adapter.config for adapter in adapters.values()]
+    adapters = [read_served_adapter(folder) for folder in models.values()]
+    configs = [adapter.config for adapter in adapters]
     base = base_model or _common_base(configs)
-    names = [folder.resolve().name for folder in folders]
-    for name in names:
-        if names.count(name) > 1:
-            raise ConfigError(f"Two saved models are called {name!r}", expected="folders of different names", action="rename one of them")
     others, options = _lora_modules(options)
-    modules = [f"{name}={folder.resolve()}" for name, folder in zip(names, folders, strict=True)]
-    needed = max(adapter.rank for adapter in adapters.values())
+    modules = [f"{name}={folder}" for name, folder in models.items()]
+    needed = max(adapter.rank for adapter in adapters)
     given = {option.partition("=")[0] for option in options}
     arguments = [base, "--host", host, "--enable-lora", _LORA_MODULES, *modules, *others]
     if "--revision" not in given and base_model is None and configs[0].base_revision:
@@ -48,7 +62,7 @@ def serve_arguments(folders: Sequence[Path], *, base_model: str | None, host: st
         arguments += ["--max-loras", str(len(modules) + len(others))]
     if "--lora-target-modules" not in given and not others:
         # Only these layers get slots: the others would look for adapters that never come.
-        arguments += ["--lora-target-modules", *sorted({name.rpartition(".")[2] for one in adapters.values() for name in one.layers})]
+        arguments += ["--lora-target-modules", *sorted({name.rpartition(".")[2] for one in adapters for name in one.layers})]
     return arguments + options
 
 

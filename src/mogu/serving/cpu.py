@@ -19,7 +19,7 @@ from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 class GroupedPunicaWrapper(PunicaWrapperCPU):
     """The same interface and results, ``y += x A_i`` and ``y += x B_i`` with ``i`` each token's adapter; none where there is none."""
 
-    groups: list[tuple[int, Tensor]]
+    groups: list[tuple[int, Tensor]] = []  # until the first step
 
     def update_metadata(self, mapping: Any, lora_index_to_id: Any, max_loras: int, vocab_size: int, **kwargs: Any) -> None:
         """Take the step's mapping of tokens to slots, and sort the tokens by slot."""

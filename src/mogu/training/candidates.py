@@ -11,9 +11,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from mogu.data import Record, is_refusal
+from mogu.data import Record, conversation_of, is_refusal
 from mogu.replies import ReplySettings, replies
-from mogu.training.examples import conversation_of
 from mogu.training.progress import progress_bars
 
 

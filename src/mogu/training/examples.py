@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from mogu.chat import encode_answer, encode_prompt
-from mogu.data import Record
+from mogu.data import Record, conversation_of
 from mogu.errors import DataError
 
 
@@ -49,14 +49,6 @@ def router_examples(
     """What the router learns: benign prompts with the affirmative answer, malicious ones with the rejecting one."""
     wanted = [(record, ("affirm",) if record.label == "benign" else ("reject",)) for record in records]
     return _examples(tokenizer, wanted, max_length, system_prompt)
-
-
-def conversation_of(record: Record, system_prompt: str | None) -> list[dict[str, str]]:
-    """A record's conversation, opened by the recipe's system prompt unless it has one of its own."""
-    conversation = record.conversation
-    if system_prompt and conversation[0]["role"] != "system":
-        return [{"role": "system", "content": system_prompt}, *conversation]
-    return conversation
 
 
 def _examples(

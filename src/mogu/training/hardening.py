@@ -18,13 +18,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from mogu.architectures import find_output_projections
 from mogu.chat import template_fingerprint
 from mogu.config import MoguConfig
-from mogu.data import Record
+from mogu.data import Record, conversation_of
 from mogu.errors import ConfigError
 from mogu.hub import load_base, load_config
 from mogu.model import MoguModel
 from mogu.saved import ROUTER_FILE, read_adapter, read_routers, write_routers
 from mogu.training.candidates import Behaviour, Candidate, Choice, behaviour_on, best
-from mogu.training.examples import conversation_of
 from mogu.training.inputs import Inputs, ResponderName, StageName, check_places, read_inputs
 from mogu.training.layout import choose_layout
 from mogu.training.progress import quiet_transformers

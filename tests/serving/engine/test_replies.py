@@ -6,6 +6,7 @@ import json
 import random
 
 import pytest
+import torch
 from expected import NEW_TOKENS, Asked, Library
 from lab_models import VECTORS
 from vllm import LLM, SamplingParams
@@ -78,7 +79,7 @@ def folders(models, plain_lora):
 
 @pytest.mark.skipif(not VECTORS.is_dir(), reason="the shared folder with the reference vectors is not there")
 def test_the_published_outputs(tmp_path):
-    """Routed and base requests in one batch, the published greedy outputs for both."""
+    """Routed requests of both handoffs and base requests in one batch; the published greedy outputs for `recompute` and the base."""
     saved = import_reference(
         str(VECTORS / "base"),
         unwill=VECTORS / "resp_unwill",
@@ -89,15 +90,21 @@ def test_the_published_outputs(tmp_path):
     expected = json.loads((VECTORS / "expected_greedy.json").read_text())
     llm = engine(str(VECTORS / "base"), skip_tokenizer_init=True, max_model_len=256)
     lora = LoRARequest("published", 1, str(tmp_path / "published"))
-    rows = [
-        (one["input_ids"], one[key], lora if key == "output_ids" else None)
-        for one in expected.values()
-        for key in ("output_ids", "base_output_ids")
+    rows = []
+    for one in expected.values():
+        ids, length = one["input_ids"], len(one["output_ids"])
+        # The release has no `continue`; the library's has a test against decoding written out.
+        settings = {"handoff": "continue", "do_sample": False, "max_new_tokens": length, "pad_token_id": 0, "eos_token_id": None}
+        continued = saved.generate(torch.tensor([ids]), **settings)[0, len(ids) :].tolist()
+        rows += [(ids, one["output_ids"], "recompute"), (ids, continued, "continue"), (ids, one["base_output_ids"], None)]
+    assert any(published != continued for (_, published, _), (_, continued, _) in zip(rows[::3], rows[1::3], strict=True))
+    parameters = [
+        SamplingParams(temperature=0, max_tokens=len(wanted), detokenize=False, ignore_eos=True, extra_args=extra)
+        for _, wanted, handoff in rows
+        for extra in [{"mogu": {"handoff": handoff}} if handoff else None]
     ]
-    parameters = [SamplingParams(temperature=0, max_tokens=len(wanted), detokenize=False, ignore_eos=True) for _, wanted, _ in rows]
-    outputs = llm.generate(
-        [{"prompt_token_ids": ids} for ids, _, _ in rows], parameters, lora_request=[one for _, _, one in rows], use_tqdm=False
-    )
+    prompts = [{"prompt_token_ids": ids} for ids, _, _ in rows]
+    outputs = llm.generate(prompts, parameters, lora_request=[lora if handoff else None for _, _, handoff in rows], use_tqdm=False)
     assert [list(output.outputs[0].token_ids) for output in outputs] == [wanted for _, wanted, _ in rows]
 
 
