@@ -7,6 +7,8 @@ import threading
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from transformers import DynamicCache, GenerationConfig, StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 
 from mogu import MoguConfig, MoguModel
@@ -170,6 +172,8 @@ def test_inputs_embeds_go_on_with_the_cache(pair):
 @pytest.mark.parametrize("chunk", [None, 4])
 def test_a_second_turn_on_the_cache_of_the_first(make_pair, family, whole, handoff, chunk):
     """What the base model read in the first turn stays; the second turn is decoded as written out here."""
+    if chunk and Version(transformers.__version__) < Version("5.23"):
+        pytest.skip("older transformers answer wrongly from chunks on a filled cache, also without MoGU")
     model, slow = make_pair(family)
     first, second = PROMPT, torch.tensor([[13, 35, 6, 11, 29, 44, 8]])
     cache = DynamicCache(config=model.config)
