@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mogu.config import MoguConfig
 from mogu.errors import ModelFileError
-from mogu.saved import CONFIG_FILE, ROUTER_FILE, read_adapter, read_config, read_routers
+from mogu.saved import CONFIG_FILE, RESPONDERS, ROUTER_FILE, read_adapter, read_config, read_routers
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def read_served_adapter(folder: Path) -> ServedAdapter:
         MoguError: something in it is missing or broken, or its parts do not fit together.
     """
     config = read_config(folder)
-    unwill, glad = read_adapter(folder / "unwill"), read_adapter(folder / "glad")
+    unwill, glad = (read_adapter(folder / name) for name in RESPONDERS)
     if unwill.weights.keys() != glad.weights.keys() or {unwill.rank, glad.rank} != {config.rank}:
         raise ModelFileError(
             f"The responders in {folder} have ranks {unwill.rank} and {glad.rank} and {len(unwill.weights)} and {len(glad.weights)} layers",

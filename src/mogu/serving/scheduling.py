@@ -46,7 +46,7 @@ class RoutedScheduling:
         super()._update_after_schedule(scheduler_output)  # type: ignore[misc]
         for request_id in scheduler_output.num_scheduled_tokens:
             request = self.requests[request_id]
-            opening = opening_of(request.sampling_params) if request.lora_request else None
+            opening = opening_of(request)
             # Asynchronous scheduling runs a step ahead of the tokens: the step after the opening has to wait for them.
             if opening is not None and opening.handed_over(request.num_output_tokens + request.num_output_placeholders):
                 request.next_decode_eligible_step = sys.maxsize
@@ -68,7 +68,7 @@ class RoutedScheduling:
 
 
 def _due(request: Request) -> bool:
-    opening = opening_of(request.sampling_params) if request.lora_request else None
+    opening = opening_of(request)
     return opening is not None and not request.num_output_placeholders and opening.handed_over(request.num_output_tokens)
 
 

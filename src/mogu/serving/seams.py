@@ -93,7 +93,7 @@ def _keep_blocks_apart() -> None:
     @functools.wraps(original)
     def generate_block_hash_extra_keys(request: Any, start_token_idx: int, end_token_idx: int, start_mm_idx: int) -> Any:
         keys, next_mm_idx = original(request, start_token_idx, end_token_idx, start_mm_idx)
-        opening = opening_of(request.sampling_params) if request.lora_request else None
+        opening = opening_of(request)
         if opening is not None:
             keys = (*(keys or ()), opening.cache_key(request.num_prompt_tokens, end_token_idx))
         return keys, next_mm_idx

@@ -67,9 +67,10 @@ def _check_layer(folder: Path, name: str, layer: Any, module: Any) -> None:
         )
 
 
-def opening_of(sampling_params: Any) -> RoutedOpening | None:
-    """The settings of a request, if it is a routed one; they were completed and checked when it came in."""
-    settings = ((sampling_params and sampling_params.extra_args) or {}).get(FIELD)
+def opening_of(request: Any) -> RoutedOpening | None:
+    """The settings of a request that has an adapter and is routed; they were completed and checked when it came in."""
+    parameters = request.sampling_params if request.lora_request else None
+    settings = ((parameters and parameters.extra_args) or {}).get(FIELD)
     return RoutedOpening.model_construct(**settings) if isinstance(settings, dict) else None
 
 
@@ -107,7 +108,7 @@ def plan_step(batch: Any, requests: Any, scheduled: np.ndarray) -> StepPlan:
         adapter = int(batch.request_lora_mapping[row])
         if adapter:
             request = requests[batch.req_ids[row]]
-            opening, routed = opening_of(request.sampling_params), int(count)
+            opening, routed = opening_of(request), int(count)
             if opening is not None:
                 computed, prompt = int(batch.num_computed_tokens_cpu[row]), int(batch.num_prompt_tokens[row])
                 routed = opening.routes(computed, routed, prompt, len(request.output_token_ids))
