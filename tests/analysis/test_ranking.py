@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import statistics
 from collections.abc import Callable
@@ -39,7 +40,7 @@ class Counting:
             self.prompts += len(input_ids) if past_key_values is None else 0
             return forward(input_ids=input_ids, past_key_values=past_key_values, **kwargs)
 
-        counted.__signature__ = __import__("inspect").signature(forward)  # type: ignore[attr-defined]
+        counted.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]
         monkeypatch.setattr(model, "forward", counted)
 
 

@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mogu.analysis.tendency import Question
+from mogu.analysis.weights import digest_weights
 from mogu.errors import MoguError
 from mogu.model import MoguModel
 
@@ -85,15 +84,11 @@ class Measured:
 
 
 def fingerprint_of(model: Any) -> str:
-    """SHA-256 of what a model would measure with: its weights (shape, sum and beginning of each) and, if routed, its settings."""
+    """SHA-256 of what a model would measure with: its weights and, if routed, its settings."""
     digest = hashlib.sha256(type(model).__name__.encode())
     if isinstance(model, MoguModel):
         config = model.mogu_config
         settings = [model.routing_mode, *((config.dial, config.routed_tokens, config.handoff) if model.routing_mode == "on" else ())]
         digest.update(json.dumps(settings).encode())
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        if tensor.device.type != "meta" and tensor.numel():
-            beginning = tensor.detach().flatten()[:8].double().tolist()
-            digest.update(json.dumps([float(tensor.detach().sum(dtype=torch.float64)), beginning]).encode())
+    digest_weights(digest, model)
     return digest.hexdigest()

@@ -18,13 +18,13 @@ from safetensors.torch import save
 from torch import nn
 
 from mogu.analysis.halves import Halves
+from mogu.analysis.weights import digest_weights
 from mogu.architectures import Projection
 from mogu.atomic import atomic_file
 from mogu.errors import ModelFileError
 from mogu.saved import read_tensors
 
 _FINGERPRINT_FILE = "fingerprint.json"
-_SAMPLE = 512  # numbers of each weight that tell a model from another
 
 
 @dataclass(frozen=True)
@@ -87,15 +87,7 @@ class Parts:
 
 
 def fingerprint(model: nn.Module, projections: Sequence[Projection], prompts: Sequence[list[int]]) -> str:
-    """SHA-256 of the prompts' tokens, the names of the projections and a sample of every weight.
-
-    Training changes nearly every number of the weights that it touches, so that a sample tells a tuned model from its base, wherever
-    either lies. Weights that are kept outside memory count by name and shape alone.
-    """
+    """SHA-256 of the prompts' tokens, the names of the projections and the weights, wherever the model lies."""
     digest = hashlib.sha256(json.dumps([[one.name for one in projections], list(prompts)]).encode())
-    for name, weight in model.named_parameters():
-        digest.update(f"{name} {weight.dtype} {list(weight.shape)}".encode())
-        if not weight.is_meta:
-            sample = weight.detach().flatten()[:: max(1, weight.numel() // _SAMPLE)].contiguous().cpu()
-            digest.update(sample.view(torch.uint8).numpy().tobytes())
+    digest_weights(digest, model)
     return digest.hexdigest()

@@ -21,6 +21,7 @@ from mogu.analysis.measured import MEASURED_FILE, Measured, fingerprint_of
 from mogu.analysis.openings import Openings
 from mogu.analysis.tendency import Leaning, Questions, check_lengths, leanings
 from mogu.atomic import atomic_file, check_replaceable
+from mogu.data import opened
 
 JSON_FILE = "tendency.json"
 PLOT_FILE = "tendency.png"
@@ -130,7 +131,7 @@ def rank(
     """
     check_folder(out)
     maker = Questions(tokenizer, openings)
-    questions = [maker.of(_opened(one, system_prompt)) for one in listed]
+    questions = [maker.of(opened(one.conversation, system_prompt)) for one in listed]
     check_lengths(model, questions, [one.id for one in listed])
     measured = Measured(out, fingerprint_of(model))
     times = Counter(question for question in questions if measured.find(question) is None)
@@ -162,10 +163,3 @@ def write(ranking: Ranking, out: Path) -> bool:
     with atomic_file(out / JSON_FILE) as scratch:
         scratch.write_text(json.dumps(ranking.as_json(), ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
     return plotted
-
-
-def _opened(one: Listed, system_prompt: str | None) -> list[dict[str, str]]:
-    turns = list(one.conversation)
-    if system_prompt and turns[0]["role"] != "system":
-        return [{"role": "system", "content": system_prompt}, *turns]
-    return turns

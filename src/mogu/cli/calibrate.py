@@ -46,7 +46,7 @@ def calibrate(
     from mogu.errors import ConfigError
     from mogu.evaluation.calibration import calibrate as run
     from mogu.evaluation.calibration import write_calibration
-    from mogu.training.report import read_report
+    from mogu.training.report import trained_system_prompt
 
     folder = Path(path).expanduser()
     if write and not folder.is_dir():
@@ -55,13 +55,12 @@ def calibrate(
     model = load_model(
         path, base_model=base_model, dtype=dtype, trust_remote_code=trust_remote_code, chat_template=chat_template, dial=None
     )
-    report = read_report(folder)
     console = Console(stderr=True, highlight=False)
     found = run(
         model,
         records,
         max_benign_refusal=max_benign_refusal,
-        system_prompt=report["recipe"]["model"]["system_prompt"] if report is not None else None,
+        system_prompt=trained_system_prompt(folder),
         max_new_tokens=max_new_tokens,
         batch_size=batch_size,
         tell=lambda line: console.print(escape(line)),

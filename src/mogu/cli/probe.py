@@ -78,6 +78,7 @@ def probe(
     from mogu.analysis import Probe
     from mogu.analysis import probe as run
     from mogu.training.progress import progress_bars, quiet_transformers
+    from mogu.training.report import trained_system_prompt
 
     wanted = Probe(
         model=_model(model),
@@ -90,7 +91,7 @@ def probe(
         threshold=threshold,
         top=top,
         batch_size=batch_size,
-        system_prompt=system_prompt if system_prompt is not None else _trained_with(model),
+        system_prompt=system_prompt if system_prompt is not None else trained_system_prompt(Path(model).expanduser()),
         base_model=base_model,
         output_projection=output_projection,
         dtype=dtype_option(dtype),
@@ -123,15 +124,6 @@ def _records(data: str) -> list[Record]:
         return records("train")
     path = Path(data)
     return read_published(path) if path.is_dir() else read_records(path)
-
-
-def _trained_with(model: str) -> str | None:
-    """The system prompt that a saved model was trained with, where its report says so."""
-    from mogu.training.report import read_report
-
-    report = read_report(Path(model).expanduser())
-    prompt = report["recipe"]["model"]["system_prompt"] if report is not None else None
-    return prompt if isinstance(prompt, str) else None
 
 
 def _shown_by(bars: Progress) -> Callable[[str, int, int], None]:

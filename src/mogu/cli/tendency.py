@@ -134,14 +134,13 @@ def _load(path: str, base_model: str | None, dtype: str, chat_template: Path | N
     from mogu.cli.loading import dtype_option
     from mogu.defenses import Subject
     from mogu.lab import build_base
-    from mogu.training.report import read_report
+    from mogu.training.report import trained_system_prompt
 
-    report = read_report(Path(path).expanduser())
     return Subject.load(
         build_base() if path == LAB else path,
         base_model=base_model,
         chat_template=chat_template,
-        system_prompt=report["recipe"]["model"]["system_prompt"] if report is not None else None,
+        system_prompt=trained_system_prompt(Path(path).expanduser()),
         trust_remote_code=trust_remote_code,
         dtype=dtype_option(dtype) or "auto",
         device_map={"": "cuda" if torch.cuda.is_available() else "cpu"},

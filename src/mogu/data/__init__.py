@@ -10,7 +10,7 @@ from mogu.data.instructions import Instruction, read_instructions
 from mogu.data.judging import RefusalVerdict, classify_refusal, is_refusal
 from mogu.data.openings import opening_for
 from mogu.data.published import read_published
-from mogu.data.records import Label, Message, Record, conversation_of
+from mogu.data.records import Label, Message, Record, conversation_of, opened
 from mogu.data.refusals import REFUSALS, refusal_for, subject_of
 from mogu.data.splits import Split, check_shares, source_id, split_records
 from mogu.data.wrappers import ADVERSARIAL_WRAPPERS, NEUTRAL_WRAPPERS, WRAPPERS, Wrapper, unwrapped
@@ -38,6 +38,7 @@ __all__ = [
     "distinct",
     "inspect_records",
     "is_refusal",
+    "opened",
     "opening_for",
     "read_instructions",
     "read_published",

@@ -5,6 +5,7 @@ Knows the shape of a record and nothing of files, tokenizers or models.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -80,9 +81,14 @@ class Record(BaseModel):
         return [{"role": "user", "content": self.instruction}]
 
 
+def opened(conversation: Sequence[dict[str, str]], system_prompt: str | None) -> list[dict[str, str]]:
+    """A conversation, opened by a system prompt unless it has one of its own."""
+    turns = list(conversation)
+    if system_prompt and turns[0]["role"] != "system":
+        return [{"role": "system", "content": system_prompt}, *turns]
+    return turns
+
+
 def conversation_of(record: Record, system_prompt: str | None) -> list[dict[str, str]]:
     """A record's conversation, opened by a system prompt unless it has one of its own."""
-    conversation = record.conversation
-    if system_prompt and conversation[0]["role"] != "system":
-        return [{"role": "system", "content": system_prompt}, *conversation]
-    return conversation
+    return opened(record.conversation, system_prompt)

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mogu.chat import Conversation, encode_prompt
+from mogu.data import opened
 from mogu.errors import ConfigError, ModelFileError
 from mogu.hub import fetch_model_folder, load_base, load_tokenizer
 from mogu.model import MoguModel
@@ -91,10 +92,7 @@ class Subject:
 
     def conversation(self, conversation: Conversation) -> list[dict[str, str]]:
         """A conversation, opened by the system prompt unless it has one of its own."""
-        turns = list(conversation)
-        if self.system_prompt and turns[0]["role"] != "system":
-            return [{"role": "system", "content": self.system_prompt}, *turns]
-        return turns
+        return opened(conversation, self.system_prompt)
 
     def encode(self, conversation: Conversation) -> list[int]:
         """Token ids of the prompt of a conversation."""

@@ -26,7 +26,7 @@ from mogu.training import Recipe, harden
 from mogu.training.baselines import Part, train_baselines
 from mogu.training.inputs import load_records
 from mogu.training.recipe import override, recipe_from
-from mogu.training.report import REPORT_FILE, read_report
+from mogu.training.report import REPORT_FILE, read_report, trained_system_prompt
 
 PARTS: dict[str, tuple[Part, str]] = {
     "sft": ("sft", "sft"),
@@ -178,6 +178,4 @@ class Models:
         return Path(named) if named is not None and Path(named).is_file() else None
 
     def _system_prompt(self) -> str | None:
-        report = None if self.of_lab else read_report(self.folder)
-        prompt: str | None = report["recipe"]["model"]["system_prompt"] if report is not None else None
-        return prompt
+        return None if self.of_lab else trained_system_prompt(self.folder)
