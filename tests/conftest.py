@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from mogu import MoguConfig, MoguModel
+from mogu.saved import Adapter
 
 torch.set_num_threads(1)  # these models are so small that threads cost more than they bring
 
@@ -218,20 +219,38 @@ class SlowRoutedLinear(nn.Module):
         return alpha * unwill + beta * glad
 
 
-class SlowRouted:
-    """A copy of a base model with :class:`SlowRoutedLinear` in the place of its projections, and decoding written out."""
+class SlowAdaptedLinear(nn.Module):
+    """The LoRA of an adapted backbone written down: the independent answer to ``AdaptedLinear``."""
 
-    def __init__(self, base: PreTrainedModel, numbers: dict[str, SimpleNamespace]) -> None:
+    def __init__(self, base_layer: nn.Module, numbers: SimpleNamespace) -> None:
+        super().__init__()
+        self.base_layer, self.numbers, self.routed = base_layer, numbers, True
+
+    @property
+    def weight(self) -> Tensor:
+        return self.base_layer.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        n = self.numbers
+        return self.base_layer(x) + n.scaling * (x @ n.a.T @ n.b.T) if self.routed else self.base_layer(x)
+
+
+class SlowRouted:
+    """A copy of a base model with slow layers in the place of its own, and decoding written out."""
+
+    def __init__(self, base: PreTrainedModel, numbers: dict[str, SimpleNamespace], backbone: dict[str, SimpleNamespace]) -> None:
         self.model = copy.deepcopy(base)
-        self.layers = []
-        for name, one in numbers.items():
-            parent, _, attribute = name.rpartition(".")
-            layer = SlowRoutedLinear(self.model.get_submodule(name), one)
-            setattr(self.model.get_submodule(parent), attribute, layer)
-            self.layers.append(layer)
+        self.adapted = [self._put(SlowAdaptedLinear, name, one) for name, one in backbone.items()]
+        self.layers = [self._put(SlowRoutedLinear, name, one) for name, one in numbers.items()]
+
+    def _put(self, kind: type[nn.Module], name: str, numbers: SimpleNamespace) -> nn.Module:
+        parent, _, attribute = name.rpartition(".")
+        layer = kind(self.model.get_submodule(name), numbers)
+        setattr(self.model.get_submodule(parent), attribute, layer)
+        return layer
 
     def route(self, routed: bool) -> None:
-        for layer in self.layers:
+        for layer in [*self.layers, *self.adapted]:
             layer.routed = routed
 
     @torch.no_grad()
@@ -271,7 +290,7 @@ def make_pair(make_base: Callable[..., PreTrainedModel]) -> Callable[..., tuple[
         base = make_base(family, dtype, **changes)
         twin = copy.deepcopy(base)
         model = MoguModel.from_base(base, config or MoguConfig(rank=4, lora_alpha=12, router_hidden=6))
-        return model, SlowRouted(twin, randomise(model))
+        return model, SlowRouted(twin, randomise(model), randomise_backbone(model))
 
     return make
 
@@ -297,6 +316,24 @@ def randomise(model: MoguModel) -> dict[str, SimpleNamespace]:
         one.c_unwill, one.c_glad = biases.tolist()
         layer.set_router(torch.stack([one.v_unwill, one.v_glad]), biases)
         numbers[name] = one
+    return numbers
+
+
+def randomise_backbone(model: MoguModel) -> dict[str, SimpleNamespace]:
+    """Give the backbone of a model, where it is adapted, a random LoRA; return the numbers by module."""
+    old, numbers, weights = model.backbone(), {}, {}
+    if old is None:
+        return {}
+    random = torch.Generator().manual_seed(2)
+    for name, (lora_a, lora_b) in old.weights.items():
+        one = SimpleNamespace(scaling=old.lora_alpha / old.rank)
+        one.a, one.b = (
+            (torch.randn(*half.shape, generator=random, dtype=torch.float64) * 0.3).to(lora_a.dtype).float() for half in (lora_a, lora_b)
+        )
+        weights[name] = (one.a, one.b)
+        one.a, one.b = one.a.to(lora_a.dtype), one.b.to(lora_a.dtype)
+        numbers[name] = one
+    model.set_backbone(Adapter(weights, old.rank, old.lora_alpha))
     return numbers
 
 

@@ -1,4 +1,4 @@
-"""Where each model family keeps its attention output projection.
+"""Where each model family keeps its attention output projection and its other linear layers.
 
 Knows names of modules; knows nothing of LoRA, routing or training.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,10 +44,13 @@ OUTPUT_PROJECTIONS: dict[str, str] = {
     "starcoder2": "self_attn.o_proj",
 }
 
+_IN_A_LAYER = re.compile(r"(|.*?\.)(\d+)\.(.*)")
+"""What stands before the number of a decoder layer, the number, and the path inside the layer."""
+
 
 @dataclass(frozen=True)
 class Projection:
-    """One layer's attention output projection ``W: d_in → d_out``, found in a model.
+    """A linear layer ``W: d_in → d_out`` of one decoder layer, found in a model; mostly its attention output projection.
 
     Args:
         layer: index of the decoder layer.
@@ -123,6 +127,41 @@ def find_output_projections(
     return [found[index] for index in sorted(set(layers))]
 
 
+def find_backbone(model: PreTrainedModel, layers: Sequence[int], modules: Sequence[str] | None = None) -> list[Projection]:
+    """Linear layers of some decoder layers, in layer order.
+
+    Args:
+        model: any causal language model of ``transformers``.
+        layers: indices of the decoder layers.
+        modules: paths inside one decoder layer, or the ends of such paths; ``None`` is every linear layer that each decoder layer has.
+
+    Raises:
+        ArchitectureError: a path matches nothing.
+    """
+    paths = candidate_projections(model)
+    chosen = [path for path in paths if modules is None or any(path == one or path.endswith(f".{one}") for one in modules)]
+    missing = [one for one in modules or () if not any(path == one or path.endswith(f".{one}") for path in paths)]
+    if missing or not chosen:
+        raise ArchitectureError(
+            f"No linear layer in this {model.config.model_type!r} model's decoder layers is called {', '.join(missing) or 'anything'}",
+            expected=f"names among {', '.join(paths) or 'none found'}",
+            action="correct the backbone's 'modules', or leave them out to adapt all of them",
+        )
+    found = []
+    for name, module in model.named_modules():
+        match = _IN_A_LAYER.fullmatch(name)
+        if match and int(match[2]) in layers and match[3] in chosen and is_linear(module):
+            found.append(Projection(int(match[2]), name, module))
+    return found
+
+
+def decoder_layer_of(projection: Projection) -> str:
+    """Full name of the decoder layer that a projection is part of: ``"model.layers.3"``."""
+    match = _IN_A_LAYER.fullmatch(projection.name)
+    assert match is not None  # a projection lies in a decoder layer
+    return f"{match[1]}{match[2]}"
+
+
 def _advice(model: PreTrainedModel) -> str:
     names = ", ".join(candidate_projections(model)) or "none found"
     return f"name it with output_projection=... (--output-projection on the command line); candidates: {names}"
@@ -132,9 +171,9 @@ def candidate_projections(model: PreTrainedModel) -> list[str]:
     """Paths of the linear layers that occur once in every decoder layer, those that look like attention first."""
     counts: Counter[str] = Counter()
     for name, module in model.named_modules():
-        match = re.fullmatch(r"(?:^|.*?\.)\d+\.(.*)", name)
+        match = _IN_A_LAYER.fullmatch(name)
         if match and is_linear(module):
-            counts[match[1]] += 1
+            counts[match[3]] += 1
     if not counts:
         return []
     most = max(counts.values())

@@ -28,6 +28,10 @@ def plain_card(config: MoguConfig, *, data: str = "", results: str = "") -> str:
     if config.base_model and not config.base_model.startswith(("/", ".", "~")):
         metadata.append(f"base_model: {config.base_model}")
     layers = "every layer" if config.layers is None else f"the layers {config.layers}"
+    backbone = []
+    if config.backbone is not None:
+        which = "all linear layers" if config.backbone.modules is None else ", ".join(f"`{name}`" for name in config.backbone.modules)
+        backbone = [f"- LoRA rank {config.backbone.rank}, alpha {config.backbone.lora_alpha:g}, on {which} of the same decoder layers (V2)"]
     opening = "every token" if config.routed_tokens is None else f"the first {config.routed_tokens} tokens"
     return "\n".join(
         [
@@ -48,6 +52,7 @@ def plain_card(config: MoguConfig, *, data: str = "", results: str = "") -> str:
             "## Settings",
             "",
             f"- LoRA rank {config.rank}, alpha {config.lora_alpha:g}, on the attention output projection of {layers}",
+            *backbone,
             f"- routing for {opening} of an answer, handoff `{config.handoff}`, dial {config.dial:g}",
             "",
             "## Data",

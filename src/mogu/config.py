@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mogu.errors import ConfigError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Of the newest saved layout. Models without an adapted backbone are written as version 1, which older releases read."""
 
 RouterKind = Literal["chain", "linear"]
 Handoff = Literal["recompute", "continue"]
@@ -25,6 +26,28 @@ class BaseShape(BaseModel):
     model_type: str
     layers: int
     width: int
+
+
+class BackboneConfig(BaseModel):
+    """A LoRA on the decoder layers that are routed, active while they are routed (MoGU V2).
+
+    Args:
+        modules: paths of linear layers inside one decoder layer, or the ends of such paths (``"q_proj"``); ``None`` is all of
+            them: q, k, v, o, gate, up and down in the manner of Llama.
+        rank: of the LoRA.
+        lora_alpha: its alpha; the scaling is ``lora_alpha / rank``.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    modules: list[str] | None = None
+    rank: int = Field(default=2, ge=1)
+    lora_alpha: float = Field(default=4.0, gt=0)
+
+    @property
+    def scaling(self) -> float:
+        """LoRA scaling ``lora_alpha / rank``."""
+        return self.lora_alpha / self.rank
 
 
 class MoguConfig(BaseModel):
@@ -43,6 +66,7 @@ class MoguConfig(BaseModel):
         router: ``"chain"`` trains the published ``d → router_hidden → d → 1``, ``"linear"`` trains ``d → 1``.
             Both are saved folded to one vector and one scalar.
         router_hidden: width of the chain.
+        backbone: the LoRA on the routed decoder layers that MoGU V2 has; ``None`` is V1, which has none.
         routed_tokens: how many tokens of an answer are decoded with routing (``m``); ``None`` is every token.
         handoff: how the base model goes on after them, see :meth:`mogu.MoguModel.generate`.
         dial: logit shift ``δ``: added to the unwill logit, subtracted from the glad logit. Positive refuses more.
@@ -51,7 +75,7 @@ class MoguConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True)
 
-    format_version: int = Field(default=FORMAT_VERSION, ge=1, le=FORMAT_VERSION)
+    format_version: int = Field(default=1, ge=1, le=FORMAT_VERSION)
     base_model: str | None = None
     base_revision: str | None = None
     base_shape: BaseShape | None = None
@@ -61,6 +85,7 @@ class MoguConfig(BaseModel):
     lora_alpha: float = Field(default=16.0, gt=0)
     router: RouterKind = "chain"
     router_hidden: int = Field(default=512, ge=1)
+    backbone: BackboneConfig | None = None
     routed_tokens: int | None = Field(default=5, ge=0)
     handoff: Handoff = "recompute"
     dial: float = Field(default=0.0, allow_inf_nan=False)

@@ -1,6 +1,6 @@
-"""The routed layer: one attention output projection with two responders and a router.
+"""The layers that are put into a base model: the routed attention output projection, and the adapted backbone layer of MoGU V2.
 
-Knows one projection; knows nothing of models, tokens to generate, training loops or files.
+Know one projection; know nothing of models, tokens to generate, training loops or files.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mogu.config import MoguConfig, RouterKind
+from mogu.config import BackboneConfig, MoguConfig, RouterKind
 
 RoutingMode = Literal["on", "off", "glad", "unwill"]
 ROUTING_MODES: tuple[str, ...] = get_args(RoutingMode)
@@ -85,7 +85,108 @@ def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
-class RoutedLinear(nn.Module):
+class WrappedLinear(nn.Module):
+    """A linear layer of the base model, ``W``, shared and never copied, with something of ours around it.
+
+    Args:
+        base_layer: ``W``: a linear layer, GPT-2's ``Conv1D`` or a quantised linear layer.
+        in_features: ``d_in``.
+        out_features: ``d_out``.
+        state: the mode, shared by the layers of one model.
+    """
+
+    def __init__(self, base_layer: nn.Module, in_features: int, out_features: int, state: RoutingState) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self.in_features, self.out_features = in_features, out_features
+        self.state = state
+
+    @property
+    def weight(self) -> Tensor:
+        """``W``'s own weight: some modelling code looks at its type or device."""
+        weight = self.base_layer.weight
+        assert isinstance(weight, Tensor)
+        return weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        """``W``'s own bias."""
+        bias = getattr(self.base_layer, "bias", None)
+        assert bias is None or isinstance(bias, Tensor)
+        return bias
+
+
+class AdaptedLinear(WrappedLinear):
+    """A linear layer of the backbone with a LoRA that is active while the model routes (MoGU V2).
+
+    .. code-block:: text
+
+        y = W(x) + s·B A x      in mode "on"
+        y = W(x)                in every other mode
+
+    ``A`` is ``[r, d_in]``; ``s·Bᵀ`` is kept as one ``[r, d_out]`` matrix. In training both are float32, whatever the base's type.
+
+    Args:
+        base_layer: ``W``.
+        in_features: ``d_in``.
+        out_features: ``d_out``.
+        config: rank and scaling.
+        state: the mode, shared by the layers of one model.
+        dtype: type of the added weights, the one in which ``base_layer`` computes.
+        device: device of the added weights.
+    """
+
+    down: Tensor
+    up: Tensor
+
+    def __init__(
+        self,
+        base_layer: nn.Module,
+        in_features: int,
+        out_features: int,
+        config: BackboneConfig,
+        state: RoutingState,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        super().__init__(base_layer, in_features, out_features, state)
+        self.rank, self.scaling = config.rank, config.scaling
+        self.down = nn.Parameter(torch.zeros(config.rank, in_features, dtype=dtype, device=device), requires_grad=False)
+        self.up = nn.Parameter(torch.zeros(config.rank, out_features, dtype=dtype, device=device), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``x [.., d_in]`` to ``y [.., d_out]``."""
+        base_output: Tensor = self.base_layer(x)
+        if self.state.mode != "on":
+            return base_output
+        return base_output + _cast(F.linear(_cast(x, self.down.dtype), self.down) @ self.up, base_output.dtype)
+
+    @torch.no_grad()
+    def set_lora(self, lora_a: Tensor, lora_b: Tensor) -> None:
+        """Take over a LoRA: ``A [r, d_in]`` and ``B [d_out, r]``, unscaled."""
+        self.down.copy_(lora_a)
+        self.up.copy_(lora_b.to(self.up.device, torch.float32).t() * self.scaling)
+
+    def lora(self) -> tuple[Tensor, Tensor]:
+        """``A [r, d_in]`` and the unscaled ``B [d_out, r]``, the latter in float32, as copies."""
+        return self.down.detach().clone(), (self.up.detach().float() / self.scaling).t().contiguous()
+
+    def start_training(self) -> None:
+        """Begin anew, as PEFT starts a LoRA, ``A`` random and ``B`` zero, with weights that are trained."""
+        self._dtype = self.down.dtype
+        down = torch.zeros_like(self.down, dtype=torch.float32)
+        if not down.is_meta:
+            nn.init.kaiming_uniform_(down, a=math.sqrt(5))
+        self.down, self.up = nn.Parameter(down), nn.Parameter(torch.zeros_like(self.up, dtype=torch.float32))
+
+    def finish_training(self) -> None:
+        """Freeze the weights, in the base's type."""
+        self.down = nn.Parameter(self.down.detach().to(self._dtype), requires_grad=False)
+        self.up = nn.Parameter(self.up.detach().to(self._dtype), requires_grad=False)
+
+
+class RoutedLinear(WrappedLinear):
     """Attention output projection with routing (MoGU, section 3.2; names as there).
 
     .. code-block:: text
@@ -95,10 +196,10 @@ class RoutedLinear(nn.Module):
 
     ``[A_u; A_g; v_u; v_g]`` is kept as one ``[2r+2, d_in]`` matrix, so that a single product yields both low-rank
     activations and both router logits, and ``s·[B_u, B_g]ᵀ`` as one ``[2r, d_out]`` matrix. ``W`` (with its bias, where
-    it has one) stays in ``base_layer``, which is shared with the base model and never copied.
+    it has one) stays in ``base_layer``.
 
     Args:
-        base_layer: ``W``: a linear layer, GPT-2's ``Conv1D`` or a quantised linear layer.
+        base_layer: ``W``; in MoGU V2 the adapted one, so that what is scaled by ``α + β`` is the adapted product.
         in_features: ``d_in``.
         out_features: ``d_out``.
         config: rank, scaling, dial and router kind.
@@ -124,11 +225,8 @@ class RoutedLinear(nn.Module):
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        super().__init__()
-        self.base_layer = base_layer
-        self.in_features, self.out_features = in_features, out_features
+        super().__init__(base_layer, in_features, out_features, state)
         self.rank, self.scaling = config.rank, config.scaling
-        self.state = state
         self.dial = config.dial
         self._last_pass = _LastPass()
         self.register_module("routers", None)
@@ -143,20 +241,6 @@ class RoutedLinear(nn.Module):
         self.router_bias = nn.Parameter(torch.zeros(2, dtype=torch.float32, device=device), requires_grad=False)
         self.register_buffer("_down_bias", torch.zeros(2 * rank + 2, dtype=dtype, device=device), persistent=False)
         self._refresh_bias()
-
-    @property
-    def weight(self) -> Tensor:
-        """``W``'s own weight: some modelling code looks at its type or device."""
-        weight = self.base_layer.weight
-        assert isinstance(weight, Tensor)
-        return weight
-
-    @property
-    def bias(self) -> Tensor | None:
-        """``W``'s own bias."""
-        bias = getattr(self.base_layer, "bias", None)
-        assert bias is None or isinstance(bias, Tensor)
-        return bias
 
     @property
     def routing_weights(self) -> Tensor | None:

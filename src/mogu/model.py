@@ -23,11 +23,12 @@ from mogu.config import Handoff, MoguConfig
 from mogu.errors import ConfigError
 from mogu.generation import routed_generate
 from mogu.hub import fetch_model_folder, load_tokenizer, push_folder
-from mogu.layers import ROUTING_MODES, RoutedLinear, RoutingMode, RoutingState
+from mogu.layers import ROUTING_MODES, AdaptedLinear, RoutedLinear, RoutingMode, RoutingState
 from mogu.saved import CONFIG_FILE, Adapter, read_config
 from mogu.scoring import malicious_score, score_prompts
-from mogu.storing import Responder, base_for, read_into, responder_of, take_responder, write_into
-from mogu.wrapping import find_projections, route, shape_of, unroute
+from mogu.sharing import twin
+from mogu.storing import Responder, backbone_of, base_for, read_into, responder_of, take_backbone, take_responder, write_into
+from mogu.wrapping import adapt, find_adapted, find_projections, route, shape_of, unwrap
 
 _MODEL_DEFAULT: Any = object()
 """Stands for "as the model's config says" where ``None`` has a meaning of its own."""
@@ -55,8 +56,9 @@ class Routing(AbstractContextManager[None]):
 class MoguModel(nn.Module):
     """A causal language model that refuses malicious requests and answers the rest (MoGU, NeurIPS 2024).
 
-    Wraps a model in place: its attention output projections become :class:`~mogu.layers.RoutedLinear`, everything else
-    stays what it was, and :meth:`detach` puts the projections back. Whatever is not found here is looked up on the base
+    Wraps a model in place: its attention output projections become :class:`~mogu.layers.RoutedLinear`, in MoGU V2 the linear
+    layers beside them :class:`~mogu.layers.AdaptedLinear`, everything else stays what it was, and :meth:`detach` puts the plain
+    layers back. Whatever is not found here is looked up on the base
     model, so that the model can stand wherever a ``PeftModel`` or the base model can.
 
     Args:
@@ -77,6 +79,7 @@ class MoguModel(nn.Module):
         super().__init__()
         config = (config or MoguConfig()).model_copy(deep=True)
         self._projections = find_projections(base_model, config)
+        self._adapted_modules = find_adapted(base_model, config, self._projections)
         config.base_shape = shape_of(base_model)
         if config.base_model is None:
             config.base_model = base_model.name_or_path or None
@@ -89,6 +92,9 @@ class MoguModel(nn.Module):
         self._state = RoutingState()
         self._required_grad = [name for name, parameter in base_model.named_parameters() if parameter.requires_grad]
         base_model.requires_grad_(False)
+        self._adapted_layers: list[AdaptedLinear] = []
+        if config.backbone is not None:
+            self._adapted_layers = adapt(base_model, self._adapted_modules, config.backbone, self._state)
         self._layers = route(base_model, self._projections, config, self._state)
         self.train(base_model.training)
 
@@ -126,12 +132,12 @@ class MoguModel(nn.Module):
         return model
 
     def load_responders_and_routers(self, folder: Path) -> None:
-        """Read the responders and routers of a saved model into this one.
+        """Read the responders and routers of a saved model, and the LoRA of its backbone where it has one, into this one.
 
         Raises:
             ModelFileError: something is missing, broken or of another shape, rank or number of layers.
         """
-        read_into(self._routed, self.mogu_config, folder)
+        read_into(self._routed, self._adapted, self.mogu_config, folder)
 
     def save_pretrained(self, path: str | Path, *, card: str | None = None, **_: Any) -> None:
         """Write config, responders, folded routers and model card; the base model is referred to, not copied.
@@ -144,7 +150,7 @@ class MoguModel(nn.Module):
             MoguError: the folder exists and is not ours, or cannot be written.
         """
         with atomic_folder(Path(path), marker=CONFIG_FILE) as folder:
-            write_into(folder, self._routed, self.mogu_config, card)
+            write_into(folder, self._routed, self._adapted, self.mogu_config, card)
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None, card: str | None = None) -> str:
         """Upload what :meth:`save_pretrained` writes to a repository of the hub, made if it is missing; returns its URL.
@@ -153,7 +159,7 @@ class MoguModel(nn.Module):
             MoguError: the hub cannot be reached, or refuses.
         """
         with TemporaryDirectory() as scratch:
-            write_into(Path(scratch), self._routed, self.mogu_config, card)
+            write_into(Path(scratch), self._routed, self._adapted, self.mogu_config, card)
             return push_folder(Path(scratch), repo_id, private=private, token=token)
 
     def responder(self, name: Responder) -> Adapter:
@@ -168,12 +174,31 @@ class MoguModel(nn.Module):
         """
         take_responder(self._routed, self.mogu_config, name, adapter)
 
+    def backbone(self) -> Adapter | None:
+        """The LoRA of the backbone (MoGU V2), copied; ``None`` where there is none."""
+        return backbone_of(self._adapted, self.mogu_config)
+
+    def set_backbone(self, adapter: Adapter) -> None:
+        """Take over the LoRA of the backbone.
+
+        Raises:
+            ConfigError: the config has no backbone.
+            ModelFileError: it was made for another base model: its rank, its scaling, its modules or shapes differ.
+        """
+        take_backbone(self._adapted, self.mogu_config, adapter)
+
     def detach(self) -> PreTrainedModel:
-        """Put the plain projections back and return the base model as it was; this object is then of no more use."""
-        unroute(self.base_model, self._projections)
+        """Put the plain layers back and return the base model as it was; this object is then of no more use."""
+        unwrap(self.base_model, self._wrapped)
         for name, parameter in self.base_model.named_parameters():
             parameter.requires_grad_(name in self._required_grad)
         return self.base_model
+
+    def plain_twin(self) -> PreTrainedModel:
+        """The base model as it was, as a second model object on the very same weights."""
+        base = twin(self.base_model)
+        unwrap(base, self._wrapped)
+        return base
 
     def get_base_model(self) -> PreTrainedModel:
         """The base model, its projections still routed (the name that PEFT uses)."""
@@ -182,6 +207,14 @@ class MoguModel(nn.Module):
     @property
     def _routed(self) -> list[tuple[Projection, RoutedLinear]]:
         return list(zip(self._projections, self._layers, strict=True))
+
+    @property
+    def _adapted(self) -> list[tuple[Projection, AdaptedLinear]]:
+        return list(zip(self._adapted_modules, self._adapted_layers, strict=True))
+
+    @property
+    def _wrapped(self) -> list[Projection]:
+        return [*self._projections, *self._adapted_modules]
 
     @property
     def routed_layers(self) -> list[RoutedLinear]:
@@ -335,18 +368,29 @@ class MoguModel(nn.Module):
         )
 
     def start_router_training(self) -> None:
-        """Put freshly initialised trainable routers of the config's kind in the place of the folded ones."""
+        """Put freshly initialised trainable routers of the config's kind in the place of the folded ones.
+
+        The LoRA of the backbone, where there is one, begins anew as well: it is trained together with the routers.
+        """
+        for adapted in self._adapted_layers:
+            adapted.start_training()
         for layer in self._layers:
             layer.start_router_training(self.mogu_config.router, self.mogu_config.router_hidden)
 
     def finish_router_training(self) -> None:
-        """Fold the trained routers and let go of their trainable form."""
+        """Fold the trained routers, freeze the LoRA of the backbone, and let go of their trainable form."""
+        for adapted in self._adapted_layers:
+            adapted.finish_training()
         for layer in self._layers:
             layer.finish_router_training()
 
     def added_parameters(self) -> int:
-        """How many parameters routing adds to the base model: ``Σ (2r + 2)·d_in + 2r·d_out + 2`` over routed layers."""
-        return sum(layer.down.numel() + layer.up.numel() + layer.router_bias.numel() for layer in self._layers)
+        """How many parameters routing adds to the base model.
+
+        ``Σ (2r + 2)·d_in + 2r·d_out + 2`` over routed layers, and ``Σ r_b·(d_in + d_out)`` over the adapted layers of MoGU V2.
+        """
+        routed = sum(layer.down.numel() + layer.up.numel() + layer.router_bias.numel() for layer in self._layers)
+        return routed + sum(layer.down.numel() + layer.up.numel() for layer in self._adapted_layers)
 
     def __getattr__(self, name: str) -> Any:
         try:

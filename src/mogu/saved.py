@@ -1,4 +1,4 @@
-"""The layout of a saved MoGU model on disk: responders, routers, config; read with checks, written whole.
+"""The layout of a saved MoGU model on disk: responders, routers, the backbone's LoRA, config; read with checks, written whole.
 
 Knows files and tensors; knows nothing of models. Nothing here unpickles code: weights are safetensors.
 """
@@ -23,16 +23,17 @@ from mogu.errors import ModelFileError
 CONFIG_FILE = "mogu_config.json"
 ROUTER_FILE = "router.safetensors"
 CARD_FILE = "README.md"
+BACKBONE = "backbone"
 RESPONDERS: tuple[Literal["unwill", "glad"], ...] = ("unwill", "glad")
 PEFT_PREFIX = "base_model.model."
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """A responder read from a PEFT LoRA adapter.
+    """A responder, or the backbone's LoRA, as PEFT keeps it.
 
     Args:
-        weights: for each projection, by module name, ``A [r, d_in]`` and ``B [d_out, r]``.
+        weights: for each layer, by module name, ``A [r, d_in]`` and ``B [d_out, r]``.
         rank: ``r``.
         lora_alpha: the alpha that gives its scaling as ``lora_alpha / r``.
     """
@@ -112,7 +113,7 @@ def check_finite(file: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def read_adapter(folder: Path) -> Adapter:
-    """Read a responder from a PEFT LoRA adapter folder.
+    """Read a PEFT LoRA adapter folder.
 
     Raises:
         ModelFileError: something is missing or broken, or the adapter is not a plain LoRA.
@@ -133,7 +134,7 @@ def read_adapter(folder: Path) -> Adapter:
         raise ModelFileError(
             f"The adapter {folder} is not a plain LoRA of one rank",
             expected="peft_type LORA without DoRA, trained biases or per-module ranks",
-            action="train the responder as a plain LoRA",
+            action="train it as a plain LoRA",
         )
     if raw.get("use_rslora"):
         alpha *= rank**0.5
@@ -158,11 +159,11 @@ def read_adapter(folder: Path) -> Adapter:
 
 
 def write_adapter(folder: Path, adapter: Adapter, *, base_model: str | None, fan_in_fan_out: bool) -> None:
-    """Write a responder as an adapter that PEFT alone can load.
+    """Write a LoRA as an adapter that PEFT alone can load.
 
     Args:
         folder: where to write.
-        adapter: the responder.
+        adapter: the LoRA.
         base_model: name of the base model, for PEFT.
         fan_in_fan_out: whether the base layers are GPT-2's ``Conv1D``.
     """

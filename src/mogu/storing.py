@@ -17,12 +17,25 @@ from mogu.card import plain_card
 from mogu.config import MoguConfig
 from mogu.errors import ConfigError, ModelFileError
 from mogu.hub import load_base
-from mogu.layers import RoutedLinear
-from mogu.saved import CARD_FILE, CONFIG_FILE, RESPONDERS, ROUTER_FILE, Adapter, read_adapter, read_routers, write_adapter, write_routers
+from mogu.layers import AdaptedLinear, RoutedLinear, WrappedLinear
+from mogu.saved import (
+    BACKBONE,
+    CARD_FILE,
+    CONFIG_FILE,
+    RESPONDERS,
+    ROUTER_FILE,
+    Adapter,
+    read_adapter,
+    read_routers,
+    write_adapter,
+    write_routers,
+)
 
 Responder = Literal["unwill", "glad"]
 Routed = Sequence[tuple[Projection, RoutedLinear]]
 """Each routed projection with the layer that stands in its place."""
+Adapted = Sequence[tuple[Projection, AdaptedLinear]]
+"""Each linear layer of an adapted backbone with the layer that stands in its place; empty in MoGU V1."""
 
 
 def base_for(folder: Path, config: MoguConfig, base_model: PreTrainedModel | str | Path | None, **model_kwargs: Any) -> PreTrainedModel:
@@ -56,34 +69,55 @@ def base_name(folder: Path, config: MoguConfig, base_model: str | Path | None) -
     return source
 
 
-def read_into(routed: Routed, config: MoguConfig, folder: Path) -> None:
-    """Read the responders and routers of a saved model into routed layers.
+def read_into(routed: Routed, adapted: Adapted, config: MoguConfig, folder: Path) -> None:
+    """Read the responders, the routers and the backbone's LoRA of a saved model into its layers.
 
     Raises:
         ModelFileError: something is missing, broken or of another shape, rank or number of layers.
     """
     adapters = {name: read_adapter(folder / name) for name in RESPONDERS}
+    backbone = read_adapter(folder / BACKBONE) if config.backbone is not None else None
     routers = read_routers(folder / ROUTER_FILE, [one.layer for one, _ in routed], routed[0][0].in_features)
     for name, adapter in adapters.items():
         take_responder(routed, config, name, adapter)
+    if backbone is not None:
+        take_backbone(adapted, config, backbone)
     for projection, layer in routed:
         layer.set_router(*routers[projection.layer])
 
 
-def write_into(folder: Path, routed: Routed, config: MoguConfig, card: str | None) -> None:
-    """Write config, responders, folded routers and card into a folder that is there."""
-    (folder / CONFIG_FILE).write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    fan_in_fan_out = isinstance(routed[0][0].module, Conv1D)
+def write_into(folder: Path, routed: Routed, adapted: Adapted, config: MoguConfig, card: str | None) -> None:
+    """Write config, responders, folded routers, the backbone's LoRA and card into a folder that is there."""
+    version = 1 if config.backbone is None else 2
+    written = config.model_copy(update={"format_version": version})
+    # What version 1 does not know stays out of it, so that older releases can read it.
+    unknown = {"backbone"} if version == 1 else set()
+    (folder / CONFIG_FILE).write_text(written.model_dump_json(indent=2, exclude=unknown) + "\n", encoding="utf-8")
     for name in RESPONDERS:
-        adapter = responder_of(routed, config, name)
-        write_adapter(folder / name, adapter, base_model=config.base_model, fan_in_fan_out=fan_in_fan_out)
+        write_lora(folder / name, routed, responder_of(routed, config, name), config)
+    backbone = backbone_of(adapted, config)
+    if backbone is not None:
+        write_lora(folder / BACKBONE, adapted, backbone, config)
     write_routers(folder / ROUTER_FILE, {one.layer: layer.folded_router() for one, layer in routed})
     (folder / CARD_FILE).write_text(card or plain_card(config), encoding="utf-8")
+
+
+def write_lora(folder: Path, layers: Routed | Adapted, adapter: Adapter, config: MoguConfig) -> None:
+    """Write a LoRA of some layers as an adapter that PEFT alone can load."""
+    fan_in_fan_out = isinstance(layers[0][0].module, Conv1D)
+    write_adapter(folder, adapter, base_model=config.base_model, fan_in_fan_out=fan_in_fan_out)
 
 
 def responder_of(routed: Routed, config: MoguConfig, name: Responder) -> Adapter:
     """A responder as a LoRA, copied out of the fused layers."""
     return Adapter({one.name: layer.responder(name) for one, layer in routed}, config.rank, config.lora_alpha)
+
+
+def backbone_of(adapted: Adapted, config: MoguConfig) -> Adapter | None:
+    """The backbone's LoRA, copied out of its layers; ``None`` in MoGU V1."""
+    if config.backbone is None:
+        return None
+    return Adapter({one.name: layer.lora() for one, layer in adapted}, config.backbone.rank, config.backbone.lora_alpha)
 
 
 def take_responder(routed: Routed, config: MoguConfig, name: Responder, adapter: Adapter) -> None:
@@ -92,25 +126,44 @@ def take_responder(routed: Routed, config: MoguConfig, name: Responder, adapter:
     Raises:
         ModelFileError: it was made for another base model: its rank, its scaling, its modules or shapes differ.
     """
-    if (adapter.rank, adapter.lora_alpha) != (config.rank, config.lora_alpha):
+    _check_fits(f"{name} responder", adapter, routed, config.rank, config.lora_alpha)
+    for projection, layer in routed:
+        layer.set_responder(name, *adapter.weights[projection.name])
+
+
+def take_backbone(adapted: Adapted, config: MoguConfig, adapter: Adapter) -> None:
+    """Take over the backbone's LoRA.
+
+    Raises:
+        ConfigError: the model is a MoGU V1 model, which has none.
+        ModelFileError: it was made for another base model: its rank, its scaling, its modules or shapes differ.
+    """
+    if config.backbone is None:
+        raise ConfigError("The model has no adapted backbone", expected="a MoGU V2 model", action="set backbone in the config")
+    _check_fits("backbone's LoRA", adapter, adapted, config.backbone.rank, config.backbone.lora_alpha)
+    for projection, layer in adapted:
+        layer.set_lora(*adapter.weights[projection.name])
+
+
+def _check_fits(what: str, adapter: Adapter, layers: Sequence[tuple[Projection, WrappedLinear]], rank: int, lora_alpha: float) -> None:
+    if (adapter.rank, adapter.lora_alpha) != (rank, lora_alpha):
         raise ModelFileError(
-            f"The {name} responder has rank {adapter.rank} and alpha {adapter.lora_alpha:g}",
-            expected=f"rank {config.rank} and alpha {config.lora_alpha:g}",
-            action="use the responder that belongs to this model, or set rank and lora_alpha in the config",
+            f"The {what} has rank {adapter.rank} and alpha {adapter.lora_alpha:g}",
+            expected=f"rank {rank} and alpha {lora_alpha:g}",
+            action="use the one that belongs to this model, or set rank and lora_alpha in the config",
         )
-    names = [projection.name for projection, _ in routed]
+    names = [projection.name for projection, _ in layers]
     if set(adapter.weights) != set(names):
         raise ModelFileError(
-            f"The {name} responder adapts {len(adapter.weights)} modules ({', '.join(sorted(adapter.weights)[:2])}, …)",
+            f"The {what} adapts {len(adapter.weights)} modules ({', '.join(sorted(adapter.weights)[:2])}, …)",
             expected=f"{len(names)} modules ({', '.join(names[:2])}, …)",
-            action="use a responder of this base model",
+            action="use one of this base model",
         )
-    for projection, layer in routed:
+    for projection, layer in layers:
         lora_a, lora_b = adapter.weights[projection.name]
-        if lora_a.shape != (config.rank, layer.in_features) or lora_b.shape != (layer.out_features, config.rank):
+        if lora_a.shape != (rank, layer.in_features) or lora_b.shape != (layer.out_features, rank):
             raise ModelFileError(
-                f"The {name} responder has A {list(lora_a.shape)} and B {list(lora_b.shape)} for {projection.name}",
-                expected=f"A {[config.rank, layer.in_features]} and B {[layer.out_features, config.rank]}",
-                action="use a responder of this base model",
+                f"The {what} has A {list(lora_a.shape)} and B {list(lora_b.shape)} for {projection.name}",
+                expected=f"A {[rank, layer.in_features]} and B {[layer.out_features, rank]}",
+                action="use one of this base model",
             )
-        layer.set_responder(name, lora_a, lora_b)

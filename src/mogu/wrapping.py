@@ -1,4 +1,4 @@
-"""Putting routed layers into a base model in the place of its attention output projections, and taking them out again.
+"""Putting routed and adapted layers into a base model in the place of its linear layers, and taking them out again.
 
 Knows modules and shapes; knows nothing of files, prompts or generation.
 """
@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from torch import nn
 from transformers import PreTrainedModel
 
-from mogu.architectures import Projection, compute_device, compute_dtype, find_output_projections
-from mogu.config import BaseShape, MoguConfig
+from mogu.architectures import Projection, compute_device, compute_dtype, find_backbone, find_output_projections
+from mogu.config import BackboneConfig, BaseShape, MoguConfig
 from mogu.errors import ConfigError, ModelFileError
-from mogu.layers import RoutedLinear, RoutingState
+from mogu.layers import AdaptedLinear, RoutedLinear, RoutingState, WrappedLinear
 
 
 def find_projections(base_model: PreTrainedModel, config: MoguConfig) -> list[Projection]:
@@ -24,7 +24,7 @@ def find_projections(base_model: PreTrainedModel, config: MoguConfig) -> list[Pr
         ConfigError: the model is routed already, or its projections are too narrow for the rank.
         ModelFileError: the base model does not have the shape that ``config`` was made for.
     """
-    if any(isinstance(module, RoutedLinear) for module in base_model.modules()):
+    if any(isinstance(module, WrappedLinear) for module in base_model.modules()):
         raise ConfigError("The base model is routed already", expected="a plain base model", action="call detach() on the old MoguModel")
     projections = find_output_projections(base_model, config.output_projection, config.layers)
     _check_shape(base_model, config)
@@ -32,12 +32,37 @@ def find_projections(base_model: PreTrainedModel, config: MoguConfig) -> list[Pr
     return projections
 
 
+def find_adapted(base_model: PreTrainedModel, config: MoguConfig, projections: Sequence[Projection]) -> list[Projection]:
+    """The linear layers of a plain base model that a config wants adapted: those of the routed decoder layers, or none.
+
+    Raises:
+        ArchitectureError: they cannot be found.
+        ConfigError: they are too narrow for the rank.
+    """
+    if config.backbone is None:
+        return []
+    modules = find_backbone(base_model, [one.layer for one in projections], config.backbone.modules)
+    _check_rank(modules, config.backbone.rank)
+    return modules
+
+
+def adapt(base_model: PreTrainedModel, modules: Sequence[Projection], config: BackboneConfig, state: RoutingState) -> list[AdaptedLinear]:
+    """Put an adapted layer around each linear layer; all of them heed one state."""
+    layers = []
+    for one in modules:
+        dtype, device = compute_dtype(one.module, base_model), compute_device(one.module)
+        layer = AdaptedLinear(one.module, one.in_features, one.out_features, config, state, dtype=dtype, device=device)
+        _put(base_model, one.name, layer)
+        layers.append(layer)
+    return layers
+
+
 def route(base_model: PreTrainedModel, projections: Sequence[Projection], config: MoguConfig, state: RoutingState) -> list[RoutedLinear]:
-    """Put a routed layer around each projection; all of them heed one state."""
+    """Put a routed layer around each projection, or around what has been put in its place; all of them heed one state."""
     layers = []
     for projection in projections:
         layer = RoutedLinear(
-            projection.module,
+            base_model.get_submodule(projection.name),
             projection.in_features,
             projection.out_features,
             config,
@@ -50,8 +75,8 @@ def route(base_model: PreTrainedModel, projections: Sequence[Projection], config
     return layers
 
 
-def unroute(base_model: PreTrainedModel, projections: Sequence[Projection]) -> None:
-    """Put the plain projections back."""
+def unwrap(base_model: PreTrainedModel, projections: Sequence[Projection]) -> None:
+    """Put the plain layers back."""
     for projection in projections:
         _put(base_model, projection.name, projection.module)
 
@@ -78,11 +103,11 @@ def _check_shape(model: PreTrainedModel, config: MoguConfig) -> None:
         )
 
 
-def _check_rank(projections: list[Projection], rank: int) -> None:
+def _check_rank(projections: Sequence[Projection], rank: int) -> None:
     narrowest = min(min(projection.in_features, projection.out_features) for projection in projections)
     if rank > narrowest:
         raise ConfigError(
-            f"The config asks for LoRA of rank {rank} on projections of width {narrowest}",
+            f"The config asks for LoRA of rank {rank} on layers of width {narrowest}",
             expected=f"a rank of at most {narrowest}",
             action="choose a smaller rank (8 is the published one), or check that this is the right base model",
         )

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mogu import MoguConfig
+from mogu.config import BackboneConfig
 from mogu.errors import MoguError
 from mogu.serving.adapter import is_mogu_folder, read_served_adapter
 from mogu.serving.command import named_folders, serve_arguments
@@ -31,6 +32,32 @@ def test_its_parts_give_the_routed_layer_s_output(saved):
         low_rank = torch.cat([alpha * activations[:, :4], beta * activations[:, 4:8]], dim=1) @ served.expand.double().T
         expected = (alpha + beta) * (x @ layer.base_layer.weight.double().T) + low_rank
         assert torch.allclose(layer(x), expected, atol=1e-5)
+
+
+def test_an_adapted_backbone_gives_the_routed_layer_s_output(make_pair, tmp_path):
+    """Its LoRA on the routed projection is a part of both responders there; elsewhere it is a plain LoRA."""
+    config = MoguConfig(rank=4, lora_alpha=12, layers=[0, 2], backbone=BackboneConfig(rank=3, lora_alpha=6), base_model="some/base")
+    model, slow = make_pair("llama", config=config)
+    model.save_pretrained(tmp_path / "v2")
+    adapter = read_served_adapter(tmp_path / "v2")
+    assert adapter.rank == 2 * (4 + 3) + 2
+    for layer, served in zip(slow.layers, adapter.layers.values(), strict=True):
+        plain = layer.base_layer.base_layer.weight.double()
+        x = torch.randn(3, plain.shape[1], dtype=torch.float64)
+        activations = x @ served.shrink.double().T
+        alpha, beta = torch.sigmoid(activations[:, -2:] + served.biases.double()).T[..., None]
+        gated = torch.cat([alpha * activations[:, :7], beta * activations[:, 7:14]], dim=1)
+        assert torch.allclose(layer(x), (alpha + beta) * (x @ plain.T) + gated @ served.expand.double().T, atol=1e-5)
+    names = [f"model.layers.{index}.{path}" for index in (0, 2) for path in ("self_attn.q_proj", "mlp.down_proj")]
+    assert set(names) < set(adapter.backbone)
+    assert len(adapter.backbone) == 12  # without o_proj, in two layers
+    for name in names:
+        numbers = next(one.numbers for one in slow.adapted if one is slow.model.get_submodule(name))
+        lora_a, lora_b = adapter.backbone[name]
+        assert torch.allclose(lora_b.double() @ lora_a.double(), numbers.scaling * numbers.b @ numbers.a, atol=1e-5)
+    found = serve_arguments({"v2": tmp_path / "v2"}, base_model=None, host="::1", options=[])
+    start = found.index("--lora-target-modules") + 1
+    assert found[start : start + 7] == ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
 
 
 def test_the_command_line(saved, tmp_path):

@@ -36,19 +36,22 @@ def _short(value: Any) -> str:
 
 def _facts(path: str) -> dict[str, Any]:
     from mogu.hub import fetch_model_folder
-    from mogu.saved import CONFIG_FILE, RESPONDERS, ROUTER_FILE, read_adapter, read_config, read_tensors
+    from mogu.saved import BACKBONE, CONFIG_FILE, RESPONDERS, ROUTER_FILE, read_adapter, read_config, read_tensors
 
     folder = fetch_model_folder(path, marker=CONFIG_FILE)
     config = read_config(folder)
-    adapters = {name: read_adapter(folder / name) for name in RESPONDERS}
+    backbone = read_adapter(folder / BACKBONE) if config.backbone is not None else None
+    adapters = [*(read_adapter(folder / name) for name in RESPONDERS), *([backbone] if backbone is not None else [])]
     routers = read_tensors(folder / ROUTER_FILE)
-    numbers = [tensor.numel() for adapter in adapters.values() for pair in adapter.weights.values() for tensor in pair]
+    numbers = [tensor.numel() for adapter in adapters for pair in adapter.weights.values() for tensor in pair]
     facts: dict[str, Any] = {
         "folder": str(folder),
         "base_model": config.base_model,
         "base_revision": config.base_revision,
         "base_shape": config.base_shape.model_dump() if config.base_shape else None,
+        "method": "v1" if backbone is None else "v2",
         "routed_layers": len(routers) // 2,
+        "adapted_modules": len(backbone.weights) if backbone is not None else 0,
         "rank": config.rank,
         "lora_alpha": config.lora_alpha,
         "routed_tokens": "all" if config.routed_tokens is None else config.routed_tokens,

@@ -78,8 +78,7 @@ class Subject:
         mogu = None
         if hardened:
             mogu = MoguModel.from_pretrained(path, base_model=base_model, trust_remote_code=trust_remote_code, **model_kwargs)
-            base = twin(mogu.base_model)
-            _unroute(base, mogu)
+            base = mogu.plain_twin()
             source = base_model or mogu.mogu_config.base_model or ""
         else:
             source = str(path)
@@ -155,10 +154,3 @@ class Subject:
     def models(self) -> list[Any]:
         """Every model that a defence may run."""
         return [self.base, *([self.mogu.base_model] if self.mogu is not None else []), *self._forms.values()]
-
-
-def _unroute(base: PreTrainedModel, mogu: MoguModel) -> None:
-    """Give a twin of a routed model plain projections."""
-    for name, layer in zip(mogu.routed_module_names, mogu.routed_layers, strict=True):
-        parent, _, attribute = name.rpartition(".")
-        setattr(base.get_submodule(parent), attribute, layer.base_layer)

@@ -1,4 +1,4 @@
-"""A saved MoGU model as one LoRA of rank 2r + 2, the shape in which it is served.
+"""A saved MoGU model as one LoRA, of rank 2r + 2 on the routed projections, the shape in which it is served.
 
 Knows the saved layout; knows nothing of vLLM.
 """
@@ -15,12 +15,16 @@ from torch import Tensor
 
 from mogu.config import MoguConfig
 from mogu.errors import ModelFileError
-from mogu.saved import CONFIG_FILE, RESPONDERS, ROUTER_FILE, read_adapter, read_config, read_routers
+from mogu.saved import BACKBONE, CONFIG_FILE, RESPONDERS, ROUTER_FILE, Adapter, read_adapter, read_config, read_routers
 
 
 @dataclass(frozen=True)
 class ServedLayer:
     """One routed projection.
+
+    The LoRA ``B_b A_b`` that MoGU V2 may have on ``W`` itself is scaled by ``α + β`` with it, and so is a part of either
+    responder: ``(α + β)·B_b A_b x = α·B_b A_b x + β·B_b A_b x``. Then ``[A_u; A_b]`` stands below in the place of ``A_u``,
+    ``[A_g; A_b]`` in that of ``A_g``, ``r + r_b`` in that of ``r``.
 
     Args:
         shrink: ``[A_u; A_g; v_u; v_g]``, ``[2r + 2, d_in]``: its product with ``x`` is both low-rank activations and both
@@ -40,16 +44,23 @@ class ServedAdapter:
 
     Args:
         config: its settings.
-        layers: by the name of the projection in the base model.
+        layers: routed projections, by their names in the base model.
+        backbone: the other layers that MoGU V2 adapts, by name: ``A [r, d_in]`` and the scaled ``s·B [d_out, r]``.
     """
 
     config: MoguConfig
     layers: Mapping[str, ServedLayer]
+    backbone: Mapping[str, tuple[Tensor, Tensor]]
 
     @property
     def rank(self) -> int:
         """``2r + 2``: rows that a slot needs."""
-        return 2 * self.config.rank + 2
+        return max(len(layer.shrink) for layer in self.layers.values())
+
+    @property
+    def module_names(self) -> list[str]:
+        """Last parts of the names of all layers that it has something for."""
+        return sorted({name.rpartition(".")[2] for name in [*self.layers, *self.backbone]})
 
 
 def is_mogu_folder(folder: str | Path) -> bool:
@@ -74,13 +85,22 @@ def read_served_adapter(folder: Path) -> ServedAdapter:
     names = {_layer_of(name, folder): name for name in unwill.weights}
     width = next(iter(unwill.weights.values()))[0].shape[1]
     routers = read_routers(folder / ROUTER_FILE, sorted(names), width)
+    backbone = _scaled(read_adapter(folder / BACKBONE)) if config.backbone is not None else {}
+    responders = [_scaled(unwill), _scaled(glad)]
     layers = {}
     for layer, name in sorted(names.items()):
-        (unwill_a, unwill_b), (glad_a, glad_b), (vectors, biases) = unwill.weights[name], glad.weights[name], routers[layer]
-        scaled = [half.float() * (one.lora_alpha / one.rank) for half, one in ((unwill_b, unwill), (glad_b, glad))]
-        shrink = torch.cat([unwill_a.float(), glad_a.float(), vectors.float()])
-        layers[name] = ServedLayer(shrink, torch.cat(scaled, dim=1), biases.float())
-    return ServedAdapter(config, layers)
+        vectors, biases = routers[layer]
+        on_base = [backbone.pop(name)] if name in backbone else []
+        both = [[responder[name], *on_base] for responder in responders]
+        shrink = torch.cat([lora_a for parts in both for lora_a, _ in parts] + [vectors.float()])
+        expand = torch.cat([lora_b for parts in both for _, lora_b in parts], dim=1)
+        layers[name] = ServedLayer(shrink, expand, biases.float())
+    return ServedAdapter(config, layers, backbone)
+
+
+def _scaled(adapter: Adapter) -> dict[str, tuple[Tensor, Tensor]]:
+    scaling = adapter.lora_alpha / adapter.rank
+    return {name: (lora_a.float(), lora_b.float() * scaling) for name, (lora_a, lora_b) in adapter.weights.items()}
 
 
 def _layer_of(name: str, folder: Path) -> int:

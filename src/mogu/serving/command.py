@@ -62,7 +62,7 @@ def serve_arguments(models: Mapping[str, Path], *, base_model: str | None, host:
         arguments += ["--max-loras", str(len(modules) + len(others))]
     if "--lora-target-modules" not in given and not others:
         # Only these layers get slots: the others would look for adapters that never come.
-        arguments += ["--lora-target-modules", *sorted({name.rpartition(".")[2] for one in adapters for name in one.layers})]
+        arguments += ["--lora-target-modules", *sorted({name for one in adapters for name in one.module_names})]
     return arguments + options
 
 

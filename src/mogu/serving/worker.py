@@ -42,13 +42,32 @@ def load_routed_adapter(folder: Path, adapter_id: int, manager: Any) -> LoRAMode
         )
     mapper = getattr(manager.model, "hf_to_vllm_mapper", None)
     mapper = mapper.get_rename_mapper() if mapper is not None else None
+
+    def name_in_vllm(saved_name: str) -> str:
+        return str(parse_fine_tuned_lora_name(f"base_model.model.{saved_name}.lora_A.weight", mapper)[0])
+
     loras = {}
     for saved_name, layer in adapter.layers.items():
-        name, _ = parse_fine_tuned_lora_name(f"base_model.model.{saved_name}.lora_A.weight", mapper)
+        name = name_in_vllm(saved_name)
         _check_layer(folder, name, layer, manager.modules.get(name))
         # A list is how vLLM hands the parts of one layer to its set_lora; the scaling is in `expand` already.
         loras[name] = LoRALayerWeights(name, adapter.rank, adapter.rank, [layer.shrink], [layer.expand, layer.biases], scaling=1)
+    for saved_name, (lora_a, lora_b) in adapter.backbone.items():
+        name = name_in_vllm(saved_name)
+        _check_backbone(folder, name, manager)
+        loras[name] = LoRALayerWeights(name, len(lora_a), len(lora_a), lora_a, lora_b, scaling=1)
     return LoRAModel(adapter_id, adapter.rank, loras)
+
+
+def _check_backbone(folder: Path, name: str, manager: Any) -> None:
+    # vLLM keeps q, k and v, or gate and up, as one module; it packs an adapter's parts itself, and drops in silence what it cannot place.
+    packed = {part for parts in manager.packed_modules.values() for part in parts}
+    if name not in manager.modules and name not in packed:
+        raise ModelFileError(
+            f"The model {folder} adapts {name}, which is no LoRA layer in this server",
+            expected="the base model it was trained on, served with LoRA on all layers that the model adapts",
+            action="serve it on its own base model with `mogu serve`, or leave out --lora-target-modules",
+        )
 
 
 def _check_layer(folder: Path, name: str, layer: Any, module: Any) -> None:

@@ -1,4 +1,4 @@
-"""A hardened model on the lab's base, whose responders and routers are random but strong, a plain LoRA, and vLLM engines.
+"""Hardened models on the lab's base, of V1 and of V2, whose responders and routers are random but strong, a plain LoRA, and vLLM engines.
 
 Needs vLLM (`make test-vllm`); elsewhere this folder is not collected.
 """
@@ -15,6 +15,7 @@ from lab_models import hardened
 from peft import LoraConfig, get_peft_model
 
 from mogu.chat import encode_prompt
+from mogu.config import BackboneConfig
 from mogu.hub import load_base, load_tokenizer
 from mogu.lab import build_base, prompts
 
@@ -39,7 +40,10 @@ def tokenizer(base):
 @pytest.fixture(scope="session")
 def models(base, tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("models")
-    return {"one": hardened(base, folder / "one", 1), "two": hardened(base, folder / "two", 2, layers=[1, 3])}
+    return {
+        "one": hardened(base, folder / "one", 1),
+        "two": hardened(base, folder / "two", 2, layers=[1, 3], backbone=BackboneConfig(rank=3, lora_alpha=6)),
+    }
 
 
 @pytest.fixture(scope="session")
