@@ -155,10 +155,10 @@ def find_backbone(model: PreTrainedModel, layers: Sequence[int], modules: Sequen
     return found
 
 
-def decoder_layer_of(projection: Projection) -> str:
-    """Full name of the decoder layer that a projection is part of: ``"model.layers.3"``."""
-    match = _IN_A_LAYER.fullmatch(projection.name)
-    assert match is not None  # a projection lies in a decoder layer
+def decoder_layer_name(module_name: str) -> str:
+    """Full name of the decoder layer that a module is part of: ``"model.layers.3"`` for ``"model.layers.3.self_attn.o_proj"``."""
+    match = _IN_A_LAYER.fullmatch(module_name)
+    assert match is not None  # whoever asks has found the module in one
     return f"{match[1]}{match[2]}"
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mogu.config import Handoff
 from mogu.errors import ConfigError
+from mogu.rereading import LowerLayers
 
 if TYPE_CHECKING:
     from mogu.model import MoguModel
@@ -57,7 +58,8 @@ def routed_generate(
     # With a cache of earlier turns, Hugging Face takes the prompt as the whole conversation or as its new part only.
     whole = mask is None or mask.shape[1] == prompt_length
     base_prepare = base.prepare_inputs_for_generation
-    opening = _Opening(model, base_prepare, batch, prompt_length, whole, routed_tokens, handoff)
+    lower = LowerLayers.of(model) if handoff == "recompute" and routed_tokens and _reads_plainly(base, kwargs) else None
+    opening = _Opening(model, base_prepare, batch, prompt_length, whole, routed_tokens, handoff, lower)
 
     @functools.wraps(base_prepare)
     def prepare(*args: Any, **kwargs: Any) -> Any:
@@ -74,7 +76,18 @@ def routed_generate(
         else:
             base.prepare_inputs_for_generation = hooked_before
         model.routing("on")
+        if lower is not None:
+            lower.close()
         opening.record_weights()
+
+
+def _reads_plainly(base: Any, kwargs: dict[str, Any]) -> bool:
+    """Whether rows keep their places, and nobody asks for what single layers compute."""
+    config = kwargs.get("generation_config") or base.generation_config
+    beams, *wanted = (
+        kwargs.get(option, getattr(config, option, None)) for option in ("num_beams", "output_hidden_states", "output_attentions")
+    )
+    return (beams or 1) == 1 and not any(wanted)
 
 
 def _check(routed_tokens: int | None, handoff: str, kwargs: dict[str, Any]) -> None:
@@ -114,6 +127,7 @@ class _Opening:
         prompt_is_whole: bool,
         routed_tokens: int | None,
         handoff: Handoff,
+        lower: LowerLayers | None,
     ) -> None:
         self.model = model
         self.base_prepare = base_prepare
@@ -122,6 +136,7 @@ class _Opening:
         self.prompt_is_whole = prompt_is_whole
         self.routed_tokens = routed_tokens
         self.handoff = handoff
+        self.lower = lower
         self.past_before: Any = None
         self.past_length = 0
         self.passes = 0
@@ -143,8 +158,8 @@ class _Opening:
             if not self.handed_over:
                 self.handed_over = True
                 if self.handoff == "recompute" and generated > 0:
-                    self._rewind_cache(kwargs.get("past_key_values"))
                     next_sequence_length = input_ids.shape[1] - (self.past_length if self.prompt_is_whole else 0)
+                    self._begin_again(input_ids, next_sequence_length, kwargs)
         return self.base_prepare(input_ids, next_sequence_length=next_sequence_length, **kwargs)
 
     def _remember_cache(self, past: Any) -> None:
@@ -152,6 +167,17 @@ class _Opening:
         if self.past_length and self.handoff == "recompute":
             # A cache that the caller had filled (an earlier turn) must be as it was when the base model reads again.
             self.past_before = copy.deepcopy(past)
+
+    def _begin_again(self, input_ids: Tensor, tokens: int, kwargs: dict[str, Any]) -> None:
+        """Make ready for the base model's reading of ``tokens`` tokens, all that is not in the caller's cache."""
+        past = kwargs.get("past_key_values")
+        lower = self.lower if self.lower is not None and self.lower.can_be_spared(past, tokens) else None
+        if lower is not None:
+            lower.read_last(self.base_prepare(input_ids, next_sequence_length=1, **kwargs))
+            lower.set_aside(past)
+        self._rewind_cache(past)
+        if lower is not None:
+            lower.spare_next_pass()
 
     def _rewind_cache(self, past: Any) -> None:
         if past is None:

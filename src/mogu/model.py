@@ -27,7 +27,17 @@ from mogu.layers import ROUTING_MODES, AdaptedLinear, RoutedLinear, RoutingMode,
 from mogu.saved import CONFIG_FILE, Adapter, read_config
 from mogu.scoring import malicious_score, score_prompts
 from mogu.sharing import twin
-from mogu.storing import Responder, backbone_of, base_for, read_into, responder_of, take_backbone, take_responder, write_into
+from mogu.storing import (
+    Responder,
+    backbone_of,
+    base_for,
+    read_into,
+    responder_of,
+    take_backbone,
+    take_responder,
+    write_backbone,
+    write_into,
+)
 from mogu.wrapping import adapt, find_adapted, find_projections, route, shape_of, unwrap
 
 _MODEL_DEFAULT: Any = object()
@@ -186,6 +196,10 @@ class MoguModel(nn.Module):
             ModelFileError: it was made for another base model: its rank, its scaling, its modules or shapes differ.
         """
         take_backbone(self._adapted, self.mogu_config, adapter)
+
+    def save_backbone(self, folder: Path) -> None:
+        """Write the LoRA of the backbone as a PEFT adapter; where there is none, nothing."""
+        write_backbone(folder, self._adapted, self.mogu_config)
 
     def detach(self) -> PreTrainedModel:
         """Put the plain layers back and return the base model as it was; this object is then of no more use."""

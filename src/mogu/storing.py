@@ -94,16 +94,20 @@ def write_into(folder: Path, routed: Routed, adapted: Adapted, config: MoguConfi
     unknown = {"backbone"} if version == 1 else set()
     (folder / CONFIG_FILE).write_text(written.model_dump_json(indent=2, exclude=unknown) + "\n", encoding="utf-8")
     for name in RESPONDERS:
-        write_lora(folder / name, routed, responder_of(routed, config, name), config)
-    backbone = backbone_of(adapted, config)
-    if backbone is not None:
-        write_lora(folder / BACKBONE, adapted, backbone, config)
+        _write_lora(folder / name, routed, responder_of(routed, config, name), config)
+    write_backbone(folder / BACKBONE, adapted, config)
     write_routers(folder / ROUTER_FILE, {one.layer: layer.folded_router() for one, layer in routed})
     (folder / CARD_FILE).write_text(card or plain_card(config), encoding="utf-8")
 
 
-def write_lora(folder: Path, layers: Routed | Adapted, adapter: Adapter, config: MoguConfig) -> None:
-    """Write a LoRA of some layers as an adapter that PEFT alone can load."""
+def write_backbone(folder: Path, adapted: Adapted, config: MoguConfig) -> None:
+    """Write the backbone's LoRA as a PEFT adapter; in MoGU V1, which has none, nothing."""
+    adapter = backbone_of(adapted, config)
+    if adapter is not None:
+        _write_lora(folder, adapted, adapter, config)
+
+
+def _write_lora(folder: Path, layers: Routed | Adapted, adapter: Adapter, config: MoguConfig) -> None:
     fan_in_fan_out = isinstance(layers[0][0].module, Conv1D)
     write_adapter(folder, adapter, base_model=config.base_model, fan_in_fan_out=fan_in_fan_out)
 

@@ -17,9 +17,9 @@ from mogu.atomic import check_replaceable
 from mogu.chat import encode_prompt, template_fingerprint
 from mogu.config import MoguConfig
 from mogu.data import Record, conversation_of
+from mogu.training.branch import routed_config
 from mogu.training.detector import fit_detector
 from mogu.training.examples import Example, router_examples
-from mogu.training.hardening import routed_config
 from mogu.training.inputs import check_both_labels
 from mogu.training.losses import answer_losses
 from mogu.training.progress import quiet_transformers

@@ -38,6 +38,13 @@ class Behaviour:
         return (self.malicious_refused + self.benign_answered) / 2
 
 
+def spans(layers: Sequence[int]) -> str:
+    """Layer indices in order, in short: ``"0-3+6"``."""
+    starts = [layer for layer in layers if layer - 1 not in layers]
+    ends = [layer for layer in layers if layer + 1 not in layers]
+    return "+".join(str(start) if start == end else f"{start}-{end}" for start, end in zip(starts, ends, strict=True))
+
+
 @dataclass(frozen=True)
 class Choice:
     """One combination to be tried.
@@ -46,19 +53,23 @@ class Choice:
         glad_step: training step of the glad responder.
         unwill_step: of the unwill responder.
         weight_penalty: ``λ``.
+        layers: the decoder layers that are routed, where the run compares several sets of them.
     """
 
     glad_step: int
     unwill_step: int
     weight_penalty: float
+    layers: tuple[int, ...] | None = None
 
     def __str__(self) -> str:
-        return f"glad {self.glad_step}, unwill {self.unwill_step}, λ {self.weight_penalty:g}"
+        layers = f"layers {spans(self.layers)}, " if self.layers is not None else ""
+        return f"{layers}glad {self.glad_step}, unwill {self.unwill_step}, λ {self.weight_penalty:g}"
 
     @property
     def folder_name(self) -> str:
         """Its name as a folder."""
-        return f"glad-{self.glad_step}-unwill-{self.unwill_step}-penalty-{self.weight_penalty:g}"
+        layers = f"layers-{spans(self.layers)}-" if self.layers is not None else ""
+        return f"{layers}glad-{self.glad_step}-unwill-{self.unwill_step}-penalty-{self.weight_penalty:g}"
 
 
 @dataclass(frozen=True)
@@ -82,7 +93,7 @@ class Candidate:
     def __str__(self) -> str:
         return f"{self.choice}, offset {self.unwill_offset:g}, δ {self.dial:g}"
 
-    def row(self) -> dict[str, float]:
+    def row(self) -> dict[str, Any]:
         """The candidate as a row of the saved table."""
         return {
             **asdict(self.choice),

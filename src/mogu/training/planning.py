@@ -12,12 +12,14 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from mogu.architectures import find_output_projections
 from mogu.errors import ConfigError, ModelFileError
 from mogu.hub import load_config
 from mogu.model import MoguModel
+from mogu.training.branch import routed_config
 from mogu.training.examples import Example
-from mogu.training.hardening import routed_config
 from mogu.training.inputs import RESPONDER_DATA, Inputs, StageName, check_labels, check_places, load_records, read_inputs, recipe_tokenizer
+from mogu.training.layer_sets import top_counts
 from mogu.training.progress import quiet_transformers
 from mogu.training.recipe import Recipe, Stage
 from mogu.training.steps import StepBatches
@@ -40,7 +42,7 @@ class StagePlan:
         trained_parameters: parameters that are trained at a time.
         examples: pairs or records.
         steps: optimiser steps of one run.
-        runs: how often the stage is run: the router stage once a candidate.
+        runs: how often the stage is run: the router stage once a candidate, all of them once a set of layers.
         memory_bytes: weights, trained parameters and activations together, at most.
     """
 
@@ -116,14 +118,16 @@ def plan(recipe: Recipe) -> Plan:
             inputs = read_inputs(recipe, tokenizer=tokenizer, records=records)
     base_parameters = sum(parameter.numel() for parameter in base.parameters())
     base_bytes = sum(parameter.numel() * parameter.itemsize for parameter in base.parameters())
+    projections = find_output_projections(base, recipe.mogu.output_projection, recipe.mogu.layers)
+    sets, largest = _layer_sets(recipe, [one.layer for one in projections], notes)
     with torch.device("meta"):
-        model = MoguModel.from_base(base, routed_config(recipe))
+        model = MoguModel.from_base(base, routed_config(recipe, layers=largest))
         added = model.added_parameters()
         model.start_router_training()
     routers = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     lora = sum(recipe.mogu.rank * (layer.in_features + layer.out_features) for layer in model.routed_layers)
     labels = [record.label for record in records["train"]]
-    grid = len(dict.fromkeys(recipe.choice.checkpoints)) * len(dict.fromkeys(recipe.choice.weight_penalties))
+    grid = sets * len(dict.fromkeys(recipe.choice.checkpoints)) * len(dict.fromkeys(recipe.choice.weight_penalties))
 
     def stage_plan(name: StageName, count: int, trained: int, runs: int) -> StagePlan:
         stage: Stage = getattr(recipe, name)
@@ -144,12 +148,26 @@ def plan(recipe: Recipe) -> Plan:
         added_parameters=added,
         dev_records=len(records["dev"]),
         stages=(
-            stage_plan("glad", labels.count(RESPONDER_DATA["glad"][0]), lora, 1),
-            stage_plan("unwill", labels.count(RESPONDER_DATA["unwill"][0]), lora, 1),
+            stage_plan("glad", labels.count(RESPONDER_DATA["glad"][0]), lora, sets),
+            stage_plan("unwill", labels.count(RESPONDER_DATA["unwill"][0]), lora, sets),
             stage_plan("router", len(labels), routers, grid),
         ),
         notes=tuple(notes),
     )
+
+
+def _layer_sets(recipe: Recipe, layers: list[int], notes: list[str]) -> tuple[int, tuple[int, ...] | None]:
+    """How many sets of layers will be trained, and one that is as large as the largest of them; ``None`` stands for the recipe's own."""
+    if recipe.method == "v1":
+        return 1, None
+    counts, thresholds = top_counts(recipe.probe, len(layers)), recipe.probe.thresholds
+    largest = len(layers) if thresholds else max(counts)
+    if largest > len(layers):
+        raise ConfigError(
+            f"The {largest} best layers were asked for", expected=f"a number from 1 to {len(layers)}", action="correct probe.top"
+        )
+    notes.append(f"the probe chooses the layers: counted for {'all' if thresholds else largest} of {len(layers)}")
+    return len(set(counts)) + len(set(thresholds)), tuple(layers[:largest])
 
 
 def activation_bytes(config: PreTrainedConfig, dtype: torch.dtype, rows: int, row: int, answer_tokens: int, *, checkpointing: bool) -> int:

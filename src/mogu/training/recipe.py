@@ -57,7 +57,10 @@ class DataSection(_Section):
 
 
 class MoguSection(_Section):
-    """``[mogu]``: the routed model; see :class:`mogu.MoguConfig` for each field."""
+    """``[mogu]``: the routed model; see :class:`mogu.MoguConfig` for each field.
+
+    With ``method = "v2"``, ``layers`` are those among which the probe chooses.
+    """
 
     output_projection: str | None = None
     layers: list[int] | None = None
@@ -67,6 +70,34 @@ class MoguSection(_Section):
     router_hidden: int = Field(default=512, ge=1)
     routed_tokens: int | None = Field(default=5, ge=1)
     handoff: Handoff = "recompute"
+
+
+class BackboneSection(_Section):
+    """``[backbone]``: the LoRA beside the routers of ``method = "v2"``; see :class:`mogu.config.BackboneConfig` for each field."""
+
+    modules: list[str] | None = None
+    rank: int = Field(default=1, ge=1)
+    lora_alpha: float = Field(default=2.0, gt=0)
+
+
+class ProbeSection(_Section):
+    """``[probe]``: how ``method = "v2"`` chooses the layers that are routed; see :func:`mogu.analysis.choose_layers`.
+
+    Every set of layers that ``top`` and ``thresholds`` name is trained, and the dev records decide among them.
+
+    Args:
+        top: how many of the best layers, a set for each number; by default an eighth and a quarter of all, unless ``thresholds`` are given.
+        thresholds: AUROCs; the layers that reach one are a set.
+        by: activations that are probed: of the last prompt token, or their mean over the prompt.
+        folds: of the cross-validation.
+        batch_size: prompts read at a time.
+    """
+
+    top: list[Annotated[int, Field(ge=1)]] | None = Field(default=None, min_length=1)
+    thresholds: list[Annotated[float, Field(gt=0.5, le=1)]] = []
+    by: Literal["last", "mean"] = "last"
+    folds: int = Field(default=5, ge=2)
+    batch_size: int = Field(default=16, ge=1)
 
 
 class Stage(_Section):
@@ -171,16 +202,31 @@ class RunSection(_Section):
 
 
 class Recipe(_Section):
-    """A whole training run; the defaults are the published ones (MoGU, section 4.1 and appendix)."""
+    """A whole training run; the defaults are the published ones (MoGU, section 4.1 and appendix).
 
+    Args:
+        method: ``"v1"`` is MoGU as published at NeurIPS 2024; ``"v2"`` routes the layers that a probe chooses, and trains a LoRA
+            on their backbone together with the routers.
+    """
+
+    method: Literal["v1", "v2"] = "v1"
     model: ModelSection
     data: DataSection
     run: RunSection
     mogu: MoguSection = MoguSection()
+    backbone: BackboneSection = BackboneSection()
+    probe: ProbeSection = ProbeSection()
     glad: ResponderStage = ResponderStage()
     unwill: ResponderStage = ResponderStage()
     router: RouterStage = RouterStage()
     choice: ChoiceSection = ChoiceSection()
+
+    @model_validator(mode="after")
+    def _sections_of_v2(self) -> Self:
+        given = self.model_fields_set & {"backbone", "probe"}
+        if self.method == "v1" and given:
+            raise ValueError(f'the sections {", ".join(sorted(given))} are for method = "v2"')
+        return self
 
 
 def read_recipe(path: Path, settings: Sequence[str] = ()) -> Recipe:

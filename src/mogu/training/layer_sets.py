@@ -1,0 +1,94 @@
+"""Which sets of layers MoGU V2 tries to route: those in which a probe separates benign from malicious training prompts best.
+
+Knows probes and recipes; knows nothing of how a set is trained or which one is kept.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from mogu.analysis.activations import read_activations
+from mogu.analysis.choice import choose_layers
+from mogu.analysis.linear_probe import LayerProbe, Measured, cross_validated
+from mogu.architectures import Projection, find_output_projections
+from mogu.training.inputs import Inputs
+from mogu.training.progress import progress_bars
+from mogu.training.recipe import ProbeSection, Recipe
+from mogu.training.workspace import Workspace, fingerprint
+
+PART = "probe"
+
+
+def top_counts(section: ProbeSection, layers: int) -> list[int]:
+    """How many of the best layers each set has: the recipe's numbers, or an eighth and a quarter of ``layers``, rounded up."""
+    if section.top is not None:
+        return section.top
+    return [] if section.thresholds else [math.ceil(layers / 8), math.ceil(layers / 4)]
+
+
+def probed_layer_sets(
+    recipe: Recipe, base: PreTrainedModel, inputs: Inputs, workspace: Workspace, *, tell: Callable[[str], None]
+) -> list[tuple[int, ...]]:
+    """Probe the layers of a base model on the training prompts, and name the sets that the recipe asks for, without repetition.
+
+    Args:
+        recipe: its section ``probe``, and ``mogu.layers`` for the layers among which is chosen.
+        base: the base model, plain.
+        inputs: the data; dev records are not looked at, they decide among the sets.
+        workspace: where the numbers are kept.
+        tell: is told what was found.
+
+    Raises:
+        ConfigError: scikit-learn is missing, or more layers are asked for than there are.
+        DataError: a label has too few records.
+        MoguError: no layer separates the labels.
+    """
+    section = recipe.probe
+    projections = find_output_projections(base, recipe.mogu.output_projection, recipe.mogu.layers)
+    probes = _probes(recipe, base, projections, inputs, workspace)
+    sets = [choose_layers(probes, by=section.by, top=count).top for count in top_counts(section, len(projections))]
+    sets += [choose_layers(probes, by=section.by, threshold=threshold).above for threshold in section.thresholds]
+    found = list(dict.fromkeys(one for one in sets if one))
+    ranked = sorted(probes, key=lambda layer: -probes[layer].auroc.mean)[:8]
+    tell("The probe's best layers, by AUROC: " + ", ".join(f"{layer} ({probes[layer].auroc.mean:.3f})" for layer in ranked))
+    return found
+
+
+def _probes(
+    recipe: Recipe, base: PreTrainedModel, projections: list[Projection], inputs: Inputs, workspace: Workspace
+) -> dict[int, LayerProbe]:
+    section = recipe.probe
+    examples = inputs.examples["router"]
+    prompts = [list(example.prompt) for example in examples]
+    model = recipe.model.model_dump(exclude={"device_map", "chat_template", "trust_remote_code"})
+    names = [one.name for one in projections]
+    made_with = fingerprint(model, prompts, names, section.by, section.folds, recipe.run.seed)
+    record = workspace.finished(PART, made_with)
+    if record is None:
+        workspace.begin(PART, made_with, resume=True)
+        malicious = torch.tensor([example.malicious for example in examples])
+        with progress_bars() as progress:
+            task = progress.add_task("probe", total=len(prompts), note="prompts read")
+            activations = read_activations(
+                base,
+                projections,
+                prompts,
+                pad_token_id=inputs.pad_token_id,
+                batch_size=section.batch_size,
+                advance=lambda count: progress.advance(task, count),
+            )
+        layers: dict[str, Any] = {}
+        for place, one in enumerate(projections):
+            vectors = activations.of(section.by, place)
+            layers[str(one.layer)] = cross_validated(vectors, malicious, folds=section.folds, seed=recipe.run.seed).as_json()
+        record = workspace.finish(PART, made_with, layers=layers)
+    return {int(layer): _from_json(numbers) for layer, numbers in record["layers"].items()}
+
+
+def _from_json(numbers: dict[str, Any]) -> LayerProbe:
+    return LayerProbe(**{name: Measured(one["mean"], one["spread"], tuple(one["folds"])) for name, one in numbers.items()})
