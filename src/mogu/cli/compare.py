@@ -53,6 +53,7 @@ def compare(
     limit: Limit = None,
     jailbreaks: Jailbreaks = None,
     seeds: Seeds = 5,
+    v2: Annotated[str | None, typer.Option(help="A saved MoGU V2 model on the same base, beside MODEL.")] = None,
     baselines: Annotated[Path | None, typer.Option(help="Folder of baselines that are trained already.")] = None,
     shifts: Annotated[
         str, typer.Option(help="How far MoGU's dial is turned from the model's own, where that is measured too; '' is nowhere.")
@@ -92,6 +93,7 @@ def compare(
         limit=limit,
         jailbreaks=jailbreaks,
         seeds=seeds,
+        v2=v2,
         baselines=baselines,
         shifts=_numbers(shifts),
         max_new_tokens=max_new_tokens,

@@ -8,6 +8,7 @@ from mogu.chat import Conversation
 from mogu.config import Handoff
 from mogu.defenses.registry import Answer, DefendedReply, defense
 from mogu.defenses.subject import Subject
+from mogu.errors import ConfigError
 from mogu.replies import ReplySettings, reply_batch
 
 
@@ -43,3 +44,25 @@ def mogu(subject: Subject, *, dial: float | None = None, routed_tokens: int | No
         ]
 
     return answer
+
+
+@defense("mogu_v2")
+def mogu_v2(subject: Subject, *, dial: float | None = None, routed_tokens: int | None = -1, handoff: Handoff | None = None) -> Answer:
+    """MoGU V2: fewer routed layers, and a backbone that is adapted while they are routed.
+
+    Args:
+        subject: a saved MoGU V2 model.
+        dial: see :func:`mogu`.
+        routed_tokens: see there.
+        handoff: see there.
+
+    Raises:
+        ConfigError: the model is none, or a MoGU V1 model.
+    """
+    if subject.hardened().mogu_config.backbone is None:
+        raise ConfigError(
+            "The defence mogu_v2 was asked for on a MoGU V1 model",
+            expected='a model that was trained with method = "v2"',
+            action="give such a model, or choose the defence mogu",
+        )
+    return mogu(subject, dial=dial, routed_tokens=routed_tokens, handoff=handoff)

@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from mogu.config import Handoff, RouterKind
 from mogu.errors import ConfigError
 
+Method = Literal["v1", "v2"]
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -209,7 +211,7 @@ class Recipe(_Section):
             on their backbone together with the routers.
     """
 
-    method: Literal["v1", "v2"] = "v1"
+    method: Method = "v1"
     model: ModelSection
     data: DataSection
     run: RunSection
@@ -223,9 +225,9 @@ class Recipe(_Section):
 
     @model_validator(mode="after")
     def _sections_of_v2(self) -> Self:
-        given = self.model_fields_set & {"backbone", "probe"}
+        given = [name for name in ("backbone", "probe") if getattr(self, name) != type(getattr(self, name))()]
         if self.method == "v1" and given:
-            raise ValueError(f'the sections {", ".join(sorted(given))} are for method = "v2"')
+            raise ValueError(f'[{given[0]}] is for method = "v2"')
         return self
 
 

@@ -130,9 +130,7 @@ class Cells:
     def _measure(self, asked: Sequence[Asked], variant: Variant, seed: int) -> list[Row]:
         from mogu.evaluation.compare.running import run_cell
 
-        defense = make_defense(
-            variant.defense, self.models.subject(seed, routed=variant.defense == "mogu"), **self.models.options(variant, seed)
-        )
+        defense = make_defense(variant.defense, self.models.subject(seed, variant.defense), **self.models.options(variant, seed))
         settings = ReplySettings(self.comparison.max_new_tokens, seed=seed)
         name = f"{variant.name}, seed {seed}"
         log = self.comparison.out / "logs" / f"{asked[0].dataset}_{variant.name}_seed-{seed}.eval"

@@ -21,6 +21,7 @@ from mogu.replies import ReplySettings
 from mogu.training.workspace import fingerprint, read_json, write_json
 
 COSTS_FILE = "costs.json"
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class DefenseCost:
         seconds: of each prompt, one number a round.
         passes: forward passes for each prompt, all models together.
         tokens: tokens that went through them.
+        added_parameters: that a MoGU model adds to the base model; ``None`` of other defences.
         weights_bytes: bytes of all distinct parameters that the defence holds in memory, the base model's among them.
         peak_bytes: the most memory that was in use on the GPU while it replied; ``None`` on the CPU, where PyTorch does not count.
     """
@@ -40,6 +42,7 @@ class DefenseCost:
     seconds: list[list[float]]
     passes: list[float]
     tokens: list[float]
+    added_parameters: int | None
     weights_bytes: int
     peak_bytes: int | None
 
@@ -55,7 +58,7 @@ def measured_costs(comparison: Comparison, models: Models, asked: Sequence[Asked
     file = comparison.out / COSTS_FILE
     prompts = [one.conversation for one in chosen]
     trained = [models.fingerprint(name, 0) for name in names]
-    made_with = fingerprint(names, trained, prompts, comparison.max_new_tokens, comparison.cost_rounds, models.device)
+    made_with = fingerprint(FORMAT, names, trained, prompts, comparison.max_new_tokens, comparison.cost_rounds, models.device)
     kept = read_json(file)
     if kept is None or kept["fingerprint"] != made_with:
         tell(f"Time and memory: {len(names)} defences take turns on {len(prompts)} prompts, {comparison.cost_rounds} rounds")
@@ -66,7 +69,7 @@ def measured_costs(comparison: Comparison, models: Models, asked: Sequence[Asked
 
 
 def _measure(comparison: Comparison, models: Models, prompts: Sequence[Any]) -> list[DefenseCost]:
-    defenses = [make_defense(name, models.subject(0, routed=name == "mogu")) for name in comparison.named()]
+    defenses = [make_defense(name, models.subject(0, name)) for name in comparison.named()]
     settings = ReplySettings(comparison.max_new_tokens, seed=0, min_new_tokens=comparison.max_new_tokens)
     seconds = {one.name: [[0.0] * comparison.cost_rounds for _ in prompts] for one in defenses}
     passes: dict[str, list[float]] = {one.name: [0.0] * len(prompts) for one in defenses}
@@ -89,6 +92,7 @@ def _measure(comparison: Comparison, models: Models, prompts: Sequence[Any]) -> 
             seconds[one.name],
             passes[one.name],
             tokens[one.name],
+            one.subject.mogu.added_parameters() if one.subject.mogu is not None else None,
             distinct_bytes(one.subject.models()),
             peaks[one.name] if models.device == "cuda" else None,
         )

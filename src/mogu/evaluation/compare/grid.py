@@ -16,6 +16,9 @@ LAB_MODEL = "lab"
 SHIFTS = (-2.0, -1.0, 0.5, 1.0, 1.5, 2.0, 3.0)
 """How far MoGU's dial is turned from the model's own setting, where it is measured beside that."""
 
+ROUTED = ("mogu", "mogu_v2")
+"""Defences that are a MoGU model."""
+
 UNTRAINED = frozenset({"none", "self_reminder", "self_examine", "icd"})
 """Defences without anything trained or drawn: greedy, their replies are the same whatever the seed."""
 
@@ -26,6 +29,7 @@ class Comparison:
 
     Args:
         model: ``"lab"``, or a saved MoGU model: a folder or a hub id.
+        v2: a saved MoGU V2 model on the same base, shown beside ``model``; of the lab one is trained anyway.
         out: folder of everything that is written.
         defenses: names, in the order of the report.
         data: sources of prompts, see :func:`mogu.evaluation.asked.read_asked`.
@@ -66,6 +70,7 @@ class Comparison:
     chat_template: Path | None = None
     trust_remote_code: bool = False
     judge: str | None = None
+    v2: str | None = None
     command: str = ""
 
     def named(self) -> tuple[str, ...]:
@@ -79,7 +84,10 @@ class Comparison:
             raise ConfigError(
                 f"There is no defence {unknown[0]!r}", expected=f"all, or some of {', '.join(known)}", action="correct the name"
             )
-        return tuple(name for name in known if name in self.defenses) if self.defenses else tuple(known)
+        second = self.model == LAB_MODEL or self.v2 is not None
+        if "mogu_v2" in self.defenses and not second:
+            raise ConfigError("No MoGU V2 model is named for the defence mogu_v2", expected="--v2 MODEL", action="name one")
+        return tuple(name for name in known if (name in self.defenses if self.defenses else second or name != "mogu_v2"))
 
     def variants(self) -> list[Variant]:
         """Every defence as it is, then MoGU with its dial turned."""
@@ -89,7 +97,7 @@ class Comparison:
 
     def seed_of(self, variant: Variant, seed: int) -> int:
         """The seed under which a variant is measured for a given one: the first where the seed could change nothing."""
-        fixed = variant.defense in UNTRAINED or (variant.defense == "mogu" and self.model != LAB_MODEL)
+        fixed = variant.defense in UNTRAINED or (variant.defense in ROUTED and self.model != LAB_MODEL)
         return 0 if fixed else seed
 
 

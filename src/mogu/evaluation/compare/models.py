@@ -15,7 +15,7 @@ import torch
 from mogu.data import Record
 from mogu.defenses import Subject
 from mogu.errors import ConfigError
-from mogu.evaluation.compare.grid import LAB_MODEL, Comparison, Variant
+from mogu.evaluation.compare.grid import LAB_MODEL, ROUTED, Comparison, Variant
 from mogu.hub import fetch_model_folder, load_base, load_tokenizer
 from mogu.lab import build_base
 from mogu.lab.demo import LAB_RECORDS, lab_data, lab_recipe
@@ -25,7 +25,7 @@ from mogu.sharing import twin
 from mogu.training import Recipe, harden
 from mogu.training.baselines import Part, train_baselines
 from mogu.training.inputs import load_records
-from mogu.training.recipe import override, recipe_from
+from mogu.training.recipe import Method, override, recipe_from
 from mogu.training.report import REPORT_FILE, read_report, trained_system_prompt
 
 PARTS: dict[str, tuple[Part, str]] = {
@@ -56,6 +56,7 @@ class Models:
             self.source, revision = str(build_base()), None
         else:
             self.folder = fetch_model_folder(comparison.model, marker=CONFIG_FILE)
+            self.folder_v2 = fetch_model_folder(comparison.v2, marker=CONFIG_FILE) if comparison.v2 is not None else self.folder
             config = read_config(self.folder)
             self.source = comparison.base_model or config.base_model or ""
             revision = config.base_revision if comparison.base_model is None else None
@@ -65,12 +66,13 @@ class Models:
         self.base = load_base(self.source, revision=revision, trust_remote_code=trust, dtype=dtype, device_map={"": self.device})
         template = comparison.chat_template or (None if self.of_lab else self._saved_template())
         self.tokenizer = load_tokenizer(self.source, chat_template=template, trust_remote_code=trust)
-        self._loaded: dict[int, MoguModel] = {}
+        self._loaded: dict[tuple[int, str], MoguModel] = {}
 
     def prepare(self, seed: int) -> None:
         """Train what the seed needs and what is not there yet."""
-        if self.of_lab and "mogu" in self.comparison.named():
-            self._harden(seed)
+        for defense in ROUTED:
+            if self.of_lab and defense in self.comparison.named():
+                self._harden(defense, seed)
         parts = [PARTS[name][0] for name in self.comparison.named() if name in PARTS]
         if not parts or self.comparison.baselines is not None:
             return
@@ -86,17 +88,12 @@ class Models:
             resume=True,
         )
 
-    def subject(self, seed: int, *, routed: bool) -> Subject:
-        """The model under test as a seed made it; its weights are shared with every other subject.
-
-        Args:
-            seed: the seed.
-            routed: whether MoGU is part of it.
-        """
+    def subject(self, seed: int, defense: str) -> Subject:
+        """The model under test as a seed made it for a defence; its weights are shared with every other subject."""
         return Subject(
             self.base,
             self.tokenizer,
-            mogu=self._mogu(seed) if routed else None,
+            mogu=self._mogu(seed, defense) if defense in ROUTED else None,
             baselines=self.baselines_folder(seed),
             system_prompt=self._system_prompt(),
         )
@@ -114,9 +111,11 @@ class Models:
         """The decoder layers that MoGU routes, where MoGU is compared."""
         return self._mogu(0).routed_layer_indices if "mogu" in self.comparison.named() else []
 
-    def model_folder(self, seed: int) -> Path:
-        """Where the hardened model of a seed is."""
-        return self.comparison.out / "models" / f"seed-{seed}" if self.of_lab else self.folder
+    def model_folder(self, seed: int, defense: str = "mogu") -> Path:
+        """Where the hardened model of a seed is, of V1 or of V2."""
+        if self.of_lab:
+            return self.comparison.out / "models" / f"seed-{seed}{'-v2' if defense == 'mogu_v2' else ''}"
+        return self.folder_v2 if defense == "mogu_v2" else self.folder
 
     def baselines_folder(self, seed: int) -> Path:
         """Where the baselines of a seed are."""
@@ -125,7 +124,7 @@ class Models:
     def fingerprint(self, defense: str, seed: int) -> str:
         """SHA-256 of all that was trained for a defence; changes when it is trained anew."""
         digest = hashlib.sha256(f"{self.source} {self.comparison.dtype}".encode())
-        trained = [self.model_folder(seed)] if defense == "mogu" else []
+        trained = [self.model_folder(seed, defense)] if defense in ROUTED else []
         trained += [self.baselines_folder(seed) / PARTS[defense][1]] if defense in PARTS else []
         for path in trained:
             files = sorted(path.rglob("*")) if path.is_dir() else [path]
@@ -134,25 +133,26 @@ class Models:
                     digest.update(file.name.encode() + file.read_bytes())
         return digest.hexdigest()
 
-    def _mogu(self, seed: int) -> MoguModel:
-        seed = seed if self.of_lab else 0
-        if seed not in self._loaded:
-            self._loaded[seed] = MoguModel.from_pretrained(self.model_folder(seed), base_model=twin(self.base))
-            self._loaded[seed].tokenizer = self.tokenizer
-            self._loaded[seed].train(False)
-        return self._loaded[seed]
+    def _mogu(self, seed: int, defense: str = "mogu") -> MoguModel:
+        key = (seed if self.of_lab else 0, defense)
+        if key not in self._loaded:
+            model = self._loaded[key] = MoguModel.from_pretrained(self.model_folder(seed, defense), base_model=twin(self.base))
+            model.tokenizer = self.tokenizer
+            model.train(False)
+        return self._loaded[key]
 
-    def _harden(self, seed: int) -> None:
-        recipe = self._recipe(seed)
+    def _harden(self, defense: str, seed: int) -> None:
+        recipe = self._recipe(seed, defense)
         if (recipe.run.output / CONFIG_FILE).is_file():
             return
-        self.tell(f"Seed {seed}: MoGU is trained")
+        self.tell(f"Seed {seed}: {defense} is trained")
         harden(recipe, base=twin(self.base), tokenizer=self.tokenizer, records=self._records(recipe), resume=True, tell=self.tell)
 
-    def _recipe(self, seed: int) -> Recipe:
+    def _recipe(self, seed: int, defense: str = "mogu") -> Recipe:
         """How the seed's models are trained: the lab's recipe, or the one that the saved model was trained with."""
         if self.of_lab:
-            tree = lab_recipe(Path(self.source), self.model_folder(seed), seed=seed).model_dump()
+            method: Method = "v2" if defense == "mogu_v2" else "v1"
+            tree = lab_recipe(Path(self.source), self.model_folder(seed, defense), seed=seed, method=method).model_dump()
             for setting in self.comparison.settings:
                 override(tree, setting)
             return recipe_from(tree, source="of the lab")

@@ -18,7 +18,7 @@ from mogu.evaluation.compare.costs import DefenseCost
 from mogu.evaluation.compare.grid import Variant
 from mogu.evaluation.statistics import Estimate, auroc, difference, exact, mean, median, rate, roc_points
 
-Section = Literal["rate", "difference", "wrapper", "judged", "cost", "routing", "detector"]
+Section = Literal["rate", "difference", "v2", "wrapper", "judged", "cost", "routing", "detector"]
 
 ALL_MALICIOUS, ALL_BENIGN, ALL = "all_malicious", "all_benign", "all"
 BASELINE = "none"
@@ -33,7 +33,8 @@ class Number:
     """One number of a comparison.
 
     Args:
-        section: ``"rate"``; ``"difference"`` (from no defence, on the same prompts); ``"wrapper"`` (a rate within one wrapper);
+        section: ``"rate"``; ``"difference"`` (from no defence, on the same prompts); ``"v2"`` (MoGU V2's from MoGU's, likewise);
+            ``"wrapper"`` (a rate within one wrapper);
             ``"judged"`` (a judge's mean, 1 to 5, or the share of prompts that it left unscored);
             ``"cost"``; ``"routing"`` (a mean routing weight at the last prompt token); ``"detector"``.
         measure: what is counted: ``"refused"``, ``"answered"``, ``"seconds"``, ``"unwill_weight"``, ``"auroc"``, …
@@ -64,7 +65,7 @@ class Number:
 
 def rates(asked: Sequence[Asked], grid: Grid) -> Iterator[Number]:
     """Refused and answered shares of every variant, by data set and category, and how far they are from no defence's."""
-    plain = grid.get(Variant(BASELINE))
+    plain, first = grid.get(Variant(BASELINE)), grid.get(Variant("mogu"))
     datasets = list(dict.fromkeys(one.dataset for one in asked))
     scopes = [ALL, *datasets] if len(datasets) > 1 else [ALL]
     for scope in scopes:
@@ -80,6 +81,8 @@ def rates(asked: Sequence[Asked], grid: Grid) -> Iterator[Number]:
                     yield Number("rate", measure, rate(outcomes), **key)
                     if plain is not None and variant.defense != BASELINE:
                         yield Number("difference", measure, difference(outcomes, _outcomes(plain, places, measure)), **key)
+                    if first is not None and variant.defense == "mogu_v2":
+                        yield Number("v2", measure, difference(outcomes, _outcomes(first, places, measure)), **key)
 
 
 def wrapper_rates(asked: Sequence[Asked], grid: Grid) -> Iterator[Number]:
@@ -148,7 +151,7 @@ def detector(asked: Sequence[Asked], seeds: Sequence[Sequence[Row]]) -> tuple[li
 
 def cost_numbers(costs: Sequence[DefenseCost]) -> Iterator[Number]:
     """Seconds, added latency, passes, tokens and memory of every defence."""
-    plain = next((cost for cost in costs if cost.defense == BASELINE), None)
+    plain, first = (next((cost for cost in costs if cost.defense == name), None) for name in (BASELINE, "mogu"))
     for cost in costs:
         own = np.median(np.array(cost.seconds), axis=1)  # [prompts]
         yield Number("cost", "seconds", median(own), cost.defense)
@@ -156,8 +159,13 @@ def cost_numbers(costs: Sequence[DefenseCost]) -> Iterator[Number]:
             # Turn by turn: a turn's two times were taken right after one another.
             ratios = np.median(np.array(cost.seconds) / np.array(plain.seconds), axis=1)
             yield Number("cost", "added_latency", median(ratios - 1), cost.defense)
+        if cost.defense == "mogu_v2" and first is not None:
+            slower = np.median(np.array(cost.seconds) / np.array(first.seconds), axis=1)
+            yield Number("v2", "added_latency", median(slower - 1), cost.defense)
         yield Number("cost", "passes", mean(cost.passes), cost.defense)
         yield Number("cost", "tokens", mean(cost.tokens), cost.defense)
+        if cost.added_parameters is not None:
+            yield Number("cost", "added_parameters", exact(cost.added_parameters), cost.defense)
         yield Number("cost", "weights_bytes", exact(cost.weights_bytes), cost.defense)
         if cost.peak_bytes is not None:
             yield Number("cost", "peak_bytes", exact(cost.peak_bytes), cost.defense)

@@ -17,6 +17,7 @@ DEFENSES = {
     "icd": "ICD",
     "safe_decoding": "SafeDecoding",
     "mogu": "MoGU",
+    "mogu_v2": "MoGU V2",
 }
 
 CATEGORIES = {
