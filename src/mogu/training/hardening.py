@@ -27,7 +27,7 @@ from mogu.training.candidates import Behaviour, Candidate, Choice, behaviour_on,
 from mogu.training.inputs import Inputs, ResponderName, StageName, check_places, read_inputs
 from mogu.training.layout import choose_layout
 from mogu.training.progress import quiet_transformers
-from mogu.training.recipe import Recipe
+from mogu.training.recipe import ModelSection, Recipe
 from mogu.training.report import save_with_report
 from mogu.training.stages import StageSetting, train_responder, train_router
 from mogu.training.trainer import step_at, steps_of
@@ -79,7 +79,7 @@ def harden(
         load_config(recipe.model.base, revision=recipe.model.revision, trust_remote_code=recipe.model.trust_remote_code)
     inputs = read_inputs(recipe, tokenizer=tokenizer, records=records)
     with quiet_transformers():
-        base = base or _load(recipe)
+        base = base or load_base_of(recipe.model)
         find_output_projections(base, recipe.mogu.output_projection, recipe.mogu.layers)
         workspace = Workspace(recipe.run.work_folder)
         if restart:
@@ -98,8 +98,12 @@ def routed_config(recipe: Recipe, tokenizer: PreTrainedTokenizerBase | None = No
     )
 
 
-def _load(recipe: Recipe) -> PreTrainedModel:
-    model = recipe.model
+def load_base_of(model: ModelSection) -> PreTrainedModel:
+    """The base model that a recipe names, on the GPU if there is one.
+
+    Raises:
+        ModelFileError: it cannot be loaded.
+    """
     base = load_base(
         model.base,
         revision=model.revision,

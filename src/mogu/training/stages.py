@@ -119,7 +119,7 @@ def train_lora(
     set_seed(setting.run.seed)
     required_grad = {name for name, parameter in base.named_parameters() if parameter.requires_grad}
     peft_model: Any = get_peft_model(base, config)
-    _gradient_checkpointing(base, setting.run)
+    gradient_checkpointing(base, setting.run)
 
     def take(step: int) -> None:
         with atomic_folder(place(step), marker=ADAPTER_MARKER) as scratch:
@@ -159,7 +159,7 @@ def train_router(
     set_seed(setting.run.seed)
     dial, model.dial = model.dial, 0.0
     model.start_router_training()
-    _gradient_checkpointing(model.base_model, setting.run)
+    gradient_checkpointing(model.base_model, setting.run)
     losses = functools.partial(router_losses, model, layout=setting.layout, weight_penalty=weight_penalty)
     try:
         _train(Trainee(model, losses), examples, stage, setting, folder, title=title)
@@ -197,7 +197,8 @@ def _train(
             model.get_base_model().gradient_checkpointing_disable()
 
 
-def _gradient_checkpointing(base: Any, run: RunSection) -> None:
+def gradient_checkpointing(base: Any, run: RunSection) -> None:
+    """Turn gradient checkpointing on, where the run asks for it."""
     if run.gradient_checkpointing:
         # Reentrant checkpointing would cut the routing weights, which leave the layer sideways, out of the graph.
         base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
