@@ -11,7 +11,22 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from mogu.cli import calibrate, chat, compare, data, demo, generate, import_reference, info, probe, reproduce, serve, tendency, train
+from mogu.cli import (
+    calibrate,
+    chat,
+    compare,
+    data,
+    demo,
+    finetune,
+    generate,
+    import_reference,
+    info,
+    probe,
+    reproduce,
+    serve,
+    tendency,
+    train,
+)
 from mogu.cli.stopping import STOPPED_BY_USER
 from mogu.errors import MoguError
 
@@ -25,6 +40,7 @@ app = typer.Typer(
 app.command()(demo.demo)
 app.add_typer(data.app, name="data")
 app.command()(train.train)
+app.command()(finetune.finetune)
 app.command()(compare.compare)
 app.command()(calibrate.calibrate)
 app.command()(reproduce.reproduce)

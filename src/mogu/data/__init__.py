@@ -5,6 +5,7 @@ Importing this package imports no PyTorch.
 
 from mogu.data.answers import ModelAnswers
 from mogu.data.build import augmented, build_pairs, distinct
+from mogu.data.chats import Chat, hub_chats, read_chats, split_chats
 from mogu.data.files import Inspection, Problem, inspect_records, read_records, write_record_files, write_records
 from mogu.data.instructions import Instruction, read_instructions
 from mogu.data.judging import RefusalVerdict, classify_refusal, is_refusal
@@ -20,6 +21,7 @@ __all__ = [
     "NEUTRAL_WRAPPERS",
     "REFUSALS",
     "WRAPPERS",
+    "Chat",
     "Inspection",
     "Instruction",
     "Label",
@@ -36,15 +38,18 @@ __all__ = [
     "classify_refusal",
     "conversation_of",
     "distinct",
+    "hub_chats",
     "inspect_records",
     "is_refusal",
     "opened",
     "opening_for",
+    "read_chats",
     "read_instructions",
     "read_published",
     "read_records",
     "refusal_for",
     "source_id",
+    "split_chats",
     "split_records",
     "subject_of",
     "unwrapped",

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mogu.training.examples import Example
+from mogu.training.examples import AnyExample, Example, TurnsExample
 
 Layout = Literal["shared", "separate"]
 IGNORED = -100
@@ -56,8 +56,10 @@ class Collator:
 
     def _rows(self, feature: dict[str, object]) -> list[_Row]:
         example, index = feature["example"], feature["index"]
-        assert isinstance(example, Example)
         assert isinstance(index, int)
+        if isinstance(example, TurnsExample):
+            return [_row_of_turns(example, index)]
+        assert isinstance(example, Example)
         numbered = list(enumerate(example.answers))
         groups = [numbered] if self.layout == "shared" else [[one] for one in numbered]
         return [_row(example, index, group) for group in groups]
@@ -89,6 +91,21 @@ def _row(example: Example, index: int, answers: Sequence[tuple[int, tuple[int, .
     return row
 
 
+def _row_of_turns(example: TurnsExample, index: int) -> _Row:
+    # All learned turns count as one answer: it is their tokens' mean that an example's loss is.
+    learned = set(example.learned)
+    return _Row(
+        ids=list(example.ids),
+        segments=[int(place in learned) for place in range(len(example.ids))],
+        positions=list(range(len(example.ids))),
+        predictors=[place - 1 for place in example.learned],
+        targets=[example.ids[place] for place in example.learned],
+        answers=[0] * len(example.learned),
+        example=index,
+        malicious=False,
+    )
+
+
 def _pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
     longest = max(len(row) for row in rows)
     padded = torch.full((len(rows), longest), value, dtype=torch.long)
@@ -100,7 +117,7 @@ def _pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
 class ExampleDataset(torch.utils.data.Dataset[dict[str, object]]):
     """Examples as the Trainer indexes them; the index tells the loss whose it is."""
 
-    def __init__(self, examples: Sequence[Example]) -> None:
+    def __init__(self, examples: Sequence[AnyExample]) -> None:
         self.examples = list(examples)
 
     def __len__(self) -> int:

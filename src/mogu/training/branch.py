@@ -46,7 +46,7 @@ def routed_config(recipe: Recipe, tokenizer: PreTrainedTokenizerBase | None = No
         base_model=recipe.model.base,
         base_revision=recipe.model.revision,
         chat_template_sha256=template_fingerprint(tokenizer) if tokenizer is not None else None,
-        backbone=BackboneConfig(**recipe.backbone.model_dump()) if recipe.method == "v2" else None,
+        backbone=BackboneConfig(**recipe.backbone.model_dump(exclude={"learning_rate"})) if recipe.method == "v2" else None,
         **settings,
     )
 
@@ -195,7 +195,16 @@ class Branch:
         started = time.monotonic()
         self._set_responders(model, choice)
         examples = self.inputs.examples["router"]
-        train_router(model, examples, self.recipe.router, choice.weight_penalty, self.setting, folder, title=f"router ({choice})")
+        train_router(
+            model,
+            examples,
+            self.recipe.router,
+            choice.weight_penalty,
+            self.setting,
+            folder,
+            title=f"router ({choice})",
+            backbone_rate=self.recipe.backbone.learning_rate,
+        )
         model.save_backbone(folder / BACKBONE)
         layers = zip(model.routed_layer_indices, model.routed_layers, strict=True)
         write_routers(folder / ROUTER_FILE, {index: layer.folded_router() for index, layer in layers})
@@ -238,6 +247,6 @@ class Branch:
     def _router_print(self, choice: Choice) -> str:
         responders = [self._responder_print("glad"), self._responder_print("unwill")]
         routed = self.config
-        backbone = routed.backbone.model_dump() if routed.backbone is not None else None
+        backbone = self.recipe.backbone.model_dump() if routed.backbone is not None else None
         made_of = [asdict(choice), responders, self.recipe.router.model_dump(), routed.router, routed.router_hidden, backbone]
         return fingerprint(*made_of)

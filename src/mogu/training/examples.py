@@ -35,6 +35,27 @@ class Example:
         return len(self.prompt) + sum(len(answer) for answer in self.answers)
 
 
+@dataclass(frozen=True)
+class TurnsExample:
+    """A conversation in which every turn of the assistant is learned.
+
+    Args:
+        record_id: where it comes from, for messages.
+        ids: token ids, prompt and turns.
+        learned: the places in ``ids`` of the tokens that are learned, rising; the first is 1 at least.
+    """
+
+    record_id: str
+    ids: tuple[int, ...]
+    learned: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+AnyExample = Example | TurnsExample
+
+
 def responder_examples(
     tokenizer: PreTrainedTokenizerBase, records: Sequence[Record], *, wanted: str, max_length: int, system_prompt: str | None = None
 ) -> list[Example]:

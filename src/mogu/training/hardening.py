@@ -22,7 +22,7 @@ from mogu.training.inputs import RESPONDER_DATA, Inputs, StageName, check_places
 from mogu.training.layer_sets import probed_layer_sets
 from mogu.training.layout import choose_layout
 from mogu.training.progress import quiet_transformers
-from mogu.training.recipe import Recipe
+from mogu.training.recipe import ModelSection, Recipe
 from mogu.training.report import save_with_report
 from mogu.training.workspace import Workspace, discard, fingerprint, write_json
 
@@ -70,7 +70,7 @@ def harden(
         load_config(recipe.model.base, revision=recipe.model.revision, trust_remote_code=recipe.model.trust_remote_code)
     inputs = read_inputs(recipe, tokenizer=tokenizer, records=records)
     with quiet_transformers():
-        base = base or _load(recipe)
+        base = base or load_base_of(recipe.model)
         find_output_projections(base, recipe.mogu.output_projection, recipe.mogu.layers)
         workspace = Workspace(recipe.run.work_folder)
         if restart:
@@ -79,8 +79,12 @@ def harden(
         return _Run(recipe, base, inputs, workspace, resume, tell).carry_out(stage)
 
 
-def _load(recipe: Recipe) -> PreTrainedModel:
-    model = recipe.model
+def load_base_of(model: ModelSection) -> PreTrainedModel:
+    """The base model that a recipe names, on the GPU if there is one.
+
+    Raises:
+        ModelFileError: it cannot be loaded.
+    """
     base = load_base(
         model.base,
         revision=model.revision,

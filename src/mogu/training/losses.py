@@ -15,6 +15,19 @@ from mogu.layers import RoutedLinear
 from mogu.training.batches import IGNORED, PADDING, Layout, attention_mask
 
 
+def answer_logits(model: Any, batch: dict[str, Tensor], layout: Layout) -> Tensor:
+    """Logits for every answer token of a batch, ``[answer tokens, vocabulary]``, float32, in the order of ``targets`` without its gaps."""
+    wanted = batch["targets"] != IGNORED
+    with _PickBeforeHead(model.get_output_embeddings(), batch["predictors"], wanted):
+        logits: Tensor = model(
+            input_ids=batch["input_ids"],
+            attention_mask=attention_mask(batch["segments"], layout, _dtype(model)),
+            position_ids=batch["position_ids"],
+            use_cache=False,
+        ).logits
+    return logits[0].float()
+
+
 def answer_cross_entropy(model: Any, batch: dict[str, Tensor], layout: Layout, answers: int) -> Tensor:
     """Mean cross-entropy of each answer, in one pass; logits are computed for answer tokens only.
 
@@ -27,15 +40,9 @@ def answer_cross_entropy(model: Any, batch: dict[str, Tensor], layout: Layout, a
     Returns:
         ``[examples, answers]``, float32: nats a token.
     """
+    logits = answer_logits(model, batch, layout)
     wanted = batch["targets"] != IGNORED
-    with _PickBeforeHead(model.get_output_embeddings(), batch["predictors"], wanted):
-        logits: Tensor = model(
-            input_ids=batch["input_ids"],
-            attention_mask=attention_mask(batch["segments"], layout, _dtype(model)),
-            position_ids=batch["position_ids"],
-            use_cache=False,
-        ).logits
-    losses = F.cross_entropy(logits[0].float(), batch["targets"][wanted], reduction="none")
+    losses = F.cross_entropy(logits, batch["targets"][wanted], reduction="none")
     rows = wanted.nonzero()[:, 0]
     if layout == "separate":
         rows = torch.div(rows, answers, rounding_mode="floor")

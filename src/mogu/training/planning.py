@@ -21,7 +21,7 @@ from mogu.training.examples import Example
 from mogu.training.inputs import RESPONDER_DATA, Inputs, StageName, check_labels, check_places, load_records, read_inputs, recipe_tokenizer
 from mogu.training.layer_sets import top_counts
 from mogu.training.progress import quiet_transformers
-from mogu.training.recipe import Recipe, Stage
+from mogu.training.recipe import ModelSection, Recipe, Stage
 from mogu.training.steps import StepBatches
 from mogu.training.trainer import steps_of
 
@@ -109,7 +109,7 @@ def plan(recipe: Recipe) -> Plan:
         raise ConfigError(f"The chat template {template} does not exist", expected="a Jinja file", action="correct model.chat_template")
     notes: list[str] = []
     with quiet_transformers():
-        base = _on_meta(recipe, notes)
+        base = model_on_meta(recipe.model, notes)
         inputs: Inputs | None = None
         tokenizer = _tokenizer(recipe)
         if tokenizer is None:
@@ -225,9 +225,13 @@ def _tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase | None:
         return None
 
 
-def _on_meta(recipe: Recipe, notes: list[str]) -> PreTrainedModel:
-    section = recipe.model
-    config = _stand_in(recipe, notes) or load_config(section.base, revision=section.revision, trust_remote_code=section.trust_remote_code)
+def model_on_meta(section: ModelSection, notes: list[str]) -> PreTrainedModel:
+    """The base model that a recipe names, without any weights; what was assumed is added to ``notes``.
+
+    Raises:
+        ModelFileError: there is no such model, or none that this release of transformers can make of its config.
+    """
+    config = _stand_in(section, notes) or load_config(section.base, revision=section.revision, trust_remote_code=section.trust_remote_code)
     dtype = (getattr(config, "dtype", None) or torch.float32) if section.dtype == "auto" else getattr(torch, section.dtype)
     try:
         with torch.device("meta"):
@@ -244,8 +248,7 @@ def _on_meta(recipe: Recipe, notes: list[str]) -> PreTrainedModel:
     return model
 
 
-def _stand_in(recipe: Recipe, notes: list[str]) -> PreTrainedConfig | None:
-    section = recipe.model
+def _stand_in(section: ModelSection, notes: list[str]) -> PreTrainedConfig | None:
     try:
         fields, _ = PreTrainedConfig.get_config_dict(section.base, revision=section.revision or "main")
     except (OSError, ValueError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -18,11 +18,16 @@ from mogu.errors import ConfigError
 Method = Literal["v1", "v2"]
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """A section of a recipe; unknown keys are errors."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class ModelSection(_Section):
+SectionT = TypeVar("SectionT", bound=Section)
+
+
+class ModelSection(Section):
     """``[model]``: the base model.
 
     Args:
@@ -44,7 +49,7 @@ class ModelSection(_Section):
     system_prompt: str | None = None
 
 
-class DataSection(_Section):
+class DataSection(Section):
     """``[data]``: the records.
 
     Args:
@@ -58,7 +63,7 @@ class DataSection(_Section):
     dev_share: float = Field(default=0.1, gt=0, lt=0.5)
 
 
-class MoguSection(_Section):
+class MoguSection(Section):
     """``[mogu]``: the routed model; see :class:`mogu.MoguConfig` for each field.
 
     With ``method = "v2"``, ``layers`` are those among which the probe chooses.
@@ -74,15 +79,20 @@ class MoguSection(_Section):
     handoff: Handoff = "recompute"
 
 
-class BackboneSection(_Section):
-    """``[backbone]``: the LoRA beside the routers of ``method = "v2"``; see :class:`mogu.config.BackboneConfig` for each field."""
+class BackboneSection(Section):
+    """``[backbone]``: the LoRA beside the routers of ``method = "v2"``; see :class:`mogu.config.BackboneConfig` for each field.
+
+    Args:
+        learning_rate: its own, beside the routers'.
+    """
 
     modules: list[str] | None = None
     rank: int = Field(default=1, ge=1)
     lora_alpha: float = Field(default=2.0, gt=0)
+    learning_rate: float = Field(default=5e-5, gt=0)
 
 
-class ProbeSection(_Section):
+class ProbeSection(Section):
     """``[probe]``: how ``method = "v2"`` chooses the layers that are routed; see :func:`mogu.analysis.choose_layers`.
 
     Every set of layers that ``top`` and ``thresholds`` name is trained, and the dev records decide among them.
@@ -102,7 +112,7 @@ class ProbeSection(_Section):
     batch_size: int = Field(default=16, ge=1)
 
 
-class Stage(_Section):
+class Stage(Section):
     """What all three stages have in common. AdamW, no weight decay.
 
     Args:
@@ -137,7 +147,7 @@ class RouterStage(Stage):
     batch_size: int = Field(default=16, ge=1)
 
 
-class ChoiceSection(_Section):
+class ChoiceSection(Section):
     """``[choice]``: what is tried, and compared by what the routed model does on the dev records.
 
     Args:
@@ -169,7 +179,7 @@ class ChoiceSection(_Section):
         return self
 
 
-class RunSection(_Section):
+class RunSection(Section):
     """``[run]``: how it is carried out.
 
     Args:
@@ -203,7 +213,7 @@ class RunSection(_Section):
         return self.work or self.output.with_name(self.output.name + "-training")
 
 
-class Recipe(_Section):
+class Recipe(Section):
     """A whole training run; the defaults are the published ones (MoGU, section 4.1 and appendix).
 
     Args:
@@ -241,6 +251,15 @@ def read_recipe(path: Path, settings: Sequence[str] = ()) -> Recipe:
     Raises:
         ConfigError: the file is missing or no TOML, or a setting is unknown or out of range.
     """
+    return recipe_from(read_tree(path, settings), source=str(path))
+
+
+def read_tree(path: Path, settings: Sequence[str] = ()) -> dict[str, Any]:
+    """The nested dictionaries of a TOML file, with ``section.key=value`` overrides put in; see :func:`read_recipe`.
+
+    Raises:
+        ConfigError: the file is missing or no TOML, or a setting is not of that form.
+    """
     try:
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -249,7 +268,7 @@ def read_recipe(path: Path, settings: Sequence[str] = ()) -> Recipe:
         raise ConfigError(f"The recipe {path} is not valid TOML: {error}", expected="a TOML file", action="correct that line") from error
     for setting in settings:
         override(tree, setting)
-    return recipe_from(tree, source=str(path))
+    return tree
 
 
 def recipe_from(tree: dict[str, Any], *, source: str) -> Recipe:
@@ -258,13 +277,22 @@ def recipe_from(tree: dict[str, Any], *, source: str) -> Recipe:
     Raises:
         ConfigError: a setting is unknown, missing or out of range.
     """
+    return checked(Recipe, tree, source=source, page="docs/recipes.md")
+
+
+def checked(kind: type[SectionT], tree: dict[str, Any], *, source: str, page: str) -> SectionT:
+    """Nested dictionaries as settings of a kind; ``source`` names them in errors, ``page`` where the settings are described.
+
+    Raises:
+        ConfigError: a setting is unknown, missing or out of range.
+    """
     try:
-        return Recipe.model_validate(tree)
+        return kind.model_validate(tree)
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(str(part) for part in one['loc'])}: {one['msg']}" for one in error.errors()[:5])
         raise ConfigError(
             f"The recipe {source} has settings that cannot be used: {problems}",
-            expected="the sections and keys of docs/recipes.md",
+            expected=f"the sections and keys of {page}",
             action="correct them in the file, or with --set section.key=value",
         ) from error
 

@@ -25,7 +25,7 @@ from mogu.training.batches import Layout
 from mogu.training.examples import Example
 from mogu.training.losses import responder_losses, router_losses
 from mogu.training.recipe import ResponderStage, RouterStage, RunSection
-from mogu.training.trainer import Snapshots, Trainee, train_stage
+from mogu.training.trainer import Rates, Snapshots, Trainee, train_stage
 
 ADAPTER_MARKER = "adapter_config.json"
 
@@ -119,7 +119,7 @@ def train_lora(
     set_seed(setting.run.seed)
     required_grad = {name for name, parameter in base.named_parameters() if parameter.requires_grad}
     peft_model: Any = get_peft_model(base, config)
-    _gradient_checkpointing(base, setting.run)
+    gradient_checkpointing(base, setting.run)
 
     def take(step: int) -> None:
         with atomic_folder(place(step), marker=ADAPTER_MARKER) as scratch:
@@ -144,8 +144,9 @@ def train_router(
     folder: Path,
     *,
     title: str,
+    backbone_rate: float | None = None,
 ) -> None:
-    """Train the routers of a model whose responders are in place, and fold them.
+    """Train the routers of a model whose responders are in place, together with the LoRA of its backbone where it has one, and fold them.
 
     Args:
         model: the routed model.
@@ -155,14 +156,27 @@ def train_router(
         setting: what the stages share.
         folder: for checkpoints.
         title: for the progress bar.
+        backbone_rate: learning rate of the backbone's LoRA; by default the routers'.
     """
     set_seed(setting.run.seed)
     dial, model.dial = model.dial, 0.0
     model.start_router_training()
-    _gradient_checkpointing(model.base_model, setting.run)
+    gradient_checkpointing(model.base_model, setting.run)
+
+    def rates(parameter: str) -> float:
+        return 1.0 if ".routers." in parameter or backbone_rate is None else backbone_rate / stage.learning_rate
+
     losses = functools.partial(router_losses, model, layout=setting.layout, weight_penalty=weight_penalty)
     try:
-        _train(Trainee(model, losses), examples, stage, setting, folder, title=title)
+        _train(
+            Trainee(model, losses),
+            examples,
+            stage,
+            setting,
+            folder,
+            title=title,
+            rates=rates if model.mogu_config.backbone is not None else None,
+        )
     finally:
         model.finish_router_training()
         model.dial = dial
@@ -177,6 +191,7 @@ def _train(
     *,
     title: str,
     snapshots: Snapshots | None = None,
+    rates: Rates | None = None,
 ) -> None:
     try:
         train_stage(
@@ -189,6 +204,7 @@ def _train(
             layout=setting.layout,
             pad_token_id=setting.pad_token_id,
             snapshots=snapshots,
+            rates=rates,
         )
     finally:
         trainee.eval()
@@ -197,7 +213,8 @@ def _train(
             model.get_base_model().gradient_checkpointing_disable()
 
 
-def _gradient_checkpointing(base: Any, run: RunSection) -> None:
+def gradient_checkpointing(base: Any, run: RunSection) -> None:
+    """Turn gradient checkpointing on, where the run asks for it."""
     if run.gradient_checkpointing:
         # Reentrant checkpointing would cut the routing weights, which leave the layer sideways, out of the graph.
         base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

@@ -24,7 +24,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from mogu.errors import MoguError, TrainingError
 from mogu.training.batches import Collator, ExampleDataset, Layout
-from mogu.training.examples import Example
+from mogu.training.examples import AnyExample
 from mogu.training.progress import progress_bars
 from mogu.training.recipe import RunSection, Stage
 from mogu.training.steps import StepBatches
@@ -34,6 +34,10 @@ TRAINED_FILE = "trained.safetensors"
 
 Losses = Callable[[dict[str, Tensor]], Tensor]
 """A batch to the loss of each of its examples, ``[examples]``, float32."""
+
+
+Rates = Callable[[str], float]
+"""A trained parameter's name, as in :meth:`Trainee.trained`, to the share of the learning rate that it learns with."""
 
 
 class Trainee(nn.Module):
@@ -88,7 +92,7 @@ def steps_of(stage: Stage, examples: int) -> int:
 
 def train_stage(
     trainee: Trainee,
-    examples: Sequence[Example],
+    examples: Sequence[AnyExample],
     stage: Stage,
     run: RunSection,
     folder: Path,
@@ -97,6 +101,7 @@ def train_stage(
     layout: Layout,
     pad_token_id: int,
     snapshots: Snapshots | None = None,
+    rates: Rates | None = None,
 ) -> None:
     """Train until the stage's epochs are over, from the last checkpoint in ``folder`` where there is one.
 
@@ -113,6 +118,7 @@ def train_stage(
         layout: how answers of one prompt are laid out.
         pad_token_id: for padding.
         snapshots: what to keep on the way.
+        rates: the share of the learning rate that each parameter learns with; without it all learn with the whole of it.
 
     Raises:
         TrainingError: the loss of an example is no longer a number, or the memory does not suffice.
@@ -154,7 +160,7 @@ def train_stage(
             data_collator=Collator(pad_token_id, layout),
             callbacks=callbacks,
         )
-        trainer.batches = batches
+        trainer.batches, trainer.rates = batches, rates
         # A step's loss is divided by the step's examples below, not by its passes.
         trainer.model_accepts_loss_kwargs = True
         trainer.remove_callback(PrinterCallback)
@@ -170,6 +176,19 @@ def train_stage(
 
 class _StageTrainer(Trainer):
     batches: StepBatches
+    rates: Rates | None
+
+    def create_optimizer(self, model: nn.Module | None = None) -> Any:
+        if self.rates is None:
+            return super().create_optimizer()
+        groups: dict[float, list[nn.Parameter]] = {}
+        for name, parameter in self.accelerator.unwrap_model(self.model).trained().items():
+            groups.setdefault(self.rates(name), []).append(parameter)
+        optimizer, options = self.get_optimizer_cls_and_kwargs(self.args)
+        options["weight_decay"] = self.args.weight_decay  # PyTorch's own default is another
+        rated = [{"params": some, "lr": share * options["lr"]} for share, some in sorted(groups.items())]
+        self.optimizer = optimizer(rated, **options)
+        return self.optimizer
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         assert isinstance(self.train_dataset, ExampleDataset)

@@ -29,6 +29,7 @@ class Workspace:
 
     Args:
         folder: made if it is missing.
+        what: the command whose working folder it is, for whoever finds it.
         go_on: what a user does to go on with a run that was stopped, for messages.
         anew: what a user does to train anew.
 
@@ -40,12 +41,13 @@ class Workspace:
         self,
         folder: Path,
         *,
+        what: str = "mogu train",
         go_on: str = "pass --resume to go on from there, or --restart to throw it away",
         anew: str = "choose another run.work, or pass --restart to throw it away and train anew",
     ) -> None:
         check_replaceable(folder, marker=MARKER)
         self.folder, self.go_on, self.anew = folder, go_on, anew
-        write_json(folder / MARKER, {"what": "working folder of `mogu train`; may be deleted when the model is saved"})
+        write_json(folder / MARKER, {"what": f"working folder of `{what}`; may be deleted when the model is saved"})
 
     def begin(self, part: str, made_with: str, *, resume: bool) -> Path:
         """Start a part, or go on with it; returns its folder, in which checkpoints go on from the last one.

@@ -1,0 +1,140 @@
+"""`mogu finetune`: a model learns a user's data, and stays as safe as it was.
+
+Knows the command line; what is done is in :mod:`mogu.training.finetuning`.
+"""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from mogu.cli.stopping import stoppable
+from mogu.errors import ConfigError
+from mogu.training.finetuning import FinetuneRecipe, read_finetune_recipe
+
+if TYPE_CHECKING:
+    from mogu.training.finetuning import TuningPlan
+
+
+class Safety(StrEnum):
+    """What is done to keep the model safe."""
+
+    NONE = "none"
+    DATA_MIX = "data-mix"
+    ML_LR = "ml-lr"
+
+
+def finetune(
+    config: Annotated[Path, typer.Argument(help="The recipe, a TOML file; recipes/finetune.toml is one.")],
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, such as tune.epochs=1; may be repeated.")
+    ] = None,
+    safety: Annotated[
+        Safety | None,
+        typer.Option(help="none: plain; data-mix: MoGU pairs among the data; ml-lr: the whole learning rate for robust modules only."),
+    ] = None,
+    pairs: Annotated[Path | None, typer.Option(help="MoGU pairs, as `mogu data build` writes them: safety.pairs.")] = None,
+    shares: Annotated[str | None, typer.Option(help="Shares of pairs to try with data-mix, such as 0.05,0.1: safety.shares.")] = None,
+    slow_factor: Annotated[
+        str | None, typer.Option(help="Shares of the learning rate to try outside the robust modules, such as 0.1: safety.slow_factors.")
+    ] = None,
+    robust_modules: Annotated[Path | None, typer.Option(help="A robustness.json of `mogu robustness`: safety.robust_modules.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of the tuned model: run.output.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of a run that was stopped.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Throw away what an earlier run left.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything and print what would be done; train nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report, or the plan, as one JSON object.")] = False,
+) -> None:
+    """Fine-tune a model on conversations, a LoRA or all of it, and measure task and safety before and after.
+
+    Only the assistant's turns are learned, behind the prompts that generation would build. With data-mix several shares of MoGU pairs are
+    tried, with ml-lr several slow factors; held-out conversations and pairs decide which is kept.
+
+    What is finished is kept in a working folder beside the output and never done twice. The output folder appears at the end, whole, with
+    model card and finetune_report.json.
+
+    Examples:
+
+    mogu finetune recipes/finetune.toml --dry-run
+
+    mogu finetune recipes/finetune.toml --safety data-mix --pairs data/pairs.jsonl --shares 0,0.05,0.1
+    """
+    if resume and restart:
+        raise ConfigError(
+            "Both --resume and --restart were given", expected="one of the two", action="--resume goes on, --restart begins anew"
+        )
+    paths = {"safety.pairs": pairs, "safety.robust_modules": robust_modules, "run.output": output}
+    lists = {"safety.shares": shares, "safety.slow_factors": slow_factor}
+    given = [f"{key}={json.dumps(str(path))}" for key, path in paths.items() if path is not None]
+    given += [f"{key}=[{text}]" for key, text in lists.items() if text is not None]
+    given += [f"safety.method={json.dumps(safety.value)}"] if safety is not None else []
+    recipe = read_finetune_recipe(config, [*(settings or []), *given])
+    if dry_run:
+        _dry_run(recipe, as_json=as_json)
+        return
+    from mogu.training.finetuning import finetune as run
+
+    console = Console(stderr=True)
+    with stoppable(console, "Run the same command with --resume to go on from the last checkpoint."):
+        report = run(
+            recipe,
+            resume=resume,
+            restart=restart,
+            tell=lambda line: console.print(escape(line), highlight=False, soft_wrap=True),
+        )
+    if as_json:
+        typer.echo(json.dumps(report))
+    else:
+        _show(recipe, report)
+
+
+def _dry_run(recipe: FinetuneRecipe, *, as_json: bool) -> None:
+    from mogu.training.finetuning import plan_tuning
+
+    found = plan_tuning(recipe)
+    if as_json:
+        typer.echo(json.dumps(found.as_json()))
+    else:
+        _show_plan(found)
+
+
+def _show_plan(plan: TuningPlan) -> None:
+    console = Console()
+    table = Table("way", "conversations' examples", "MoGU pairs", "steps")
+    for way in plan.ways:
+        table.add_row(way.name, f"{way.examples:,}", f"{way.pairs:,}", f"{way.steps:,}")
+    console.print(table)
+    for line in (
+        f"{plan.base_model}: {plan.base_parameters:,} parameters; trained: {plan.trained_parameters:,}",
+        f"{plan.conversations:,} conversations to learn from, {plan.held_out:,} held out, {plan.dropped:,} left out for their length",
+        f"{plan.learned_tokens:,} tokens are learned in an epoch; the longest example has {plan.longest:,} tokens",
+        "Everything was checked; nothing was trained or written.",
+    ):
+        console.print(escape(line), highlight=False, soft_wrap=True)
+
+
+def _show(recipe: FinetuneRecipe, report: dict[str, Any]) -> None:
+    from mogu.training.finetuning.inputs import REPORT_FILE
+    from mogu.training.finetuning.report import table as rows
+
+    titles, *lines = rows(report)
+    table = Table(*titles)
+    for cells in lines:
+        table.add_row(*cells)
+    console = Console()
+    console.print(table)
+    output = recipe.run.output
+    for line in (
+        f"Kept:   {report['chosen']['name']}",
+        f"Model:  {output}",
+        f"Report: {output / REPORT_FILE}",
+        f"Work:   {recipe.run.work_folder} (may be deleted)",
+    ):
+        console.print(escape(line), highlight=False, soft_wrap=True)

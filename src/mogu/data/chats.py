@@ -1,0 +1,154 @@
+"""Conversations to fine-tune on: one ``{"messages": [...]}`` a line, or the rows of a data set of the hub.
+
+Knows files, the hub and messages; knows nothing of tokenizers, records or models.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import islice
+from logging import ERROR
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mogu.data.records import Message
+from mogu.data.rows import Row, jsonl_rows
+from mogu.errors import ConfigError, DataError
+
+
+class Chat(BaseModel):
+    """A conversation to learn from.
+
+    Args:
+        id: where it comes from, for messages.
+        messages: its turns, any number of them, one at least being the assistant's.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str
+    messages: tuple[Message, ...] = Field(min_length=1)
+
+    @property
+    def conversation(self) -> list[dict[str, str]]:
+        """Its turns as chat templates take them."""
+        return [message.model_dump() for message in self.messages]
+
+
+def read_chats(path: Path, *, column: str = "messages", ignored: Collection[str] = (), limit: int | None = None) -> list[Chat]:
+    """The conversations of a JSONL file.
+
+    Args:
+        path: the file.
+        column: the field that holds the messages.
+        ignored: other fields that rows may have; ``id`` always is one.
+        limit: how many are read, from the beginning; ``None`` is all.
+
+    Raises:
+        DataError: the file is missing or empty, or a row has no messages, no turn of the assistant, or unknown fields.
+    """
+    return _chats(str(path), jsonl_rows(path), column, ignored, limit)
+
+
+def hub_chats(
+    name: str, *, split: str = "train", column: str = "messages", ignored: Collection[str] = (), limit: int | None = None
+) -> list[Chat]:
+    """The conversations of a data set of the hub, or of a folder that ``datasets`` can read; see :func:`read_chats`.
+
+    Raises:
+        ConfigError: ``datasets`` is not installed.
+        DataError: the set cannot be had, or has rows that cannot be used.
+    """
+    try:
+        from datasets import load_dataset
+    except ImportError as error:
+        raise ConfigError(
+            "datasets is not installed",
+            expected="it, to read a data set of the hub",
+            action="pip install 'mogu[eval]', or give a .jsonl file",
+        ) from error
+    from huggingface_hub.utils import logging
+
+    told = logging.get_verbosity()
+    logging.set_verbosity(ERROR)  # or each of its attempts is a warning of its own, before the one error that says what to do
+    try:
+        table = load_dataset(name, split=split)
+    except Exception as error:  # the hub's clients raise whatever their layers raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DataError(
+            f"The data set {name} could not be had: {reason}",
+            expected="a .jsonl file, or a data set of the hub that this machine can reach, with such a split",
+            action="check name and split, log in to the hub if the set is gated, or give a file",
+        ) from error
+    finally:
+        logging.set_verbosity(told)
+    return _chats(f"{name} ({split})", (Row(number, row) for number, row in enumerate(table, 1)), column, ignored, limit)
+
+
+def split_chats(chats: Sequence[Chat], share: float, seed: int) -> tuple[list[Chat], list[Chat]]:
+    """The chats without a share of them, and that share, at random; equal conversations stay together.
+
+    Raises:
+        DataError: there are fewer than two different conversations.
+    """
+    groups: dict[tuple[Message, ...], list[Chat]] = {}
+    for chat in chats:
+        groups.setdefault(chat.messages, []).append(chat)
+    if len(groups) < 2:
+        raise DataError(
+            f"There is only {len(groups)} different conversation",
+            expected="two at least: one to learn from, one that is held out",
+            action="give more of them, or a file of held-out ones as data.dev",
+        )
+    order = list(groups)
+    random.Random(f"{seed}:chats").shuffle(order)
+    held_out = {chat.id for messages in order[: max(1, round(share * len(order)))] for chat in groups[messages]}
+    return [chat for chat in chats if chat.id not in held_out], [chat for chat in chats if chat.id in held_out]
+
+
+def _chats(source: str, rows: Iterable[Row], column: str, ignored: Collection[str], limit: int | None) -> list[Chat]:
+    chats = [_chat(source, row, column, {column, "id", *ignored}) for row in islice(rows, limit)]
+    if not chats:
+        raise DataError(f"{source} holds no conversation", expected="at least one", action="check how it was made")
+    return chats
+
+
+def _chat(source: str, row: Row, column: str, known: Collection[str]) -> Chat:
+    place = f"{source}, row {row.line}"
+    if column not in row.fields:
+        raise DataError(
+            f"{place}, has no column {column!r}; it has {', '.join(map(repr, row.fields)) or 'none'}",
+            expected='one {"messages": [{"role": …, "content": …}, …]} a row',
+            action="name the column that holds the messages, as data.column, or convert the rows",
+        )
+    unknown = [name for name in row.fields if name not in known]
+    if unknown:
+        raise DataError(
+            f"{place}, has columns that nothing would be done with: {', '.join(map(repr, unknown))}",
+            expected=f"{column!r} alone, and perhaps 'id'",
+            action="drop them, or name them in data.ignored_columns if training may pass them over",
+        )
+    messages = _messages(place, row.fields, column)
+    if not any(message.role == "assistant" for message in messages):
+        raise DataError(
+            f"{place}, has no turn of the assistant",
+            expected="one at least: nothing else is learned from",
+            action="drop the row, or give it an answer",
+        )
+    return Chat(id=f"row {row.line}", messages=messages)
+
+
+def _messages(place: str, fields: Mapping[str, object], column: str) -> tuple[Message, ...]:
+    try:
+        chat = Chat.model_validate({"id": place, "messages": fields[column]})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join([column, *map(str, first["loc"][1:])])
+        raise DataError(
+            f"{place}, field {where!r}: {first['msg'].removeprefix('Value error, ')}",
+            expected="a list of messages, each with a role (system, user or assistant) and its content as text",
+            action="mend or drop the row",
+        ) from error
+    return chat.messages

@@ -1,0 +1,141 @@
+"""The recipe of a fine-tuning run: what ``mogu finetune CONFIG.toml`` reads.
+
+Knows settings and where they come from; knows nothing of models, data or devices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from mogu.training.recipe import ModelSection, RunSection, Section, Stage, checked, read_tree
+
+SafetyMethod = Literal["none", "data-mix", "ml-lr"]
+Keep = Literal["carry", "routers", "all"]
+
+_Share = Annotated[float, Field(ge=0, lt=1)]
+_Factor = Annotated[float, Field(ge=0, le=1)]
+
+
+class TuningDataSection(Section):
+    """``[data]``: the conversations.
+
+    Args:
+        train: a JSONL file, one ``{"messages": [...]}`` a line; or a data set of the hub, or a folder that ``datasets`` reads.
+        split: of a data set of the hub.
+        dev: JSONL file of held-out conversations; by default a share of the training conversations.
+        dev_share: that share; the same share of the MoGU pairs is held out where no file of dev pairs is named.
+        messages_column: the column that holds the messages.
+        ignored_columns: columns that training passes over; any other is an error.
+        limit: conversations read, from the beginning; ``None`` is all.
+        drop_long: leave out conversations of more than ``run.max_length`` tokens, in place of an error.
+    """
+
+    train: str = Field(min_length=1)
+    split: str = "train"
+    dev: Path | None = None
+    dev_share: float = Field(default=0.1, gt=0, lt=0.5)
+    messages_column: str = "messages"
+    ignored_columns: list[str] = []
+    limit: int | None = Field(default=None, ge=2)
+    drop_long: bool = False
+
+
+class TuneSection(Stage):
+    """``[tune]``: how the model learns. AdamW, no weight decay.
+
+    Args:
+        method: ``"lora"`` trains an adapter (PEFT), ``"full"`` every parameter.
+        rank: of the LoRA.
+        lora_alpha: of the LoRA; its scaling is ``lora_alpha / rank``.
+        dropout: of the LoRA.
+        modules: names, or ends of names, of the modules that get a LoRA; ``None`` is every linear layer but the output head.
+    """
+
+    method: Literal["lora", "full"] = "lora"
+    learning_rate: float = Field(default=2e-4, gt=0)
+    epochs: float = Field(default=3.0, gt=0)
+    batch_size: int = Field(default=16, ge=1)
+    rank: int = Field(default=16, ge=1)
+    lora_alpha: float = Field(default=32.0, gt=0)
+    dropout: float = Field(default=0.05, ge=0, lt=1)
+    modules: list[str] | None = Field(default=None, min_length=1)
+
+
+class SafetySection(Section):
+    """``[safety]``: what is done to keep the model as safe as it was.
+
+    Args:
+        method: ``"none"``, ``"data-mix"`` (a share of MoGU pairs among the data) or ``"ml-lr"`` (the whole learning rate for a robust
+            subset of the modules, a small one elsewhere).
+        pairs: MoGU records to mix in, to find the robust modules with and to measure safety with.
+        pairs_dev: held-out records that safety is measured on; by default a share of ``pairs``.
+        shares: shares of the data that are MoGU pairs, tried one after the other; 0 is plain tuning.
+        slow_factors: shares of the learning rate for what is not robust, tried likewise; 1 is plain tuning.
+        robust_modules: a robustness.json of `mogu robustness`; without it the analysis is run on ``pairs``.
+        max_task_loss: how much lower the task's accuracy may be than the best that was tried, from 0 to 1.
+        max_benign_loss: how much smaller the share of benign dev pairs that are answered may be than the best that was tried.
+        max_new_tokens: tokens of each reply that is judged.
+        batch_size: replies generated at a time.
+    """
+
+    method: SafetyMethod = "none"
+    pairs: Path | None = None
+    pairs_dev: Path | None = None
+    shares: list[_Share] = Field(default=[0.0, 0.05, 0.1, 0.2], min_length=1)
+    slow_factors: list[_Factor] = Field(default=[0.1], min_length=1)
+    robust_modules: Path | None = None
+    max_task_loss: float = Field(default=0.02, ge=0, le=1)
+    max_benign_loss: float = Field(default=0.05, ge=0, le=1)
+    max_new_tokens: int = Field(default=32, ge=1)
+    batch_size: int = Field(default=16, ge=1)
+
+    @model_validator(mode="after")
+    def _has_pairs(self) -> Self:
+        if self.method != "none" and self.pairs is None:
+            raise ValueError(f"method {self.method!r} needs pairs: records of both labels, as `mogu data build` writes them")
+        return self
+
+
+class TaskSection(Section):
+    """``[task]``: how the task is measured on the held-out conversations.
+
+    Args:
+        short_answer: tokens that an answer may have to be graded by exact match.
+        prompts: held-out conversations that are answered for exact match, at most.
+    """
+
+    short_answer: int = Field(default=32, ge=1)
+    prompts: int = Field(default=200, ge=1)
+
+
+class FinetuneRecipe(Section):
+    """A whole fine-tuning run."""
+
+    model: ModelSection
+    data: TuningDataSection
+    run: RunSection
+    tune: TuneSection = TuneSection()
+    safety: SafetySection = SafetySection()
+    task: TaskSection = TaskSection()
+
+
+def read_finetune_recipe(path: Path, settings: Sequence[str] = ()) -> FinetuneRecipe:
+    """Read a recipe from TOML; see :func:`mogu.training.read_recipe`.
+
+    Raises:
+        ConfigError: the file is missing or no TOML, or a setting is unknown or out of range.
+    """
+    return finetune_recipe_from(read_tree(path, settings), source=str(path))
+
+
+def finetune_recipe_from(tree: dict[str, Any], *, source: str) -> FinetuneRecipe:
+    """A recipe from nested dictionaries; ``source`` names them in errors.
+
+    Raises:
+        ConfigError: a setting is unknown, missing or out of range.
+    """
+    return checked(FinetuneRecipe, tree, source=source, page="docs/finetuning.md")

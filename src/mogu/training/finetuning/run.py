@@ -1,0 +1,209 @@
+"""From a recipe to a tuned model: measure, tune each way, choose, save.
+
+Knows the order of things; each thing itself is done elsewhere in this package.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from mogu.atomic import atomic_folder
+from mogu.chat import template_fingerprint
+from mogu.data import Chat, Record
+from mogu.hub import load_config
+from mogu.saved import CARD_FILE
+from mogu.training.branch import Tell
+from mogu.training.examples import AnyExample
+from mogu.training.finetuning.choice import Tried, safest
+from mogu.training.finetuning.inputs import REPORT_FILE, Part, TuningInputs, check_tuning_places, read_tuning_inputs
+from mogu.training.finetuning.measure import SafetyScore, Score, TaskScore, safety_score, task_score
+from mogu.training.finetuning.recipe import FinetuneRecipe
+from mogu.training.finetuning.report import card, finetune_report
+from mogu.training.finetuning.robust import robust_modules
+from mogu.training.finetuning.tunable import Tunable
+from mogu.training.finetuning.ways import Way, ways_of
+from mogu.training.hardening import load_base_of
+from mogu.training.progress import quiet_transformers
+from mogu.training.workspace import Workspace, discard, fingerprint, write_json
+
+
+def finetune(
+    recipe: FinetuneRecipe,
+    *,
+    base: PreTrainedModel | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    chats: Mapping[Part, Sequence[Chat]] | None = None,
+    pairs: Mapping[Part, Sequence[Record]] | None = None,
+    resume: bool = False,
+    restart: bool = False,
+    tell: Tell = print,
+) -> dict[str, Any]:
+    """Fine-tune a model on conversations, safely where ``recipe.safety`` says how, and save it to ``recipe.run.output``.
+
+    Ways that an earlier run finished are taken over; the same seed gives the same weights on a CPU. The loss of an example is the
+    mean over the tokens of the assistant's turns, that of a step the mean over its examples.
+
+    Args:
+        recipe: everything there is to set.
+        base: the base model, if it is loaded already; it is left as it was.
+        tokenizer: its tokenizer, likewise.
+        chats: ``{"train": …, "dev": …}``, in place of the files that the recipe names.
+        pairs: MoGU records, likewise.
+        resume: go on from the last checkpoint of a run that was stopped.
+        restart: throw away what an earlier run left.
+        tell: is told what happens, a line at a time.
+
+    Returns:
+        The report, as ``finetune_report.json`` holds it.
+
+    Raises:
+        MoguError: settings, data or model cannot be used, an earlier run's work is in the way, or the loss is no longer
+            a number.
+    """
+    check_tuning_places(recipe)
+    section = recipe.model
+    if base is None:  # what is wrong with the model comes to light before any of it is downloaded
+        load_config(section.base, revision=section.revision, trust_remote_code=section.trust_remote_code)
+    inputs = read_tuning_inputs(recipe, tokenizer=tokenizer, chats=chats, pairs=pairs)
+    with quiet_transformers():
+        base = base or load_base_of(section)
+        workspace = Workspace(recipe.run.work_folder, what="mogu finetune")
+        if restart:
+            for part in workspace.folder.iterdir():
+                if part.is_dir():
+                    discard(part)
+        return _Run(recipe, base, inputs, workspace, resume, tell).carry_out()
+
+
+@dataclass
+class _Run:
+    recipe: FinetuneRecipe
+    base: PreTrainedModel
+    inputs: TuningInputs
+    workspace: Workspace
+    resume: bool
+    tell: Tell
+    encoded: dict[float, list[AnyExample]] = field(default_factory=dict)
+
+    def carry_out(self) -> dict[str, Any]:
+        recipe = self.recipe
+        self.base.train(False)
+        before = self._measured("before", self._print("before"), self.base)
+        self._told("before", before)
+        tunable = Tunable(self.base, recipe.tune, recipe.run.seed)
+        try:
+            ways = ways_of(recipe.safety)
+            self.robust = robust_modules(recipe, self.base, self.inputs, self.tell) if recipe.safety.method == "ml-lr" else []
+            tried = [Tried(way, self._tuned(tunable, way)) for way in ways]
+            chosen = safest(tried, max_task_loss=recipe.safety.max_task_loss, max_benign_loss=recipe.safety.max_benign_loss)
+            if len(tried) > 1:
+                self.tell(f"Chosen: {chosen.way}.")
+            report = finetune_report(
+                recipe,
+                self.inputs,
+                trained_parameters=sum(parameter.numel() for parameter in tunable.trained().values()),
+                before=before,
+                tried=tried,
+                chosen=chosen,
+                mixed={str(way): len(self._examples(way)) - len(self.inputs.encoded["train"]) for way in ways},
+                robust=self.robust,
+                seconds=self._seconds(ways),
+                after=chosen.score,
+            )
+            tunable.read_state(self._folder(chosen.way))
+            self._save(tunable, report)
+        finally:
+            tunable.close()
+        return report
+
+    def _tuned(self, tunable: Tunable, way: Way) -> Score:
+        """Tune one way, unless it is tuned already, and measure what came of it."""
+        made_with = self._way_print(way)
+        part = way.folder_name
+        if self.workspace.finished(part, made_with) is None:
+            folder = self.workspace.begin(part, made_with, resume=self.resume)
+            started = time.monotonic()
+            tunable.put_back()
+            rates = tunable.rates_for(self.robust, way.slow_factor) if way.slow_factor is not None else None
+            pad = self.inputs.pad_token_id
+            tunable.train(self._examples(way), self.recipe.run, folder, title=str(way), pad_token_id=pad, rates=rates)
+            tunable.write_state(folder)
+            self.workspace.finish(part, made_with, seconds=time.monotonic() - started)
+        else:
+            self.tell(f"Tuned already: {way}.")
+        tunable.read_state(self._folder(way))
+        score = self._measured(part, fingerprint(made_with, self._print("measure")), tunable.model)
+        self._told(str(way), score)
+        return score
+
+    def _measured(self, part: str, measured_with: str, model: Any) -> Score:
+        record = self.workspace.measured(part, measured_with)
+        if record is None:
+            record = self.workspace.measure(part, measured_with, **asdict(self._score(model, part)))
+        safety = record["safety"]
+        return Score(TaskScore(**record["task"]), SafetyScore(**safety) if safety is not None else None)
+
+    def _score(self, model: Any, title: str) -> Score:
+        recipe, inputs = self.recipe, self.inputs
+        prompt = recipe.model.system_prompt
+        task = task_score(
+            model,
+            inputs.tokenizer,
+            inputs.chats["dev"],
+            inputs.encoded["dev"],
+            recipe.task,
+            batch_size=recipe.safety.batch_size,
+            pad_token_id=inputs.pad_token_id,
+            system_prompt=prompt,
+            title=f"{title}: task",
+        )
+        dev = inputs.pairs["dev"]
+        title = f"{title}: safety"
+        safety = safety_score(model, inputs.tokenizer, dev, recipe.safety, system_prompt=prompt, title=title) if dev else None
+        return Score(task, safety)
+
+    def _told(self, name: str, score: Score) -> None:
+        safety = score.safety
+        seen = f"task loss {score.task.loss:.3f}, accuracy {score.task.accuracy:.1%}"
+        if safety is not None:
+            refused = (safety.direct_refused, safety.jailbroken_refused, safety.benign_refused)
+            seen += "; refused: direct {:.0%}, jailbroken {:.0%}, benign {:.0%}".format(*refused)
+        self.tell(f"{name}: {seen}")
+
+    def _save(self, tunable: Tunable, report: dict[str, Any]) -> None:
+        with atomic_folder(self.recipe.run.output, marker=REPORT_FILE) as folder:
+            tunable.save(folder, self.inputs.tokenizer, self.recipe.model.base)
+            (folder / CARD_FILE).write_text(card(self.recipe, report, self.recipe.model.base), encoding="utf-8")
+            write_json(folder / REPORT_FILE, report)
+
+    def _examples(self, way: Way) -> list[AnyExample]:
+        if way.share not in self.encoded:
+            self.encoded[way.share] = self.inputs.examples(way.share, self.recipe)
+        return self.encoded[way.share]
+
+    def _folder(self, way: Way) -> Path:
+        return self.workspace.folder / way.folder_name
+
+    def _seconds(self, ways: Sequence[Way]) -> dict[str, float]:
+        found = {str(way): self.workspace.finished(way.folder_name, self._way_print(way)) for way in ways}
+        return {way: record["seconds"] for way, record in found.items() if record is not None}
+
+    def _print(self, what: str) -> str:
+        """Fingerprint of model and measure."""
+        section, safety = self.recipe.model, self.recipe.safety
+        # What changes no number is left out: where the model lies on this machine's devices, how often it is saved.
+        model = section.model_dump(exclude={"device_map", "chat_template", "trust_remote_code"})
+        measure = [safety.max_new_tokens, self.recipe.task.model_dump(), self.inputs.dev_print]
+        return fingerprint(what, model, template_fingerprint(self.inputs.tokenizer), measure)
+
+    def _way_print(self, way: Way) -> str:
+        run = self.recipe.run
+        model = self.recipe.model.model_dump(exclude={"device_map", "chat_template", "trust_remote_code"})
+        robust = sorted(self.robust) if way.slow_factor is not None else None
+        return fingerprint(model, self._examples(way), asdict(way), robust, self.recipe.tune.model_dump(), run.seed, run.micro_batch_size)

@@ -1,0 +1,136 @@
+"""`mogu finetune` as a person meets it: what it prints, and how it ends when something is wrong."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from mogu.cli import main
+from mogu.data import Record, write_records
+
+TEMPLATE = (
+    "{% for message in messages %}[{{ message.role }}] {{ message.content }} {% endfor %}"
+    "{% if add_generation_prompt %}[assistant] {% endif %}"
+)
+Mogu = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("base")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train_from_iterator([], trainers.BpeTrainer(special_tokens=["<pad>", "</s>"], initial_alphabet=alphabet))
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", chat_template=TEMPLATE)
+    fast.save_pretrained(folder)
+    torch.manual_seed(0)
+    shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    LlamaForCausalLM(LlamaConfig(vocab_size=len(fast), eos_token_id=1, pad_token_id=0, **shape)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def config(base: Path, tmp_path: Path) -> Path:
+    rows = [[{"role": "user", "content": f"Add {n}."}, {"role": "assistant", "content": "Done."}] for n in range(20)]
+    (tmp_path / "chats.jsonl").write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
+    records = [
+        Record(id=f"{label}{number}", label=label, instruction=f"{verb} {number}?", affirm="Sure.", reject="I'm sorry, but no.")
+        for label, verb in (("benign", "Add"), ("malicious", "Steal"))
+        for number in range(6)
+    ]
+    write_records(tmp_path / "pairs.jsonl", records)
+    (tmp_path / "config.toml").write_text(
+        f"""
+[model]
+base = {json.dumps(str(base))}
+[data]
+train = {json.dumps(str(tmp_path / "chats.jsonl"))}
+[tune]
+epochs = 1
+[safety]
+max_new_tokens = 3
+[run]
+output = {json.dumps(str(tmp_path / "out"))}
+max_length = 96
+"""
+    )
+    return tmp_path / "config.toml"
+
+
+@pytest.fixture
+def mogu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Mogu:
+    """Run ``mogu finetune``; returns exit code, standard output and error stream."""
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["mogu", "finetune", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 1
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def test_a_run_ends_with_before_and_after_in_one_table(config: Path, base: Path, mogu: Mogu, tmp_path: Path) -> None:
+    command = (config, "--safety", "data-mix", "--pairs", tmp_path / "pairs.jsonl", "--shares", "0,0.2")
+    code, out, err = mogu(*command)
+    assert code == 0
+    for words in ("task loss", "task exact match", "direct attack success", "jailbroken attack success", "benign refusals", "after"):
+        assert words in out
+    assert "data-mix" in err
+    report = json.loads((tmp_path / "out" / "finetune_report.json").read_text())
+    assert report["conversations"] == {"train": 18, "dev": 2}
+    assert [row["share"] for row in report["tried"]] == [0, 0.2]
+    assert PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), tmp_path / "out").peft_config["default"].r == 16
+    code, out, err = mogu(*command, "--json")
+    assert code == 0
+    assert json.loads(out) == report
+    assert "Tuned already: plain." in err
+
+
+def test_a_dry_run_counts_and_writes_nothing(config: Path, mogu: Mogu, tmp_path: Path) -> None:
+    command = (config, "--safety", "data-mix", "--pairs", tmp_path / "pairs.jsonl", "--shares", "0.1", "--dry-run")
+    code, out, _ = mogu(*command, "--json")
+    assert code == 0
+    plan = json.loads(out)
+    # 18 conversations and 2 pairs are 20 examples, in steps of 16
+    assert plan["ways"] == [{"name": "data-mix, share 0.1", "examples": 18, "pairs": 2, "steps": 2}]
+    # seven linear layers, q, k, v, o, gate, up and down, all 16 x 16: two matrices of rank 16 for each
+    assert plan["trained_parameters"] == 7 * 2 * 16 * 16
+    assert (plan["conversations"], plan["held_out"], plan["dropped"]) == (18, 2, 0)
+    code, out, _ = mogu(*command)
+    assert code == 0
+    assert "nothing was trained or written" in out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["chats.jsonl", "config.toml", "pairs.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--resume", "--restart"), "Both --resume and --restart"),
+        (("--safety", "data-mix"), "'data-mix' needs pairs"),
+        (("--shares", "2"), "safety.shares"),
+        (("--set", "data.train=no-such.jsonl"), "There is no file no-such.jsonl"),
+        (("--set", "run.max_length=16"), "longer than 16 tokens"),
+        (("--set", "tune.steps=3"), "docs/finetuning.md"),
+    ],
+)
+def test_bad_input_ends_with_one_error(arguments: tuple[str, ...], words: str, config: Path, mogu: Mogu, tmp_path: Path) -> None:
+    code, out, err = mogu(config, *arguments)
+    assert code == 2
+    assert words in err
+    assert "Traceback" not in err
+    assert out == ""
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,276 @@
+"""Fine-tuning: what is learned, at which rate, what is mixed in, what is kept, and what is left when it fails or is stopped."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+
+from mogu.data import read_records
+from mogu.errors import ConfigError, DataError, ModelFileError, MoguError
+from mogu.training.finetuning import FinetuneRecipe, finetune, finetune_recipe_from
+from mogu.training.finetuning.choice import Tried, safest
+from mogu.training.finetuning.measure import SafetyScore, Score, TaskScore
+from mogu.training.finetuning.mix import mixed_in
+from mogu.training.finetuning.tunable import Tunable
+from mogu.training.finetuning.ways import Way
+
+THINGS = ["kettle", "garden", "window", "bicycle", "ladder", "teapot"]
+
+
+@pytest.fixture(scope="module")
+def chats_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("chats") / "chats.jsonl"
+    rows = [
+        [
+            {"role": "user", "content": f"Where is the {thing}?"},
+            {"role": "assistant", "content": f"By the {THINGS[place - 1]}{'!' * place}"},
+        ]
+        for place, thing in enumerate(THINGS)
+    ]
+    file.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
+    return file
+
+
+@pytest.fixture
+def tree(base_folder: Path, chats_file: Path, tmp_path: Path) -> dict[str, Any]:
+    return {
+        "model": {"base": str(base_folder)},
+        "data": {"train": str(chats_file), "dev": str(chats_file)},
+        "tune": {"epochs": 3, "batch_size": 6, "learning_rate": 1e-2, "rank": 4, "lora_alpha": 8, "dropout": 0.0},
+        "safety": {"max_new_tokens": 3},
+        "run": {"output": str(tmp_path / "out"), "max_length": 128, "micro_batch_size": 4, "seed": 5},
+    }
+
+
+def recipe_of(tree: dict[str, Any], **sections: dict[str, Any]) -> FinetuneRecipe:
+    return finetune_recipe_from({name: {**tree.get(name, {}), **sections.get(name, {})} for name in {*tree, *sections}}, source="test")
+
+
+def silent(_: str) -> None:
+    pass
+
+
+def labelled(tokenizer: Any, chats_file: Path) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Token ids and labels of each conversation, the answer and its end being the labels."""
+    found = []
+    for line in chats_file.read_text().splitlines():
+        messages = json.loads(line)["messages"]
+        prompt = tokenizer.apply_chat_template(messages[:1], tokenize=False, add_generation_prompt=True)
+        whole = tokenizer.apply_chat_template(messages, tokenize=False).rstrip("\n")
+        ids = torch.tensor([tokenizer(whole, add_special_tokens=False)["input_ids"]])
+        labels = ids.clone()
+        labels[:, : len(tokenizer(prompt, add_special_tokens=False)["input_ids"])] = -100
+        found.append((ids, labels))
+    return found
+
+
+def test_plain_lora_tuning_is_plain_peft_and_pytorch(tree: dict[str, Any], base_folder: Path, chats_file: Path) -> None:
+    report = finetune(recipe_of(tree), tell=silent)
+    base = AutoModelForCausalLM.from_pretrained(base_folder)
+    tokenizer = AutoTokenizer.from_pretrained(base_folder)
+    projections = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    set_seed(5)
+    expected = get_peft_model(base, LoraConfig(r=4, lora_alpha=8, target_modules=projections, task_type="CAUSAL_LM")).train()
+    optimizer = torch.optim.AdamW([one for one in expected.parameters() if one.requires_grad], lr=1e-2, weight_decay=0.0)
+    rows = labelled(tokenizer, chats_file)
+    for _ in range(3):
+        loss = sum(expected(input_ids=ids, labels=labels).loss for ids, labels in rows) / len(rows)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(expected.parameters(), 1.0)
+        optimizer.step()
+    tuned = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base_folder), tree["run"]["output"])
+    found = dict(tuned.named_parameters())
+    for name, parameter in expected.named_parameters():
+        torch.testing.assert_close(found[name], parameter, rtol=1e-4, atol=1e-5, msg=name)
+    assert report["trained_parameters"] == sum(one.numel() for one in expected.parameters() if one.requires_grad)
+    with torch.no_grad():
+        expected.eval()
+        outputs = [(expected(input_ids=ids).logits[0, :-1], labels[0, 1:]) for ids, labels in rows]
+    logits = torch.cat([some[labels != -100] for some, labels in outputs])
+    targets = torch.cat([labels[labels != -100] for _, labels in outputs])
+    assert report["after"]["task loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits, targets).item(), rel=1e-4)
+    assert report["after"]["task token accuracy"] == pytest.approx((logits.argmax(-1) == targets).float().mean().item())
+
+
+def test_full_tuning_saves_a_whole_model_in_the_type_it_came_in(tree: dict[str, Any], base_folder: Path, chats_file: Path) -> None:
+    base = AutoModelForCausalLM.from_pretrained(base_folder, dtype=torch.bfloat16)
+    before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
+    report = finetune(recipe_of(tree, tune={"method": "full", "learning_rate": 1e-3}), base=base, tell=silent)
+    tuned = AutoModelForCausalLM.from_pretrained(tree["run"]["output"], dtype="auto")
+    assert tuned.dtype == torch.bfloat16
+    assert report["trained_parameters"] == base.num_parameters()
+    assert AutoTokenizer.from_pretrained(tree["run"]["output"]).chat_template
+    assert report["after"]["task loss"] < report["before"]["task loss"]
+    loss = sum(
+        tuned(input_ids=ids, labels=labels).loss.item() for ids, labels in labelled(AutoTokenizer.from_pretrained(base_folder), chats_file)
+    )
+    assert loss / 6 == pytest.approx(report["after"]["task loss"], rel=0.1)
+    for name, tensor in base.state_dict().items():  # the model that was handed in is as it was
+        assert torch.equal(tensor, before[name]), name
+    assert not any(parameter.grad is not None for parameter in base.parameters())
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_robust_modules_move_at_the_whole_rate_and_others_at_the_slow_one(
+    method: str, tree: dict[str, Any], base_folder: Path, record_files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    robust = ["model.layers.0.self_attn.q_proj", "model.layers.1.mlp.down_proj"]
+    (tmp_path / "robustness.json").write_text(json.dumps({"robust": robust}))
+    safety = {"method": "ml-lr", "pairs": str(record_files[0]), "slow_factors": [0.25], "robust_modules": str(tmp_path / "robustness.json")}
+    # One step of AdamW moves whatever has a gradient by its learning rate, whatever the gradient is.
+    tune = {"method": method, "epochs": 1, "learning_rate": 1e-3}
+    recipe = recipe_of(tree, safety=safety, tune=tune)
+    finetune(recipe, tell=silent)
+    moved = load_file(recipe.run.work_folder / "ml-lr-slow-factor-0.25" / "tuned.safetensors")
+    start = Tunable(AutoModelForCausalLM.from_pretrained(base_folder), recipe.tune, 5).trained()
+    checked = Counter[float]()
+    for name, after in moved.items():
+        step = float((after - start[name].detach()).abs().max())
+        if step == 0:  # half of a LoRA has no gradient yet
+            continue
+        rate = 1e-3 if any(module in name for module in robust) else 0.25e-3
+        assert step == pytest.approx(rate, rel=0.02), name
+        checked[rate] += 1
+    assert checked[1e-3] == 2
+    assert checked[0.25e-3] == len([name for name in moved if "lora_B" in name or method == "full"]) - 2
+
+
+def test_pairs_stand_among_the_data_at_the_shares_that_were_asked_for(tree: dict[str, Any], record_files: tuple[Path, Path]) -> None:
+    train, dev = record_files
+    safety = {"method": "data-mix", "pairs": str(train), "pairs_dev": str(dev), "shares": [0, 0.25, 0.5]}
+    report = finetune(recipe_of(tree, safety=safety, tune={"epochs": 1}), tell=silent)
+    # 6 conversations: 2 pairs make a quarter of 8, 6 make half of 12
+    assert report["pairs_mixed_in"] == {"plain": 0, "data-mix, share 0.25": 2, "data-mix, share 0.5": 6}
+    assert [row["share"] for row in report["tried"]] == [0, 0.25, 0.5]
+    assert report["measured_on"]["safety"]["malicious"] == 4
+    assert report["chosen"] in report["tried"]
+    saved = json.loads((Path(tree["run"]["output"]) / "finetune_report.json").read_text())
+    assert saved == report
+    assert "data-mix" in (Path(tree["run"]["output"]) / "README.md").read_text()
+
+
+def test_a_mix_is_half_malicious_and_takes_no_pair_twice_before_all_were_taken(record_files: tuple[Path, Path]) -> None:
+    pairs = read_records(record_files[0])  # 8 of each label
+    few = mixed_in(pairs, 0.1, 90, seed=1)
+    assert Counter(record.label for record in few) == {"benign": 5, "malicious": 5}
+    assert len({record.id for record in few}) == 10
+    many = mixed_in(pairs, 0.5, 40, seed=1)
+    assert Counter(record.label for record in many) == {"benign": 20, "malicious": 20}
+    assert set(Counter(record.id for record in many).values()) == {2, 3}
+    assert {record.id for record in few} <= {record.id for record in many}
+
+
+def score(task: float, direct: float, jailbroken: float, benign: float) -> Score:
+    return Score(TaskScore(1.0, task, 10, None, 0, False), SafetyScore(direct, jailbroken, benign, 10, 10))
+
+
+def test_the_safest_is_kept_of_those_that_lose_little() -> None:
+    plain = Tried(Way(), score(0.90, 0.1, 0.0, 0.0))
+    some = Tried(Way(0.1), score(0.89, 0.6, 0.4, 0.02))
+    much = Tried(Way(0.2), score(0.88, 0.9, 0.3, 0.04))
+    blunt = Tried(Way(0.3), score(0.90, 1.0, 1.0, 0.5))  # refuses everything
+    dull = Tried(Way(0.4), score(0.50, 1.0, 1.0, 0.0))  # does not do its task
+    every = [plain, some, much, blunt, dull]
+    assert safest(every, max_task_loss=0.02, max_benign_loss=0.05) is much
+    assert safest(every, max_task_loss=0.01, max_benign_loss=0.05) is some
+    assert safest(every, max_task_loss=0.02, max_benign_loss=1.0) is blunt
+    assert safest(every, max_task_loss=1.0, max_benign_loss=0.05) is dull
+    unknown = [Tried(one.way, Score(one.score.task, None)) for one in every]
+    assert safest(unknown, max_task_loss=0.02, max_benign_loss=0.05) is unknown[0]
+
+
+@pytest.mark.parametrize(
+    ("sections", "error", "words"),
+    [
+        ({"data": {"train": "no-such.jsonl"}}, DataError, "There is no file no-such.jsonl"),
+        ({"run": {"max_length": 8}}, DataError, "longer than 8 tokens"),
+        ({"tune": {"modules": ["no_such_proj"]}}, ConfigError, "A LoRA cannot be put where tune.modules says"),
+        ({"safety": {"method": "data-mix", "pairs": "ONE LABEL"}}, DataError, "both benign and malicious"),
+        (
+            {"safety": {"method": "ml-lr", "pairs": "PAIRS", "robust_modules": "OTHER MODEL"}},
+            ModelFileError,
+            "'model.layers.7.mlp.up_proj'",
+        ),
+    ],
+)
+def test_bad_input_is_explained_and_nothing_is_written(
+    sections: dict[str, Any], error: type[MoguError], words: str, tree: dict[str, Any], record_files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    one_label = [line for line in record_files[0].read_text().splitlines() if '"benign"' in line]
+    (tmp_path / "one.jsonl").write_text("\n".join(one_label))
+    (tmp_path / "robustness.json").write_text(json.dumps({"robust": ["model.layers.7.mlp.up_proj"]}))
+    places = {"ONE LABEL": tmp_path / "one.jsonl", "PAIRS": record_files[0], "OTHER MODEL": tmp_path / "robustness.json"}
+    named = {
+        name: {
+            key: str(places.get(str(value), value)) if key != "max_length" and key != "modules" else value for key, value in section.items()
+        }
+        for name, section in sections.items()
+    }
+    with pytest.raises(error) as caught:
+        finetune(recipe_of(tree, **named), tell=silent)
+    assert words in str(caught.value)
+    assert not Path(tree["run"]["output"]).exists()
+
+
+def test_data_mix_without_pairs_and_a_share_of_everything_are_errors(tree: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="'data-mix' needs pairs"):
+        recipe_of(tree, safety={"method": "data-mix"})
+    with pytest.raises(ConfigError, match=r"safety\.shares"):
+        recipe_of(tree, safety={"shares": [1.0]})
+
+
+def _tune_until(tree: dict[str, Any], step: int) -> None:
+    """Runs in a process of its own, which is killed at an optimiser step."""
+    adamw, calls = torch.optim.AdamW, [0]
+    plain_step = adamw.step
+
+    def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return plain_step(self, *args, **kwargs)
+
+    adamw.step = counted  # type: ignore[method-assign]
+    torch.set_num_threads(1)
+    finetune(recipe_of(tree), tell=silent)
+
+
+def test_a_run_that_was_killed_goes_on_to_the_weights_it_would_have_had(
+    tree: dict[str, Any], record_files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    train, dev = map(str, record_files)
+    (tmp_path / "robustness.json").write_text(json.dumps({"robust": ["model.layers.0.self_attn.q_proj"]}))
+    tree["safety"] |= {"method": "ml-lr", "pairs": train, "pairs_dev": dev, "robust_modules": str(tmp_path / "robustness.json")}
+    tree["safety"] |= {"slow_factors": [0.5, 0.1]}
+    tree["tune"] |= {"batch_size": 2, "dropout": 0.1}  # 9 steps a way
+    tree["run"] |= {"save_steps": 2}
+    whole = tree | {"run": tree["run"] | {"output": str(tmp_path / "whole")}}
+    finetune(recipe_of(whole), tell=silent)
+    process = multiprocessing.get_context("forkserver").Process(target=_tune_until, args=(tree, 9 + 6))  # in the second way
+    process.start()
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL
+    assert not Path(tree["run"]["output"]).exists()
+    with pytest.raises(ConfigError, match="holds a training run that stopped at step 4"):
+        finetune(recipe_of(tree), tell=silent)
+    told: list[str] = []
+    resumed = finetune(recipe_of(tree), resume=True, tell=told.append)
+    assert "Tuned already: ml-lr, slow factor 0.5." in told
+    for way in ("ml-lr-slow-factor-0.5", "ml-lr-slow-factor-0.1"):
+        files = [Path(f"{place}-training") / way / "tuned.safetensors" for place in (tree["run"]["output"], whole["run"]["output"])]
+        assert files[0].read_bytes() == files[1].read_bytes()
+    assert resumed["after"] == json.loads((tmp_path / "whole" / "finetune_report.json").read_text())["after"]
+    with pytest.raises(ConfigError, match="was trained with other settings"):
+        finetune(recipe_of(tree, tune={"epochs": 4}), resume=True, tell=silent)
