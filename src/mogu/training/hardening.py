@@ -113,6 +113,8 @@ class _Run:
             Branch(self.recipe, self.base, self.inputs, self.workspace, layout, layers, resume=self.resume, tell=self.tell)
             for layers in self._layer_sets()
         ]
+        for branch in branches:
+            branch.model().detach()  # what cannot be routed or adapted comes to light before anything is trained
         for name in RESPONDER_DATA:
             if stage in (None, name):
                 for branch in branches:

@@ -163,20 +163,13 @@ def train_router(
     model.start_router_training()
     gradient_checkpointing(model.base_model, setting.run)
 
-    def rates(parameter: str) -> float:
+    def share(parameter: str) -> float:
         return 1.0 if ".routers." in parameter or backbone_rate is None else backbone_rate / stage.learning_rate
 
     losses = functools.partial(router_losses, model, layout=setting.layout, weight_penalty=weight_penalty)
+    rates = share if model.mogu_config.backbone is not None else None
     try:
-        _train(
-            Trainee(model, losses),
-            examples,
-            stage,
-            setting,
-            folder,
-            title=title,
-            rates=rates if model.mogu_config.backbone is not None else None,
-        )
+        _train(Trainee(model, losses), examples, stage, setting, folder, title=title, rates=rates)
     finally:
         model.finish_router_training()
         model.dial = dial
