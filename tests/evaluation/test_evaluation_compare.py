@@ -21,6 +21,8 @@ from inspect_ai.log import read_eval_log
 from inspect_ai.model import ModelAPI, ModelOutput, ModelUsage, get_model, modelapi
 from inspect_ai.model._providers.mockllm import MockLLM
 
+from mogu import MoguConfig, MoguModel
+from mogu.config import BackboneConfig
 from mogu.defenses import Subject, make_defense
 from mogu.errors import MoguError
 from mogu.evaluation.asked import read_asked
@@ -30,6 +32,7 @@ from mogu.evaluation.compare.costs import DefenseCost, distinct_bytes
 from mogu.evaluation.compare.numbers import cost_numbers, detector, frontier, judged_means, rates, routing_weights
 from mogu.evaluation.scorers import guard
 from mogu.evaluation.statistics import wilson
+from mogu.hub import load_base
 from mogu.replies import ReplySettings
 
 NAMES = ("none", "self_reminder", "retokenization", "mogu")
@@ -225,6 +228,27 @@ def test_a_folder_of_somebody_else_is_left_alone(lab_mogu: Path, tmp_path: Path)
         compare(Comparison(str(lab_mogu), tmp_path), tell=print)
 
 
+def test_a_second_model_stands_beside_the_first(lab_mogu: Path, lab_base: Path, tmp_path: Path) -> None:
+    config = MoguConfig(layers=[2, 3], backbone=BackboneConfig(rank=2), base_model=str(lab_base))
+    model = MoguModel.from_base(load_base(str(lab_base)), config)
+    for layer in model.routed_layers:
+        layer.set_responder("unwill", torch.randn(8, layer.in_features), torch.randn(layer.out_features, 8))
+    model.save_pretrained(tmp_path / "v2")
+    asked = Comparison(str(lab_mogu), tmp_path / "out", ("none", "mogu", "mogu_v2"), limit=1, shifts=(), max_new_tokens=8, cost_prompts=1)
+    with pytest.raises(MoguError, match="on a MoGU V1 model"):
+        compare(replace(asked, v2=str(lab_mogu)), tell=lambda _: None)
+    compare(replace(asked, v2=str(tmp_path / "v2")), tell=lambda _: None)
+    cell = json.loads((tmp_path / "out" / "cells" / "lab" / "seed-0" / "mogu_v2.json").read_text())
+    subject = Subject.load(tmp_path / "v2")
+    assert subject.mogu is not None
+    prompts = [one.conversation for one in read_asked(["lab"], limit=1)]
+    said = [make_defense("mogu_v2", subject).reply([prompt], ReplySettings(8, seed=0))[0].text for prompt in prompts]
+    assert [reply["reply"] for reply in cell["replies"]] == said
+    costs = {one["defense"]: one for one in json.loads((tmp_path / "out" / "costs.json").read_text())["costs"]}
+    assert costs["mogu_v2"]["added_parameters"] == model.added_parameters()
+    assert costs["none"]["added_parameters"] is None
+
+
 @pytest.mark.parametrize(
     ("changes", "found"),
     [
@@ -233,6 +257,7 @@ def test_a_folder_of_somebody_else_is_left_alone(lab_mogu: Path, tmp_path: Path)
         ({"limit": 0}, "--limit is 0"),
         ({"data": ("nowhere.jsonl",)}, "nowhere.jsonl"),
         ({"defenses": ("sft",)}, "holds no training_report.json"),
+        ({"defenses": ("mogu_v2",)}, "No MoGU V2 model is named"),
     ],
 )
 def test_bad_input_is_explained(lab_mogu: Path, tmp_path: Path, changes: dict[str, Any], found: str) -> None:
@@ -251,6 +276,7 @@ def test_numbers_of_a_grid_made_by_hand() -> None:
         Variant("none"): [[row("answered"), row("other"), row("complied"), row("complied")]],
         Variant("sft"): [[row("answered"), row("refused"), row("refused"), row("complied")]],
         Variant("mogu"): [[row("answered"), row("answered"), row("refused"), row("refused")]],
+        Variant("mogu_v2"): [[row("refused"), row("answered"), row("refused"), row("refused")]],
     }
     numbers = list(rates(asked, grid))
     found = {(one.section, one.defense, one.category, one.measure): one.estimate for one in numbers}
@@ -260,6 +286,9 @@ def test_numbers_of_a_grid_made_by_hand() -> None:
     assert found["difference", "mogu", "all_benign", "answered"].value == 0.5
     assert frontier(numbers) == ["mogu"]
     assert ("difference", "none", "benign", "answered") not in found
+    assert found["v2", "mogu_v2", "benign", "answered"].value == -0.5
+    assert found["v2", "mogu_v2", "malicious", "refused"].value == 0.0
+    assert {defense for section, defense, _, _ in found if section == "v2"} == {"mogu_v2"}
 
 
 def test_routing_weights_and_detector_of_a_grid_made_by_hand() -> None:
@@ -285,6 +314,11 @@ def test_added_latency_is_paired_by_turn() -> None:
     assert found["icd", "seconds"].value == 3.75
     assert (found["icd", "tokens"].value, found["icd", "passes"].value) == (6, 2)
     assert ("icd", "peak_bytes") not in found
+    first = DefenseCost("mogu", [[2.0, 4.0, 8.0], [2.0, 6.0, 18.0]], [1, 1], [1, 1], 100, None, 5000)
+    second = DefenseCost("mogu_v2", [[1.5, 3.0, 6.0], [1.5, 4.5, 13.5]], [1, 1], [1, 1], 100, None, 2000)
+    rows = {(one.section, one.defense, one.measure): one.estimate.value for one in cost_numbers([plain, first, second])}
+    assert rows["v2", "mogu_v2", "added_latency"] == pytest.approx(-0.25)
+    assert rows["cost", "mogu_v2", "added_parameters"] == 2000
 
 
 @pytest.mark.usefixtures("told")

@@ -33,18 +33,18 @@ class DefenseCost:
         seconds: of each prompt, one number a round.
         passes: forward passes for each prompt, all models together.
         tokens: tokens that went through them.
-        added_parameters: that a MoGU model adds to the base model; ``None`` of other defences.
         weights_bytes: bytes of all distinct parameters that the defence holds in memory, the base model's among them.
         peak_bytes: the most memory that was in use on the GPU while it replied; ``None`` on the CPU, where PyTorch does not count.
+        added_parameters: that a MoGU model adds to the base model; ``None`` of other defences.
     """
 
     defense: str
     seconds: list[list[float]]
     passes: list[float]
     tokens: list[float]
-    added_parameters: int | None
     weights_bytes: int
     peak_bytes: int | None
+    added_parameters: int | None = None
 
 
 def measured_costs(comparison: Comparison, models: Models, asked: Sequence[Asked], *, tell: Tell) -> list[DefenseCost]:
@@ -92,9 +92,9 @@ def _measure(comparison: Comparison, models: Models, prompts: Sequence[Any]) -> 
             seconds[one.name],
             passes[one.name],
             tokens[one.name],
-            one.subject.mogu.added_parameters() if one.subject.mogu is not None else None,
             distinct_bytes(one.subject.models()),
             peaks[one.name] if models.device == "cuda" else None,
+            one.subject.mogu.added_parameters() if one.subject.mogu is not None else None,
         )
         for one in defenses
     ]
