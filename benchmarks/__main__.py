@@ -15,7 +15,7 @@ import torch
 import transformers
 from rich.console import Console
 
-from benchmarks import memory, speed, training
+from benchmarks import memory, rereading, speed, training
 from benchmarks.findings import Finding, save, show
 from benchmarks.models import FULL, SMALL, Shape
 
@@ -23,11 +23,13 @@ Measure = Callable[[Shape, torch.device, torch.dtype], tuple[list[Finding], dict
 
 FULL_PLANS: dict[str, Measure] = {
     "speed": partial(speed.measure_speed, speed.FULL_PLAN),
+    "rereading": partial(rereading.measure_rereading, rereading.FULL_PLAN),
     "memory": partial(memory.measure_memory, memory.FULL_PLAN),
     "training": partial(training.measure_training, training.FULL_PLAN),
 }
 QUICK_PLANS: dict[str, Measure] = {
     "speed": partial(speed.measure_speed, speed.QUICK_PLAN),
+    "rereading": partial(rereading.measure_rereading, rereading.QUICK_PLAN),
     "memory": partial(memory.measure_memory, memory.QUICK_PLAN),
     "training": partial(training.measure_training, training.QUICK_PLAN),
 }

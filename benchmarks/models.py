@@ -68,9 +68,9 @@ def make_base(shape: Shape, device: torch.device, dtype: torch.dtype) -> LlamaFo
     return model
 
 
-def make_routed(base: LlamaForCausalLM) -> MoguModel:
+def make_routed(base: LlamaForCausalLM, layers: list[int] | None = None) -> MoguModel:
     """Wrap a model in place, with random responders and random folded routers: nothing is zero, nothing is skipped."""
-    model = MoguModel.from_base(base, MoguConfig())
+    model = MoguModel.from_base(base, MoguConfig(layers=layers))
     numbers = random_numbers(len(model.routed_layers), base.config.hidden_size)
     for layer, (responders, chains) in zip(model.routed_layers, numbers, strict=True):
         layer.set_responder("unwill", *responders[0])

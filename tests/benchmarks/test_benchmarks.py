@@ -57,6 +57,12 @@ def test_recompute_costs_exactly_one_prefill_more(quick: dict[str, Any]) -> None
         assert one["prefills"] == {"base": 1, "continue": 1, "recompute": 2, "published": 6}
 
 
+def test_a_second_reading_is_timed_for_every_first_layer(quick: dict[str, Any]) -> None:
+    names = {f"{handoff} {first}" for handoff in ("continue", "recompute") for first in (0, 1)}
+    assert {name: len(taken) for name, taken in quick["rereading"]["seconds"].items()} == dict.fromkeys(names | {"prefill"}, 2)
+    assert sum(one["what"] == "second reading" for one in quick["findings"]) == 2
+
+
 def test_published_procedure_and_recompute_say_the_same(quick: dict[str, Any]) -> None:
     for one in quick["speed"]["replies"]:
         assert one["tokens"]["published"] == one["tokens"]["recompute"]
