@@ -11,7 +11,22 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from mogu.cli import calibrate, chat, compare, data, demo, generate, import_reference, info, probe, reproduce, serve, tendency, train
+from mogu.cli import (
+    calibrate,
+    chat,
+    compare,
+    data,
+    demo,
+    generate,
+    import_reference,
+    info,
+    probe,
+    reproduce,
+    robustness,
+    serve,
+    tendency,
+    train,
+)
 from mogu.cli.stopping import STOPPED_BY_USER
 from mogu.errors import MoguError
 
@@ -30,6 +45,7 @@ app.command()(calibrate.calibrate)
 app.command()(reproduce.reproduce)
 app.command()(probe.probe)
 app.command()(tendency.tendency)
+app.command()(robustness.robustness)
 app.command()(generate.generate)
 app.command()(chat.chat)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(serve.serve)
