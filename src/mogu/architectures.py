@@ -6,7 +6,6 @@ Knows names of modules; knows nothing of LoRA, routing or training.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -138,21 +137,16 @@ def find_backbone(model: PreTrainedModel, layers: Sequence[int], modules: Sequen
     Raises:
         ArchitectureError: a path matches nothing.
     """
-    paths = candidate_projections(model)
-    chosen = [path for path in paths if modules is None or any(path == one or path.endswith(f".{one}") for one in modules)]
-    missing = [one for one in modules or () if not any(path == one or path.endswith(f".{one}") for path in paths)]
+    linear = find_linear_layers(model)
+    chosen = [path for path in linear if modules is None or any(path == one or path.endswith(f".{one}") for one in modules)]
+    missing = [one for one in modules or () if not any(path == one or path.endswith(f".{one}") for path in linear)]
     if missing or not chosen:
         raise ArchitectureError(
             f"No linear layer in this {model.config.model_type!r} model's decoder layers is called {', '.join(missing) or 'anything'}",
-            expected=f"names among {', '.join(paths) or 'none found'}",
+            expected=f"names among {', '.join(linear) or 'none found'}",
             action="correct the backbone's 'modules', or leave them out to adapt all of them",
         )
-    found = []
-    for name, module in model.named_modules():
-        match = _IN_A_LAYER.fullmatch(name)
-        if match and int(match[2]) in layers and match[3] in chosen and is_linear(module):
-            found.append(Projection(int(match[2]), name, module))
-    return found
+    return sorted((one for path in chosen for one in linear[path] if one.layer in layers), key=lambda one: one.layer)
 
 
 def decoder_layer_name(module_name: str) -> str:
@@ -169,15 +163,23 @@ def _advice(model: PreTrainedModel) -> str:
 
 def candidate_projections(model: PreTrainedModel) -> list[str]:
     """Paths of the linear layers that occur once in every decoder layer, those that look like attention first."""
-    counts: Counter[str] = Counter()
+    return list(find_linear_layers(model))
+
+
+def find_linear_layers(model: PreTrainedModel) -> dict[str, list[Projection]]:
+    """The linear layers that occur once in every decoder layer, by their path inside it, those that look like attention first.
+
+    Each list is in layer order. What a model has beside its decoder, such as a tower that reads pictures, does not count.
+    """
+    stacks: dict[str, dict[str, list[Projection]]] = {}
     for name, module in model.named_modules():
         match = _IN_A_LAYER.fullmatch(name)
         if match and is_linear(module):
-            counts[match[3]] += 1
-    if not counts:
-        return []
-    most = max(counts.values())
-    return sorted((name for name, count in counts.items() if count == most), key=lambda name: ("att" not in name, name))
+            stacks.setdefault(match[1], {}).setdefault(match[3], []).append(Projection(int(match[2]), name, module))
+    decoder = max(stacks.values(), key=lambda paths: sum(map(len, paths.values())), default={})  # the largest stack of layers
+    layers = max(map(len, decoder.values()), default=0)
+    paths = sorted((path for path in decoder if len(decoder[path]) == layers), key=lambda path: ("att" not in path, path))
+    return {path: sorted(decoder[path], key=lambda one: one.layer) for path in paths}
 
 
 def compute_dtype(module: nn.Module, model: PreTrainedModel) -> torch.dtype:
