@@ -168,7 +168,9 @@ def test_only_the_first_marker_counts(pair, tokenizer, handoff):
 
 
 @both_handoffs
-@pytest.mark.parametrize("options", [{"cache_implementation": "static"}, {"prefill_chunk_size": 3}], ids=lambda options: next(iter(options)))
+@pytest.mark.parametrize(
+    "options", [{"cache_implementation": "static"}, {"prefill_chunk_size": 3}], ids=lambda options: next(iter(options))
+)
 def test_what_hugging_face_takes(pair, tokenizer, options, handoff):
     model, slow = pair
     marker = encode_marker(tokenizer, "</think>")
