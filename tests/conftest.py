@@ -338,12 +338,22 @@ def randomise_backbone(model: MoguModel) -> dict[str, SimpleNamespace]:
 
 
 @pytest.fixture(scope="session")
+def make_tokenizer() -> Callable[..., PreTrainedTokenizerFast]:
+    """``make_tokenizer("<think>")``: a tokenizer of 64 letters with a chat template, padding on the left; the last letters may give way."""
+    return _letters
+
+
+@pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer of 64 letters with a chat template, padding on the left."""
+    """The tokenizer of 64 letters."""
+    return _letters()
+
+
+def _letters(*more: str) -> PreTrainedTokenizerFast:
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
-    special = ["<pad>", "<s>", "</s>", "<user>", "<assistant>"]
-    letters = special + list("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ .,?!01")
+    special = ["<pad>", "<s>", "</s>", "<user>", "<assistant>", *more]
+    letters = (special + list("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ .,?!01"))[:VOCABULARY]
     rust = Tokenizer(models.WordLevel({letter: number for number, letter in enumerate(letters)}, unk_token="<pad>"))
     rust.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
     rust.decoder = decoders.Fuse()

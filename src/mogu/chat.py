@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from mogu.errors import ChatTemplateError
+from mogu.errors import ChatTemplateError, ConfigError
 
 Conversation = Sequence[dict[str, str]]
 
@@ -58,6 +58,34 @@ def template_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str | None:
     if not template:
         return None
     return hashlib.sha256(str(template).encode()).hexdigest()
+
+
+def encode_marker(tokenizer: PreTrainedTokenizerBase, marker: str) -> tuple[int, ...]:
+    """Token ids of a marker that the model writes, such as ``"</think>"``: the same ones wherever it stands.
+
+    Raises:
+        ConfigError: the tokenizer does not know it, or writes it differently in different places, so that it could be missed.
+    """
+    ids = tuple(tokenizer(marker, add_special_tokens=False)["input_ids"])
+    around = [("so.", "\n\n"), ("so.\n", "\nThe"), ("so ", " The"), ("so", "The")]
+    texts = [f"{before}{marker}{after}" for before, after in around]
+    if not ids or tokenizer.unk_token_id in ids or any(_place(ids, tokenizer(text)["input_ids"]) is None for text in texts):
+        raise ConfigError(
+            f"The answer marker {marker!r} is not always the same tokens to this tokenizer",
+            expected="a marker of special tokens, such as '</think>' in models that were trained with it",
+            action="name the marker that this model really writes, without white space around it, or none",
+        )
+    return ids
+
+
+def behind(tokens: list[int], marker: tuple[int, ...]) -> list[int]:
+    """The tokens behind the first marker; all of them where there is none."""
+    place = _place(marker, tokens)
+    return tokens if place is None else tokens[place + len(marker) :]
+
+
+def _place(marker: tuple[int, ...], tokens: Sequence[int]) -> int | None:
+    return next((place for place in range(len(tokens)) if tuple(tokens[place : place + len(marker)]) == marker), None)
 
 
 def encode_answer(tokenizer: PreTrainedTokenizerBase, prompt: str | Conversation, answer: str, *, closed: bool) -> list[int]:

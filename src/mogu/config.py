@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from mogu.errors import ConfigError
 
 FORMAT_VERSION = 2
-"""Of the newest saved layout. Models without an adapted backbone are written as version 1, which older releases read."""
+"""Of the newest saved layout. Models with neither an adapted backbone nor an answer marker are version 1, which older releases read."""
 
 RouterKind = Literal["chain", "linear"]
 Handoff = Literal["recompute", "continue"]
@@ -68,6 +68,8 @@ class MoguConfig(BaseModel):
         router_hidden: width of the chain.
         backbone: the LoRA on the routed decoder layers that MoGU V2 has; ``None`` is V1, which has none.
         routed_tokens: how many tokens of an answer are decoded with routing (``m``); ``None`` is every token.
+        answer_marker: text that ends a reasoning block, such as ``"</think>"``: once it has been generated, the next ``m`` tokens
+            are routed as well. ``None`` routes the first ``m`` tokens alone, whatever they are part of.
         handoff: how the base model goes on after them, see :meth:`mogu.MoguModel.generate`.
         dial: logit shift ``δ``: added to the unwill logit, subtracted from the glad logit. Positive refuses more.
         chat_template_sha256: fingerprint of the chat template that the model was trained with.
@@ -87,6 +89,7 @@ class MoguConfig(BaseModel):
     router_hidden: int = Field(default=512, ge=1)
     backbone: BackboneConfig | None = None
     routed_tokens: int | None = Field(default=5, ge=0)
+    answer_marker: str | None = Field(default=None, min_length=1)
     handoff: Handoff = "recompute"
     dial: float = Field(default=0.0, allow_inf_nan=False)
     chat_template_sha256: str | None = None

@@ -1,4 +1,4 @@
-"""Routed generation: the first tokens of an answer with routing, then the plain base model.
+"""Routed generation: the first tokens of an answer with routing, then the plain base model; with a marker, once more behind it.
 
 Runs inside one call of Hugging Face's ``generate``, so that sampling, beams, streamers and stopping are its own. Knows
 when to route and when to hand over; knows nothing of layers, training or files.
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mogu.config import Handoff
 from mogu.errors import ConfigError
+from mogu.openings import Openings
 from mogu.rereading import LowerLayers
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def routed_generate(
     inputs: Tensor | None,
     *,
     routed_tokens: int | None,
+    marker: tuple[int, ...],
     handoff: Handoff,
     **kwargs: Any,
 ) -> Any:
@@ -38,8 +40,9 @@ def routed_generate(
         model: the model, in routing mode ``"on"``.
         inputs: prompt token ids ``[batch, tokens]``, as Hugging Face takes them.
         routed_tokens: ``m``; ``None`` routes every token.
-        handoff: ``"recompute"`` empties the cache after the opening, so that the base model reads prompt and opening
-            anew; ``"continue"`` keeps the cache as it is.
+        marker: token ids after which as many tokens are routed once more; none for no second opening.
+        handoff: ``"recompute"`` empties the cache where routing begins or ends, so that what computes the next token reads
+            everything anew; ``"continue"`` keeps the cache as it is.
         kwargs: everything else that ``generate`` takes.
 
     Raises:
@@ -59,7 +62,7 @@ def routed_generate(
     whole = mask is None or mask.shape[1] == prompt_length
     base_prepare = base.prepare_inputs_for_generation
     lower = LowerLayers.of(model) if handoff == "recompute" and routed_tokens and _reads_plainly(base, kwargs) else None
-    opening = _Opening(model, base_prepare, batch, prompt_length, whole, routed_tokens, handoff, lower)
+    opening = _Opening(model, base_prepare, batch, prompt_length, whole, Openings(routed_tokens, marker), handoff, lower)
 
     @functools.wraps(base_prepare)
     def prepare(*args: Any, **kwargs: Any) -> Any:
@@ -125,7 +128,7 @@ class _Opening:
         batch: int,
         prompt_length: int,
         prompt_is_whole: bool,
-        routed_tokens: int | None,
+        openings: Openings,
         handoff: Handoff,
         lower: LowerLayers | None,
     ) -> None:
@@ -134,13 +137,12 @@ class _Opening:
         self.batch = batch
         self.prompt_length = prompt_length
         self.prompt_is_whole = prompt_is_whole
-        self.routed_tokens = routed_tokens
+        self.openings = openings
         self.handoff = handoff
         self.lower = lower
         self.past_before: Any = None
         self.past_length = 0
         self.passes = 0
-        self.handed_over = False
         self.recorded = False
 
     def prepare(self, input_ids: Tensor, next_sequence_length: int | None = None, **kwargs: Any) -> Any:
@@ -148,28 +150,31 @@ class _Opening:
         if self.passes == 0:
             self._remember_cache(kwargs.get("past_key_values"))
         self.passes += 1
-        generated = input_ids.shape[1] - self.prompt_length
-        if generated > 0:
+        answers = input_ids[:, self.prompt_length :]
+        routed = self.openings.routed(answers)
+        if answers.shape[1] > 0:
             self.record_weights()
-        if self.routed_tokens is None or generated < self.routed_tokens:
-            self.model.routing("on")
-        else:
-            self.model.routing("off")
-            if not self.handed_over:
-                self.handed_over = True
-                if self.handoff == "recompute" and generated > 0:
-                    next_sequence_length = input_ids.shape[1] - (self.past_length if self.prompt_is_whole else 0)
-                    self._begin_again(input_ids, next_sequence_length, kwargs)
+        self._route(routed)
+        # From the sequences themselves: beams change places, and with them what has been read in which mode.
+        if self.handoff == "recompute" and answers.shape[1] > 0 and routed != self.openings.routed(answers[:, :-1]):
+            next_sequence_length = input_ids.shape[1] - (self.past_length if self.prompt_is_whole else 0)
+            self._begin_again(input_ids, next_sequence_length, kwargs)
         return self.base_prepare(input_ids, next_sequence_length=next_sequence_length, **kwargs)
+
+    def _route(self, routed: list[bool]) -> None:
+        if all(routed) or not any(routed):
+            self.model.routing("on" if routed[0] else "off")
+        else:
+            self.model.routing("on", rows=torch.tensor(routed, device=self.model.device))
 
     def _remember_cache(self, past: Any) -> None:
         self.past_length = past.get_seq_length() if past is not None else 0
         if self.past_length and self.handoff == "recompute":
-            # A cache that the caller had filled (an earlier turn) must be as it was when the base model reads again.
+            # A cache that the caller had filled (an earlier turn) must be as it was when everything is read again.
             self.past_before = copy.deepcopy(past)
 
     def _begin_again(self, input_ids: Tensor, tokens: int, kwargs: dict[str, Any]) -> None:
-        """Make ready for the base model's reading of ``tokens`` tokens, all that is not in the caller's cache."""
+        """Make ready for a reading of ``tokens`` tokens, all that is not in the caller's cache."""
         past = kwargs.get("past_key_values")
         lower = self.lower if self.lower is not None and self.lower.can_be_spared(past, tokens) else None
         if lower is not None:
@@ -178,6 +183,7 @@ class _Opening:
         self._rewind_cache(past)
         if lower is not None:
             lower.spare_next_pass()
+        self.lower = None  # it serves once
 
     def _rewind_cache(self, past: Any) -> None:
         if past is None:
@@ -187,13 +193,14 @@ class _Opening:
                 action="use handoff='continue'",
             )
         if self.past_length:
-            past.__dict__.update(self.past_before.__dict__)  # in place: generate holds on to this very object
+            before = copy.deepcopy(self.past_before) if self.openings.marker else self.past_before  # there may be another time
+            past.__dict__.update(before.__dict__)  # in place: generate holds on to this very object
         else:
             past.reset()
 
     def record_weights(self) -> None:
         """Keep the routing weights at the end of each prompt, from the pass that read it."""
-        if self.recorded or self.passes == 0 or self.routed_tokens == 0:
+        if self.recorded or self.passes == 0 or self.openings.routed_tokens == 0:
             return
         self.recorded = True
         weights = self.model.last_token_weights()

@@ -23,9 +23,16 @@ ROUTING_MODES: tuple[str, ...] = get_args(RoutingMode)
 
 @dataclass
 class RoutingState:
-    """What all routed layers of one model share: which mode they are in."""
+    """What all routed and adapted layers of one model share.
+
+    Args:
+        mode: the mode they are in.
+        rows: in mode ``"on"``, which rows of the batch are routed, bool ``[batch]``, the others being as in mode ``"off"``;
+            ``None`` is every row.
+    """
 
     mode: RoutingMode = "on"
+    rows: Tensor | None = None
 
 
 @dataclass
@@ -83,6 +90,13 @@ def make_router(kind: RouterKind, width: int, hidden: int) -> ChainRouter | Line
 
 def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor if tensor.dtype == dtype else tensor.to(dtype)
+
+
+def _by_row(rows: Tensor, routed: Tensor, base: Tensor) -> Tensor:
+    """Routed output in the rows of the batch that are routed, the base's in the others; ``[.., d]``, the batch flattened or not."""
+    tokens = base.numel() // base.shape[-1] // len(rows)
+    chosen = rows.to(base.device).repeat_interleave(tokens).view(*base.shape[:-1], 1)
+    return torch.where(chosen, routed, base)
 
 
 class WrappedLinear(nn.Module):
@@ -160,7 +174,8 @@ class AdaptedLinear(WrappedLinear):
         base_output: Tensor = self.base_layer(x)
         if self.state.mode != "on":
             return base_output
-        return base_output + _cast(F.linear(_cast(x, self.down.dtype), self.down) @ self.up, base_output.dtype)
+        adapted = base_output + _cast(F.linear(_cast(x, self.down.dtype), self.down) @ self.up, base_output.dtype)
+        return adapted if self.state.rows is None else _by_row(self.state.rows, adapted, base_output)
 
     @torch.no_grad()
     def set_lora(self, lora_a: Tensor, lora_b: Tensor) -> None:
@@ -255,7 +270,8 @@ class RoutedLinear(WrappedLinear):
         parameters: Mapping[str, Any] = self._parameters
         buffers: Mapping[str, Any] = self._buffers
         base_output: Tensor = modules["base_layer"](x)
-        mode = self.state.mode
+        state = self.state
+        mode = state.mode
         if mode == "off":
             return base_output
         if mode != "on":
@@ -269,7 +285,8 @@ class RoutedLinear(WrappedLinear):
         gated = projected[..., :-2].view(-1, 2, self.rank) * weights.view(-1, 2, 1)
         update = _cast(torch.mm(gated.view(-1, 2 * self.rank), up), base_output.dtype).view_as(base_output)
         # In place on the update just made, which no gradient needs; the base's own output belongs to others.
-        return update.addcmul_(base_output, _cast(weights.sum(-1, keepdim=True), base_output.dtype))
+        routed = update.addcmul_(base_output, _cast(weights.sum(-1, keepdim=True), base_output.dtype))
+        return routed if state.rows is None else _by_row(state.rows, routed, base_output)
 
     def _responder_output(self, x: Tensor, mode: str) -> Tensor:
         part = slice(0, self.rank) if mode == "unwill" else slice(self.rank, 2 * self.rank)

@@ -18,7 +18,7 @@ from transformers.pipelines.base import SUPPORTED_PEFT_TASKS
 
 from mogu.architectures import Projection
 from mogu.atomic import atomic_folder
-from mogu.chat import Conversation
+from mogu.chat import Conversation, encode_marker
 from mogu.config import Handoff, MoguConfig
 from mogu.errors import ConfigError
 from mogu.generation import routed_generate
@@ -52,15 +52,15 @@ class Routing(AbstractContextManager[None]):
     """What :meth:`MoguModel.routing` returns: as a context manager, it brings the mode before back.
 
     Args:
-        state: the state whose mode has been set.
-        before: the mode before.
+        state: the state that has been set.
+        before: what it was before.
     """
 
-    def __init__(self, state: RoutingState, before: RoutingMode) -> None:
+    def __init__(self, state: RoutingState, before: RoutingState) -> None:
         self._state, self._before = state, before
 
     def __exit__(self, *_: object) -> None:
-        self._state.mode = self._before
+        self._state.mode, self._state.rows = self._before.mode, self._before.rows
 
 
 class MoguModel(nn.Module):
@@ -284,17 +284,29 @@ class MoguModel(nn.Module):
         """The mode that is set."""
         return self._state.mode
 
-    def routing(self, mode: RoutingMode) -> Routing:
+    def routing(self, mode: RoutingMode, *, rows: Tensor | None = None) -> Routing:
         """Set the mode: ``"on"``; ``"off"``, which is the base model bit for bit; or one responder alone, for research.
 
         A plain call sets it for good; as the head of a ``with`` block, the mode before comes back after the block.
 
+        Args:
+            mode: the mode.
+            rows: with ``"on"``, which rows of the batch are routed, bool ``[batch]``, the others being as with ``"off"``. Passes must
+                then be of that batch. ``None`` is every row.
+
         Raises:
-            ConfigError: there is no such mode.
+            ConfigError: there is no such mode, or ``rows`` do not go with it.
         """
         if mode not in ROUTING_MODES:
             raise ConfigError(f"The routing mode is {mode!r}", expected=f"one of {', '.join(ROUTING_MODES)}", action="choose one of them")
-        before, self._state.mode = self._state.mode, mode
+        if rows is not None and (mode != "on" or rows.dtype != torch.bool or rows.dim() != 1):
+            raise ConfigError(
+                f"routing({mode!r}) was given rows of {rows.dtype}, {list(rows.shape)}",
+                expected="rows as a tensor of torch.bool, [batch], with the mode 'on'",
+                action="correct them, or leave them out",
+            )
+        before = RoutingState(self._state.mode, self._state.rows)
+        self._state.mode, self._state.rows = mode, rows
         return Routing(self._state, before)
 
     @property
@@ -350,6 +362,7 @@ class MoguModel(nn.Module):
         *,
         routed_tokens: int | None = _MODEL_DEFAULT,
         handoff: Handoff = _MODEL_DEFAULT,
+        answer_marker: str | None = _MODEL_DEFAULT,
         **kwargs: Any,
     ) -> Any:
         """Generate as Hugging Face's ``generate`` does, the first tokens of the answer with routing.
@@ -361,6 +374,8 @@ class MoguModel(nn.Module):
             routed_tokens: how many tokens to route (``m``); ``None`` is every token. Default: the model's config.
             handoff: ``"recompute"``: the base model then re-reads prompt and opening, one more prefill, as published;
                 ``"continue"``: it goes on with the cache that routing left. Default: the model's config.
+            answer_marker: text that ends a reasoning block, such as ``"</think>"``; in each row that generates it, the next
+                ``routed_tokens`` tokens are routed as well. Default: the model's config.
             kwargs: all that Hugging Face's ``generate`` takes.
 
         Returns:
@@ -373,10 +388,12 @@ class MoguModel(nn.Module):
         if self._state.mode != "on":
             return cast(Any, self.base_model).generate(inputs, **kwargs)
         config = self.mogu_config
+        marker = config.answer_marker if answer_marker is _MODEL_DEFAULT else answer_marker
         return routed_generate(
             self,
             inputs,
             routed_tokens=config.routed_tokens if routed_tokens is _MODEL_DEFAULT else routed_tokens,
+            marker=() if marker is None else encode_marker(self.tokenizer, marker),
             handoff=config.handoff if handoff is _MODEL_DEFAULT else handoff,
             **kwargs,
         )

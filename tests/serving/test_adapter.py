@@ -7,7 +7,7 @@ import torch
 
 from mogu import MoguConfig
 from mogu.config import BackboneConfig
-from mogu.errors import MoguError
+from mogu.errors import ConfigError, MoguError
 from mogu.serving.adapter import is_mogu_folder, read_served_adapter
 from mogu.serving.command import named_folders, serve_arguments
 
@@ -32,6 +32,15 @@ def test_its_parts_give_the_routed_layer_s_output(saved):
         low_rank = torch.cat([alpha * activations[:, :4], beta * activations[:, 4:8]], dim=1) @ served.expand.double().T
         expected = (alpha + beta) * (x @ layer.base_layer.weight.double().T) + low_rank
         assert torch.allclose(layer(x), expected, atol=1e-5)
+
+
+def test_a_second_opening_is_refused_before_a_server_starts(saved):
+    model, folder = saved
+    model.mogu_config.answer_marker = "</think>"
+    model.save_pretrained(folder)
+    for read in (lambda: read_served_adapter(folder), lambda: serve_arguments({"a": folder}, base_model=None, host="::1", options=[])):
+        with pytest.raises(ConfigError, match=r"routes again behind '</think>'.*set answer_marker to null"):
+            read()
 
 
 def test_an_adapted_backbone_gives_the_routed_layer_s_output(make_pair, tmp_path):

@@ -29,6 +29,7 @@ def test_what_a_request_leaves_out_is_the_saved_model_s():
         *({"routed_tokens": one} for one in (-1, 2.5, "5", True)),
         *({"handoff": one} for one in ("", "Continue", 1)),
         {"dails": 1},
+        {"answer_marker": "</think>"},  # which the library has and the server has not
         [],
         3,
         "{",

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from mogu.cli.loading import (
+    AnswerMarker,
     BaseModel,
     ChatTemplate,
     Dial,
@@ -17,7 +18,7 @@ from mogu.cli.loading import (
     RoutedTokens,
     TrustRemoteCode,
     load_model,
-    routed_tokens_option,
+    routing_options,
 )
 
 _HELP = "/reset forgets the conversation, /dial VALUE turns the dial, /quit or end of input leaves."
@@ -28,6 +29,7 @@ def chat(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of a reply, at most.")] = 512,
     dial: Dial = None,
     routed_tokens: RoutedTokens = None,
+    answer_marker: AnswerMarker = None,
     system: Annotated[str | None, typer.Option(help="A system message before the conversation.")] = None,
     base_model: BaseModel = None,
     dtype: Dtype = "auto",
@@ -38,7 +40,7 @@ def chat(
 
     Example: mogu chat safer-model --dial 0.5
     """
-    options = routed_tokens_option(routed_tokens)
+    options = routing_options(routed_tokens, answer_marker)
     console = Console(highlight=False)
     with console.status("loading …"):
         model = load_model(
@@ -78,7 +80,7 @@ def _turn(model: Any, value: str, console: Console) -> None:
 def _reply(model: Any, turns: list[dict[str, str]], max_new_tokens: int, options: dict[str, Any], console: Console) -> str:
     from transformers import TextStreamer
 
-    from mogu.chat import encode_prompt
+    from mogu.chat import behind, encode_marker, encode_prompt
     from mogu.generation import left_pad
 
     tokenizer = model.tokenizer
@@ -95,4 +97,8 @@ def _reply(model: Any, turns: list[dict[str, str]], max_new_tokens: int, options
     if model.prompt_scores is not None:
         score = float(model.prompt_scores[0])
         console.print(f"[{'red' if score >= 0.5 else 'green'}]score {score:.2f}[/]")
-    return str(tokenizer.decode(output[0, batch["input_ids"].shape[1] :], skip_special_tokens=True)).strip()
+    said = output[0, batch["input_ids"].shape[1] :].tolist()
+    marker = options.get("answer_marker", model.mogu_config.answer_marker)
+    if marker is not None:  # what comes before is a reasoning block: no part of what the next turn reads
+        said = behind(said, encode_marker(tokenizer, marker))
+    return str(tokenizer.decode(said, skip_special_tokens=True)).strip()

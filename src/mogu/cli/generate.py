@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from mogu.cli.loading import (
+    AnswerMarker,
     BaseModel,
     ChatTemplate,
     Dial,
@@ -17,7 +18,7 @@ from mogu.cli.loading import (
     RoutedTokens,
     TrustRemoteCode,
     load_model,
-    routed_tokens_option,
+    routing_options,
 )
 
 
@@ -27,6 +28,7 @@ def generate(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of a reply, at most.")] = 256,
     dial: Dial = None,
     routed_tokens: RoutedTokens = None,
+    answer_marker: AnswerMarker = None,
     handoff: Annotated[str | None, typer.Option(help="recompute (as published) or continue (no second prefill).")] = None,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy; above, tokens are sampled.")] = 0.0,
     seed: Annotated[int | None, typer.Option(help="Of the sampling.")] = None,
@@ -47,7 +49,7 @@ def generate(
     from mogu.errors import ConfigError
     from mogu.generation import left_pad
 
-    options = routed_tokens_option(routed_tokens)
+    options = routing_options(routed_tokens, answer_marker)
     asked = prompts or [line.strip() for line in sys.stdin if line.strip()]
     if not asked or not all(prompt.strip() for prompt in asked):
         raise ConfigError(

@@ -55,6 +55,7 @@ def _facts(path: str) -> dict[str, Any]:
         "rank": config.rank,
         "lora_alpha": config.lora_alpha,
         "routed_tokens": "all" if config.routed_tokens is None else config.routed_tokens,
+        "answer_marker": config.answer_marker,
         "handoff": config.handoff,
         "dial": config.dial,
         "added_parameters": sum(numbers) + sum(tensor.numel() for tensor in routers.values()),

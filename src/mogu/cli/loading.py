@@ -27,6 +27,14 @@ RoutedTokens = Annotated[
     str | None, typer.Option("--routed-tokens", help="How many tokens of an answer are routed: a number, or 'all'. Default: the model's.")
 ]
 
+AnswerMarker = Annotated[
+    str | None,
+    typer.Option(
+        "--answer-marker",
+        help="Text that ends a reasoning block, such as '</think>': behind it as many tokens are routed again; '' for none.",
+    ),
+]
+
 
 def load_model(
     path: str, *, base_model: str | None, dtype: str, trust_remote_code: bool, chat_template: Path | None, dial: float | None
@@ -71,18 +79,17 @@ def dtype_option(name: str) -> torch.dtype | None:
     return chosen
 
 
-def routed_tokens_option(text: str | None) -> dict[str, Any]:
-    """``--routed-tokens`` as keyword arguments of ``generate``.
+def routing_options(routed_tokens: str | None, answer_marker: str | None) -> dict[str, Any]:
+    """``--routed-tokens`` and ``--answer-marker`` as keyword arguments of ``generate``; what is not given is left to the model's config.
 
     Raises:
-        ConfigError: neither a number nor ``all``.
+        ConfigError: the tokens are neither a number nor ``all``.
     """
     from mogu.errors import ConfigError
 
-    if text is None:
-        return {}
-    if text == "all":
-        return {"routed_tokens": None}
-    if not text.isdecimal():
-        raise ConfigError(f"--routed-tokens is {text!r}", expected="a whole number from 0, or 'all'", action="correct it")
-    return {"routed_tokens": int(text)}
+    options: dict[str, Any] = {} if answer_marker is None else {"answer_marker": answer_marker or None}
+    if routed_tokens is None:
+        return options
+    if routed_tokens != "all" and not routed_tokens.isdecimal():
+        raise ConfigError(f"--routed-tokens is {routed_tokens!r}", expected="a whole number from 0, or 'all'", action="correct it")
+    return {**options, "routed_tokens": None if routed_tokens == "all" else int(routed_tokens)}

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mogu.config import MoguConfig
-from mogu.errors import ModelFileError
+from mogu.errors import ConfigError, ModelFileError
 from mogu.saved import BACKBONE, CONFIG_FILE, RESPONDERS, ROUTER_FILE, Adapter, read_adapter, read_config, read_routers
 
 
@@ -72,9 +72,15 @@ def read_served_adapter(folder: Path) -> ServedAdapter:
     """Read a saved model's folder as it is served.
 
     Raises:
-        MoguError: something in it is missing or broken, or its parts do not fit together.
+        MoguError: something in it is missing or broken, its parts do not fit together, or it routes in a way that is not served.
     """
     config = read_config(folder)
+    if config.answer_marker is not None:
+        raise ConfigError(
+            f"The model {folder} routes again behind {config.answer_marker!r} (answer_marker), which the vLLM plugin cannot do",
+            expected="a model that routes the first tokens of an answer alone",
+            action="use `mogu generate`, or set answer_marker to null in its mogu_config.json to serve it without the second opening",
+        )
     unwill, glad = (read_adapter(folder / name) for name in RESPONDERS)
     if unwill.weights.keys() != glad.weights.keys() or {unwill.rank, glad.rank} != {config.rank}:
         raise ModelFileError(

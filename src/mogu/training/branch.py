@@ -59,7 +59,9 @@ def common_print(recipe: Recipe, inputs: Inputs) -> list[Any]:
 
 def measure_print(recipe: Recipe, inputs: Inputs) -> str:
     """What the measure of a model depends on."""
-    return fingerprint(inputs.dev_print, recipe.choice.max_new_tokens, recipe.mogu.routed_tokens, recipe.mogu.handoff)
+    return fingerprint(
+        inputs.dev_print, recipe.choice.max_new_tokens, recipe.mogu.routed_tokens, recipe.mogu.handoff, recipe.mogu.answer_marker
+    )
 
 
 def try_out(model: Any, recipe: Recipe, inputs: Inputs, title: str) -> Behaviour:

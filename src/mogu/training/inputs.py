@@ -12,6 +12,7 @@ from typing import Literal
 from transformers import PreTrainedTokenizerBase
 
 from mogu.atomic import check_replaceable
+from mogu.chat import encode_marker
 from mogu.data import Label, Record, read_published, read_records, split_records
 from mogu.errors import DataError
 from mogu.hub import load_tokenizer
@@ -75,6 +76,8 @@ def read_inputs(
     records = records or load_records(recipe)
     check_labels(records)
     tokenizer = tokenizer or recipe_tokenizer(recipe)
+    if recipe.mogu.answer_marker is not None:
+        encode_marker(tokenizer, recipe.mogu.answer_marker)  # refused now, and not when the first model is tried out
     max_length, system_prompt = recipe.run.max_length, recipe.model.system_prompt
     train = records["train"]
     examples: dict[StageName, list[Example]] = {

@@ -76,6 +76,7 @@ class MoguSection(Section):
     router: RouterKind = "chain"
     router_hidden: int = Field(default=512, ge=1)
     routed_tokens: int | None = Field(default=5, ge=1)
+    answer_marker: str | None = Field(default=None, min_length=1)
     handoff: Handoff = "recompute"
 
 
