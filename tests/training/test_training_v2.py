@@ -165,7 +165,7 @@ def test_v2_adds_at_most_half_of_what_v1_adds(name: str, record_files, tmp_path:
     places = {"model.base": f"recipes/configs/{name}", "data.train": record_files[0], "data.dev": record_files[1], "run.output": tmp_path}
     settings = [f"{key}={json.dumps(str(value))}" for key, value in places.items()]
     first = plan(read_recipe(RECIPES / f"{name}.toml", settings))
-    second = plan(read_recipe(RECIPES / f"{name}.toml", [*settings, "method=v2"]))
+    second = plan(read_recipe(RECIPES / "v2" / f"{name}.toml", settings))
     assert second.added_parameters <= first.added_parameters / 2
     shape = json.loads((RECIPES / "configs" / name / "config.json").read_text())
     layers = shape["num_hidden_layers"]

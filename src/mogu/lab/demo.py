@@ -80,11 +80,15 @@ class DemoResult:
         return table
 
 
-# What MoGU V2 has of its own on the lab, chosen on the dev split.
-_V2: dict[str, Any] = {
-    "method": "v2",
-    "probe": {"top": [1, 2]},
-    "backbone": {"rank": 1, "lora_alpha": 8},
+# What MoGU V2 has of its own on the lab, chosen on the dev split: narrower responders, louder for it, leave parameters for the backbone.
+_V2: dict[str, dict[str, Any]] = {
+    "mogu": {"layers": [1, 2, 3], "rank": 2, "lora_alpha": 16},
+    "probe": {"top": [2, 3]},
+    "backbone": {"modules": ["q_proj", "v_proj"], "learning_rate": 2e-4},
+    "choice": {
+        "weight_penalties": [0.05],
+        "unwill_offsets": [-2.25, -2.0, -1.75, -1.5, -1.25, -1.0, -0.75, -0.5, -0.25, 0.0, 0.25],
+    },
 }
 
 
@@ -98,25 +102,25 @@ def lab_recipe(base_folder: Path, output: Path, *, seed: int = 0, method: Method
     turn glad up as it turns unwill down, and glad answers jailbreaks. All of it was chosen on the dev split, and which candidate is taken
     is decided on :func:`~mogu.lab.splits.choice_records`: the one that refuses most at next to no loss in benign answers.
     """
-    return recipe_from(
-        {
-            "model": {"base": str(base_folder)},
-            "data": {"train": LAB_RECORDS},
-            "glad": {"learning_rate": 3e-4},
-            "unwill": {"learning_rate": 2e-3},
-            "mogu": {"layers": [1, 2, 3]},
-            "choice": {
-                "checkpoints": [1.0],
-                "weight_penalties": [0.02, 0.05],
-                "unwill_offsets": [-4.5, -4.25, -4.0, -3.75, -3.5, -3.25, -3.0, -2.75, -2.5, -2.25, -2.0, -1.75, -1.5, 0.0],
-                "max_benign_loss": 0.02,
-                "batch_size": 64,
-            },
-            "run": {"output": output, "seed": seed, "max_length": 256, "micro_batch_size": 16},
-            **(_V2 if method == "v2" else {}),
+    tree: dict[str, Any] = {
+        "method": method,
+        "model": {"base": str(base_folder)},
+        "data": {"train": LAB_RECORDS},
+        "glad": {"learning_rate": 3e-4},
+        "unwill": {"learning_rate": 2e-3},
+        "mogu": {"layers": [1, 2, 3]},
+        "choice": {
+            "checkpoints": [1.0],
+            "weight_penalties": [0.02, 0.05],
+            "unwill_offsets": [-4.5, -4.25, -4.0, -3.75, -3.5, -3.25, -3.0, -2.75, -2.5, -2.25, -2.0, -1.75, -1.5, 0.0],
+            "max_benign_loss": 0.02,
+            "batch_size": 64,
         },
-        source="of the lab",
-    )
+        "run": {"output": output, "seed": seed, "max_length": 256, "micro_batch_size": 16},
+    }
+    for section, settings in _V2.items() if method == "v2" else ():
+        tree[section] = tree.get(section, {}) | settings
+    return recipe_from(tree, source="of the lab")
 
 
 def lab_data() -> dict[str, list[Record]]:
