@@ -1,32 +1,53 @@
 """From a conversation to the prompt's token ids, by the tokenizer's own chat template.
 
-Knows tokenizers; knows nothing of models, records or training.
+Knows tokenizers; knows nothing of models, records or training. Importing it imports no PyTorch.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-
-from transformers import PreTrainedTokenizerBase
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from mogu.errors import ChatTemplateError, ConfigError
 
-Conversation = Sequence[dict[str, str]]
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Conversation = Sequence[dict[str, Any]]
+"""Messages as chat templates take them: ``role`` and ``content``, in tool conversations also ``tool_calls``, ``name``, ``tool_call_id``."""
 
 
-def as_conversation(prompt: str | Conversation) -> list[dict[str, str]]:
-    """A plain instruction as a conversation of one user message; a conversation as it is."""
+@dataclass(frozen=True)
+class WithTools:
+    """A conversation in which the model is offered tools.
+
+    Args:
+        messages: the conversation.
+        tools: as ``apply_chat_template`` takes them: ``{"type": "function", "function": {"name", "description", "parameters"}}``.
+    """
+
+    messages: Conversation
+    tools: Sequence[dict[str, Any]]
+
+
+Prompt = str | Conversation | WithTools
+"""What a model can be asked. Every message and tool reaches the template as it is."""
+
+
+def as_conversation(prompt: Prompt) -> list[dict[str, Any]]:
+    """A plain instruction as a conversation of one user message; the messages of a conversation as they are."""
     if isinstance(prompt, str):
         return [{"role": "user", "content": prompt}]
-    return list(prompt)
+    return list(prompt.messages if isinstance(prompt, WithTools) else prompt)
 
 
-def render_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str | Conversation) -> str:
+def render_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> str:
     """The text that stands before the assistant's answer, special tokens included.
 
     Raises:
-        ChatTemplateError: the tokenizer has no chat template, or its template refuses the conversation.
+        ChatTemplateError: the tokenizer has no chat template, its template refuses the conversation, or says nothing of its tools.
     """
     if not tokenizer.chat_template:
         raise ChatTemplateError(
@@ -35,18 +56,29 @@ def render_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str | Conversation
             action="give a Jinja file with --chat-template FILE, or set tokenizer.chat_template",
         )
     try:
-        rendered = tokenizer.apply_chat_template(as_conversation(prompt), tokenize=False, add_generation_prompt=True)
+        rendered = _rendered(tokenizer, as_conversation(prompt), prompt, add_generation_prompt=True)
+        unheard = isinstance(prompt, WithTools) and rendered == _rendered(tokenizer, prompt.messages, "", add_generation_prompt=True)
     except Exception as error:  # templates raise whatever they like, jinja2's errors among it
         raise ChatTemplateError(
             f"The chat template of {tokenizer.name_or_path or 'this model'} failed on a conversation: {error}",
             expected="a template that accepts the roles of the conversation",
             action="drop the roles it refuses (often 'system'), or give another template with --chat-template FILE",
         ) from error
-    assert isinstance(rendered, str)
+    if unheard:
+        raise ChatTemplateError(
+            f"The chat template of {tokenizer.name_or_path or 'this model'} says nothing of the tools that it is given",
+            expected="a template that tells the model of its tools",
+            action="leave the tools out, or give a template that knows them with --chat-template FILE",
+        )
     return rendered
 
 
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str | Conversation) -> list[int]:
+def _rendered(tokenizer: PreTrainedTokenizerBase, turns: Conversation, offered: Prompt, **options: Any) -> str:
+    tools: list[Any] | None = list(offered.tools) if isinstance(offered, WithTools) else None
+    return str(tokenizer.apply_chat_template(list(turns), tools=tools, tokenize=False, **options))
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:
     """Token ids of :func:`render_prompt`; the template writes the special tokens, so none are added."""
     ids = tokenizer(render_prompt(tokenizer, prompt), add_special_tokens=False)["input_ids"]
     return list(ids)
@@ -88,7 +120,7 @@ def _place(marker: tuple[int, ...], tokens: Sequence[int]) -> int | None:
     return next((place for place in range(len(tokens)) if tuple(tokens[place : place + len(marker)]) == marker), None)
 
 
-def encode_answer(tokenizer: PreTrainedTokenizerBase, prompt: str | Conversation, answer: str, *, closed: bool) -> list[int]:
+def encode_answer(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, answer: str, *, closed: bool) -> list[int]:
     """Token ids of an answer as the model would generate it after :func:`encode_prompt` of the same prompt.
 
     Args:
@@ -99,7 +131,7 @@ def encode_answer(tokenizer: PreTrainedTokenizerBase, prompt: str | Conversation
     """
     before = render_prompt(tokenizer, prompt)
     turns = [*as_conversation(prompt), {"role": "assistant", "content": answer}]
-    whole = str(tokenizer.apply_chat_template(turns, tokenize=False))
+    whole = _rendered(tokenizer, turns, prompt)
     end = whole.find(answer, len(before))
     if not whole.startswith(before) or end < 0:  # templates that rewrite what was said before
         whole, end = before + answer + str(tokenizer.eos_token or ""), len(before)

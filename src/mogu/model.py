@@ -18,7 +18,7 @@ from transformers.pipelines.base import SUPPORTED_PEFT_TASKS
 
 from mogu.architectures import Projection
 from mogu.atomic import atomic_folder
-from mogu.chat import Conversation, encode_marker
+from mogu.chat import Prompt, WithTools, encode_marker
 from mogu.config import Handoff, MoguConfig
 from mogu.errors import ConfigError
 from mogu.generation import routed_generate
@@ -336,11 +336,12 @@ class MoguModel(nn.Module):
         """Malicious score ``[batch]`` of the prompts of the last :meth:`generate`; ``None`` where that was not routed."""
         return None if self.prompt_weights is None else malicious_score(self.prompt_weights)
 
-    def score(self, prompts: str | Sequence[str | Conversation], *, batch_size: int = 8) -> Tensor:
+    def score(self, prompts: str | WithTools | Sequence[Prompt], *, batch_size: int = 8) -> Tensor:
         """How malicious the model finds each prompt, in [0, 1]: the unwill share at the last prompt token.
 
         Args:
-            prompts: an instruction, or a list of instructions or conversations; the chat template is applied.
+            prompts: an instruction, a conversation with tools (:class:`mogu.chat.WithTools`), or a list of any prompts; the chat
+                template is applied.
             batch_size: prompts a pass.
 
         Returns:
@@ -349,7 +350,7 @@ class MoguModel(nn.Module):
         Raises:
             ChatTemplateError: the tokenizer has no chat template.
         """
-        return score_prompts(self, [prompts] if isinstance(prompts, str) else prompts, batch_size)
+        return score_prompts(self, [prompts] if isinstance(prompts, str | WithTools) else prompts, batch_size)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The base model's forward pass, in the mode that is set."""

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from mogu.chat import Conversation, encode_prompt
+from mogu.chat import Prompt, encode_prompt
 from mogu.generation import left_pad
 
 
@@ -91,7 +91,7 @@ def reply_batch(
 def replies(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str | Conversation],
+    prompts: Sequence[Prompt],
     settings: ReplySettings,
     *,
     batch_size: int = 8,
@@ -102,7 +102,7 @@ def replies(
     Args:
         model: a base model or a routed one, in evaluation mode.
         tokenizer: its tokenizer, with a chat template.
-        prompts: instructions or conversations.
+        prompts: instructions or conversations, with tools or without.
         settings: how replies are generated.
         batch_size: replies at a time.
         advance: is told how many replies each batch brought.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from mogu.chat import Conversation, encode_prompt
+from mogu.chat import Prompt, encode_prompt
 from mogu.generation import left_pad
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def malicious_score(weights: dict[str, Tensor]) -> Tensor:
 
 
 @torch.no_grad()
-def score_prompts(model: MoguModel, prompts: Sequence[str | Conversation], batch_size: int) -> Tensor:
+def score_prompts(model: MoguModel, prompts: Sequence[Prompt], batch_size: int) -> Tensor:
     """Scores ``[prompts]``, float32, on the CPU; see :meth:`mogu.MoguModel.score`."""
     ids = [encode_prompt(model.tokenizer, prompt) for prompt in prompts]
     pad = model.tokenizer.pad_token_id

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mogu.data.files import inspect_records
 from mogu.data.instructions import read_instructions
-from mogu.data.records import Record
+from mogu.data.records import Record, last_request
 from mogu.data.rows import Row, csv_rows, jsonl_rows
 from mogu.errors import DataError
 
@@ -27,17 +28,19 @@ class Listed:
     Args:
         id: a record's own, else the instruction's place in its file, from 1.
         label: what the file says that it is, such as ``"benign"``; ``"unlabelled"`` where it says nothing.
-        conversation: messages, the user's turn last.
+        conversation: messages.
+        tools: the tools that the model is offered, if any.
     """
 
     id: str
     label: str
-    conversation: tuple[dict[str, str], ...]
+    conversation: tuple[dict[str, Any], ...]
+    tools: tuple[dict[str, Any], ...] | None = None
 
     @property
     def instruction(self) -> str:
         """The user's last turn."""
-        return self.conversation[-1]["content"]
+        return last_request(self.conversation)
 
     @classmethod
     def plain(cls, id: str, label: str, text: str) -> Listed:
@@ -57,7 +60,7 @@ def read_listed(path: Path, column: str | None = None) -> list[Listed]:
     """
     ending = path.suffix.lower()
     if column is None and ending == ".jsonl" and {"id", "affirm", "reject"} <= set(next(jsonl_rows(path), Row(0, {})).fields):
-        return [Listed(record.id, record.label, tuple(record.conversation)) for record in _records(path)]
+        return [Listed(record.id, record.label, tuple(record.conversation), record.tools) for record in _records(path)]
     instructions = read_instructions(path, column)
     rows = {".csv": csv_rows, ".jsonl": jsonl_rows}.get(ending)
     labels = [_label(row) for row in rows(path)] if rows is not None else [UNLABELLED] * len(instructions)

@@ -21,7 +21,7 @@ from mogu.analysis.measured import MEASURED_FILE, Measured, fingerprint_of
 from mogu.analysis.openings import Openings
 from mogu.analysis.tendency import Leaning, Questions, check_lengths, leanings
 from mogu.atomic import atomic_file, check_replaceable
-from mogu.data import opened
+from mogu.data import offered, opened
 
 JSON_FILE = "tendency.json"
 PLOT_FILE = "tendency.png"
@@ -131,7 +131,7 @@ def rank(
     """
     check_folder(out)
     maker = Questions(tokenizer, openings)
-    questions = [maker.of(opened(one.conversation, system_prompt)) for one in listed]
+    questions = [maker.of(offered(opened(one.conversation, system_prompt), one.tools)) for one in listed]
     check_lengths(model, questions, [one.id for one in listed])
     measured = Measured(out, fingerprint_of(model))
     times = Counter(question for question in questions if measured.find(question) is None)

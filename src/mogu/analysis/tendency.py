@@ -27,7 +27,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from mogu.analysis.openings import Openings
-from mogu.chat import Conversation, as_conversation, encode_answer, encode_prompt, render_prompt
+from mogu.chat import Prompt, as_conversation, encode_answer, encode_prompt, render_prompt
 from mogu.errors import ConfigError, DataError, ModelFileError
 from mogu.generation import left_pad
 from mogu.model import MoguModel
@@ -85,23 +85,22 @@ class Questions:
         self._tokenizer, self._openings = tokenizer, openings
         self._made: dict[str, tuple[tuple[int, ...], ...]] = {}
 
-    def of(self, prompt: str | Conversation) -> Question:
+    def of(self, prompt: Prompt) -> Question:
         """The question of one prompt.
 
         Raises:
             ChatTemplateError: the tokenizer has no chat template, or the template fails.
             DataError: an opening has no tokens.
         """
-        turns = as_conversation(prompt)
-        rendered = render_prompt(self._tokenizer, turns)
-        _, said, border = rendered.rpartition(turns[-1]["content"].strip())
+        rendered = render_prompt(self._tokenizer, prompt)
+        _, said, border = rendered.rpartition(as_conversation(prompt)[-1]["content"].strip())
         border = border if said and border else rendered  # tokens of an opening depend on nothing before this
         if border not in self._made:
-            self._made[border] = tuple(self._tokens(turns, opening) for opening in self._openings.all)
-        return Question(tuple(encode_prompt(self._tokenizer, turns)), self._made[border])
+            self._made[border] = tuple(self._tokens(prompt, opening) for opening in self._openings.all)
+        return Question(tuple(encode_prompt(self._tokenizer, prompt)), self._made[border])
 
-    def _tokens(self, turns: Conversation, opening: str) -> tuple[int, ...]:
-        ids = tuple(encode_answer(self._tokenizer, turns, opening, closed=False))
+    def _tokens(self, prompt: Prompt, opening: str) -> tuple[int, ...]:
+        ids = tuple(encode_answer(self._tokenizer, prompt, opening, closed=False))
         if not ids:
             raise DataError(f"The opening {opening!r} has no tokens", expected="an opening that the tokenizer knows", action="leave it out")
         return ids

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -33,6 +34,7 @@ def generate(
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy; above, tokens are sampled.")] = 0.0,
     seed: Annotated[int | None, typer.Option(help="Of the sampling.")] = None,
     system: Annotated[str | None, typer.Option(help="A system message before each prompt.")] = None,
+    tools: Annotated[Path | None, typer.Option(help="A JSON list of tools that the chat template tells the model of.")] = None,
     base_model: BaseModel = None,
     dtype: Dtype = "auto",
     trust_remote_code: TrustRemoteCode = False,
@@ -46,6 +48,7 @@ def generate(
     import torch
 
     from mogu.chat import encode_prompt
+    from mogu.data import offered, opened, read_tools
     from mogu.errors import ConfigError
     from mogu.generation import left_pad
 
@@ -55,6 +58,7 @@ def generate(
         raise ConfigError(
             "There is no prompt, or an empty one", expected="text", action="give prompts as arguments or on the standard input"
         )
+    at_hand = read_tools(tools) if tools is not None else None
     model = load_model(
         path, base_model=base_model, dtype=dtype, trust_remote_code=trust_remote_code, chat_template=chat_template, dial=dial
     )
@@ -65,8 +69,8 @@ def generate(
     if seed is not None:
         torch.manual_seed(seed)
     for prompt in asked:
-        turns = ([{"role": "system", "content": system}] if system else []) + [{"role": "user", "content": prompt}]
-        batch: dict[str, Any] = left_pad([encode_prompt(tokenizer, turns)], 0, model.device)
+        turns = opened([{"role": "user", "content": prompt}], system)
+        batch: dict[str, Any] = left_pad([encode_prompt(tokenizer, offered(turns, at_hand))], 0, model.device)
         output = model.generate(**batch, max_new_tokens=max_new_tokens, pad_token_id=tokenizer.pad_token_id, **sampling, **options)
         reply = str(tokenizer.decode(output[0, batch["input_ids"].shape[1] :], skip_special_tokens=True)).strip()
         score = float(model.prompt_scores[0]) if model.prompt_scores is not None else None

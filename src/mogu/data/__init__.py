@@ -11,9 +11,10 @@ from mogu.data.instructions import Instruction, read_instructions
 from mogu.data.judging import RefusalVerdict, classify_refusal, is_refusal
 from mogu.data.openings import opening_for
 from mogu.data.published import read_published
-from mogu.data.records import Label, Message, Record, conversation_of, opened
+from mogu.data.records import Label, Message, Record, conversation_of, last_request, offered, opened
 from mogu.data.refusals import REFUSALS, refusal_for, subject_of
 from mogu.data.splits import Split, check_shares, source_id, split_records
+from mogu.data.tools import read_tools
 from mogu.data.wrappers import ADVERSARIAL_WRAPPERS, NEUTRAL_WRAPPERS, WRAPPERS, Wrapper, unwrapped
 
 __all__ = [
@@ -41,12 +42,15 @@ __all__ = [
     "hub_chats",
     "inspect_records",
     "is_refusal",
+    "last_request",
+    "offered",
     "opened",
     "opening_for",
     "read_chats",
     "read_instructions",
     "read_published",
     "read_records",
+    "read_tools",
     "refusal_for",
     "source_id",
     "split_chats",

@@ -115,7 +115,7 @@ def write_record_files(files: Mapping[Path, Sequence[Record]]) -> None:
         scratch = {path: targets.enter_context(atomic_file(path)) for path in files}
         for path, records in files.items():
             with scratch[path].open("w", encoding="utf-8", newline="\n") as file:
-                file.writelines(record.model_dump_json(exclude_none=True) + "\n" for record in records)
+                file.writelines(record.model_dump_json(exclude_unset=True) + "\n" for record in records)
 
 
 class _BadRecord(Exception):

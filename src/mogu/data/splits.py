@@ -83,7 +83,7 @@ def _groups(records: Iterable[Record]) -> dict[str, str]:
     group_of: dict[str, str] = {}
     for record in records:
         if WRAPPED not in record.id:
-            text = normalised("\n".join(message["content"] for message in record.conversation))
+            text = normalised("\n".join(message.get("content") or "" for message in record.conversation))
             group_of[record.id] = first_with.setdefault(text, record.id)
     for record in records:
         group_of.setdefault(source_id(record), source_id(record))

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from mogu import lab
 from mogu.data import WRAPPERS, Label, Record, is_refusal, read_instructions, read_records, unwrapped
 from mogu.data.splits import WRAPPED
-from mogu.errors import ConfigError
+from mogu.errors import ConfigError, DataError
 from mogu.evaluation.affirmed import tendency_wrapper
 from mogu.evaluation.datasets import CATALOG, EvaluationPrompt, dataset_spec, read_prompts, read_templates
 from mogu.evaluation.wrappers import EVALUATION_WRAPPERS, Jailbreak
@@ -123,7 +123,13 @@ def of_records(records: Iterable[Record], dataset: str) -> list[Asked]:
     made = []
     for record in records:
         _, wrapped, wrapper = record.id.partition(WRAPPED)
-        text = record.conversation[-1]["content"]
+        if record.uses_tools:
+            raise DataError(
+                f"The record {record.id!r} uses tools, which the defences that are compared do not know",
+                expected="records of plain text",
+                action="leave it out; `mogu calibrate` and `mogu train` take such records",
+            )
+        text = record.request
         request = unwrapped(templates[wrapper], "{instruction}", text) if wrapper in templates else None
         category = _category(record.label, bool(wrapped))
         made.append(Asked(record.id, dataset, category, tuple(record.conversation), request or text, wrapper or None))

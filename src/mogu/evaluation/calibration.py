@@ -180,7 +180,7 @@ class _Search:
         if new:
             self.model.dial = dial
             made = replies(self.model, self.model.tokenizer, self._conversations, self.settings, batch_size=self.batch_size)
-            asked = [record.conversation[-1]["content"] for record in self.records]
+            asked = [record.request for record in self.records]
             self._refused[dial] = [is_refusal(prompt, reply.text) for prompt, reply in zip(asked, made, strict=True)]
         one = Tried(dial, rate(self.malicious(dial)), rate(self._of("benign", dial)))
         if new:

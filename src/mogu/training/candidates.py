@@ -169,7 +169,7 @@ def behaviour_on(
     counts = {"benign": 0, "malicious": 0}
     for record, reply in zip(records, texts, strict=True):
         counts[record.label] += 1
-        refused[record.label] += is_refusal(record.conversation[-1]["content"], reply)
+        refused[record.label] += is_refusal(record.request, reply)
     behaviour = Behaviour(
         malicious_refused=refused["malicious"] / counts["malicious"],
         benign_answered=1 - refused["benign"] / counts["benign"],
