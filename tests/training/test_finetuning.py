@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 from collections import Counter
 from pathlib import Path
@@ -16,6 +17,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
+from mogu import MoguConfig, MoguModel
 from mogu.data import read_records
 from mogu.errors import ConfigError, DataError, ModelFileError, MoguError
 from mogu.training.finetuning import FinetuneRecipe, finetune, finetune_recipe_from
@@ -274,3 +276,58 @@ def test_a_run_that_was_killed_goes_on_to_the_weights_it_would_have_had(
     assert resumed["after"] == json.loads((tmp_path / "whole" / "finetune_report.json").read_text())["after"]
     with pytest.raises(ConfigError, match="was trained with other settings"):
         finetune(recipe_of(tree, tune={"epochs": 4}), resume=True, tell=silent)
+
+
+@pytest.fixture(scope="module")
+def hardened(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("hardened") / "model"
+    base = AutoModelForCausalLM.from_pretrained(base_folder)
+    model = MoguModel.from_base(base, MoguConfig(rank=2, lora_alpha=4, router="linear"))
+    torch.manual_seed(1)
+    for layer in model.routed_layers:
+        for name in ("unwill", "glad"):
+            layer.set_responder(name, torch.randn(2, 32), torch.randn(32, 2))
+        layer.set_router(torch.randn(2, 32), torch.randn(2))
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("keep", ["carry", "retrain"])
+def test_a_hardened_model_keeps_routers_and_responders_on_its_tuned_base(
+    keep: str, tree: dict[str, Any], hardened: Path, base_folder: Path, record_files: tuple[Path, Path]
+) -> None:
+    train, dev = record_files
+    safety = {"method": "data-mix", "pairs": str(train), "pairs_dev": str(dev), "shares": [0.25]}
+    recipe = recipe_of(tree, model={"base": str(hardened)}, safety=safety, keep={"ways": [keep], "epochs_share": 0.1})
+    report = finetune(recipe, tell=silent)
+    assert [row["keep"] for row in report["kept_in_step"]] == [keep]
+    output = Path(tree["run"]["output"])
+    tuned = MoguModel.from_pretrained(output)  # finds its tuned base by itself
+    assert Path(tuned.mogu_config.base_model or "") == output / "base"
+    # The base is the plain base with the LoRA of the mix merged into it, as a run on the plain base makes it.
+    plain = recipe_of(tree, safety=safety, run={"output": str(output.with_name("plain"))})
+    finetune(plain, tell=silent)
+    adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base_folder), output.with_name("plain"))
+    wanted = adapted.merge_and_unload().state_dict()
+    found = AutoModelForCausalLM.from_pretrained(output / "base").state_dict()
+    assert found.keys() == wanted.keys()
+    for name, tensor in found.items():
+        torch.testing.assert_close(tensor, wanted[name], rtol=1e-5, atol=1e-6)
+    before = MoguModel.from_pretrained(hardened)
+    same = [
+        torch.equal(one.folded_router()[0], other.folded_router()[0])
+        for one, other in zip(tuned.routed_layers, before.routed_layers, strict=True)
+    ]
+    assert all(same) if keep == "carry" else not any(same)
+    assert tuned.mogu_config.rank == 2
+
+
+def test_a_hardened_model_that_does_not_fit_its_base_is_an_error(tree: dict[str, Any], hardened: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(hardened, other)
+    shutil.copytree(hardened / "glad", other / "unwill", dirs_exist_ok=True)
+    config = json.loads((other / "mogu_config.json").read_text())
+    (other / "mogu_config.json").write_text(json.dumps(config | {"rank": 4}))
+    with pytest.raises(ModelFileError, match="rank 2"):
+        finetune(recipe_of(tree, model={"base": str(other)}), tell=silent)
+    assert not Path(tree["run"]["output"]).exists()

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from mogu.training.recipe import ModelSection, RunSection, Section, Stage, checked, read_tree
 
 SafetyMethod = Literal["none", "data-mix", "ml-lr"]
-Keep = Literal["carry", "routers", "all"]
+Keep = Literal["carry", "retrain"]
 
 _Share = Annotated[float, Field(ge=0, lt=1)]
 _Factor = Annotated[float, Field(ge=0, le=1)]
@@ -100,6 +100,19 @@ class SafetySection(Section):
         return self
 
 
+class KeepSection(Section):
+    """``[keep]``: for a model that MoGU hardened, how routers and responders go along with its tuned base.
+
+    Args:
+        ways: what is tried, one after the other, and measured on the dev pairs: ``"carry"`` leaves them as they are, ``"retrain"`` trains
+            them on the tuned base, with the pairs and the settings that the model was hardened with.
+        epochs_share: of the epochs that it was hardened with, for ``"retrain"``.
+    """
+
+    ways: list[Keep] = Field(default=["carry", "retrain"], min_length=1)
+    epochs_share: float = Field(default=1.0, gt=0, le=1)
+
+
 class TaskSection(Section):
     """``[task]``: how the task is measured on the held-out conversations.
 
@@ -121,6 +134,7 @@ class FinetuneRecipe(Section):
     tune: TuneSection = TuneSection()
     safety: SafetySection = SafetySection()
     task: TaskSection = TaskSection()
+    keep: KeepSection = KeepSection()
 
 
 def read_finetune_recipe(path: Path, settings: Sequence[str] = ()) -> FinetuneRecipe:

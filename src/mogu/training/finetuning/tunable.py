@@ -5,6 +5,7 @@ Knows models, PEFT and the training loop; knows nothing of where examples come f
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -127,12 +128,12 @@ class Tunable:
         tokenizer.save_pretrained(folder)
 
     def merged(self) -> PreTrainedModel:
-        """The tuned model as one, in the type it came in; this object is then of no more use."""
-        if self.tune.method == "lora":
-            self.base = self.model.merge_and_unload()
-        _cast(self.base, self.dtype)
-        self._forget_gradients()
-        return self.base
+        """The tuned model as one of its own, in the type it came in: a copy, which takes as much memory again."""
+        whole = copy.deepcopy(self.model)
+        base: PreTrainedModel = whole.merge_and_unload() if self.tune.method == "lora" else whole
+        base.requires_grad_(False)
+        _cast(base, self.dtype)
+        return base
 
     def close(self) -> None:
         """Let go of the model, which is then as it was."""
