@@ -6,7 +6,6 @@ Knows names of modules; knows nothing of LoRA, routing or training.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from dataclasses import dataclass
 
 import torch
@@ -130,15 +129,23 @@ def _advice(model: PreTrainedModel) -> str:
 
 def candidate_projections(model: PreTrainedModel) -> list[str]:
     """Paths of the linear layers that occur once in every decoder layer, those that look like attention first."""
-    counts: Counter[str] = Counter()
+    return list(find_linear_layers(model))
+
+
+def find_linear_layers(model: PreTrainedModel) -> dict[str, list[Projection]]:
+    """The linear layers that occur once in every decoder layer, by their path inside it, those that look like attention first.
+
+    Each list is in layer order. What a model has beside its decoder, such as a tower that reads pictures, does not count.
+    """
+    stacks: dict[str, dict[str, list[Projection]]] = {}
     for name, module in model.named_modules():
-        match = re.fullmatch(r"(?:^|.*?\.)\d+\.(.*)", name)
+        match = re.fullmatch(r"((?:.*?\.)?)(\d+)\.(.*)", name)
         if match and is_linear(module):
-            counts[match[1]] += 1
-    if not counts:
-        return []
-    most = max(counts.values())
-    return sorted((name for name, count in counts.items() if count == most), key=lambda name: ("att" not in name, name))
+            stacks.setdefault(match[1], {}).setdefault(match[3], []).append(Projection(int(match[2]), name, module))
+    decoder = max(stacks.values(), key=lambda paths: sum(map(len, paths.values())), default={})  # the largest stack of layers
+    layers = max(map(len, decoder.values()), default=0)
+    paths = sorted((path for path in decoder if len(decoder[path]) == layers), key=lambda path: ("att" not in path, path))
+    return {path: sorted(decoder[path], key=lambda one: one.layer) for path in paths}
 
 
 def compute_dtype(module: nn.Module, model: PreTrainedModel) -> torch.dtype:

@@ -1,4 +1,4 @@
-"""What a model tells about prompts without being asked: probes of its layers, and how it leans before it answers.
+"""What a model tells about prompts without being asked: probes of its layers, how it leans before it answers, what that hangs on.
 
 Importing this package imports no PyTorch: what needs it is imported when it is first used.
 """
@@ -12,17 +12,54 @@ if TYPE_CHECKING:
     from mogu.analysis.choice import Choice, choose_layers
     from mogu.analysis.linear_probe import LayerProbe, cross_validated
     from mogu.analysis.probing import Probe, ProbeResult, probe
+    from mogu.analysis.robustness import (
+        ModuleRobustness,
+        Robustness,
+        RobustnessMap,
+        RobustnessResult,
+        RobustSubset,
+        chart_robustness,
+        measure_robustness,
+        robust_subset,
+        search_subset,
+    )
 
-__all__ = ["Choice", "LayerProbe", "Probe", "ProbeResult", "choose_layers", "cross_validated", "probe"]
+__all__ = [
+    "Choice",
+    "LayerProbe",
+    "ModuleRobustness",
+    "Probe",
+    "ProbeResult",
+    "RobustSubset",
+    "Robustness",
+    "RobustnessMap",
+    "RobustnessResult",
+    "chart_robustness",
+    "choose_layers",
+    "cross_validated",
+    "measure_robustness",
+    "probe",
+    "robust_subset",
+    "search_subset",
+]
 
 _LAZY = {
     "Choice": "mogu.analysis.choice",
     "LayerProbe": "mogu.analysis.linear_probe",
     "Probe": "mogu.analysis.probing",
+    "ModuleRobustness": "mogu.analysis.robustness",
     "ProbeResult": "mogu.analysis.probing",
+    "RobustSubset": "mogu.analysis.robustness",
+    "Robustness": "mogu.analysis.robustness",
+    "RobustnessMap": "mogu.analysis.robustness",
+    "RobustnessResult": "mogu.analysis.robustness",
+    "chart_robustness": "mogu.analysis.robustness",
     "choose_layers": "mogu.analysis.choice",
     "cross_validated": "mogu.analysis.linear_probe",
+    "measure_robustness": "mogu.analysis.robustness",
     "probe": "mogu.analysis.probing",
+    "robust_subset": "mogu.analysis.robustness",
+    "search_subset": "mogu.analysis.robustness",
 }
 
 

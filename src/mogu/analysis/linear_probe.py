@@ -78,22 +78,33 @@ def cross_validated(vectors: Tensor, malicious: Tensor, *, folds: int = 5, seed:
     """
     check_folds(int(malicious.sum()), int((~malicious).sum()), folds)
     check_scikit_learn()
-    from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import roc_auc_score
     from sklearn.model_selection import StratifiedKFold
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
 
     x, truth = vectors.double().numpy(), malicious.numpy()
     measured: dict[str, list[float]] = {name: [] for name in MEASURES}
     for fitted, held_out in StratifiedKFold(folds, shuffle=True, random_state=seed).split(x, truth):
-        plane = make_pipeline(StandardScaler(), LogisticRegression(C=STRENGTH, max_iter=1000)).fit(x[fitted], truth[fitted])
+        plane = fitted_plane(x[fitted], truth[fitted])
         sides = torch.from_numpy(plane.decision_function(x[held_out]))  # distances to the plane, times the norm of its weights
         own = torch.where(malicious[held_out], sides, -sides)
         measured["auroc"].append(float(roc_auc_score(truth[held_out], sides.numpy())))
         measured["accuracy"].append(float((own > 0).double().mean()))
         measured["margin"].append(_in_spreads(own))
     return LayerProbe(**{name: Measured.over(numbers) for name, numbers in measured.items()})
+
+
+def fitted_plane(x: Any, truth: Any) -> Any:
+    """A logistic regression on features standardised by their own mean and standard deviation: scikit-learn's pipeline of the two.
+
+    Args:
+        x: ``[prompts, d]``, float64, of NumPy.
+        truth: ``[prompts]``, bool, of NumPy: which ones are malicious.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    return make_pipeline(StandardScaler(), LogisticRegression(C=STRENGTH, max_iter=1000)).fit(x, truth)
 
 
 def _in_spreads(own: Tensor) -> float:

@@ -1,6 +1,6 @@
-"""What was measured of each question, kept in a file that only grows, so that a run goes on after a kill.
+"""What was measured of each thing, kept in a file that only grows, so that a run goes on after a kill.
 
-Knows questions and one file; knows nothing of how they are measured. A line that a kill cut off is dropped.
+Knows one file; knows nothing of what is measured, nor how. A line that a kill cut off is dropped.
 """
 
 from __future__ import annotations
@@ -11,12 +11,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mogu.analysis.tendency import Question
 from mogu.analysis.weights import digest_weights
 from mogu.errors import MoguError
 from mogu.model import MoguModel
 
 MEASURED_FILE = "measured.jsonl"
+
+
+Measurable = tuple[Any, ...]
+"""What names a thing that is measured, such as a :class:`~mogu.analysis.tendency.Question`: plain data, as JSON can hold it."""
 
 
 class Measured:
@@ -37,17 +40,17 @@ class Measured:
         if self.file.exists():
             self._read()
 
-    def find(self, question: Question) -> tuple[float, ...] | None:
-        """What was measured of a question; ``None`` if nothing was."""
-        return self._found.get(self._key(question))
+    def find(self, thing: Measurable) -> tuple[float, ...] | None:
+        """What was measured of a thing; ``None`` if nothing was."""
+        return self._found.get(self._key(thing))
 
-    def add(self, found: Sequence[tuple[Question, tuple[float, ...]]]) -> None:
-        """Keep what was measured of some questions.
+    def add(self, found: Sequence[tuple[Measurable, tuple[float, ...]]]) -> None:
+        """Keep what was measured of some things.
 
         Raises:
             MoguError: the file cannot be written; what was kept before is still there.
         """
-        new = {self._key(question): values for question, values in found}
+        new = {self._key(thing): values for thing, values in found}
         text = "".join(json.dumps({"key": key, "values": values}) + "\n" for key, values in new.items()).encode()
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
@@ -72,8 +75,8 @@ class Measured:
             except (ValueError, KeyError, TypeError):
                 continue  # measured anew
 
-    def _key(self, question: Question) -> str:
-        return hashlib.sha256(json.dumps([self.made_with, question.prompt, question.openings]).encode()).hexdigest()
+    def _key(self, thing: Measurable) -> str:
+        return hashlib.sha256(json.dumps([self.made_with, *thing]).encode()).hexdigest()
 
     def _fault(self, what: str, error: OSError) -> MoguError:
         return MoguError(

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
 
 from mogu.analysis.activations import KINDS, Kind, read_activations
+from mogu.analysis.base_model import check_lengths, find_base
 from mogu.analysis.choice import Choice, check_choice, choose_layers
 from mogu.analysis.linear_probe import STRENGTH, LayerProbe, check_folds, check_scikit_learn, cross_validated
 from mogu.analysis.parts import Parts, fingerprint
@@ -26,10 +26,7 @@ from mogu.architectures import find_output_projections
 from mogu.atomic import atomic_file, check_replaceable
 from mogu.chat import encode_prompt
 from mogu.data import Record, conversation_of
-from mogu.errors import ConfigError, DataError
-from mogu.hub import fetch_model_folder, load_base, load_tokenizer
-from mogu.saved import CONFIG_FILE, read_config
-from mogu.storing import base_for, base_name
+from mogu.hub import load_tokenizer
 
 FORMAT = 1
 MARKER = "mogu_probe.json"
@@ -124,28 +121,12 @@ def probe(wanted: Probe, *, progress: Progress = lambda what, done, total: None)
         MoguError: the model, the records or a setting cannot be used, the folder is somebody else's, or no layer separates the labels.
     """
     _check(wanted)
-    source, projection = wanted.model, wanted.output_projection
-    folder = fetch_model_folder(wanted.model, marker=CONFIG_FILE)
-    config = read_config(folder) if (folder / CONFIG_FILE).is_file() else None
-    if config is not None:
-        source, projection = base_name(folder, config, wanted.base_model), projection or config.output_projection
-    elif wanted.base_model is not None:
-        raise ConfigError(
-            f"A base model was named for {wanted.model}, which is no saved MoGU model",
-            expected="one model",
-            action="leave --base-model out",
-        )
-    options: dict[str, Any] = {
-        "dtype": wanted.dtype or "auto",
-        "device_map": {"": "cuda" if torch.cuda.is_available() else "cpu"},
-        "trust_remote_code": wanted.trust_remote_code,
-    }
-    tokenizer = load_tokenizer(source, chat_template=wanted.chat_template, trust_remote_code=wanted.trust_remote_code)
+    base = find_base(wanted.model, wanted.base_model)
+    tokenizer = load_tokenizer(base.name, chat_template=wanted.chat_template, trust_remote_code=wanted.trust_remote_code)
     prompts = [encode_prompt(tokenizer, conversation_of(record, wanted.system_prompt)) for record in wanted.records]
-    model = load_base(source, **options) if config is None else base_for(folder, config, wanted.base_model, **options)
-    model.train(False)
-    _check_lengths(wanted.records, prompts, model)
-    projections = find_output_projections(model, projection)
+    model = base.load(dtype=wanted.dtype, trust_remote_code=wanted.trust_remote_code)
+    check_lengths(wanted.records, prompts, model)
+    projections = find_output_projections(model, wanted.output_projection or base.output_projection)
     check_choice(len(projections), threshold=wanted.threshold, top=wanted.top)
 
     _mark(wanted.out)
@@ -175,7 +156,7 @@ def probe(wanted: Probe, *, progress: Progress = lambda what, done, total: None)
         progress("probing layers", place + 1, len(projections))
     result = ProbeResult(
         model=wanted.name or wanted.model,
-        base=source if config is not None else None,
+        base=base.name if base.saved is not None else None,
         labels=Counter(record.label for record in wanted.records),
         probes=probes,
         choice=choose_layers(probes[wanted.by], by=wanted.by, threshold=wanted.threshold, top=wanted.top),
@@ -192,17 +173,6 @@ def _check(wanted: Probe) -> None:
     labels = Counter(record.label for record in wanted.records)
     check_folds(labels["malicious"], labels["benign"], wanted.folds)
     check_replaceable(wanted.out, marker=MARKER)
-
-
-def _check_lengths(records: Sequence[Record], prompts: Sequence[list[int]], model: PreTrainedModel) -> None:
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    for record, prompt in zip(records, prompts, strict=True):
-        if context is not None and len(prompt) > context:
-            raise DataError(
-                f"The prompt of record {record.id!r} has {len(prompt)} tokens",
-                expected=f"at most {context}, the context of the model",
-                action="shorten or drop the record",
-            )
 
 
 def _mark(out: Path) -> None:

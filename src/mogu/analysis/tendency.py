@@ -20,7 +20,7 @@ import inspect
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -61,8 +61,7 @@ class Leaning:
         return self.affirm_mean - self.refuse_mean
 
 
-@dataclass(frozen=True)
-class Question:
+class Question(NamedTuple):
     """A prompt with every opening that may follow it, as token ids.
 
     Args:

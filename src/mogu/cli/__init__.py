@@ -23,6 +23,7 @@ from mogu.cli import (
     info,
     probe,
     reproduce,
+    robustness,
     serve,
     tendency,
     train,
@@ -46,6 +47,7 @@ app.command()(calibrate.calibrate)
 app.command()(reproduce.reproduce)
 app.command()(probe.probe)
 app.command()(tendency.tendency)
+app.command()(robustness.robustness)
 app.command()(generate.generate)
 app.command()(chat.chat)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(serve.serve)

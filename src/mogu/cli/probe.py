@@ -6,7 +6,6 @@ Knows the command line; what is done is in :mod:`mogu.analysis.probing`.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,16 +15,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mogu.cli.analysed import named_model, named_records, shown_by
 from mogu.cli.loading import BaseModel, ChatTemplate, Dtype, TrustRemoteCode, dtype_option
 from mogu.cli.stopping import stoppable
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
-
     from mogu.analysis import LayerProbe, ProbeResult
-    from mogu.data import Record
-
-LAB = "lab"
 
 
 class Reading(StrEnum):
@@ -74,14 +69,14 @@ def probe(
 
     mogu probe lab --data lab
     """
-    records = _records(data)  # before anything that takes time
+    records = named_records(data)  # before anything that takes time
     from mogu.analysis import Probe
     from mogu.analysis import probe as run
     from mogu.training.progress import progress_bars, quiet_transformers
     from mogu.training.report import trained_system_prompt
 
     wanted = Probe(
-        model=_model(model),
+        model=named_model(model),
         name=model,
         records=records,
         out=out,
@@ -100,41 +95,11 @@ def probe(
     )
     hint = "The same command goes on from the last batch that was read."
     with stoppable(Console(stderr=True), hint), quiet_transformers(), progress_bars() as bars:
-        result = run(wanted, progress=_shown_by(bars))
+        result = run(wanted, progress=shown_by(bars))
     if as_json:
         typer.echo(json.dumps(result.as_json()))
         return
     _show(result, out)
-
-
-def _model(name: str) -> str:
-    if name != LAB:
-        return name
-    from mogu.lab import build_base
-
-    return str(build_base())
-
-
-def _records(data: str) -> list[Record]:
-    from mogu.data import read_published, read_records
-
-    if data == LAB:
-        from mogu.lab import records
-
-        return records("train")
-    path = Path(data)
-    return read_published(path) if path.is_dir() else read_records(path)
-
-
-def _shown_by(bars: Progress) -> Callable[[str, int, int], None]:
-    tasks: dict[str, TaskID] = {}
-
-    def show(what: str, done: int, total: int) -> None:
-        if what not in tasks:
-            tasks[what] = bars.add_task(what, total=total, note="")
-        bars.update(tasks[what], completed=done)
-
-    return show
 
 
 def _show(result: ProbeResult, out: Path) -> None:

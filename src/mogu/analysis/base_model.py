@@ -1,0 +1,104 @@
+"""The base model that an analysis reads: the one that is named or, of a saved MoGU model, its base.
+
+Knows where models come from, and their context; knows nothing of what is analysed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from mogu.config import MoguConfig
+from mogu.data import Record
+from mogu.errors import ConfigError, DataError
+from mogu.hub import fetch_model_folder, load_base
+from mogu.saved import CONFIG_FILE, read_config
+from mogu.storing import base_for, base_name
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A base model that is not loaded yet.
+
+    Args:
+        name: its folder or hub id.
+        saved: folder and config of the saved MoGU model whose base it is; ``None`` where it was named itself.
+        moved: whether it was said where that base is now.
+    """
+
+    name: str
+    saved: tuple[Path, MoguConfig] | None
+    moved: bool
+
+    @property
+    def output_projection(self) -> str | None:
+        """What a saved MoGU model calls the attention output projection."""
+        return self.saved[1].output_projection if self.saved is not None else None
+
+    def load(self, *, dtype: torch.dtype | None, trust_remote_code: bool) -> PreTrainedModel:
+        """The model in evaluation mode, on the GPU if there is one.
+
+        Raises:
+            ModelFileError: it cannot be loaded.
+        """
+        options: dict[str, Any] = {
+            "dtype": dtype or "auto",
+            "device_map": {"": "cuda" if torch.cuda.is_available() else "cpu"},
+            "trust_remote_code": trust_remote_code,
+        }
+        if self.saved is None:
+            model = load_base(self.name, **options)
+        else:
+            model = base_for(*self.saved, self.name if self.moved else None, **options)
+        model.train(False)
+        return model
+
+
+def find_base(model: str, base_model: str | None) -> BaseModel:
+    """The base model that a name stands for.
+
+    Args:
+        model: folder or hub id of a base model or of a saved MoGU model.
+        base_model: where the base of a saved MoGU model is now.
+
+    Raises:
+        ConfigError: ``base_model`` is given for a model that is itself a base.
+        ModelFileError: there is no such model, or nothing says what its base is.
+    """
+    folder = fetch_model_folder(model, marker=CONFIG_FILE)
+    if (folder / CONFIG_FILE).is_file():
+        config = read_config(folder)
+        return BaseModel(base_name(folder, config, base_model), (folder, config), base_model is not None)
+    if base_model is not None:
+        raise ConfigError(
+            f"A base model was named for {model}, which is no saved MoGU model",
+            expected="one model",
+            action="leave --base-model out",
+        )
+    return BaseModel(model, None, False)
+
+
+def check_lengths(records: Sequence[Record], prompts: Sequence[list[int]], model: PreTrainedModel) -> None:
+    """Refuse prompts beyond the model's context, before any pass is made.
+
+    Args:
+        records: where the prompts come from.
+        prompts: token ids of each record's prompt.
+        model: the model.
+
+    Raises:
+        DataError: a prompt does not fit; the message names the record.
+    """
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    for record, prompt in zip(records, prompts, strict=True):
+        if context is not None and len(prompt) > context:
+            raise DataError(
+                f"The prompt of record {record.id!r} has {len(prompt)} tokens",
+                expected=f"at most {context}, the context of the model",
+                action="shorten or drop the record",
+            )

@@ -1,0 +1,17 @@
+"""Module robustness for secure fine-tuning (ML-LR): which modules can change without the model's sense of what is malicious suffering."""
+
+from mogu.analysis.robustness.chart import Robustness, RobustnessResult, chart_robustness
+from mogu.analysis.robustness.map import ModuleRobustness, RobustnessMap, measure_robustness
+from mogu.analysis.robustness.subset import RobustSubset, robust_subset, search_subset
+
+__all__ = [
+    "ModuleRobustness",
+    "RobustSubset",
+    "Robustness",
+    "RobustnessMap",
+    "RobustnessResult",
+    "chart_robustness",
+    "measure_robustness",
+    "robust_subset",
+    "search_subset",
+]
