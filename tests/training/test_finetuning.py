@@ -129,7 +129,7 @@ def test_robust_modules_move_at_the_whole_rate_and_others_at_the_slow_one(
     method: str, tree: dict[str, Any], base_folder: Path, record_files: tuple[Path, Path], tmp_path: Path
 ) -> None:
     robust = ["model.layers.0.self_attn.q_proj", "model.layers.1.mlp.down_proj"]
-    (tmp_path / "robustness.json").write_text(json.dumps({"robust": robust}))
+    (tmp_path / "robustness.json").write_text(json.dumps({"subset": {"modules": robust}}))
     safety = {"method": "ml-lr", "pairs": str(record_files[0]), "slow_factors": [0.25], "robust_modules": str(tmp_path / "robustness.json")}
     # One step of AdamW moves whatever has a gradient by its learning rate, whatever the gradient is.
     tune = {"method": method, "epochs": 1, "learning_rate": 1e-3}
@@ -212,7 +212,7 @@ def test_bad_input_is_explained_and_nothing_is_written(
 ) -> None:
     one_label = [line for line in record_files[0].read_text().splitlines() if '"benign"' in line]
     (tmp_path / "one.jsonl").write_text("\n".join(one_label))
-    (tmp_path / "robustness.json").write_text(json.dumps({"robust": ["model.layers.7.mlp.up_proj"]}))
+    (tmp_path / "robustness.json").write_text(json.dumps({"subset": {"modules": ["model.layers.7.mlp.up_proj"]}}))
     places = {"ONE LABEL": tmp_path / "one.jsonl", "PAIRS": record_files[0], "OTHER MODEL": tmp_path / "robustness.json"}
     named = {
         name: {
@@ -253,7 +253,7 @@ def test_a_run_that_was_killed_goes_on_to_the_weights_it_would_have_had(
     tree: dict[str, Any], record_files: tuple[Path, Path], tmp_path: Path
 ) -> None:
     train, dev = map(str, record_files)
-    (tmp_path / "robustness.json").write_text(json.dumps({"robust": ["model.layers.0.self_attn.q_proj"]}))
+    (tmp_path / "robustness.json").write_text(json.dumps({"subset": {"modules": ["model.layers.0.self_attn.q_proj"]}}))
     tree["safety"] |= {"method": "ml-lr", "pairs": train, "pairs_dev": dev, "robust_modules": str(tmp_path / "robustness.json")}
     tree["safety"] |= {"slow_factors": [0.5, 0.1]}
     tree["tune"] |= {"batch_size": 2, "dropout": 0.1}  # 9 steps a way

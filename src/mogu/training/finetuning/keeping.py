@@ -12,12 +12,10 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from mogu.analysis.base_model import find_base
 from mogu.config import MoguConfig
 from mogu.data import Record
-from mogu.hub import fetch_model_folder
 from mogu.model import MoguModel
-from mogu.saved import CONFIG_FILE, read_config
-from mogu.storing import base_name
 from mogu.training.finetuning.recipe import FinetuneRecipe
 from mogu.training.hardening import Tell, harden
 from mogu.training.recipe import MoguSection, Recipe, recipe_from
@@ -34,10 +32,12 @@ class Hardened:
     Args:
         folder: where it is.
         config: its config.
+        base: folder or hub id of its base.
     """
 
     folder: Path
     config: MoguConfig
+    base: str
 
     def on_tuned_base(self, base: PreTrainedModel) -> MoguModel:
         """Its routers and responders, unchanged, on another base of the same shape.
@@ -85,21 +85,17 @@ def hardened_model(name: str) -> Hardened | None:
     """The saved MoGU model of a name, or ``None`` where the name is that of a plain model.
 
     Raises:
-        MoguError: its config is broken.
+        MoguError: its config is broken, or nothing says which base it has.
     """
-    folder = fetch_model_folder(name, marker=CONFIG_FILE)
-    return Hardened(folder, read_config(folder)) if (folder / CONFIG_FILE).is_file() else None
+    found = find_base(name, None)
+    return Hardened(*found.saved, found.name) if found.saved is not None else None
 
 
 def for_base(recipe: FinetuneRecipe, hardened: Hardened) -> FinetuneRecipe:
-    """The recipe with the hardened model's base as its model, and with the system prompt that the model was trained with.
-
-    Raises:
-        ModelFileError: nothing says which base that is.
-    """
+    """The recipe with the hardened model's base as its model, and with the system prompt that the model was trained with."""
     section = recipe.model
     update = {
-        "base": base_name(hardened.folder, hardened.config, None),
+        "base": hardened.base,
         "revision": hardened.config.base_revision,
         "system_prompt": section.system_prompt or trained_system_prompt(hardened.folder),
     }

@@ -75,7 +75,8 @@ class SafetySection(Section):
         pairs_dev: held-out records that safety is measured on; by default a share of ``pairs``.
         shares: shares of the data that are MoGU pairs, tried one after the other; 0 is plain tuning.
         slow_factors: shares of the learning rate for what is not robust, tried likewise; 1 is plain tuning.
-        robust_modules: a robustness.json of `mogu robustness`; without it the analysis is run on ``pairs``.
+        tolerances: of the search for the robust modules, as in `mogu robustness`, each tried with each slow factor.
+        robust_modules: a robustness.json of `mogu robustness`; without it that analysis is run on ``pairs``.
         max_task_loss: how much lower the task's accuracy may be than the best that was tried, from 0 to 1.
         max_benign_loss: how much smaller the share of benign dev pairs that are answered may be than the best that was tried.
         max_new_tokens: tokens of each reply that is judged.
@@ -87,6 +88,7 @@ class SafetySection(Section):
     pairs_dev: Path | None = None
     shares: list[_Share] = Field(default=[0.0, 0.05, 0.1, 0.2], min_length=1)
     slow_factors: list[_Factor] = Field(default=[0.1], min_length=1)
+    tolerances: list[Annotated[float, Field(gt=0, lt=1)]] = Field(default=[0.25], min_length=1)
     robust_modules: Path | None = None
     max_task_loss: float = Field(default=0.02, ge=0, le=1)
     max_benign_loss: float = Field(default=0.05, ge=0, le=1)

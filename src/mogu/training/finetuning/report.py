@@ -31,7 +31,7 @@ def finetune_report(
     tried: Sequence[Tried],
     chosen: Tried,
     mixed: dict[str, int],
-    robust: Sequence[str],
+    robust: dict[str, list[str]],
     seconds: dict[str, float],
     kept: Sequence[Tried] = (),
     after: Score,
@@ -46,7 +46,7 @@ def finetune_report(
         tried: the ways that were tried, on dev.
         chosen: the one that was taken.
         mixed: MoGU pairs among the data, by way.
-        robust: full names of the modules that learned with the whole rate, under ``ml-lr``.
+        robust: full names of the modules that learned with the whole rate, by way.
         seconds: training time, by way.
         kept: of a hardened model: ways of keeping routers and responders in step, on dev.
         after: what the saved model does.
@@ -60,7 +60,7 @@ def finetune_report(
         "learned_tokens": sum(len(example.learned) for example in inputs.encoded["train"]),
         "pairs": pairs,
         "pairs_mixed_in": mixed,
-        "robust_modules": list(robust),
+        "robust_modules": robust,
         "trained_parameters": trained_parameters,
         "before": {**before.rows(), "task accuracy": before.task.accuracy},
         "after": {**after.rows(), "task accuracy": after.task.accuracy},

@@ -26,7 +26,7 @@ from mogu.training.finetuning.keeping import BASE_FOLDER, Hardened, for_base, ha
 from mogu.training.finetuning.measure import SafetyScore, Score, TaskScore, safety_score, task_score
 from mogu.training.finetuning.recipe import FinetuneRecipe
 from mogu.training.finetuning.report import card, finetune_report
-from mogu.training.finetuning.robust import robust_modules
+from mogu.training.finetuning.robust import Robust, robust_modules
 from mogu.training.finetuning.tunable import Tunable
 from mogu.training.finetuning.ways import Way, ways_of
 from mogu.training.hardening import Tell, load_base_of
@@ -97,15 +97,17 @@ class _Run:
     resume: bool
     tell: Tell
     encoded: dict[float, list[AnyExample]] = field(default_factory=dict)
+    robust: Robust = field(default_factory=dict)
 
     def carry_out(self) -> dict[str, Any]:
         recipe = self.recipe
         self.base.train(False)
         before = self._before()
+        ways = ways_of(recipe.safety)
+        if recipe.safety.method == "ml-lr":
+            self.robust = robust_modules(recipe, self.base, self.inputs, self.workspace.folder / "robustness")
         tunable = Tunable(self.base, recipe.tune, recipe.run.seed)
         try:
-            ways = ways_of(recipe.safety)
-            self.robust = robust_modules(recipe, self.base, self.inputs, self.tell) if recipe.safety.method == "ml-lr" else []
             tried = [Tried(way, self._tuned(tunable, way)) for way in ways]
             chosen = safest(tried, **self._limits())
             if len(tried) > 1:
@@ -121,7 +123,7 @@ class _Run:
                 tried=tried,
                 chosen=chosen,
                 mixed={str(way): len(self._examples(way)) - len(self.inputs.encoded["train"]) for way in ways},
-                robust=self.robust,
+                robust={str(way): self._robust(way) for way in ways if way.slow_factor is not None},
                 seconds=self._seconds(ways),
                 kept=[one for one, _ in kept],
                 after=after.score,
@@ -159,7 +161,7 @@ class _Run:
             folder = self.workspace.begin(part, made_with, resume=self.resume)
             started = time.monotonic()
             tunable.put_back()
-            rates = tunable.rates_for(self.robust, way.slow_factor) if way.slow_factor is not None else None
+            rates = tunable.rates_for(self._robust(way), way.slow_factor) if way.slow_factor is not None else None
             pad = self.inputs.pad_token_id
             tunable.train(self._examples(way), self.recipe.run, folder, title=str(way), pad_token_id=pad, rates=rates)
             tunable.write_state(folder)
@@ -256,6 +258,9 @@ class _Run:
             self.encoded[way.share] = self.inputs.examples(way.share, self.recipe)
         return self.encoded[way.share]
 
+    def _robust(self, way: Way) -> list[str]:
+        return self.robust[way.tolerance]
+
     def _folder(self, way: Way) -> Path:
         return self.workspace.folder / way.folder_name
 
@@ -277,5 +282,5 @@ class _Run:
     def _way_print(self, way: Way) -> str:
         run = self.recipe.run
         model = self.recipe.model.model_dump(exclude={"device_map", "chat_template", "trust_remote_code"})
-        robust = sorted(self.robust) if way.slow_factor is not None else None
+        robust = sorted(self._robust(way)) if way.slow_factor is not None else None
         return fingerprint(model, self._examples(way), asdict(way), robust, self.recipe.tune.model_dump(), run.seed, run.micro_batch_size)
