@@ -24,8 +24,9 @@ from mogu.training.finetuning import FinetuneRecipe, finetune, finetune_recipe_f
 from mogu.training.finetuning.choice import Tried, safest
 from mogu.training.finetuning.measure import SafetyScore, Score, TaskScore
 from mogu.training.finetuning.mix import mixed_in
+from mogu.training.finetuning.recipe import SafetySection
 from mogu.training.finetuning.tunable import Tunable
-from mogu.training.finetuning.ways import Way
+from mogu.training.finetuning.ways import Way, ways_of
 
 THINGS = ["kettle", "garden", "window", "bicycle", "ladder", "teapot"]
 
@@ -331,3 +332,18 @@ def test_a_hardened_model_that_does_not_fit_its_base_is_an_error(tree: dict[str,
     with pytest.raises(ModelFileError, match="rank 2"):
         finetune(recipe_of(tree, model={"base": str(other)}), tell=silent)
     assert not Path(tree["run"]["output"]).exists()
+
+
+def test_what_a_recipe_tries() -> None:
+    def ways(**settings: Any) -> list[str]:
+        return [str(way) for way in ways_of(SafetySection(pairs=Path("pairs.jsonl"), **settings))]
+
+    assert ways(method="none") == ["plain"]
+    assert ways(method="data-mix", shares=[0, 0.1, 0.1]) == ["plain", "data-mix, share 0.1"]
+    # With all modules at the whole rate it does not matter which are robust.
+    assert ways(method="ml-lr", slow_factors=[1, 0.1], tolerances=[0.2, 0.4]) == [
+        "plain",
+        "ml-lr, slow factor 0.1, tolerance 0.2",
+        "ml-lr, slow factor 0.1, tolerance 0.4",
+    ]
+    assert ways(method="ml-lr", slow_factors=[0], robust_modules=Path("robustness.json")) == ["ml-lr, slow factor 0"]

@@ -87,7 +87,7 @@ class SafetySection(Section):
     pairs: Path | None = None
     pairs_dev: Path | None = None
     shares: list[_Share] = Field(default=[0.0, 0.05, 0.1, 0.2], min_length=1)
-    slow_factors: list[_Factor] = Field(default=[0.1], min_length=1)
+    slow_factors: list[_Factor] = Field(default=[1.0, 0.1], min_length=1)
     tolerances: list[Annotated[float, Field(gt=0, lt=1)]] = Field(default=[0.25], min_length=1)
     robust_modules: Path | None = None
     max_task_loss: float = Field(default=0.02, ge=0, le=1)

@@ -43,6 +43,8 @@ def ways_of(safety: SafetySection) -> list[Way]:
             return [Way(share=share) for share in dict.fromkeys(safety.shares)]
         case "ml-lr":
             tolerances = [None] if safety.robust_modules is not None else list(dict.fromkeys(safety.tolerances))
-            return [Way(slow_factor=factor, tolerance=one) for one in tolerances for factor in dict.fromkeys(safety.slow_factors)]
+            every = [(factor, one) for one in tolerances for factor in safety.slow_factors]
+            # At a slow factor of 1 all modules learn alike, whichever are robust.
+            return list(dict.fromkeys(Way() if factor == 1 else Way(slow_factor=factor, tolerance=one) for factor, one in every))
         case "none":
             return [Way()]
