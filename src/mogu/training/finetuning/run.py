@@ -29,7 +29,7 @@ from mogu.training.finetuning.report import card, finetune_report
 from mogu.training.finetuning.robust import Robust, robust_modules
 from mogu.training.finetuning.tunable import Tunable
 from mogu.training.finetuning.ways import Way, ways_of
-from mogu.training.hardening import Tell, load_base_of
+from mogu.training.hardening import Tell, check_one_process, load_base_of
 from mogu.training.progress import quiet_transformers
 from mogu.training.workspace import Workspace, discard, fingerprint, write_json
 
@@ -67,6 +67,7 @@ def finetune(
         MoguError: settings, data or model cannot be used, an earlier run's work is in the way, or the loss is no longer
             a number.
     """
+    check_one_process()
     check_tuning_places(recipe)
     asked = recipe
     hardened = hardened_model(recipe.model.base)
