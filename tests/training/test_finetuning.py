@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import resource
 import shutil
 import signal
 from collections import Counter
@@ -347,3 +348,24 @@ def test_what_a_recipe_tries() -> None:
         "ml-lr, slow factor 0.1, tolerance 0.4",
     ]
     assert ways(method="ml-lr", slow_factors=[0], robust_modules=Path("robustness.json")) == ["ml-lr, slow factor 0"]
+
+
+def _tune_with_room_for(tree: dict[str, Any], most_bytes: int, error_file: Path) -> None:
+    """Runs in a process of its own, which cannot write longer files."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
+    torch.set_num_threads(1)
+    try:
+        finetune(recipe_of(tree), tell=silent)
+    except MoguError as error:
+        error_file.write_text(str(error))
+
+
+def test_a_full_disk_is_explained_and_leaves_no_half_model(tree: dict[str, Any], tmp_path: Path) -> None:
+    tree["tune"] |= {"method": "full"}
+    process = multiprocessing.get_context("forkserver").Process(target=_tune_with_room_for, args=(tree, 60_000, tmp_path / "error"))
+    process.start()
+    process.join(120)
+    assert process.exitcode == 0
+    assert "could not be written" in (tmp_path / "error").read_text()
+    assert not Path(tree["run"]["output"]).exists()

@@ -5,10 +5,10 @@ Knows saved models and the three stages; knows nothing of how the base was tuned
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -39,7 +39,7 @@ class Hardened:
     config: MoguConfig
     base: str
 
-    def on_tuned_base(self, base: PreTrainedModel) -> MoguModel:
+    def on_base(self, base: PreTrainedModel) -> MoguModel:
         """Its routers and responders, unchanged, on another base of the same shape.
 
         Raises:
@@ -67,12 +67,13 @@ class Hardened:
         recipe: FinetuneRecipe,
         base: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        pairs: dict[str, list[Record]],
+        pairs: Mapping[Literal["train", "dev"], Sequence[Record]],
         output: Path,
         tell: Tell,
     ) -> MoguModel:
         """Responders and routers trained on the tuned base by the stages of ``mogu train``, with the settings of this model."""
-        model = harden(self.recipe(recipe, output), base=base, tokenizer=tokenizer, records=pairs, resume=True, tell=tell)
+        records: dict[str, list[Record]] = {part: list(some) for part, some in pairs.items()}
+        model = harden(self.recipe(recipe, output), base=base, tokenizer=tokenizer, records=records, resume=True, tell=tell)
         assert model is not None  # all stages were run
         return model
 

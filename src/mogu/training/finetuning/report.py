@@ -33,7 +33,8 @@ def finetune_report(
     mixed: dict[str, int],
     robust: dict[str, list[str]],
     seconds: dict[str, float],
-    kept: Sequence[Tried] = (),
+    kept: Sequence[Tried],
+    keep: str | None,
     after: Score,
 ) -> dict[str, Any]:
     """The report.
@@ -49,6 +50,7 @@ def finetune_report(
         robust: full names of the modules that learned with the whole rate, by way.
         seconds: training time, by way.
         kept: of a hardened model: ways of keeping routers and responders in step, on dev.
+        keep: the one of them that was taken.
         after: what the saved model does.
     """
     chats = {part: len(some) for part, some in inputs.chats.items()}
@@ -69,6 +71,7 @@ def finetune_report(
         "tried": [one.row() for one in tried],
         "chosen": chosen.row(),
         "kept_in_step": [one.row() for one in kept],
+        "keep": keep,
         "seconds": {way: round(taken, 1) for way, taken in seconds.items()},
         "versions": {name: version(name) for name in ("mogu", "torch", "transformers", "peft")},
     }

@@ -27,7 +27,7 @@ from mogu.training.finetuning.measure import SafetyScore, Score, TaskScore, safe
 from mogu.training.finetuning.recipe import FinetuneRecipe
 from mogu.training.finetuning.report import card, finetune_report
 from mogu.training.finetuning.robust import Robust, robust_modules
-from mogu.training.finetuning.tunable import Tunable
+from mogu.training.finetuning.tunable import Tunable, whole_or_not
 from mogu.training.finetuning.ways import Way, ways_of
 from mogu.training.hardening import Tell, check_one_process, load_base_of
 from mogu.training.progress import quiet_transformers
@@ -127,6 +127,7 @@ class _Run:
                 robust={str(way): self._robust(way) for way in ways if way.slow_factor is not None},
                 seconds=self._seconds(ways),
                 kept=[one for one, _ in kept],
+                keep=after.way if kept else None,
                 after=after.score,
             )
             if kept:
@@ -145,7 +146,7 @@ class _Run:
         if self.hardened is None:
             model: Any = self.base
         else:
-            model = self.hardened.on_tuned_base(self.base)
+            model = self.hardened.on_base(self.base)
         try:
             score = self._measured("before", self._print("before"), model)
         finally:
@@ -217,14 +218,14 @@ class _Run:
         kept = []
         for keep in keeps(self.recipe):
             part = f"{way.folder_name}-{keep}"
-            made_with = fingerprint(self._way_print(way), keep, self.recipe.keep.epochs_share, self._pairs_print())
+            pairs = [record.model_dump() for record in self.inputs.pairs["train"]]
+            made_with = fingerprint(self._way_print(way), keep, self.recipe.keep.epochs_share, pairs)
             place = self.hardened.folder
             if keep == "carry":
-                model = self.hardened.on_tuned_base(base)
+                model = self.hardened.on_base(base)
             else:
                 place = self.workspace.folder / part / "model"
-                pairs: dict[str, list[Record]] = {split: list(some) for split, some in self.inputs.pairs.items()}
-                model = self.hardened.retrained(self.recipe, base, self.inputs.tokenizer, pairs, place, self.tell)
+                model = self.hardened.retrained(self.recipe, base, self.inputs.tokenizer, self.inputs.pairs, place, self.tell)
             try:
                 score = self._measured(part, fingerprint(made_with, self._print("measure")), model)
             finally:
@@ -239,7 +240,7 @@ class _Run:
         try:
             model.mogu_config.base_model = str((output / BASE_FOLDER).absolute())
             model.mogu_config.base_revision = None
-            with atomic_folder(output, marker=REPORT_FILE) as folder:
+            with whole_or_not(output), atomic_folder(output, marker=REPORT_FILE) as folder:
                 model.save_pretrained(folder, card=card(self.asked, report, self.recipe.model.base))
                 write_json(folder / REPORT_FILE, report)
                 plain = model.detach()
@@ -249,7 +250,8 @@ class _Run:
             model.detach()
 
     def _save(self, tunable: Tunable, report: dict[str, Any]) -> None:
-        with atomic_folder(self.recipe.run.output, marker=REPORT_FILE) as folder:
+        output = self.recipe.run.output
+        with whole_or_not(output), atomic_folder(output, marker=REPORT_FILE) as folder:
             tunable.save(folder, self.inputs.tokenizer, self.recipe.model.base)
             (folder / CARD_FILE).write_text(card(self.recipe, report, self.recipe.model.base), encoding="utf-8")
             write_json(folder / REPORT_FILE, report)
@@ -268,9 +270,6 @@ class _Run:
     def _seconds(self, ways: Sequence[Way]) -> dict[str, float]:
         found = {str(way): self.workspace.finished(way.folder_name, self._way_print(way)) for way in ways}
         return {way: record["seconds"] for way, record in found.items() if record is not None}
-
-    def _pairs_print(self) -> str:
-        return fingerprint([record.model_dump() for record in self.inputs.pairs["train"]])
 
     def _print(self, what: str) -> str:
         """Fingerprint of model and measure."""

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from mogu.errors import ConfigError, ModelFileError
+from mogu.atomic import atomic_file
+from mogu.errors import ConfigError, ModelFileError, MoguError
 from mogu.training.examples import AnyExample
 from mogu.training.finetuning.recipe import TuneSection
 from mogu.training.losses import answer_losses
@@ -67,8 +70,13 @@ class Tunable:
         self.put(self._start)
 
     def write_state(self, folder: Path) -> None:
-        """Keep what was tuned."""
-        save_file({name: parameter.detach().cpu().contiguous() for name, parameter in self.trained().items()}, folder / STATE_FILE)
+        """Keep what was tuned.
+
+        Raises:
+            MoguError: the file system refuses.
+        """
+        with whole_or_not(folder / STATE_FILE), atomic_file(folder / STATE_FILE) as scratch:
+            save_file({name: parameter.detach().cpu().contiguous() for name, parameter in self.trained().items()}, scratch)
 
     def read_state(self, folder: Path) -> None:
         """Take over what was kept."""
@@ -147,6 +155,23 @@ class Tunable:
         for name, parameter in self.base.named_parameters():
             parameter.requires_grad_(name in self._required_grad)
             parameter.grad = None
+
+
+@contextmanager
+def whole_or_not(target: Path) -> Iterator[None]:
+    """Turn safetensors' own error for a full disk into ours.
+
+    Raises:
+        MoguError: the file system refuses.
+    """
+    try:
+        yield
+    except SafetensorError as error:
+        raise MoguError(
+            f"{target} could not be written: {error}",
+            expected="a place with enough space that you may write to",
+            action="free space, then run again with --resume; or set run.output or run.work to another place",
+        ) from error
 
 
 def with_lora(base: PreTrainedModel, tune: TuneSection, seed: int) -> Any:
