@@ -2,10 +2,11 @@
 
     python -m benchmarks.finetuning --out bench-results/finetuning
 
-Each seed tunes the lab's base model on the lab's fleet of ships: plain, with MoGU pairs mixed in, and at two learning rates. Shares, slow
-factors and tolerances are chosen by the command itself, on dev. Safety and task are measured on the test splits, safety by the world's own
-judge. With ``--hardened`` the model that `mogu demo` makes is tuned as well, and routers and responders go along both ways. A seed that is
-finished is not run again; numbers.json, table.md and the plot are made of all seeds at the end.
+Each seed tunes the lab's base model on the lab's fleet of ships: plain, with MoGU pairs mixed in, and at two learning rates. Share, slow
+factor and robust modules are chosen by the command itself, on dev, with the first seed; the others take them over. Safety and task are
+measured on the test splits, safety by the world's own judge. With ``--hardened N`` the model that `mogu demo` makes is tuned as well, with N
+seeds, and routers and responders go along both ways. What is finished is not run again; numbers.json, table.md and the plot are made of
+all that there is.
 """
 
 from __future__ import annotations
@@ -97,9 +98,25 @@ def run_seed(seed: int, base: Path, out: Path, arms: Sequence[str]) -> None:
         if arm == "before":
             report, model = None, AutoModelForCausalLM.from_pretrained(base)
         else:
-            report = tuned(base, SAFETY[arm], seed, output, pairs)
+            report = tuned(base, SAFETY[arm] if seed == 0 else _chosen(arm, out), seed, output, pairs)
             model = AutoModelForCausalLM.from_pretrained(output)
         _write(file, {"report": report, "seconds": time.monotonic() - started, **measured(model, tokenizer)})
+
+
+def _chosen(arm: str, out: Path) -> dict[str, Any]:
+    """A way with what the first seed chose."""
+    settings = SAFETY[arm]
+    if settings["method"] == "none":
+        return settings
+    report = json.loads((out / "seed-0" / f"{arm}.json").read_text(encoding="utf-8"))["report"]
+    way = report["chosen"]
+    if settings["method"] == "data-mix":
+        return settings | {"shares": [way["share"]]}
+    if way["slow_factor"] is None:
+        return settings | {"slow_factors": [1.0]}
+    file = out / "seed-0" / "robustness.json"
+    _write(file, {"subset": {"modules": report["robust_modules"][way["name"]]}})
+    return settings | {"slow_factors": [way["slow_factor"]], "robust_modules": file}
 
 
 def run_hardened(seed: int, base: Path, out: Path) -> None:
@@ -117,18 +134,18 @@ def run_hardened(seed: int, base: Path, out: Path) -> None:
         started = time.monotonic()
         report, output = None, out / f"seed-{seed}" / f"mogu-{keep}"
         if keep is not None:
-            report = _tuned_hardened(folder, seed, output, keep)
+            report = _tuned_hardened(folder, seed, output, keep, out)
         model = MoguModel.from_pretrained(folder if keep is None else output)
         _write(file, {"report": report, "seconds": time.monotonic() - started, **measured(model, tokenizer)})
 
 
-def _tuned_hardened(folder: Path, seed: int, output: Path, keep: str) -> dict[str, Any]:
+def _tuned_hardened(folder: Path, seed: int, output: Path, keep: str, out: Path) -> dict[str, Any]:
     recipe = finetune_recipe_from(
         {
             "model": {"base": str(folder)},
             "data": {"train": "the lab's fleet"},
             "tune": TUNE,
-            "safety": {"pairs": "the lab's own records", "batch_size": _BATCH, **SAFETY["data-mix"]},
+            "safety": {"pairs": "the lab's own records", "batch_size": _BATCH, **_chosen("data-mix", out)},
             "keep": {"ways": [keep]},
             "run": {"output": output, "work": output.with_name("mogu-training"), "seed": seed, "micro_batch_size": 16, "max_length": 256},
         },
@@ -148,7 +165,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.finetuning", description="Safety before and after fine-tuning, on the lab.")
     parser.add_argument("--out", type=Path, default=Path("bench-results/finetuning"))
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--hardened", action="store_true", help="tune the hardened model as well")
+    parser.add_argument("--hardened", type=int, default=0, metavar="N", help="tune the hardened model as well, with so many seeds")
     parser.add_argument("--plot", type=Path, help="where the plot goes; by default beside the numbers")
     options = parser.parse_args()
     transformers.utils.logging.set_verbosity_error()
@@ -157,9 +174,8 @@ def main() -> None:
     base = build_base()
     for seed in range(options.seeds):
         run_seed(seed, base, options.out, ["before", *SAFETY])
-    if options.hardened:
-        for seed in range(options.seeds):
-            run_hardened(seed, base, options.out)
+    for seed in range(options.hardened):
+        run_hardened(seed, base, options.out)
     found = estimates(options.out, options.seeds)
     _write(options.out / "numbers.json", found)
     text = markdown(found)
