@@ -2,11 +2,11 @@
 
     python -m benchmarks.finetuning --out bench-results/finetuning
 
-Each seed tunes the lab's base model on the lab's fleet of ships: plain, with MoGU pairs mixed in, and at two learning rates. Share, slow
-factor and robust modules are chosen by the command itself, on dev, with the first seed; the others take them over. Safety and task are
-measured on the test splits, safety by the world's own judge. With ``--hardened N`` the model that `mogu demo` makes is tuned as well, with N
-seeds, and routers and responders go along both ways. What is finished is not run again; numbers.json, table.md and the plot are made of
-all that there is.
+Each seed tunes the lab's base model on the lab's fleet of ships: plain, with MoGU pairs mixed in, and at two learning rates. Share,
+slow factor and robust modules are chosen by the command itself, on dev, with the first seed; the others take them over. Safety and
+task are measured on the test splits, safety by the world's own judge. With ``--hardened N`` the model that `mogu demo` makes is tuned
+as well, with N seeds, and routers and responders go along both ways. What is finished is not run again; numbers.json, table.md and the
+plot are made of all that there is.
 """
 
 from __future__ import annotations

@@ -111,9 +111,12 @@ def test_plain_lora_tuning_is_plain_peft_and_pytorch(tree: dict[str, Any], base_
 def test_full_tuning_saves_a_whole_model_in_the_type_it_came_in(tree: dict[str, Any], base_folder: Path, chats_file: Path) -> None:
     base = AutoModelForCausalLM.from_pretrained(base_folder, dtype=torch.bfloat16)
     before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
-    report = finetune(recipe_of(tree, tune={"method": "full", "learning_rate": 1e-3}), base=base, tell=silent)
+    recipe = recipe_of(tree, tune={"method": "full", "learning_rate": 1e-3}, task={"short_answer": 1})
+    report = finetune(recipe, base=base, tell=silent)
     tuned = AutoModelForCausalLM.from_pretrained(tree["run"]["output"], dtype="auto")
     assert tuned.dtype == torch.bfloat16
+    assert report["after"]["task exact match"] is None  # no answer is that short
+    assert report["after"]["task accuracy"] == report["after"]["task token accuracy"]
     assert report["trained_parameters"] == base.num_parameters()
     assert AutoTokenizer.from_pretrained(tree["run"]["output"]).chat_template
     assert report["after"]["task loss"] < report["before"]["task loss"]
