@@ -20,6 +20,7 @@ from inspect_ai import score
 from inspect_ai.log import read_eval_log
 from inspect_ai.model import ModelAPI, ModelOutput, ModelUsage, get_model, modelapi
 from inspect_ai.model._providers.mockllm import MockLLM
+from scipy.stats import spearmanr
 
 from mogu import MoguConfig, MoguModel
 from mogu.config import BackboneConfig
@@ -226,6 +227,22 @@ def test_a_folder_of_somebody_else_is_left_alone(lab_mogu: Path, tmp_path: Path)
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(MoguError, match="was not written by mogu"):
         compare(Comparison(str(lab_mogu), tmp_path), tell=print)
+
+
+def test_tendency_is_correlated_with_what_the_cells_say(comparison: Comparison, tmp_path: Path) -> None:
+    asked = replace(comparison, out=tmp_path / "out", defenses=("none", "mogu"), limit=8, shifts=(), seeds=1, tendency="own")
+    told: list[str] = []
+    compare(asked, tell=told.append)
+    tendencies = json.loads((tmp_path / "out" / "tendency.json").read_text())["tendencies"]
+    prompts = read_asked(["lab"], limit=8)
+    rows = {(row["measure"], row["category"]): row for row in json.loads((tmp_path / "out" / "results.json").read_text())["numbers"]}
+    scores = [reply["details"]["score"] for reply in json.loads((tmp_path / "out/cells/lab/seed-0/mogu.json").read_text())["replies"]]
+    for category in ("benign", "malicious"):
+        places = [place for place, one in enumerate(prompts) if one.category == category]
+        wanted = spearmanr([tendencies[place] for place in places], [scores[place] for place in places]).statistic
+        assert rows["score", category]["value"] == pytest.approx(wanted)
+    compare(asked, tell=told.append)
+    assert sum("Tendency" in line for line in told) == 1
 
 
 def test_a_second_model_stands_beside_the_first(lab_mogu: Path, lab_base: Path, tmp_path: Path) -> None:

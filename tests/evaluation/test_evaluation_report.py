@@ -20,11 +20,12 @@ from mogu.evaluation.asked import Asked, read_asked
 from mogu.evaluation.compare.cells import Row
 from mogu.evaluation.compare.costs import DefenseCost
 from mogu.evaluation.compare.grid import Comparison, Variant
-from mogu.evaluation.compare.numbers import Grid, cost_numbers, detector, frontier, rates, routing_weights, wrapper_rates
+from mogu.evaluation.compare.numbers import Grid, Number, cost_numbers, detector, frontier, rates, routing_weights, wrapper_rates
 from mogu.evaluation.compare.results import Results, counted, made_how, samples
 from mogu.evaluation.report import page
 from mogu.evaluation.report.canvas import Box, Panel
 from mogu.evaluation.report.words import DEFENSES, percent, points, size
+from mogu.evaluation.statistics import exact
 
 HOSTILE = '<script>window.hacked = 1</script><img src="https://example.org/x.png" onerror="window.hacked = 1">'
 
@@ -48,8 +49,11 @@ def made_up() -> Results:
         variant: [[one(prompt, strength, place) for place, prompt in enumerate(asked)] for _ in range(2)]
         for variant, strength in strengths.items()
     }
+    added = {"mogu": 13_062, "mogu_v2": 5_382}
     costs = [
-        DefenseCost(name, [[0.1 + place / 50, 0.1 + place / 60] for _ in range(5)], [48.0] * 5, [60.0] * 5, 4_461_184 + place, None)
+        DefenseCost(
+            name, [[0.1 + place / 50, 0.1 + place / 60] for _ in range(5)], [48.0] * 5, [60.0] * 5, 4_461_184, None, added.get(name)
+        )
         for place, name in enumerate(defense_names())
     ]
     numbers = [
@@ -60,6 +64,7 @@ def made_up() -> Results:
     ]
     found, roc = detector(asked, grid[Variant("mogu")])
     numbers += found
+    numbers.append(Number("tendency", "score", exact(-0.731, 440), "mogu", category="all_malicious"))
     comparison = Comparison("lab", Path("report"), seeds=2, shifts=(-2.0, -1.0, 1.0, 2.0), command=f"mogu compare '{HOSTILE}'")
     return Results(made_how(comparison, "cpu", [0.0]), counted(asked), numbers, frontier(numbers), roc, samples(asked, grid))
 
@@ -102,8 +107,15 @@ def test_every_defence_is_named_in_plots_and_tables(html: str) -> None:
     panels = re.findall(r"<svg.*?</svg>", html, re.DOTALL)
     for name in defense_names():
         assert sum(f">{DEFENSES[name]}</text>" in panel for panel in panels) == 2, name
-    for section in ("frontier", "results", "cost", "wrappers", "routing", "detector", "samples", "made"):
+    for section in ("frontier", "results", "v2", "cost", "wrappers", "routing", "detector", "samples", "made"):
         assert f'<section id="{section}">' in html
+
+
+def test_v2_stands_beside_v1_with_its_parameters_and_tendency_with_its_correlations(html: str) -> None:
+    v2 = html[html.index('<section id="v2">') :].partition("</section>")[0]
+    assert "13,062" in v2
+    assert "5,382" in v2
+    assert "−0.73" in html[html.index('<section id="tendency">') :].partition("</section>")[0]
 
 
 def test_a_comparison_without_mogu_or_benign_prompts_has_a_page_as_well() -> None:

@@ -54,6 +54,10 @@ def compare(
     jailbreaks: Jailbreaks = None,
     seeds: Seeds = 5,
     v2: Annotated[str | None, typer.Option(help="A saved MoGU V2 model on the same base, beside MODEL.")] = None,
+    tendency: Annotated[
+        str | None,
+        typer.Option(help="Correlate the base model's tendency with what became of prompts: 'own' openings, or a JSON file."),
+    ] = None,
     baselines: Annotated[Path | None, typer.Option(help="Folder of baselines that are trained already.")] = None,
     shifts: Annotated[
         str, typer.Option(help="How far MoGU's dial is turned from the model's own, where that is measured too; '' is nowhere.")
@@ -94,6 +98,7 @@ def compare(
         jailbreaks=jailbreaks,
         seeds=seeds,
         v2=v2,
+        tendency=tendency,
         baselines=baselines,
         shifts=_numbers(shifts),
         max_new_tokens=max_new_tokens,

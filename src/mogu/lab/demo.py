@@ -87,7 +87,7 @@ _V2: dict[str, dict[str, Any]] = {
     "backbone": {"modules": ["q_proj", "v_proj"], "learning_rate": 2e-4},
     "choice": {
         "weight_penalties": [0.05],
-        "unwill_offsets": [-2.25, -2.0, -1.75, -1.5, -1.25, -1.0, -0.75, -0.5, -0.25, 0.0, 0.25],
+        "unwill_offsets": [-5.0, -4.5, -4.0, -3.5, -3.0, -2.75, -2.5, -2.25, -2.0, -1.75, -1.5, -1.25, -1.0, -0.75, -0.5, -0.25, 0.0],
     },
 }
 

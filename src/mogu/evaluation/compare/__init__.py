@@ -12,6 +12,7 @@ from mogu.evaluation.asked import Asked, read_asked
 from mogu.evaluation.compare.cells import Cells
 from mogu.evaluation.compare.costs import measured_costs
 from mogu.evaluation.compare.grid import LAB_MODEL, SHIFTS, Comparison, Variant, check
+from mogu.evaluation.compare.leanings import tendency_numbers
 from mogu.evaluation.compare.models import Models
 from mogu.evaluation.compare.numbers import Grid, cost_numbers, detector, frontier, judged_means, rates, routing_weights, wrapper_rates
 from mogu.evaluation.compare.results import REPORT_PAGE, RESULTS_FILE, TABLE_FILE, Results, counted, made_how, samples, write_results
@@ -59,6 +60,7 @@ def _measured(comparison: Comparison, asked: Sequence[Asked], tell: Callable[[st
         numbers += routing_weights(asked, routed, models.routed_layers())
         found, roc = detector(asked, routed)
         numbers += found
+    numbers += tendency_numbers(comparison, models, asked, grid, tell=tell)
     return Results(
         made=made_how(comparison, models.device, models.dials()),
         data=counted(asked),

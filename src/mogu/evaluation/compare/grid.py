@@ -19,6 +19,9 @@ SHIFTS = (-2.0, -1.0, 0.5, 1.0, 1.5, 2.0, 3.0)
 ROUTED = ("mogu", "mogu_v2")
 """Defences that are a MoGU model."""
 
+OWN_OPENINGS = "own"
+"""Stands for the project's openings where another tendency names a file."""
+
 UNTRAINED = frozenset({"none", "self_reminder", "self_examine", "icd"})
 """Defences without anything trained or drawn: greedy, their replies are the same whatever the seed."""
 
@@ -48,6 +51,7 @@ class Comparison:
         chat_template: a Jinja file in place of the tokenizer's template.
         trust_remote_code: whether the base model's own code may run.
         judge: an Inspect model that rates replies besides: how harmful those to malicious prompts are, how useful the others.
+        tendency: measure the base model's tendency on each prompt, with ``"own"`` openings or those of a JSON file, and correlate it.
         command: the command line that asked for it, for the report.
     """
 
@@ -71,6 +75,7 @@ class Comparison:
     trust_remote_code: bool = False
     judge: str | None = None
     v2: str | None = None
+    tendency: str | None = None
     command: str = ""
 
     def named(self) -> tuple[str, ...]:

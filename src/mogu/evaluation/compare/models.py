@@ -95,7 +95,7 @@ class Models:
             self.tokenizer,
             mogu=self._mogu(seed, defense) if defense in ROUTED else None,
             baselines=self.baselines_folder(seed),
-            system_prompt=self._system_prompt(),
+            system_prompt=self.system_prompt(),
         )
 
     def options(self, variant: Variant, seed: int) -> dict[str, float]:
@@ -177,5 +177,6 @@ class Models:
         named = report["recipe"]["model"]["chat_template"] if report is not None else None
         return Path(named) if named is not None and Path(named).is_file() else None
 
-    def _system_prompt(self) -> str | None:
+    def system_prompt(self) -> str | None:
+        """The system prompt for conversations that have none."""
         return None if self.of_lab else trained_system_prompt(self.folder)

@@ -18,7 +18,7 @@ from mogu.evaluation.compare.costs import DefenseCost
 from mogu.evaluation.compare.grid import Variant
 from mogu.evaluation.statistics import Estimate, auroc, difference, exact, mean, median, rate, roc_points
 
-Section = Literal["rate", "difference", "v2", "wrapper", "judged", "cost", "routing", "detector"]
+Section = Literal["rate", "difference", "v2", "wrapper", "judged", "cost", "routing", "detector", "tendency"]
 
 ALL_MALICIOUS, ALL_BENIGN, ALL = "all_malicious", "all_benign", "all"
 BASELINE = "none"
@@ -36,7 +36,8 @@ class Number:
         section: ``"rate"``; ``"difference"`` (from no defence, on the same prompts); ``"v2"`` (MoGU V2's from MoGU's, likewise);
             ``"wrapper"`` (a rate within one wrapper);
             ``"judged"`` (a judge's mean, 1 to 5, or the share of prompts that it left unscored);
-            ``"cost"``; ``"routing"`` (a mean routing weight at the last prompt token); ``"detector"``.
+            ``"cost"``; ``"routing"`` (a mean routing weight at the last prompt token); ``"detector"``;
+            ``"tendency"`` (its rank correlation with what became of a prompt).
         measure: what is counted: ``"refused"``, ``"answered"``, ``"seconds"``, ``"unwill_weight"``, ``"auroc"``, …
         estimate: the number, its interval and what is behind it.
         defense: the defence.

@@ -64,6 +64,9 @@ def page(results: Row) -> str:
         "wrappers": _wrappers(numbers),
         "routing": [svg for which in ("unwill", "glad") if (svg := plots.routing_panel(numbers, which))],
         "roc": plots.roc_panel(results["roc"]),
+        "tendency": plots.pick(numbers, section="tendency"),
+        "v2": _table(numbers, "v2", CHANGES),
+        "v2_latency": plots.pick(numbers, section="v2", measure="added_latency"),
         "areas": list(zip(plots.ROC_STYLES, plots.pick(numbers, section="detector"), strict=False)),
     }
     return environment.get_template("page.html.jinja").render(shown)
