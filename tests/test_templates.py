@@ -199,6 +199,18 @@ def test_an_answer_to_learn_is_what_the_template_writes(
     assert opening == answer[: len(opening)] == tokenizer("Yes, it is raining.", add_special_tokens=False)["input_ids"]
 
 
+def test_an_empty_block_that_a_template_writes_is_part_of_the_answer(letters: PreTrainedTokenizerFast) -> None:
+    """In the manner of Qwen3, whose prompt opens no block, and whose template closes an empty one before an answer without reasoning."""
+    letters.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' and loop.last %}<think>\n\n</think>\n\n{% endif %}"
+        "{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    answer = encode_answer(letters, [USER], "Yes, it is.", closed=True)
+    assert letters.decode(answer) == "<think>\n\n</think>\n\nYes, it is.<|im_end|>"
+    whole = letters.apply_chat_template([USER, {"role": "assistant", "content": "Yes, it is."}])["input_ids"]
+    assert encode_prompt(letters, [USER]) + answer == whole[: len(applied(letters, [USER], None)) + len(answer)]
+
+
 @every_template
 def test_a_system_prompt_of_the_recipe_is_the_template_s_system_turn(tokenizer: PreTrainedTokenizerFast) -> None:
     for tools in (None, TOOLS):
