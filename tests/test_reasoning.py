@@ -128,6 +128,15 @@ def test_rows_reach_the_marker_at_different_steps(make_reasoner, tokenizer, fami
     assert found[-1] == once[-1]  # a block that never ends
 
 
+def test_every_family(make_reasoner, tokenizer, every_family):
+    """Rows in different phases: some layers are handed the batch flattened, and experts their tokens sorted."""
+    model, slow = make_reasoner(every_family, backbone=BackboneConfig(rank=2))
+    marker = encode_marker(tokenizer, "</think>")
+    prompts, ends = [PROMPTS[0][:5], PROMPTS[2][:5], PROMPTS[4]], [1, 4, None]
+    found = generate(model, prompts, ends, marker, max_new_tokens=9)
+    assert found == [greedy(slow, prompt, end, M, marker, "recompute", new=9) for prompt, end in zip(prompts, ends, strict=True)]
+
+
 @both_handoffs
 @pytest.mark.parametrize("m", [0, 1, 5, None])
 def test_every_length_of_the_openings(pair, tokenizer, m, handoff):
