@@ -348,6 +348,10 @@ def test_routing_of_some_rows(pair):
             some = model(ids).logits
         assert torch.equal(model(ids).logits, routed)
     assert torch.equal(some, torch.stack([routed[0], plain[1], routed[2]]))
+    with model.routing("on", rows=torch.tensor([True, False, True])):
+        answers = model.generate(ids, max_new_tokens=9, do_sample=False)
+    expected = [model.generate(ids[row : row + 1], max_new_tokens=9, do_sample=False, routed_tokens=m) for row, m in ((0, None), (1, 0))]
+    assert torch.equal(answers[:2], torch.cat(expected))
     for mode, rows in (("off", torch.tensor([True])), ("on", torch.tensor([1])), ("on", torch.tensor([[True]]))):
         with pytest.raises(ConfigError, match="rows"):
             model.routing(mode, rows=rows)

@@ -225,7 +225,10 @@ def test_tendency_asks_with_the_same_prompt(tokenizer: PreTrainedTokenizerFast, 
     write_records(tmp_path / "r.jsonl", [record(CALLED, TOOLS)])
     [one] = read_listed(tmp_path / "r.jsonl")
     assert one.instruction == "Is it raining?"
-    question = Questions(tokenizer, Openings(("Sure, here",), ("I'm sorry",))).of(offered(one.conversation, one.tools))
+    questions = Questions(tokenizer, Openings(("Sure, here",), ("I'm sorry",)))
+    silent = [*CALLED[:2], CALLED[2] | {"content": ""}]
+    assert list(questions.of(WithTools(silent, TOOLS)).prompt) == applied(tokenizer, silent, TOOLS)
+    question = questions.of(offered(one.conversation, one.tools))
     assert list(question.prompt) == applied(tokenizer, CALLED, TOOLS)
     assert list(question.openings[0]) == tokenizer("Sure, here", add_special_tokens=False)["input_ids"]
 
@@ -253,6 +256,7 @@ def test_records_bring_messages_and_tools_back_unchanged(conversation: str, tmp_
         ({"tools": [{"name": "clock"}]}, "field 'tools.0': a tool, or a call of one, has the form"),
         ({"tools": [{"type": "function", "function": "clock"}]}, "field 'tools.0'"),
         ({"messages": [USER, {"role": "tool", "content": "1"}]}, "must follow the assistant's 'tool_calls'"),
+        ({"messages": [*CALLED[:2], {"role": "tool", "name": "weather"}]}, "the result of a tool has no 'content'"),
         ({"messages": [USER, {"role": "assistant", "content": ""}, USER]}, "field 'messages.1': the text of a message is empty"),
         ({"messages": [USER, {"role": "assistant", "tool_calls": []}, USER]}, "field 'messages.1.tool_calls'"),
         ({"messages": [USER, {"role": "assistant", "tool_calls": [{"name": "clock"}]}, USER]}, "field 'messages.1.tool_calls.0'"),

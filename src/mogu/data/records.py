@@ -73,6 +73,8 @@ class Turn(BaseModel):
             raise ValueError(f"a message of the role '{self.role}' cannot call tools")
         if (self.name, self.tool_call_id) != (None, None) and self.role != "tool":
             raise ValueError(f"'name' and 'tool_call_id' are for the role 'tool', not '{self.role}'")
+        if self.role == "tool" and self.content is None:
+            raise ValueError("the result of a tool has no 'content'")
         if self.role != "tool" and self.tool_calls is None and not (self.content or "").strip():
             raise ValueError("the text of a message is empty")
         return self
