@@ -13,8 +13,10 @@ from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList, Tex
 from mogu import MoguConfig, MoguModel
 from mogu.chat import encode_marker, encode_prompt
 from mogu.config import BackboneConfig
+from mogu.defenses import Subject, make_defense
 from mogu.errors import ConfigError
 from mogu.generation import left_pad
+from mogu.replies import ReplySettings
 
 PROMPTS = [[5, 9, 33, 12, 60, 7, 41, 22, 18, 50], [11, 6, 29, 44], [8, 52, 33, 12, 60, 7, 41], [13, 35], [21, 22, 23, 24, 25]]
 ENDS: list[int | None] = [0, 2, 6, 9, None]
@@ -327,6 +329,29 @@ def test_the_marker_is_saved_with_the_model(make_base, make_reasoner, tokenizer,
     model.save_pretrained(tmp_path / "saved")
     written = json.loads((tmp_path / "saved" / "mogu_config.json").read_text())
     assert ("answer_marker" in written, written["format_version"]) == (False, 1)  # as releases before it read
+
+
+def test_the_defence_mogu_takes_the_marker_or_the_model_s(pair, tokenizer):
+    model, _ = pair
+    conversation = [{"role": "user", "content": "Bake bread?"}]
+    prompt = torch.tensor([encode_prompt(tokenizer, conversation)])
+    options = {"max_new_tokens": NEW, "do_sample": False, "routed_tokens": M}
+    once = model.generate(prompt, **options, answer_marker=None)[0, prompt.shape[1] :].tolist()
+    letter = tokenizer.decode([once[7]])
+    again = model.generate(prompt, **options, answer_marker=letter)[0, prompt.shape[1] :].tolist()
+    assert again != once
+    subject = Subject(model.plain_twin(), tokenizer, mogu=model)
+    said = []
+    for own, asked in (("</think>", letter), (letter, None), (letter, "")):
+        model.mogu_config.answer_marker = own
+        [reply] = make_defense("mogu", subject, routed_tokens=M, answer_marker=asked).reply([conversation], ReplySettings(NEW))
+        said.append(reply.text)
+    model.mogu_config.answer_marker = "</think>"
+    again_said, once_said = (
+        tokenizer.decode(tokens, skip_special_tokens=False).split("</s>")[0].replace("<pad>", "").strip() for tokens in (again, once)
+    )
+    assert said == [again_said, again_said, once_said]
+    assert again_said != once_said
 
 
 @pytest.mark.parametrize("marker", ["<stop>", "\n", "Ä"])
