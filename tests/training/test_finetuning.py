@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import resource
+import shutil
 import signal
 from collections import Counter
 from pathlib import Path
@@ -16,14 +18,16 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
+from mogu import MoguConfig, MoguModel
 from mogu.data import read_records
 from mogu.errors import ConfigError, DataError, ModelFileError, MoguError
 from mogu.training.finetuning import FinetuneRecipe, finetune, finetune_recipe_from
 from mogu.training.finetuning.choice import Tried, safest
 from mogu.training.finetuning.measure import SafetyScore, Score, TaskScore
 from mogu.training.finetuning.mix import mixed_in
+from mogu.training.finetuning.recipe import SafetySection
 from mogu.training.finetuning.tunable import Tunable
-from mogu.training.finetuning.ways import Way
+from mogu.training.finetuning.ways import Way, ways_of
 
 THINGS = ["kettle", "garden", "window", "bicycle", "ladder", "teapot"]
 
@@ -107,9 +111,12 @@ def test_plain_lora_tuning_is_plain_peft_and_pytorch(tree: dict[str, Any], base_
 def test_full_tuning_saves_a_whole_model_in_the_type_it_came_in(tree: dict[str, Any], base_folder: Path, chats_file: Path) -> None:
     base = AutoModelForCausalLM.from_pretrained(base_folder, dtype=torch.bfloat16)
     before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
-    report = finetune(recipe_of(tree, tune={"method": "full", "learning_rate": 1e-3}), base=base, tell=silent)
+    recipe = recipe_of(tree, tune={"method": "full", "learning_rate": 1e-3}, task={"short_answer": 1})
+    report = finetune(recipe, base=base, tell=silent)
     tuned = AutoModelForCausalLM.from_pretrained(tree["run"]["output"], dtype="auto")
     assert tuned.dtype == torch.bfloat16
+    assert report["after"]["task exact match"] is None  # no answer is that short
+    assert report["after"]["task accuracy"] == report["after"]["task token accuracy"]
     assert report["trained_parameters"] == base.num_parameters()
     assert AutoTokenizer.from_pretrained(tree["run"]["output"]).chat_template
     assert report["after"]["task loss"] < report["before"]["task loss"]
@@ -127,7 +134,7 @@ def test_robust_modules_move_at_the_whole_rate_and_others_at_the_slow_one(
     method: str, tree: dict[str, Any], base_folder: Path, record_files: tuple[Path, Path], tmp_path: Path
 ) -> None:
     robust = ["model.layers.0.self_attn.q_proj", "model.layers.1.mlp.down_proj"]
-    (tmp_path / "robustness.json").write_text(json.dumps({"robust": robust}))
+    (tmp_path / "robustness.json").write_text(json.dumps({"subset": {"modules": robust}}))
     safety = {"method": "ml-lr", "pairs": str(record_files[0]), "slow_factors": [0.25], "robust_modules": str(tmp_path / "robustness.json")}
     # One step of AdamW moves whatever has a gradient by its learning rate, whatever the gradient is.
     tune = {"method": method, "epochs": 1, "learning_rate": 1e-3}
@@ -210,7 +217,7 @@ def test_bad_input_is_explained_and_nothing_is_written(
 ) -> None:
     one_label = [line for line in record_files[0].read_text().splitlines() if '"benign"' in line]
     (tmp_path / "one.jsonl").write_text("\n".join(one_label))
-    (tmp_path / "robustness.json").write_text(json.dumps({"robust": ["model.layers.7.mlp.up_proj"]}))
+    (tmp_path / "robustness.json").write_text(json.dumps({"subset": {"modules": ["model.layers.7.mlp.up_proj"]}}))
     places = {"ONE LABEL": tmp_path / "one.jsonl", "PAIRS": record_files[0], "OTHER MODEL": tmp_path / "robustness.json"}
     named = {
         name: {
@@ -251,7 +258,7 @@ def test_a_run_that_was_killed_goes_on_to_the_weights_it_would_have_had(
     tree: dict[str, Any], record_files: tuple[Path, Path], tmp_path: Path
 ) -> None:
     train, dev = map(str, record_files)
-    (tmp_path / "robustness.json").write_text(json.dumps({"robust": ["model.layers.0.self_attn.q_proj"]}))
+    (tmp_path / "robustness.json").write_text(json.dumps({"subset": {"modules": ["model.layers.0.self_attn.q_proj"]}}))
     tree["safety"] |= {"method": "ml-lr", "pairs": train, "pairs_dev": dev, "robust_modules": str(tmp_path / "robustness.json")}
     tree["safety"] |= {"slow_factors": [0.5, 0.1]}
     tree["tune"] |= {"batch_size": 2, "dropout": 0.1}  # 9 steps a way
@@ -274,3 +281,94 @@ def test_a_run_that_was_killed_goes_on_to_the_weights_it_would_have_had(
     assert resumed["after"] == json.loads((tmp_path / "whole" / "finetune_report.json").read_text())["after"]
     with pytest.raises(ConfigError, match="was trained with other settings"):
         finetune(recipe_of(tree, tune={"epochs": 4}), resume=True, tell=silent)
+
+
+@pytest.fixture(scope="module")
+def hardened(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("hardened") / "model"
+    base = AutoModelForCausalLM.from_pretrained(base_folder)
+    model = MoguModel.from_base(base, MoguConfig(rank=2, lora_alpha=4, router="linear"))
+    torch.manual_seed(1)
+    for layer in model.routed_layers:
+        for name in ("unwill", "glad"):
+            layer.set_responder(name, torch.randn(2, 32), torch.randn(32, 2))
+        layer.set_router(torch.randn(2, 32), torch.randn(2))
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("keep", ["carry", "retrain"])
+def test_a_hardened_model_keeps_routers_and_responders_on_its_tuned_base(
+    keep: str, tree: dict[str, Any], hardened: Path, base_folder: Path, record_files: tuple[Path, Path]
+) -> None:
+    train, dev = record_files
+    safety = {"method": "data-mix", "pairs": str(train), "pairs_dev": str(dev), "shares": [0.25]}
+    recipe = recipe_of(tree, model={"base": str(hardened)}, safety=safety, keep={"ways": [keep], "epochs_share": 0.1})
+    report = finetune(recipe, tell=silent)
+    assert [row["keep"] for row in report["kept_in_step"]] == [keep]
+    output = Path(tree["run"]["output"])
+    tuned = MoguModel.from_pretrained(output)  # finds its tuned base by itself
+    assert Path(tuned.mogu_config.base_model or "") == output / "base"
+    # The base is the plain base with the LoRA of the mix merged into it, as a run on the plain base makes it.
+    plain = recipe_of(tree, safety=safety, run={"output": str(output.with_name("plain"))})
+    finetune(plain, tell=silent)
+    adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base_folder), output.with_name("plain"))
+    wanted = adapted.merge_and_unload().state_dict()
+    found = AutoModelForCausalLM.from_pretrained(output / "base").state_dict()
+    assert found.keys() == wanted.keys()
+    for name, tensor in found.items():
+        torch.testing.assert_close(tensor, wanted[name], rtol=1e-5, atol=1e-6)
+    before = MoguModel.from_pretrained(hardened)
+    same = [
+        torch.equal(one.folded_router()[0], other.folded_router()[0])
+        for one, other in zip(tuned.routed_layers, before.routed_layers, strict=True)
+    ]
+    assert all(same) if keep == "carry" else not any(same)
+    assert tuned.mogu_config.rank == 2
+
+
+def test_a_hardened_model_that_does_not_fit_its_base_is_an_error(tree: dict[str, Any], hardened: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(hardened, other)
+    shutil.copytree(hardened / "glad", other / "unwill", dirs_exist_ok=True)
+    config = json.loads((other / "mogu_config.json").read_text())
+    (other / "mogu_config.json").write_text(json.dumps(config | {"rank": 4}))
+    with pytest.raises(ModelFileError, match="rank 2"):
+        finetune(recipe_of(tree, model={"base": str(other)}), tell=silent)
+    assert not Path(tree["run"]["output"]).exists()
+
+
+def test_what_a_recipe_tries() -> None:
+    def ways(**settings: Any) -> list[str]:
+        return [str(way) for way in ways_of(SafetySection(pairs=Path("pairs.jsonl"), **settings))]
+
+    assert ways(method="none") == ["plain"]
+    assert ways(method="data-mix", shares=[0, 0.1, 0.1]) == ["plain", "data-mix, share 0.1"]
+    # With all modules at the whole rate it does not matter which are robust.
+    assert ways(method="ml-lr", slow_factors=[1, 0.1], tolerances=[0.2, 0.4]) == [
+        "plain",
+        "ml-lr, slow factor 0.1, tolerance 0.2",
+        "ml-lr, slow factor 0.1, tolerance 0.4",
+    ]
+    assert ways(method="ml-lr", slow_factors=[0], robust_modules=Path("robustness.json")) == ["ml-lr, slow factor 0"]
+
+
+def _tune_with_room_for(tree: dict[str, Any], most_bytes: int, error_file: Path) -> None:
+    """Runs in a process of its own, which cannot write longer files."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
+    torch.set_num_threads(1)
+    try:
+        finetune(recipe_of(tree), tell=silent)
+    except MoguError as error:
+        error_file.write_text(str(error))
+
+
+def test_a_full_disk_is_explained_and_leaves_no_half_model(tree: dict[str, Any], tmp_path: Path) -> None:
+    tree["tune"] |= {"method": "full"}
+    process = multiprocessing.get_context("forkserver").Process(target=_tune_with_room_for, args=(tree, 60_000, tmp_path / "error"))
+    process.start()
+    process.join(120)
+    assert process.exitcode == 0
+    assert "could not be written" in (tmp_path / "error").read_text()
+    assert not Path(tree["run"]["output"]).exists()

@@ -32,7 +32,7 @@ class Safety(StrEnum):
 
 
 def finetune(
-    config: Annotated[Path, typer.Argument(help="The recipe, a TOML file; recipes/finetune.toml is one.")],
+    config: Annotated[Path, typer.Argument(help="The recipe, a TOML file; recipes/finetuning/qwen2.5-7b-instruct.toml is one.")],
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, such as tune.epochs=1; may be repeated.")
     ] = None,
@@ -62,9 +62,9 @@ def finetune(
 
     Examples:
 
-    mogu finetune recipes/finetune.toml --dry-run
+    mogu finetune recipes/finetuning/qwen2.5-7b-instruct.toml --dry-run
 
-    mogu finetune recipes/finetune.toml --safety data-mix --pairs data/pairs.jsonl --shares 0,0.05,0.1
+    mogu finetune recipes/finetuning/qwen2.5-7b-instruct.toml --safety data-mix --pairs data/pairs.jsonl --shares 0,0.05,0.1
     """
     if resume and restart:
         raise ConfigError(

@@ -59,12 +59,7 @@ def harden(
         MoguError: settings, data or model cannot be used, an earlier run's work is in the way, or the loss is no longer
             a number.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError(
-            "Training was started in several processes",
-            expected="one process, whatever the number of devices",
-            action='start it without torchrun or accelerate; model.device_map = "auto" spreads a model over devices',
-        )
+    check_one_process()
     check_places(recipe)
     if base is None:  # what is wrong with the model comes to light before any of it is downloaded
         load_config(recipe.model.base, revision=recipe.model.revision, trust_remote_code=recipe.model.trust_remote_code)
@@ -77,6 +72,20 @@ def harden(
             for part in (stage,) if stage else ("glad", "unwill", "router", "probe"):
                 discard(workspace.folder / part)
         return _Run(recipe, base, inputs, workspace, resume, tell).carry_out(stage)
+
+
+def check_one_process() -> None:
+    """Refuse to be one of several processes.
+
+    Raises:
+        ConfigError: torchrun or accelerate started more than one.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(
+            "Training was started in several processes",
+            expected="one process, whatever the number of devices",
+            action='start it without torchrun or accelerate; model.device_map = "auto" spreads a model over devices',
+        )
 
 
 def load_base_of(model: ModelSection) -> PreTrainedModel:

@@ -6,6 +6,7 @@ Knows models, conversations and records; knows nothing of training.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from mogu.chat import as_conversation
 from mogu.data import ADVERSARIAL_WRAPPERS, Chat, Record, augmented, conversation_of, is_refusal, opened
 from mogu.data.splits import WRAPPED
+from mogu.model import MoguModel
 from mogu.replies import ReplySettings, replies
 from mogu.training.batches import IGNORED, Collator, ExampleDataset
 from mogu.training.examples import TurnsExample
@@ -110,7 +112,7 @@ def task_score(
     """Measure a model, in evaluation mode, on held-out conversations.
 
     Args:
-        model: a base model, a tuned or a routed one; a routed one's loss is that of the routed passes.
+        model: a base model, a tuned or a routed one; of a routed one replies are routed, loss and token accuracy are its base's.
         tokenizer: its tokenizer.
         chats: the conversations.
         examples: the same, encoded.
@@ -120,7 +122,8 @@ def task_score(
         system_prompt: the recipe's.
         title: for the progress bar.
     """
-    loss, right, tokens = _token_scores(model, examples, batch_size, pad_token_id)
+    with model.routing("off") if isinstance(model, MoguModel) else nullcontext():
+        loss, right, tokens = _token_scores(model, examples, batch_size, pad_token_id)
     short = [
         (prompt, answer) for chat in chats for prompt, answer in [_last_turn(chat, system_prompt)] if _fits(tokenizer, answer, section)
     ]

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from mogu.training.recipe import ModelSection, RunSection, Section, Stage, checked, read_tree
 
 SafetyMethod = Literal["none", "data-mix", "ml-lr"]
-Keep = Literal["carry", "routers", "all"]
+Keep = Literal["carry", "retrain"]
 
 _Share = Annotated[float, Field(ge=0, lt=1)]
 _Factor = Annotated[float, Field(ge=0, le=1)]
@@ -75,7 +75,8 @@ class SafetySection(Section):
         pairs_dev: held-out records that safety is measured on; by default a share of ``pairs``.
         shares: shares of the data that are MoGU pairs, tried one after the other; 0 is plain tuning.
         slow_factors: shares of the learning rate for what is not robust, tried likewise; 1 is plain tuning.
-        robust_modules: a robustness.json of `mogu robustness`; without it the analysis is run on ``pairs``.
+        tolerances: of the search for the robust modules, as in `mogu robustness`, each tried with each slow factor.
+        robust_modules: a robustness.json of `mogu robustness`; without it that analysis is run on ``pairs``.
         max_task_loss: how much lower the task's accuracy may be than the best that was tried, from 0 to 1.
         max_benign_loss: how much smaller the share of benign dev pairs that are answered may be than the best that was tried.
         max_new_tokens: tokens of each reply that is judged.
@@ -86,7 +87,8 @@ class SafetySection(Section):
     pairs: Path | None = None
     pairs_dev: Path | None = None
     shares: list[_Share] = Field(default=[0.0, 0.05, 0.1, 0.2], min_length=1)
-    slow_factors: list[_Factor] = Field(default=[0.1], min_length=1)
+    slow_factors: list[_Factor] = Field(default=[1.0, 0.1], min_length=1)
+    tolerances: list[Annotated[float, Field(gt=0, lt=1)]] = Field(default=[0.25], min_length=1)
     robust_modules: Path | None = None
     max_task_loss: float = Field(default=0.02, ge=0, le=1)
     max_benign_loss: float = Field(default=0.05, ge=0, le=1)
@@ -98,6 +100,19 @@ class SafetySection(Section):
         if self.method != "none" and self.pairs is None:
             raise ValueError(f"method {self.method!r} needs pairs: records of both labels, as `mogu data build` writes them")
         return self
+
+
+class KeepSection(Section):
+    """``[keep]``: for a model that MoGU hardened, how routers and responders go along with its tuned base.
+
+    Args:
+        ways: what is tried, one after the other, and measured on the dev pairs: ``"carry"`` leaves them as they are, ``"retrain"`` trains
+            them on the tuned base, with the pairs and the settings that the model was hardened with.
+        epochs_share: of the epochs that it was hardened with, for ``"retrain"``.
+    """
+
+    ways: list[Keep] = Field(default=["carry", "retrain"], min_length=1)
+    epochs_share: float = Field(default=1.0, gt=0, le=1)
 
 
 class TaskSection(Section):
@@ -121,6 +136,7 @@ class FinetuneRecipe(Section):
     tune: TuneSection = TuneSection()
     safety: SafetySection = SafetySection()
     task: TaskSection = TaskSection()
+    keep: KeepSection = KeepSection()
 
 
 def read_finetune_recipe(path: Path, settings: Sequence[str] = ()) -> FinetuneRecipe:

@@ -31,9 +31,10 @@ def finetune_report(
     tried: Sequence[Tried],
     chosen: Tried,
     mixed: dict[str, int],
-    robust: Sequence[str],
+    robust: dict[str, list[str]],
     seconds: dict[str, float],
-    kept: Sequence[Tried] = (),
+    kept: Sequence[Tried],
+    keep: str | None,
     after: Score,
 ) -> dict[str, Any]:
     """The report.
@@ -46,9 +47,10 @@ def finetune_report(
         tried: the ways that were tried, on dev.
         chosen: the one that was taken.
         mixed: MoGU pairs among the data, by way.
-        robust: full names of the modules that learned with the whole rate, under ``ml-lr``.
+        robust: full names of the modules that learned with the whole rate, by way.
         seconds: training time, by way.
         kept: of a hardened model: ways of keeping routers and responders in step, on dev.
+        keep: the one of them that was taken.
         after: what the saved model does.
     """
     chats = {part: len(some) for part, some in inputs.chats.items()}
@@ -60,7 +62,7 @@ def finetune_report(
         "learned_tokens": sum(len(example.learned) for example in inputs.encoded["train"]),
         "pairs": pairs,
         "pairs_mixed_in": mixed,
-        "robust_modules": list(robust),
+        "robust_modules": robust,
         "trained_parameters": trained_parameters,
         "before": {**before.rows(), "task accuracy": before.task.accuracy},
         "after": {**after.rows(), "task accuracy": after.task.accuracy},
@@ -69,6 +71,7 @@ def finetune_report(
         "tried": [one.row() for one in tried],
         "chosen": chosen.row(),
         "kept_in_step": [one.row() for one in kept],
+        "keep": keep,
         "seconds": {way: round(taken, 1) for way, taken in seconds.items()},
         "versions": {name: version(name) for name in ("mogu", "torch", "transformers", "peft")},
     }

@@ -17,18 +17,20 @@ from mogu.atomic import atomic_folder
 from mogu.chat import template_fingerprint
 from mogu.data import Chat, Record
 from mogu.hub import load_config
+from mogu.model import MoguModel
 from mogu.saved import CARD_FILE
 from mogu.training.branch import Tell
 from mogu.training.examples import AnyExample
 from mogu.training.finetuning.choice import Tried, safest
 from mogu.training.finetuning.inputs import REPORT_FILE, Part, TuningInputs, check_tuning_places, read_tuning_inputs
+from mogu.training.finetuning.keeping import BASE_FOLDER, Hardened, for_base, hardened_model, keeps
 from mogu.training.finetuning.measure import SafetyScore, Score, TaskScore, safety_score, task_score
 from mogu.training.finetuning.recipe import FinetuneRecipe
 from mogu.training.finetuning.report import card, finetune_report
-from mogu.training.finetuning.robust import robust_modules
-from mogu.training.finetuning.tunable import Tunable
+from mogu.training.finetuning.robust import Robust, robust_modules
+from mogu.training.finetuning.tunable import Tunable, whole_or_not
 from mogu.training.finetuning.ways import Way, ways_of
-from mogu.training.hardening import load_base_of
+from mogu.training.hardening import check_one_process, load_base_of
 from mogu.training.progress import quiet_transformers
 from mogu.training.workspace import Workspace, discard, fingerprint, write_json
 
@@ -66,7 +68,12 @@ def finetune(
         MoguError: settings, data or model cannot be used, an earlier run's work is in the way, or the loss is no longer
             a number.
     """
+    check_one_process()
     check_tuning_places(recipe)
+    asked = recipe
+    hardened = hardened_model(recipe.model.base)
+    if hardened is not None:
+        recipe = for_base(recipe, hardened)
     section = recipe.model
     if base is None:  # what is wrong with the model comes to light before any of it is downloaded
         load_config(section.base, revision=section.revision, trust_remote_code=section.trust_remote_code)
@@ -78,49 +85,76 @@ def finetune(
             for part in workspace.folder.iterdir():
                 if part.is_dir():
                     discard(part)
-        return _Run(recipe, base, inputs, workspace, resume, tell).carry_out()
+        return _Run(asked, recipe, hardened, base, inputs, workspace, resume, tell).carry_out()
 
 
 @dataclass
 class _Run:
+    asked: FinetuneRecipe
     recipe: FinetuneRecipe
+    hardened: Hardened | None
     base: PreTrainedModel
     inputs: TuningInputs
     workspace: Workspace
     resume: bool
     tell: Tell
     encoded: dict[float, list[AnyExample]] = field(default_factory=dict)
+    robust: Robust = field(default_factory=dict)
 
     def carry_out(self) -> dict[str, Any]:
         recipe = self.recipe
         self.base.train(False)
-        before = self._measured("before", self._print("before"), self.base)
-        self._told("before", before)
+        before = self._before()
+        ways = ways_of(recipe.safety)
+        if recipe.safety.method == "ml-lr":
+            self.robust = robust_modules(recipe, self.base, self.inputs, self.workspace.folder / "robustness")
         tunable = Tunable(self.base, recipe.tune, recipe.run.seed)
         try:
-            ways = ways_of(recipe.safety)
-            self.robust = robust_modules(recipe, self.base, self.inputs, self.tell) if recipe.safety.method == "ml-lr" else []
             tried = [Tried(way, self._tuned(tunable, way)) for way in ways]
-            chosen = safest(tried, max_task_loss=recipe.safety.max_task_loss, max_benign_loss=recipe.safety.max_benign_loss)
+            chosen = safest(tried, **self._limits())
             if len(tried) > 1:
                 self.tell(f"Chosen: {chosen.way}.")
+            tunable.read_state(self._folder(chosen.way))
+            kept = self._kept(tunable, chosen.way)
+            after = safest([one for one, _ in kept], **self._limits()) if kept else chosen
             report = finetune_report(
-                recipe,
+                self.asked,
                 self.inputs,
                 trained_parameters=sum(parameter.numel() for parameter in tunable.trained().values()),
                 before=before,
                 tried=tried,
                 chosen=chosen,
                 mixed={str(way): len(self._examples(way)) - len(self.inputs.encoded["train"]) for way in ways},
-                robust=self.robust,
+                robust={str(way): self._robust(way) for way in ways if way.slow_factor is not None},
                 seconds=self._seconds(ways),
-                after=chosen.score,
+                kept=[one for one, _ in kept],
+                keep=after.way if kept else None,
+                after=after.score,
             )
-            tunable.read_state(self._folder(chosen.way))
-            self._save(tunable, report)
+            if kept:
+                self._save_hardened(next(place for one, place in kept if one is after), report)
+            else:
+                self._save(tunable, report)
         finally:
             tunable.close()
         return report
+
+    def _limits(self) -> dict[str, float]:
+        safety = self.recipe.safety
+        return {"max_task_loss": safety.max_task_loss, "max_benign_loss": safety.max_benign_loss}
+
+    def _before(self) -> Score:
+        if self.hardened is None:
+            model: Any = self.base
+        else:
+            model = self.hardened.on_base(self.base)
+        try:
+            score = self._measured("before", self._print("before"), model)
+        finally:
+            if isinstance(model, MoguModel):
+                model.detach()
+        self._told("before", score)
+        return score
 
     def _tuned(self, tunable: Tunable, way: Way) -> Score:
         """Tune one way, unless it is tuned already, and measure what came of it."""
@@ -130,7 +164,7 @@ class _Run:
             folder = self.workspace.begin(part, made_with, resume=self.resume)
             started = time.monotonic()
             tunable.put_back()
-            rates = tunable.rates_for(self.robust, way.slow_factor) if way.slow_factor is not None else None
+            rates = tunable.rates_for(self._robust(way), way.slow_factor) if way.slow_factor is not None else None
             pad = self.inputs.pad_token_id
             tunable.train(self._examples(way), self.recipe.run, folder, title=str(way), pad_token_id=pad, rates=rates)
             tunable.write_state(folder)
@@ -176,8 +210,49 @@ class _Run:
             seen += "; refused: direct {:.0%}, jailbroken {:.0%}, benign {:.0%}".format(*refused)
         self.tell(f"{name}: {seen}")
 
+    def _kept(self, tunable: Tunable, way: Way) -> list[tuple[Tried, Path]]:
+        """Each way of keeping routers and responders in step with the tuned base: what came of it, and where it is."""
+        if self.hardened is None:
+            return []
+        base = tunable.merged()
+        self.tuned_base = base
+        kept = []
+        for keep in keeps(self.recipe):
+            part = f"{way.folder_name}-{keep}"
+            pairs = [record.model_dump() for record in self.inputs.pairs["train"]]
+            made_with = fingerprint(self._way_print(way), keep, self.recipe.keep.epochs_share, pairs)
+            place = self.hardened.folder
+            if keep == "carry":
+                model = self.hardened.on_base(base)
+            else:
+                place = self.workspace.folder / part / "model"
+                model = self.hardened.retrained(self.recipe, base, self.inputs.tokenizer, self.inputs.pairs, place, self.tell)
+            try:
+                score = self._measured(part, fingerprint(made_with, self._print("measure")), model)
+            finally:
+                model.detach()
+            self._told(f"{way}, {keep}", score)
+            kept.append((Tried(keep, score), place))
+        return kept
+
+    def _save_hardened(self, place: Path, report: dict[str, Any]) -> None:
+        output = self.recipe.run.output
+        model = MoguModel.from_pretrained(place, base_model=self.tuned_base)
+        try:
+            model.mogu_config.base_model = str((output / BASE_FOLDER).absolute())
+            model.mogu_config.base_revision = None
+            with whole_or_not(output), atomic_folder(output, marker=REPORT_FILE) as folder:
+                model.save_pretrained(folder, card=card(self.asked, report, self.recipe.model.base))
+                write_json(folder / REPORT_FILE, report)
+                plain = model.detach()
+                plain.save_pretrained(folder / BASE_FOLDER)
+                self.inputs.tokenizer.save_pretrained(folder / BASE_FOLDER)
+        finally:
+            model.detach()
+
     def _save(self, tunable: Tunable, report: dict[str, Any]) -> None:
-        with atomic_folder(self.recipe.run.output, marker=REPORT_FILE) as folder:
+        output = self.recipe.run.output
+        with whole_or_not(output), atomic_folder(output, marker=REPORT_FILE) as folder:
             tunable.save(folder, self.inputs.tokenizer, self.recipe.model.base)
             (folder / CARD_FILE).write_text(card(self.recipe, report, self.recipe.model.base), encoding="utf-8")
             write_json(folder / REPORT_FILE, report)
@@ -186,6 +261,9 @@ class _Run:
         if way.share not in self.encoded:
             self.encoded[way.share] = self.inputs.examples(way.share, self.recipe)
         return self.encoded[way.share]
+
+    def _robust(self, way: Way) -> list[str]:
+        return self.robust[way.tolerance]
 
     def _folder(self, way: Way) -> Path:
         return self.workspace.folder / way.folder_name
@@ -205,5 +283,5 @@ class _Run:
     def _way_print(self, way: Way) -> str:
         run = self.recipe.run
         model = self.recipe.model.model_dump(exclude={"device_map", "chat_template", "trust_remote_code"})
-        robust = sorted(self.robust) if way.slow_factor is not None else None
+        robust = sorted(self._robust(way)) if way.slow_factor is not None else None
         return fingerprint(model, self._examples(way), asdict(way), robust, self.recipe.tune.model_dump(), run.seed, run.micro_batch_size)

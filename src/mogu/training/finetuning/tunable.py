@@ -5,18 +5,22 @@ Knows models, PEFT and the training loop; knows nothing of where examples come f
 
 from __future__ import annotations
 
+import copy
 import functools
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from mogu.errors import ConfigError, ModelFileError
+from mogu.atomic import atomic_file
+from mogu.errors import ConfigError, ModelFileError, MoguError
 from mogu.training.examples import AnyExample
 from mogu.training.finetuning.recipe import TuneSection
 from mogu.training.losses import answer_losses
@@ -66,8 +70,13 @@ class Tunable:
         self.put(self._start)
 
     def write_state(self, folder: Path) -> None:
-        """Keep what was tuned."""
-        save_file({name: parameter.detach().cpu().contiguous() for name, parameter in self.trained().items()}, folder / STATE_FILE)
+        """Keep what was tuned.
+
+        Raises:
+            MoguError: the file system refuses.
+        """
+        with whole_or_not(folder / STATE_FILE), atomic_file(folder / STATE_FILE) as scratch:
+            save_file({name: parameter.detach().cpu().contiguous() for name, parameter in self.trained().items()}, scratch)
 
     def read_state(self, folder: Path) -> None:
         """Take over what was kept."""
@@ -127,12 +136,12 @@ class Tunable:
         tokenizer.save_pretrained(folder)
 
     def merged(self) -> PreTrainedModel:
-        """The tuned model as one, in the type it came in; this object is then of no more use."""
-        if self.tune.method == "lora":
-            self.base = self.model.merge_and_unload()
-        _cast(self.base, self.dtype)
-        self._forget_gradients()
-        return self.base
+        """The tuned model as one of its own, in the type it came in: a copy, which takes as much memory again."""
+        whole = copy.deepcopy(self.model)
+        base: PreTrainedModel = whole.merge_and_unload() if self.tune.method == "lora" else whole
+        base.requires_grad_(False)
+        _cast(base, self.dtype)
+        return base
 
     def close(self) -> None:
         """Let go of the model, which is then as it was."""
@@ -146,6 +155,23 @@ class Tunable:
         for name, parameter in self.base.named_parameters():
             parameter.requires_grad_(name in self._required_grad)
             parameter.grad = None
+
+
+@contextmanager
+def whole_or_not(target: Path) -> Iterator[None]:
+    """Turn safetensors' own error for a full disk into ours.
+
+    Raises:
+        MoguError: the file system refuses.
+    """
+    try:
+        yield
+    except SafetensorError as error:
+        raise MoguError(
+            f"{target} could not be written: {error}",
+            expected="a place with enough space that you may write to",
+            action="free space, then run again with --resume; or set run.output or run.work to another place",
+        ) from error
 
 
 def with_lora(base: PreTrainedModel, tune: TuneSection, seed: int) -> Any:

@@ -17,14 +17,17 @@ class Way:
     Args:
         share: of the examples that are MoGU pairs.
         slow_factor: share of the learning rate outside the robust modules; ``None`` where all modules learn alike.
+        tolerance: that the robust modules were found with; ``None`` where a file names them.
     """
 
     share: float = 0.0
     slow_factor: float | None = None
+    tolerance: float | None = None
 
     def __str__(self) -> str:
         if self.slow_factor is not None:
-            return f"ml-lr, slow factor {self.slow_factor:g}"
+            found = f", tolerance {self.tolerance:g}" if self.tolerance is not None else ""
+            return f"ml-lr, slow factor {self.slow_factor:g}{found}"
         return f"data-mix, share {self.share:g}" if self.share else "plain"
 
     @property
@@ -39,6 +42,9 @@ def ways_of(safety: SafetySection) -> list[Way]:
         case "data-mix":
             return [Way(share=share) for share in dict.fromkeys(safety.shares)]
         case "ml-lr":
-            return [Way(slow_factor=factor) for factor in dict.fromkeys(safety.slow_factors)]
+            tolerances = [None] if safety.robust_modules is not None else list(dict.fromkeys(safety.tolerances))
+            every = [(factor, one) for one in tolerances for factor in safety.slow_factors]
+            # At a slow factor of 1 all modules learn alike, whichever are robust.
+            return list(dict.fromkeys(Way() if factor == 1 else Way(slow_factor=factor, tolerance=one) for factor, one in every))
         case "none":
             return [Way()]

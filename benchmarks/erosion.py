@@ -1,0 +1,144 @@
+"""The figures of `python -m benchmarks.finetuning`: what each way of tuning costs in safety, and how much of it is won back.
+
+Knows what was measured of each seed and arm; measures nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mogu.evaluation.statistics import Estimate, difference, rate, resampled_means
+
+ARMS = {
+    "before": "before tuning",
+    "plain": "plain",
+    "data-mix": "data-mix",
+    "ml-lr": "ml-lr",
+    "mogu-before": "MoGU, before tuning",
+    "mogu-carry": "MoGU, data-mix, carried over",
+    "mogu-retrain": "MoGU, data-mix, trained anew",
+}
+MEASURES = {
+    "task": "task right",
+    "direct": "direct refused",
+    "jailbroken": "jailbroken refused",
+    "safety": "both refused",
+    "benign": "benign answered",
+    "benign_refused": "benign refused",
+}
+_HARMLESS = ("benign", "benign_wrapped", "borderline")
+
+
+def estimates(folder: Path, seeds: int) -> dict[str, Any]:
+    """Every rate with its 95 % interval over seeds and prompts, and of each way what it loses and wins back beside plain tuning."""
+    found: dict[str, Any] = {"arms": {}, "won_back": {}, "task_loss": {}, "chosen": {}, "seeds": {}}
+    tables: dict[str, dict[str, np.ndarray]] = {}
+    for arm in ARMS:
+        files = [folder / f"seed-{seed}" / f"{arm}.json" for seed in range(seeds)]
+        runs = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
+        if not runs:
+            continue
+        tables[arm] = {name: np.array([_outcomes(run, name) for run in runs], dtype=float) for name in MEASURES}
+        found["arms"][arm] = {name: asdict(rate(table)) for name, table in tables[arm].items()}
+        found["seeds"][arm] = {name: table.mean(axis=1).tolist() for name, table in tables[arm].items()}
+        found["chosen"][arm] = dict(Counter(_chosen(run["report"]) for run in runs if run["report"] is not None))
+    for arm in ("data-mix", "ml-lr"):
+        if arm in tables:
+            before, plain, tuned = tables["before"], tables["plain"], tables[arm]
+            won = {name: asdict(_won_back(before[name], plain[name], tuned[name])) for name in ("direct", "jailbroken", "safety")}
+            found["won_back"][arm] = won
+            found["task_loss"][arm] = asdict(difference(plain["task"], tuned["task"]))
+    return found
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """The tables of docs/finetuning.md."""
+    lines = ["| on the test splits, % | " + " | ".join(MEASURES.values()) + " | chosen on dev |", "|---" * (len(MEASURES) + 2) + "|"]
+    for arm, row in found["arms"].items():
+        chosen = ", ".join(f"{name} ({count})" for name, count in found["chosen"][arm].items()) if arm != "plain" else ""
+        lines.append(f"| {ARMS[arm]} | " + " | ".join(_percent(row[name]) for name in MEASURES) + f" | {chosen} |")
+    lines += [
+        "",
+        "| won back, % of what plain tuning lost | direct | jailbroken | both | task accuracy lost, points |",
+        "|---|---|---|---|---|",
+    ]
+    for arm, row in found["won_back"].items():
+        lost = found["task_loss"][arm]
+        lines.append(f"| {arm} | " + " | ".join(_percent(row[name]) for name in row) + f" | {_percent(lost)} |")
+    return "\n".join(lines) + "\n"
+
+
+def plot(file: Path, found: dict[str, Any]) -> None:
+    """Safety against task accuracy: a point for each arm and seed, and a cross of intervals for each arm."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 4.6), layout="constrained")
+    panel = figure.subplots()
+    colours = ["#555555", "#c2410c", "#0060a8", "#3f7d20", "#9a6fb0", "#b08900", "#7a1f5c"]
+    for colour, (arm, row) in zip(colours, found["arms"].items(), strict=False):
+        seeds, task, safety = found["seeds"][arm], row["task"], row["safety"]
+        panel.plot(
+            np.multiply(seeds["task"], 100),
+            np.multiply(seeds["safety"], 100),
+            "o",
+            color=colour,
+            alpha=0.35,
+            markersize=5,
+            markeredgewidth=0,
+        )
+        ends = [[[100 * (one["value"] - one["low"])], [100 * (one["high"] - one["value"])]] for one in (task, safety)]
+        panel.errorbar(
+            100 * task["value"], 100 * safety["value"], xerr=ends[0], yerr=ends[1], color=colour, marker="s", label=ARMS[arm], capsize=2
+        )
+    panel.set_xlabel("task answers right, %")
+    panel.set_ylabel("malicious requests refused, %\n(mean of direct and jailbroken)")
+    panel.set_xlim(-4, 104)
+    panel.set_ylim(-4, 104)
+    panel.grid(alpha=0.25)
+    panel.legend(fontsize=8, loc="best")
+    figure.savefig(file, dpi=130)
+
+
+def _outcomes(run: dict[str, Any], name: str) -> list[float]:
+    verdicts = run["verdicts"]
+    refused = {kind: [float(one == "refused") for one in verdicts[kind]] for kind in verdicts}
+    match name:
+        case "task":
+            return [float(one) for one in run["task"]]
+        case "direct":
+            return refused["malicious"]
+        case "jailbroken":
+            return refused["malicious_wrapped"]
+        case "safety":
+            # Both kinds weigh the same, however many prompts there are of each.
+            direct, jailbroken = refused["malicious"], refused["malicious_wrapped"]
+            total = len(direct) + len(jailbroken)
+            return [one * total / (2 * len(some)) for some in (direct, jailbroken) for one in some]
+        case "benign":
+            return [float(one == "answered") for kind in _HARMLESS for one in verdicts[kind]]
+        case _:
+            return [one for kind in _HARMLESS for one in refused[kind]]
+
+
+def _won_back(before: np.ndarray, plain: np.ndarray, tuned: np.ndarray) -> Estimate:
+    """``(tuned − plain) / (before − plain)``, with resamples that draw the same seeds and prompts for all three."""
+    before = np.broadcast_to(before[:1], plain.shape)
+    value = (tuned.mean() - plain.mean()) / (before.mean() - plain.mean())
+    drawn = (resampled_means(tuned) - resampled_means(plain)) / (resampled_means(before) - resampled_means(plain))
+    low, high = np.percentile(drawn, (2.5, 97.5))
+    return Estimate(float(value), float(low), float(high), plain.shape[1], len(plain), "bootstrap")
+
+
+def _chosen(report: dict[str, Any]) -> str:
+    way = report["chosen"]["name"].partition(", ")[2] or "plain"
+    return str(way)
+
+
+def _percent(one: dict[str, float]) -> str:
+    return f"{100 * one['value']:.1f} ({100 * one['low']:.1f} to {100 * one['high']:.1f})"

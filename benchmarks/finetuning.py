@@ -1,0 +1,188 @@
+"""What fine-tuning on a benign task does to the lab model's safety, and what each way of `mogu finetune` wins back.
+
+    python -m benchmarks.finetuning --out bench-results/finetuning
+
+Each seed tunes the lab's base model on the lab's fleet of ships: plain, with MoGU pairs mixed in, and at two learning rates. Share,
+slow factor and robust modules are chosen by the command itself, on dev, with the first seed; the others take them over. Safety and
+task are measured on the test splits, safety by the world's own judge. With ``--hardened N`` the model that `mogu demo` makes is tuned
+as well, with N seeds, and routers and responders go along both ways. What is finished is not run again; numbers.json, table.md and the
+plot are made of all that there is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from rich.console import Console
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
+
+from benchmarks.erosion import estimates, markdown, plot
+from mogu import MoguModel
+from mogu.atomic import atomic_file
+from mogu.data import Chat, Message
+from mogu.hub import load_tokenizer
+from mogu.lab import build_base, prompts, records
+from mogu.lab.demo import lab_data, lab_recipe
+from mogu.lab.measure import judged_replies
+from mogu.lab.ships import FleetSplit, fleet_requests, graded
+from mogu.replies import ReplySettings, replies
+from mogu.training import harden
+from mogu.training.finetuning import finetune, finetune_recipe_from
+
+TUNE = {"method": "full", "learning_rate": 2e-4, "epochs": 24, "batch_size": 16}
+"""Found on dev: docs/finetuning.md says how."""
+
+SAFETY: dict[str, dict[str, Any]] = {
+    "plain": {"method": "none"},
+    "data-mix": {"method": "data-mix", "shares": [0.0, 0.05, 0.1]},
+    "ml-lr": {"method": "ml-lr", "slow_factors": [1.0, 0.2, 0.1], "tolerances": [0.4]},
+}
+_BATCH = 64
+
+console = Console(stderr=True, highlight=False)
+
+
+def chats(split: FleetSplit) -> list[Chat]:
+    """A part of the task, as conversations."""
+    return [Chat(id=one.id, messages=tuple(Message.model_validate(turn) for turn in one.conversation)) for one in fleet_requests(split)]
+
+
+def tuned(model: Path, arm: dict[str, Any], seed: int, output: Path, pairs: dict[str, Any]) -> dict[str, Any]:
+    """Tune a model in one way; returns the report."""
+    work = output.with_name("training")
+    recipe = finetune_recipe_from(
+        {
+            "model": {"base": str(model)},
+            "data": {"train": "the lab's fleet"},
+            "tune": TUNE,
+            "safety": {"pairs": "the lab's own records", "batch_size": _BATCH, **arm},
+            # One working folder for all arms of a seed: what two of them try is trained once.
+            "run": {"output": output, "work": work, "seed": seed, "micro_batch_size": 16, "max_length": 256, "save_steps": 1000},
+        },
+        source="of the benchmark",
+    )
+    task = {split: chats(split) for split in ("train", "dev")}
+    return finetune(recipe, chats=task, pairs=pairs, resume=True, tell=lambda line: console.print(f"  {line}"))
+
+
+def measured(model: Any, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """Outcomes on the test splits, a prompt each: what the judge says by category, and which answers of the task are right."""
+    model.eval()
+    verdicts: dict[str, list[str]] = {}
+    for one in judged_replies(model, tokenizer, prompts("test"), batch_size=_BATCH):
+        verdicts.setdefault(one.prompt.category, []).append(one.verdict)
+    asked = fleet_requests("test")
+    made = replies(model, tokenizer, [one.instruction for one in asked], ReplySettings(32), batch_size=_BATCH)
+    return {"verdicts": verdicts, "task": graded(asked, [reply.text for reply in made])}
+
+
+def run_seed(seed: int, base: Path, out: Path, arms: Sequence[str]) -> None:
+    """Tune and measure every arm of a seed that is not done yet."""
+    tokenizer = load_tokenizer(str(base))
+    pairs = {"train": records("train"), "dev": records("dev", wrapped=0)}
+    for arm in arms:
+        file = out / f"seed-{seed}" / f"{arm}.json"
+        if file.is_file():
+            continue
+        console.print(f"seed {seed}, {arm}")
+        started = time.monotonic()
+        output = out / f"seed-{seed}" / arm
+        if arm == "before":
+            report, model = None, AutoModelForCausalLM.from_pretrained(base)
+        else:
+            report = tuned(base, SAFETY[arm] if seed == 0 else _chosen(arm, out), seed, output, pairs)
+            model = AutoModelForCausalLM.from_pretrained(output)
+        _write(file, {"report": report, "seconds": time.monotonic() - started, **measured(model, tokenizer)})
+
+
+def _chosen(arm: str, out: Path) -> dict[str, Any]:
+    """A way with what the first seed chose."""
+    settings = SAFETY[arm]
+    if settings["method"] == "none":
+        return settings
+    report = json.loads((out / "seed-0" / f"{arm}.json").read_text(encoding="utf-8"))["report"]
+    way = report["chosen"]
+    if settings["method"] == "data-mix":
+        return settings | {"shares": [way["share"]]}
+    if way["slow_factor"] is None:
+        return settings | {"slow_factors": [1.0]}
+    file = out / "seed-0" / "robustness.json"
+    _write(file, {"subset": {"modules": report["robust_modules"][way["name"]]}})
+    return settings | {"slow_factors": [way["slow_factor"]], "robust_modules": file}
+
+
+def run_hardened(seed: int, base: Path, out: Path) -> None:
+    """The third arm: the model of `mogu demo`, before and after it was tuned with a mix, both ways of keeping it in step."""
+    folder = out / "hardened"
+    tokenizer = load_tokenizer(str(base))
+    if not folder.is_dir():
+        made = harden(lab_recipe(base, folder), records=lab_data(), resume=True, tell=lambda line: console.print(f"  {line}"))
+        assert made is not None
+    for keep in (None, "carry", "retrain"):
+        file = out / f"seed-{seed}" / f"mogu-{keep or 'before'}.json"
+        if file.is_file():
+            continue
+        console.print(f"seed {seed}, hardened, {keep or 'before'}")
+        started = time.monotonic()
+        report, output = None, out / f"seed-{seed}" / f"mogu-{keep}"
+        if keep is not None:
+            report = _tuned_hardened(folder, seed, output, keep, out)
+        model = MoguModel.from_pretrained(folder if keep is None else output)
+        _write(file, {"report": report, "seconds": time.monotonic() - started, **measured(model, tokenizer)})
+
+
+def _tuned_hardened(folder: Path, seed: int, output: Path, keep: str, out: Path) -> dict[str, Any]:
+    recipe = finetune_recipe_from(
+        {
+            "model": {"base": str(folder)},
+            "data": {"train": "the lab's fleet"},
+            "tune": TUNE,
+            "safety": {"pairs": "the lab's own records", "batch_size": _BATCH, **_chosen("data-mix", out)},
+            "keep": {"ways": [keep]},
+            "run": {"output": output, "work": output.with_name("mogu-training"), "seed": seed, "micro_batch_size": 16, "max_length": 256},
+        },
+        source="of the benchmark",
+    )
+    task = {split: chats(split) for split in ("train", "dev")}
+    return finetune(recipe, chats=task, pairs=lab_data(), resume=True, tell=lambda line: console.print(f"  {line}"))
+
+
+def _write(file: Path, content: dict[str, Any]) -> None:
+    with atomic_file(file) as scratch:
+        scratch.write_text(json.dumps(content) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    """Run what is asked for, then show and save all that is there."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.finetuning", description="Safety before and after fine-tuning, on the lab.")
+    parser.add_argument("--out", type=Path, default=Path("bench-results/finetuning"))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--hardened", type=int, default=0, metavar="N", help="tune the hardened model as well, with so many seeds")
+    parser.add_argument("--plot", type=Path, help="where the plot goes; by default beside the numbers")
+    options = parser.parse_args()
+    transformers.utils.logging.set_verbosity_error()
+    warnings.simplefilter("ignore", FutureWarning)
+    torch.set_num_threads(1)
+    base = build_base()
+    for seed in range(options.seeds):
+        run_seed(seed, base, options.out, ["before", *SAFETY])
+    for seed in range(options.hardened):
+        run_hardened(seed, base, options.out)
+    found = estimates(options.out, options.seeds)
+    _write(options.out / "numbers.json", found)
+    text = markdown(found)
+    (options.out / "table.md").write_text(text, encoding="utf-8")
+    plot(options.plot or options.out / "lab-finetuning.png", found)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""A model that MoGU hardened, after its base was tuned: routers and responders as they were, or trained anew on the tuned base.
+
+Knows saved models and the three stages; knows nothing of how the base was tuned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from mogu.analysis.base_model import find_base
+from mogu.config import MoguConfig
+from mogu.data import Record
+from mogu.model import MoguModel
+from mogu.training.branch import Tell
+from mogu.training.finetuning.recipe import FinetuneRecipe
+from mogu.training.hardening import harden
+from mogu.training.recipe import MoguSection, Recipe, recipe_from
+from mogu.training.report import read_report, trained_system_prompt
+
+BASE_FOLDER = "base"
+"""The tuned base, in the folder of the hardened model that refers to it."""
+
+
+@dataclass(frozen=True)
+class Hardened:
+    """A saved MoGU model.
+
+    Args:
+        folder: where it is.
+        config: its config.
+        base: folder or hub id of its base.
+    """
+
+    folder: Path
+    config: MoguConfig
+    base: str
+
+    def on_base(self, base: PreTrainedModel) -> MoguModel:
+        """Its routers and responders, unchanged, on another base of the same shape.
+
+        Raises:
+            ModelFileError: they do not fit that base.
+        """
+        return MoguModel.from_pretrained(self.folder, base_model=base)
+
+    def recipe(self, recipe: FinetuneRecipe, output: Path) -> Recipe:
+        """How it was hardened, or with the published settings where nothing says it, for its tuned base."""
+        report = read_report(self.folder)
+        tree: dict[str, Any] = dict(report["recipe"]) if report is not None else {"mogu": self._routed()}
+        section, run = recipe.model, recipe.run
+        tree["model"] = section.model_dump() | {"base": str(recipe.run.output / BASE_FOLDER), "revision": None}
+        tree["data"] = {"train": str(recipe.safety.pairs)}
+        tree["run"] = {**tree.get("run", {}), "output": output, "work": None, "seed": run.seed, "save_steps": run.save_steps}
+        tree["run"] |= {"max_length": run.max_length, "micro_batch_size": run.micro_batch_size}
+        for stage in ("glad", "unwill", "router"):
+            stated = tree.get(stage, {})
+            epochs = stated.get("epochs", 10.0)
+            tree[stage] = {**stated, "epochs": epochs * recipe.keep.epochs_share}
+        return recipe_from(tree, source=f"of {self.folder}")
+
+    def retrained(
+        self,
+        recipe: FinetuneRecipe,
+        base: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        pairs: Mapping[Literal["train", "dev"], Sequence[Record]],
+        output: Path,
+        tell: Tell,
+    ) -> MoguModel:
+        """Responders and routers trained on the tuned base by the stages of ``mogu train``, with the settings of this model."""
+        records: dict[str, list[Record]] = {part: list(some) for part, some in pairs.items()}
+        model = harden(self.recipe(recipe, output), base=base, tokenizer=tokenizer, records=records, resume=True, tell=tell)
+        assert model is not None  # all stages were run
+        return model
+
+    def _routed(self) -> dict[str, Any]:
+        known = self.config.model_dump()
+        return {name: known[name] for name in MoguSection.model_fields}
+
+
+def hardened_model(name: str) -> Hardened | None:
+    """The saved MoGU model of a name, or ``None`` where the name is that of a plain model.
+
+    Raises:
+        MoguError: its config is broken, or nothing says which base it has.
+    """
+    found = find_base(name, None)
+    return Hardened(*found.saved, found.name) if found.saved is not None else None
+
+
+def for_base(recipe: FinetuneRecipe, hardened: Hardened) -> FinetuneRecipe:
+    """The recipe with the hardened model's base as its model, and with the system prompt that the model was trained with."""
+    section = recipe.model
+    update = {
+        "base": hardened.base,
+        "revision": hardened.config.base_revision,
+        "system_prompt": section.system_prompt or trained_system_prompt(hardened.folder),
+    }
+    return recipe.model_copy(update={"model": section.model_copy(update=update)})
+
+
+def keeps(recipe: FinetuneRecipe) -> Sequence[str]:
+    """What is tried, in order; without pairs there is nothing to train anew with."""
+    return tuple(dict.fromkeys(recipe.keep.ways)) if recipe.safety.pairs is not None else ("carry",)
