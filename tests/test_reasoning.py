@@ -13,8 +13,10 @@ from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList, Tex
 from mogu import MoguConfig, MoguModel
 from mogu.chat import encode_marker, encode_prompt
 from mogu.config import BackboneConfig
+from mogu.defenses import Subject, make_defense
 from mogu.errors import ConfigError
 from mogu.generation import left_pad
+from mogu.replies import ReplySettings
 
 PROMPTS = [[5, 9, 33, 12, 60, 7, 41, 22, 18, 50], [11, 6, 29, 44], [8, 52, 33, 12, 60, 7, 41], [13, 35], [21, 22, 23, 24, 25]]
 ENDS: list[int | None] = [0, 2, 6, 9, None]
@@ -126,6 +128,15 @@ def test_rows_reach_the_marker_at_different_steps(make_reasoner, tokenizer, fami
     once = generate(model, PROMPTS, ENDS, marker, handoff=handoff, answer_marker=None)
     assert [one == two for one, two in zip(found, once, strict=True)].count(False) >= 3  # the second opening changes what is said
     assert found[-1] == once[-1]  # a block that never ends
+
+
+def test_every_family(make_reasoner, tokenizer, every_family):
+    """Rows in different phases: some layers are handed the batch flattened, and experts their tokens sorted."""
+    model, slow = make_reasoner(every_family, backbone=BackboneConfig(rank=2))
+    marker = encode_marker(tokenizer, "</think>")
+    prompts, ends = [PROMPTS[0][:5], PROMPTS[2][:5], PROMPTS[4]], [1, 4, None]
+    found = generate(model, prompts, ends, marker, max_new_tokens=9)
+    assert found == [greedy(slow, prompt, end, M, marker, "recompute", new=9) for prompt, end in zip(prompts, ends, strict=True)]
 
 
 @both_handoffs
@@ -320,6 +331,29 @@ def test_the_marker_is_saved_with_the_model(make_base, make_reasoner, tokenizer,
     assert ("answer_marker" in written, written["format_version"]) == (False, 1)  # as releases before it read
 
 
+def test_the_defence_mogu_takes_the_marker_or_the_model_s(pair, tokenizer):
+    model, _ = pair
+    conversation = [{"role": "user", "content": "Bake bread?"}]
+    prompt = torch.tensor([encode_prompt(tokenizer, conversation)])
+    options = {"max_new_tokens": NEW, "do_sample": False, "routed_tokens": M}
+    once = model.generate(prompt, **options, answer_marker=None)[0, prompt.shape[1] :].tolist()
+    letter = tokenizer.decode([once[7]])
+    again = model.generate(prompt, **options, answer_marker=letter)[0, prompt.shape[1] :].tolist()
+    assert again != once
+    subject = Subject(model.plain_twin(), tokenizer, mogu=model)
+    said = []
+    for own, asked in (("</think>", letter), (letter, None), (letter, "")):
+        model.mogu_config.answer_marker = own
+        [reply] = make_defense("mogu", subject, routed_tokens=M, answer_marker=asked).reply([conversation], ReplySettings(NEW))
+        said.append(reply.text)
+    model.mogu_config.answer_marker = "</think>"
+    again_said, once_said = (
+        tokenizer.decode(tokens, skip_special_tokens=False).split("</s>")[0].replace("<pad>", "").strip() for tokens in (again, once)
+    )
+    assert said == [again_said, again_said, once_said]
+    assert again_said != once_said
+
+
 @pytest.mark.parametrize("marker", ["<stop>", "\n", "Ä"])
 def test_a_marker_that_the_tokenizer_does_not_know(pair, marker):
     model, _ = pair
@@ -339,6 +373,10 @@ def test_routing_of_some_rows(pair):
             some = model(ids).logits
         assert torch.equal(model(ids).logits, routed)
     assert torch.equal(some, torch.stack([routed[0], plain[1], routed[2]]))
+    with model.routing("on", rows=torch.tensor([True, False, True])):
+        answers = model.generate(ids, max_new_tokens=9, do_sample=False)
+    expected = [model.generate(ids[row : row + 1], max_new_tokens=9, do_sample=False, routed_tokens=m) for row, m in ((0, None), (1, 0))]
+    assert torch.equal(answers[:2], torch.cat(expected))
     for mode, rows in (("off", torch.tensor([True])), ("on", torch.tensor([1])), ("on", torch.tensor([[True]]))):
         with pytest.raises(ConfigError, match="rows"):
             model.routing(mode, rows=rows)

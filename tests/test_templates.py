@@ -199,6 +199,18 @@ def test_an_answer_to_learn_is_what_the_template_writes(
     assert opening == answer[: len(opening)] == tokenizer("Yes, it is raining.", add_special_tokens=False)["input_ids"]
 
 
+def test_an_empty_block_that_a_template_writes_is_part_of_the_answer(letters: PreTrainedTokenizerFast) -> None:
+    """In the manner of Qwen3, whose prompt opens no block, and whose template closes an empty one before an answer without reasoning."""
+    letters.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' and loop.last %}<think>\n\n</think>\n\n{% endif %}"
+        "{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    answer = encode_answer(letters, [USER], "Yes, it is.", closed=True)
+    assert letters.decode(answer) == "<think>\n\n</think>\n\nYes, it is.<|im_end|>"
+    whole = letters.apply_chat_template([USER, {"role": "assistant", "content": "Yes, it is."}])["input_ids"]
+    assert encode_prompt(letters, [USER]) + answer == whole[: len(applied(letters, [USER], None)) + len(answer)]
+
+
 @every_template
 def test_a_system_prompt_of_the_recipe_is_the_template_s_system_turn(tokenizer: PreTrainedTokenizerFast) -> None:
     for tools in (None, TOOLS):
@@ -213,7 +225,10 @@ def test_tendency_asks_with_the_same_prompt(tokenizer: PreTrainedTokenizerFast, 
     write_records(tmp_path / "r.jsonl", [record(CALLED, TOOLS)])
     [one] = read_listed(tmp_path / "r.jsonl")
     assert one.instruction == "Is it raining?"
-    question = Questions(tokenizer, Openings(("Sure, here",), ("I'm sorry",))).of(offered(one.conversation, one.tools))
+    questions = Questions(tokenizer, Openings(("Sure, here",), ("I'm sorry",)))
+    silent = [*CALLED[:2], CALLED[2] | {"content": ""}]
+    assert list(questions.of(WithTools(silent, TOOLS)).prompt) == applied(tokenizer, silent, TOOLS)
+    question = questions.of(offered(one.conversation, one.tools))
     assert list(question.prompt) == applied(tokenizer, CALLED, TOOLS)
     assert list(question.openings[0]) == tokenizer("Sure, here", add_special_tokens=False)["input_ids"]
 
@@ -241,6 +256,7 @@ def test_records_bring_messages_and_tools_back_unchanged(conversation: str, tmp_
         ({"tools": [{"name": "clock"}]}, "field 'tools.0': a tool, or a call of one, has the form"),
         ({"tools": [{"type": "function", "function": "clock"}]}, "field 'tools.0'"),
         ({"messages": [USER, {"role": "tool", "content": "1"}]}, "must follow the assistant's 'tool_calls'"),
+        ({"messages": [*CALLED[:2], {"role": "tool", "name": "weather"}]}, "the result of a tool has no 'content'"),
         ({"messages": [USER, {"role": "assistant", "content": ""}, USER]}, "field 'messages.1': the text of a message is empty"),
         ({"messages": [USER, {"role": "assistant", "tool_calls": []}, USER]}, "field 'messages.1.tool_calls'"),
         ({"messages": [USER, {"role": "assistant", "tool_calls": [{"name": "clock"}]}, USER]}, "field 'messages.1.tool_calls.0'"),

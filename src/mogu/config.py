@@ -99,6 +99,12 @@ class MoguConfig(BaseModel):
         """LoRA scaling ``s = lora_alpha / rank``."""
         return self.lora_alpha / self.rank
 
+    def to_json(self) -> str:
+        """The text of a ``mogu_config.json``: of version 1, without what that does not know, where older releases can read it."""
+        version = 1 if self.backbone is None and self.answer_marker is None else FORMAT_VERSION
+        unknown = {"backbone", "answer_marker"} if version == 1 else set()
+        return self.model_copy(update={"format_version": version}).model_dump_json(indent=2, exclude=unknown) + "\n"
+
     @classmethod
     def from_json(cls, text: str, source: str) -> MoguConfig:
         """Parse the text of a ``mogu_config.json``; ``source`` names it in errors.

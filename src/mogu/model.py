@@ -368,7 +368,7 @@ class MoguModel(nn.Module):
     ) -> Any:
         """Generate as Hugging Face's ``generate`` does, the first tokens of the answer with routing.
 
-        In a mode other than ``"on"`` the whole answer is generated in that mode.
+        In a mode other than ``"on"``, or where only some rows are routed, the whole answer is generated in that mode.
 
         Args:
             inputs: prompt token ids ``[batch, tokens]``, padded on the left.
@@ -386,7 +386,7 @@ class MoguModel(nn.Module):
             ConfigError: options that do not go together, such as speculative decoding with a routed opening.
         """
         self.prompt_weights = None
-        if self._state.mode != "on":
+        if self._state.mode != "on" or self._state.rows is not None:
             return cast(Any, self.base_model).generate(inputs, **kwargs)
         config = self.mogu_config
         marker = config.answer_marker if answer_marker is _MODEL_DEFAULT else answer_marker

@@ -88,11 +88,7 @@ def read_into(routed: Routed, adapted: Adapted, config: MoguConfig, folder: Path
 
 def write_into(folder: Path, routed: Routed, adapted: Adapted, config: MoguConfig, card: str | None) -> None:
     """Write config, responders, folded routers, the backbone's LoRA and card into a folder that is there."""
-    version = 1 if config.backbone is None and config.answer_marker is None else 2
-    written = config.model_copy(update={"format_version": version})
-    # What version 1 does not know stays out of it, so that older releases can read it.
-    unknown = {"backbone", "answer_marker"} if version == 1 else set()
-    (folder / CONFIG_FILE).write_text(written.model_dump_json(indent=2, exclude=unknown) + "\n", encoding="utf-8")
+    (folder / CONFIG_FILE).write_text(config.to_json(), encoding="utf-8")
     for name in RESPONDERS:
         _write_lora(folder / name, routed, responder_of(routed, config, name), config)
     write_backbone(folder / BACKBONE, adapted, config)

@@ -17,6 +17,7 @@ from inspect_ai.dataset import MemoryDataset, Sample
 from inspect_ai.model import (
     ChatMessageAssistant,
     ChatMessageSystem,
+    ChatMessageTool,
     ChatMessageUser,
     ContentImage,
     ContentText,
@@ -25,7 +26,7 @@ from inspect_ai.model import (
     get_model,
 )
 from inspect_ai.solver import generate as generate_once
-from inspect_ai.tool import ToolInfo
+from inspect_ai.tool import ToolCall, ToolInfo
 
 from mogu import MoguModel
 from mogu.chat import encode_prompt
@@ -225,5 +226,10 @@ def test_tools_and_pictures_are_refused(lab_base: Path) -> None:
     model = get_model(f"mogu/{lab_base}")
     with pytest.raises(ConfigError, match="tools \\(adder\\)"):
         generate_one(model, ASKED[0], tools=[ToolInfo(name="adder", description="Adds.")])
+    called = ChatMessageAssistant(content="", tool_calls=[ToolCall(id="c1", function="adder", arguments={})])
+    result = ChatMessageTool(content="3", tool_call_id="c1", function="adder")
+    for history in ([called], [called, result]):
+        with pytest.raises(ConfigError, match="a tool's answer, or a call of one"):
+            generate_one(model, [ChatMessageUser(content=ASKED[0]), *history])
     with pytest.raises(ConfigError, match="user message holds image"):
         generate_one(model, [ChatMessageUser(content=[ContentImage(image="data:image/png;base64,AAAA")])])

@@ -16,6 +16,7 @@ from mogu import MoguError, MoguModel
 from mogu.data import Record, write_records
 from mogu.training import Recipe, plan, read_recipe
 from mogu.training.batches import Collator, ExampleDataset
+from mogu.training.branch import routed_config
 from mogu.training.examples import Example
 from mogu.training.inputs import read_inputs
 from mogu.training.losses import responder_losses, router_losses
@@ -110,6 +111,15 @@ def test_shipped_templates_write_the_models_usual_prompt(template: str, ending: 
     assert whole.startswith(prompt)
     assert whole[len(prompt) :].strip() == "It scatters.</s>"
     assert "Be kind." in tokenizer.apply_chat_template([{"role": "system", "content": "Be kind."}, *asked], tokenize=False)
+
+
+def test_an_answer_marker_reaches_the_model_or_is_refused_before_training(dry: Any, base_folder: Path) -> None:
+    base = f"model.base={str(base_folder)!r}"
+    recipe = dry("llama-2-7b-chat", base, 'mogu.answer_marker="<|user|>"')
+    inputs = read_inputs(recipe)
+    assert routed_config(recipe, inputs.tokenizer).answer_marker == "<|user|>"
+    with pytest.raises(MoguError, match="not always the same tokens"):
+        read_inputs(dry("llama-2-7b-chat", base, 'mogu.answer_marker="the"'))
 
 
 def test_known_lengths_take_the_place_of_max_length(dry: Any, base_folder: Path) -> None:

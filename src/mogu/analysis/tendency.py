@@ -93,8 +93,8 @@ class Questions:
             DataError: an opening has no tokens.
         """
         rendered = render_prompt(self._tokenizer, prompt)
-        _, said, border = rendered.rpartition(as_conversation(prompt)[-1]["content"].strip())
-        border = border if said and border else rendered  # tokens of an opening depend on nothing before this
+        said = as_conversation(prompt)[-1]["content"].strip()  # a tool's result may be empty
+        border = (rendered.rpartition(said)[2] if said else "") or rendered  # tokens of an opening depend on nothing before this
         if border not in self._made:
             self._made[border] = tuple(self._tokens(prompt, opening) for opening in self._openings.all)
         return Question(tuple(encode_prompt(self._tokenizer, prompt)), self._made[border])

@@ -11,7 +11,7 @@ from mogu.data.instructions import Instruction, read_instructions
 from mogu.data.judging import RefusalVerdict, classify_refusal, is_refusal
 from mogu.data.openings import opening_for
 from mogu.data.published import read_published
-from mogu.data.records import Label, Message, Record, conversation_of, last_request, offered, opened
+from mogu.data.records import Label, Message, Record, Turn, conversation_of, last_request, offered, opened
 from mogu.data.refusals import REFUSALS, refusal_for, subject_of
 from mogu.data.splits import Split, check_shares, source_id, split_records
 from mogu.data.tools import read_tools
@@ -32,6 +32,7 @@ __all__ = [
     "Record",
     "RefusalVerdict",
     "Split",
+    "Turn",
     "Wrapper",
     "augmented",
     "build_pairs",

@@ -33,7 +33,23 @@ Tool = Annotated[dict[str, Any], AfterValidator(_with_function)]
 
 
 class Message(BaseModel):
-    """One turn of a conversation, as chat templates take it.
+    """One turn of a conversation of plain text, as chat templates take it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    role: Literal["system", "user", "assistant"]
+    content: _Text
+
+    @field_validator("content")
+    @classmethod
+    def _has_text(cls, value: str) -> str:
+        if not value.strip():
+            raise ValueError("the text of a message is empty")
+        return value
+
+
+class Turn(BaseModel):
+    """One turn of a conversation in which tools may be called, as chat templates take it.
 
     Args:
         role: who speaks; ``"tool"`` is the result of a call.
@@ -57,13 +73,15 @@ class Message(BaseModel):
             raise ValueError(f"a message of the role '{self.role}' cannot call tools")
         if (self.name, self.tool_call_id) != (None, None) and self.role != "tool":
             raise ValueError(f"'name' and 'tool_call_id' are for the role 'tool', not '{self.role}'")
+        if self.role == "tool" and self.content is None:
+            raise ValueError("the result of a tool has no 'content'")
         if self.role != "tool" and self.tool_calls is None and not (self.content or "").strip():
             raise ValueError("the text of a message is empty")
         return self
 
     def for_template(self) -> dict[str, Any]:
         """The message as it was given: what was left out stays out, for templates ask what is there."""
-        given = {name: getattr(self, name) for name in Message.model_fields if name in self.model_fields_set}
+        given = {name: getattr(self, name) for name in Turn.model_fields if name in self.model_fields_set}
         return {name: list(value) if name == "tool_calls" and value is not None else value for name, value in given.items()}
 
 
@@ -87,7 +105,7 @@ class Record(BaseModel):
     id: str = Field(min_length=1, max_length=256)
     label: Label
     instruction: _Text | None = None
-    messages: tuple[Message, ...] | None = None
+    messages: tuple[Turn, ...] | None = None
     tools: Annotated[tuple[Tool, ...], Field(min_length=1)] | None = None
     affirm: _Text
     reject: _Text

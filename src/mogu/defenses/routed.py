@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from mogu.chat import Conversation
 from mogu.config import Handoff
@@ -13,7 +14,14 @@ from mogu.replies import ReplySettings, reply_batch
 
 
 @defense("mogu")
-def mogu(subject: Subject, *, dial: float | None = None, routed_tokens: int | None = -1, handoff: Handoff | None = None) -> Answer:
+def mogu(
+    subject: Subject,
+    *,
+    dial: float | None = None,
+    routed_tokens: int | None = -1,
+    handoff: Handoff | None = None,
+    answer_marker: str | None = None,
+) -> Answer:
     """MoGU (Du et al., NeurIPS 2024): the opening of a reply routed between two responders, then the base model.
 
     Args:
@@ -21,17 +29,20 @@ def mogu(subject: Subject, *, dial: float | None = None, routed_tokens: int | No
         dial: logit shift ``δ``; by default the model's.
         routed_tokens: tokens of a reply that are routed, ``None`` for all; by default (-1) the model's.
         handoff: how the base model goes on; by default the model's.
+        answer_marker: text that ends a reasoning block, behind which as many tokens are routed again; by default the model's, "" for none.
     """
     model = subject.hardened()
     config = model.mogu_config
     shift = config.dial if dial is None else dial
     opening = config.routed_tokens if routed_tokens == -1 else routed_tokens
+    marker = config.answer_marker if answer_marker is None else answer_marker or None
+    way: dict[str, Any] = {"routed_tokens": opening, "handoff": handoff or config.handoff, "answer_marker": marker}
 
     def answer(conversations: Sequence[Conversation], settings: ReplySettings) -> list[DefendedReply]:
         prompts = [subject.encode(conversation) for conversation in conversations]
         before, model.dial = model.dial, shift
         try:
-            replies = reply_batch(model, subject.tokenizer, prompts, settings, routed_tokens=opening, handoff=handoff or config.handoff)
+            replies = reply_batch(model, subject.tokenizer, prompts, settings, **way)
             scores, weights = model.prompt_scores, model.prompt_weights
         finally:
             model.dial = before

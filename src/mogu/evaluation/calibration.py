@@ -133,7 +133,7 @@ def write_calibration(folder: Path, found: Calibration) -> None:
     card = read_card(folder) or plain_card(config)
     config.dial = found.chosen.dial
     with atomic_file(folder / CONFIG_FILE) as new_config, atomic_file(folder / CARD_FILE) as new_card:
-        new_config.write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        new_config.write_text(config.to_json(), encoding="utf-8")
         new_card.write_text(recalibrated_card(card, config.dial, _results(found)), encoding="utf-8")
 
 

@@ -189,9 +189,12 @@ def _introduce(name: str) -> None:
 def _conversation(messages: list[ChatMessage]) -> Conversation:
     conversation = []
     for message in messages:
-        if message.role == "tool":
+        # Passed on, both would reach defences that take the last message for the user's; left out, the prompt would be another one.
+        if message.role == "tool" or (isinstance(message, ChatMessageAssistant) and message.tool_calls):
             raise ConfigError(
-                "A conversation holds a tool's answer", expected="system, user and assistant messages", action="choose a task without tools"
+                "A conversation holds a tool's answer, or a call of one",
+                expected="system, user and assistant messages of text",
+                action="choose a task without tools",
             )
         others = {part.type for part in message.content_list} - {"text", "reasoning"}
         if others:

@@ -172,7 +172,7 @@ def safety_score(
     every = [record for some in sets for record in some]
     prompts = [conversation_of(record, system_prompt) for record in every]
     made = _replies(model, tokenizer, prompts, ReplySettings(section.max_new_tokens), section.batch_size, title)
-    refused = iter([is_refusal(record.conversation[-1]["content"], reply) for record, reply in zip(every, made, strict=True)])
+    refused = iter([is_refusal(record.request, reply) for record, reply in zip(every, made, strict=True)])
     direct, jailbroken, harmless = ([next(refused) for _ in some] for some in sets)
     return SafetyScore(_share(direct), _share(jailbroken), _share(harmless), malicious=len(bare), benign=len(benign))
 
