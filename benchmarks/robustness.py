@@ -119,10 +119,8 @@ def compare_maps(folder: str, tokenizer: PreTrainedTokenizerBase) -> None:
 
     pairs = np.array([against(seeds[one], seeds[other]) for one, other in combinations(SEEDS, 2)])
     always, ever = set.intersection(*[robust for _, robust in seeds.values()]), set.union(*[robust for _, robust in seeds.values()])
-    print("rank correlation of the drops, and share of modules robust in either map that are robust in both:")
-    print(
-        f"seeds {SEEDS}: {pairs[:, 0].mean():.2f} (lowest {pairs[:, 0].min():.2f}), {pairs[:, 1].mean():.2f} (lowest {pairs[:, 1].min():.2f})"
-    )
+    means, lowest = pairs.mean(0), pairs.min(0)
+    print(f"seeds {SEEDS}: {means[0]:.2f} (lowest {lowest[0]:.2f}), {means[1]:.2f} (lowest {lowest[1]:.2f})")
     print(f"robust under every seed: {len(always)}, under any: {len(ever)}; in dispute: {sorted(ever - always)}")
     for strength, found in others.items():
         print("strength {:g} against {:g}: {:.2f}, {:.2f}".format(strength, STRENGTH, *against(found, seeds[0])))
