@@ -9,13 +9,14 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mogu.analysis.measured import Measured
 from mogu.analysis.parts import fingerprint
+from mogu.analysis.probing import Progress
 from mogu.analysis.robustness.noise import perturbed, weight_of
 from mogu.analysis.robustness.proxy import Prompts, Proxy, fit_proxy
 from mogu.architectures import Projection, find_linear_layers
@@ -24,9 +25,6 @@ from mogu.errors import ArchitectureError, ConfigError
 
 STRENGTH, DRAWS, BATCH_SIZE = 0.3, 3, 32
 """Drops still grow in proportion to noise of this strength; the order of modules is the same from 0.1 to 1 (docs/robustness.md)."""
-
-Progress = Callable[[str, int, int], None]
-"""Is told what is under way, how much of it is done, and how much there is."""
 
 
 @dataclass(frozen=True)
