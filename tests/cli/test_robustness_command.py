@@ -56,7 +56,7 @@ def test_of_a_saved_model_the_base_is_measured(saved_model: Path, tmp_path: Path
     plain = chart_robustness(Robustness(base, loud, tmp_path / "base", draws=1, tolerance=0.5, seed=1, batch_size=10))
     assert (numbers["model"], numbers["base"], plain.base) == (str(saved_model), base, None)
     assert [one["drop"] for one in numbers["modules"]] == pytest.approx([one.drop for one in plain.map.modules], rel=1e-4)
-    assert numbers["settings"] == {"strength": 0.3, "draws": 1, "seed": 1, "tolerance": 0.5, "system_prompt": None}
+    assert numbers["settings"] == {"strength": 1.0, "draws": 1, "seed": 1, "tolerance": 0.5, "system_prompt": None}
 
 
 def test_too_few_records_are_one_error_and_nothing_written(tmp_path: Path) -> None:

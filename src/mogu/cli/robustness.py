@@ -29,7 +29,7 @@ def robustness(
     ],
     data: Annotated[str, typer.Option(help="Records, a .jsonl file as `mogu data build` writes it, a published folder, or 'lab'.")],
     out: Annotated[Path, typer.Option(help="Folder for robustness.json, robustness.png and what is measured.")] = Path("robustness"),
-    strength: Annotated[float, typer.Option(help="Norm of the noise, relative to the norm of the weight that it is added to.")] = 0.3,
+    strength: Annotated[float, typer.Option(help="Norm of the noise, relative to the norm of the weight that it is added to.")] = 1.0,
     draws: Annotated[int, typer.Option(help="How many times noise is drawn for each module.")] = 3,
     seed: Annotated[int, typer.Option(help="Decides the noise, and which half of the records the proxy is fitted to.")] = 0,
     tolerance: Annotated[
