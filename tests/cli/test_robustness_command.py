@@ -33,7 +33,7 @@ def test_a_table_the_subset_and_two_files(pairs: Path, tmp_path: Path) -> None:
     assert numbers["model"] == "lab"
     assert len(numbers["modules"]) == 28
     for one in numbers["modules"]:
-        assert f"{one['drop']:.3f}{'*' if one['robust'] else ' '}" in done.stdout
+        assert f" {100 * one['drop']:.2f}{'*' if one['robust'] else ' '}" in done.stdout
     assert f"Robust subset: {len(numbers['subset']['modules'])} of 28 modules" in done.stdout
     assert "15 benign and 15 malicious prompts" in done.stdout
     assert "perturbing modules" in done.stderr
