@@ -27,9 +27,9 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 from benchmarks.erosion import estimates, markdown, plot
 from mogu import MoguModel
 from mogu.atomic import atomic_file
-from mogu.data import Chat, Message
+from mogu.data import Chat, Message, Record
 from mogu.hub import load_tokenizer
-from mogu.lab import build_base, prompts, records
+from mogu.lab import build_base, choice_records, prompts, records
 from mogu.lab.demo import lab_data, lab_recipe
 from mogu.lab.measure import judged_replies
 from mogu.lab.ships import FleetSplit, fleet_requests, graded
@@ -42,7 +42,7 @@ TUNE = {"method": "full", "learning_rate": 2e-4, "epochs": 24, "batch_size": 16}
 
 SAFETY: dict[str, dict[str, Any]] = {
     "plain": {"method": "none"},
-    "data-mix": {"method": "data-mix", "shares": [0.0, 0.05, 0.1]},
+    "data-mix": {"method": "data-mix", "shares": [0.0, 0.01, 0.02, 0.05, 0.1]},
     "ml-lr": {"method": "ml-lr", "slow_factors": [1.0, 0.2, 0.1], "tolerances": [0.4]},
 }
 _BATCH = 64
@@ -53,6 +53,11 @@ console = Console(stderr=True, highlight=False)
 def chats(split: FleetSplit) -> list[Chat]:
     """A part of the task, as conversations."""
     return [Chat(id=one.id, messages=tuple(Message.model_validate(turn) for turn in one.conversation)) for one in fleet_requests(split)]
+
+
+def dev_pairs() -> list[Record]:
+    """The lab's dev prompts that stand in no wrapper, harmless ones that sound malicious among them."""
+    return [record for record in choice_records() if "_wrapped" not in record.id]
 
 
 def tuned(model: Path, arm: dict[str, Any], seed: int, output: Path, pairs: dict[str, Any]) -> dict[str, Any]:
@@ -87,7 +92,7 @@ def measured(model: Any, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
 def run_seed(seed: int, base: Path, out: Path, arms: Sequence[str]) -> None:
     """Tune and measure every arm of a seed that is not done yet."""
     tokenizer = load_tokenizer(str(base))
-    pairs = {"train": records("train"), "dev": records("dev", wrapped=0)}
+    pairs = {"train": records("train"), "dev": dev_pairs()}
     for arm in arms:
         file = out / f"seed-{seed}" / f"{arm}.json"
         if file.is_file():

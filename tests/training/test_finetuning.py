@@ -190,12 +190,18 @@ def test_the_safest_is_kept_of_those_that_lose_little() -> None:
     blunt = Tried(Way(0.3), score(0.90, 1.0, 1.0, 0.5))  # refuses everything
     dull = Tried(Way(0.4), score(0.50, 1.0, 1.0, 0.0))  # does not do its task
     every = [plain, some, much, blunt, dull]
-    assert safest(every, max_task_loss=0.02, max_benign_loss=0.05) is much
-    assert safest(every, max_task_loss=0.01, max_benign_loss=0.05) is some
-    assert safest(every, max_task_loss=0.02, max_benign_loss=1.0) is blunt
-    assert safest(every, max_task_loss=1.0, max_benign_loss=0.05) is dull
+    before = score(0.1, 0.9, 0.2, 0.0)
+    assert safest(every, before, max_task_loss=0.02, max_benign_loss=0.05) is much
+    assert safest(every, before, max_task_loss=0.01, max_benign_loss=0.05) is some
+    assert safest(every, before, max_task_loss=0.02, max_benign_loss=0.03) is some
+    assert safest(every, before, max_task_loss=0.02, max_benign_loss=1.0) is blunt
+    assert safest(every, before, max_task_loss=1.0, max_benign_loss=0.05) is dull
+    # What the model refused before, it may go on refusing.
+    assert safest(every, score(0.1, 0.9, 0.2, 0.5), max_task_loss=0.02, max_benign_loss=0.0) is blunt
+    # None is within bounds: the one that refuses fewest benign prompts.
+    assert safest([some, blunt, much], before, max_task_loss=0.02, max_benign_loss=0.0) is some
     unknown = [Tried(one.way, Score(one.score.task, None)) for one in every]
-    assert safest(unknown, max_task_loss=0.02, max_benign_loss=0.05) is unknown[0]
+    assert safest(unknown, Score(before.task, None), max_task_loss=0.02, max_benign_loss=0.05) is unknown[0]
 
 
 @pytest.mark.parametrize(

@@ -110,12 +110,12 @@ class _Run:
         tunable = Tunable(self.base, recipe.tune, recipe.run.seed)
         try:
             tried = [Tried(way, self._tuned(tunable, way)) for way in ways]
-            chosen = safest(tried, **self._limits())
+            chosen = safest(tried, before, **self._limits())
             if len(tried) > 1:
                 self.tell(f"Chosen: {chosen.way}.")
             tunable.read_state(self._folder(chosen.way))
             kept = self._kept(tunable, chosen.way)
-            after = safest([one for one, _ in kept], **self._limits()) if kept else chosen
+            after = safest([one for one, _ in kept], before, **self._limits()) if kept else chosen
             report = finetune_report(
                 self.asked,
                 self.inputs,
