@@ -42,7 +42,8 @@ TUNE = {"method": "full", "learning_rate": 2e-4, "epochs": 24, "batch_size": 16}
 
 SAFETY: dict[str, dict[str, Any]] = {
     "plain": {"method": "none"},
-    "data-mix": {"method": "data-mix", "shares": [0.0, 0.01, 0.02, 0.05, 0.1]},
+    # Ten points, not five: of the dev prompts nearly half are harmless and sound malicious, which no pair does.
+    "data-mix": {"method": "data-mix", "shares": [0.0, 0.01, 0.02, 0.05, 0.1], "max_benign_loss": 0.1},
     "ml-lr": {"method": "ml-lr", "slow_factors": [1.0, 0.2, 0.1], "tolerances": [0.4]},
 }
 _BATCH = 64
