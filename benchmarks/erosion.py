@@ -32,12 +32,18 @@ MEASURES = {
     "benign": "benign answered",
     "benign_refused": "benign refused",
 }
+_DEV = {
+    "task accuracy": "task right",
+    "direct attack success": "direct attacks that succeed",
+    "jailbroken attack success": "jailbroken ones",
+    "benign refusals": "benign refused",
+}
 _HARMLESS = ("benign", "benign_wrapped", "borderline")
 
 
 def estimates(folder: Path, seeds: int) -> dict[str, Any]:
     """Every rate with its 95 % interval over seeds and prompts, and of each way what it loses and wins back beside plain tuning."""
-    found: dict[str, Any] = {"arms": {}, "won_back": {}, "task_loss": {}, "chosen": {}, "seeds": {}}
+    found: dict[str, Any] = {"arms": {}, "won_back": {}, "task_loss": {}, "chosen": {}, "seeds": {}, "dev": {}}
     tables: dict[str, dict[str, np.ndarray]] = {}
     for arm in ARMS:
         files = [folder / f"seed-{seed}" / f"{arm}.json" for seed in range(seeds)]
@@ -47,6 +53,8 @@ def estimates(folder: Path, seeds: int) -> dict[str, Any]:
         tables[arm] = {name: np.array([_outcomes(run, name) for run in runs], dtype=float) for name in MEASURES}
         found["arms"][arm] = {name: asdict(rate(table)) for name, table in tables[arm].items()}
         found["seeds"][arm] = {name: table.mean(axis=1).tolist() for name, table in tables[arm].items()}
+        for row in [one for run in runs[:1] if run["report"] is not None for one in run["report"]["tried"]]:
+            found["dev"][row["name"]] = row  # of the first seed, which chose
         found["chosen"][arm] = dict(Counter(_chosen(run["report"]) for run in runs if run["report"] is not None))
     for arm in ("data-mix", "ml-lr"):
         if arm in tables:
@@ -71,6 +79,8 @@ def markdown(found: dict[str, Any]) -> str:
     for arm, row in found["won_back"].items():
         lost = found["task_loss"][arm]
         lines.append(f"| {arm} | " + " | ".join(_percent(row[name]) for name in row) + f" | {_percent(lost)} |")
+    lines += ["", "| the first seed, on dev, % | " + " | ".join(_DEV.values()) + " |", "|---" * (len(_DEV) + 1) + "|"]
+    lines += [f"| {name} | " + " | ".join(f"{100 * row[key]:.1f}" for key in _DEV) + " |" for name, row in found["dev"].items()]
     return "\n".join(lines) + "\n"
 
 
