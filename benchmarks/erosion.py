@@ -18,6 +18,8 @@ from mogu.evaluation.statistics import Estimate, difference, rate, resampled_mea
 ARMS = {
     "before": "before tuning",
     "plain": "plain",
+    "plain-half": "plain, half the learning rate",
+    "plain-quarter": "plain, a quarter of it",
     "data-mix": "data-mix",
     "ml-lr": "ml-lr",
     "mogu-before": "MoGU, before tuning",
@@ -32,6 +34,7 @@ MEASURES = {
     "benign": "benign answered",
     "benign_refused": "benign refused",
 }
+_CHOSEN = ("data-mix", "ml-lr")
 _DEV = {
     "task accuracy": "task right",
     "direct attack success": "direct attacks that succeed",
@@ -53,10 +56,10 @@ def estimates(folder: Path, seeds: int) -> dict[str, Any]:
         tables[arm] = {name: np.array([_outcomes(run, name) for run in runs], dtype=float) for name in MEASURES}
         found["arms"][arm] = {name: asdict(rate(table)) for name, table in tables[arm].items()}
         found["seeds"][arm] = {name: table.mean(axis=1).tolist() for name, table in tables[arm].items()}
-        for row in [one for run in runs[:1] if run["report"] is not None for one in run["report"]["tried"]]:
-            found["dev"][row["name"]] = row  # of the first seed, which chose
+        if arm in _CHOSEN:
+            found["dev"] |= {row["name"]: row for row in runs[0]["report"]["tried"]}  # of the first seed, which chose
         found["chosen"][arm] = dict(Counter(_chosen(run["report"]) for run in runs if run["report"] is not None))
-    for arm in ("data-mix", "ml-lr"):
+    for arm in ("plain-half", "plain-quarter", *_CHOSEN):
         if arm in tables:
             before, plain, tuned = tables["before"], tables["plain"], tables[arm]
             won = {name: asdict(_won_back(before[name], plain[name], tuned[name])) for name in ("direct", "jailbroken", "safety")}
@@ -69,7 +72,7 @@ def markdown(found: dict[str, Any]) -> str:
     """The tables of docs/finetuning.md."""
     lines = ["| on the test splits, % | " + " | ".join(MEASURES.values()) + " | chosen on dev |", "|---" * (len(MEASURES) + 2) + "|"]
     for arm, row in found["arms"].items():
-        chosen = ", ".join(f"{name} ({count})" for name, count in found["chosen"][arm].items()) if arm != "plain" else ""
+        chosen = ", ".join(f"{name} ({count})" for name, count in found["chosen"][arm].items()) if arm in _CHOSEN else ""
         lines.append(f"| {ARMS[arm]} | " + " | ".join(_percent(row[name]) for name in MEASURES) + f" | {chosen} |")
     lines += [
         "",
@@ -78,7 +81,7 @@ def markdown(found: dict[str, Any]) -> str:
     ]
     for arm, row in found["won_back"].items():
         lost = found["task_loss"][arm]
-        lines.append(f"| {arm} | " + " | ".join(_percent(row[name]) for name in row) + f" | {_percent(lost)} |")
+        lines.append(f"| {ARMS[arm]} | " + " | ".join(_percent(row[name]) for name in row) + f" | {_percent(lost)} |")
     lines += ["", "| the first seed, on dev, % | " + " | ".join(_DEV.values()) + " |", "|---" * (len(_DEV) + 1) + "|"]
     lines += [f"| {name} | " + " | ".join(f"{100 * row[key]:.1f}" for key in _DEV) + " |" for name, row in found["dev"].items()]
     return "\n".join(lines) + "\n"
