@@ -6,7 +6,6 @@ Knows what was measured of each seed and arm; measures nothing.
 from __future__ import annotations
 
 import json
-from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -58,7 +57,7 @@ def estimates(folder: Path, seeds: int) -> dict[str, Any]:
         found["seeds"][arm] = {name: table.mean(axis=1).tolist() for name, table in tables[arm].items()}
         if arm in _CHOSEN:
             found["dev"] |= {row["name"]: row for row in runs[0]["report"]["tried"]}  # of the first seed, which chose
-        found["chosen"][arm] = dict(Counter(_chosen(run["report"]) for run in runs if run["report"] is not None))
+        found["chosen"][arm] = _chosen(runs[0]["report"]) if arm in _CHOSEN else ""
     for arm in ("plain-half", "plain-quarter", *_CHOSEN):
         if arm in tables:
             before, plain, tuned = tables["before"], tables["plain"], tables[arm]
@@ -72,8 +71,7 @@ def markdown(found: dict[str, Any]) -> str:
     """The tables of docs/finetuning.md."""
     lines = ["| on the test splits, % | " + " | ".join(MEASURES.values()) + " | chosen on dev |", "|---" * (len(MEASURES) + 2) + "|"]
     for arm, row in found["arms"].items():
-        chosen = ", ".join(f"{name} ({count})" for name, count in found["chosen"][arm].items()) if arm in _CHOSEN else ""
-        lines.append(f"| {ARMS[arm]} | " + " | ".join(_percent(row[name]) for name in MEASURES) + f" | {chosen} |")
+        lines.append(f"| {ARMS[arm]} | " + " | ".join(_percent(row[name]) for name in MEASURES) + f" | {found['chosen'][arm]} |")
     lines += [
         "",
         "| won back, % of what plain tuning lost | direct | jailbroken | both | task accuracy lost, points |",
