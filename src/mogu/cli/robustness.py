@@ -29,7 +29,7 @@ def robustness(
     ],
     data: Annotated[str, typer.Option(help="Records, a .jsonl file as `mogu data build` writes it, a published folder, or 'lab'.")],
     out: Annotated[Path, typer.Option(help="Folder for robustness.json, robustness.png and what is measured.")] = Path("robustness"),
-    strength: Annotated[float, typer.Option(help="Norm of the noise, relative to the norm of the weight that it is added to.")] = 1.0,
+    strength: Annotated[float, typer.Option(help="Norm of the noise, relative to the norm of the weight that it is added to.")] = 0.3,
     draws: Annotated[int, typer.Option(help="How many times noise is drawn for each module.")] = 3,
     seed: Annotated[int, typer.Option(help="Decides the noise, and which half of the records the proxy is fitted to.")] = 0,
     tolerance: Annotated[
@@ -97,7 +97,7 @@ def _show(result: RobustnessResult, out: Path) -> None:
         console.print(f"{escape(result.model)} is a hardened model; measured was its base, {escape(result.base)}.", soft_wrap=True)
     found, robust = result.map, set(result.subset.names)
     layers = sorted({one.layer for one in found.modules})
-    cells = {(one.layer, one.module): f"{one.drop:.3f}{'*' if one.name in robust else ' '}" for one in found.modules}
+    cells = {(one.layer, one.module): f"{100 * one.drop:.2f}{'*' if one.name in robust else ' '}" for one in found.modules}
     paths = list(dict.fromkeys(one.module for one in found.modules))
     short = [path.rpartition(".")[2] for path in paths]
     table = Table("layer")
@@ -109,12 +109,12 @@ def _show(result: RobustnessResult, out: Path) -> None:
     held = sum(one.parameters for one in found.modules if one.name in robust)
     share = held / sum(one.parameters for one in found.modules)
     for line in (
-        "drop: how far noise on a module throws prompts, relative to how far the proxy holds them from its plane; *: robust subset",
+        "drop in %: how far noise on a module throws prompts, against how far the proxy holds them from its plane; *: robust subset",
         f"{found.prompts['benign']} benign and {found.prompts['malicious']} malicious prompts, half of them held out; "
         f"proxy's AUROC there {found.auroc:.3f}, margin {found.intact:.2f}",
-        f"All modules together: {found.together:.3f}",
+        f"All modules together: {found.together:.2%}",
         f"Robust subset: {len(robust)} of {len(found.modules)} modules, {share:.0%} of their parameters; "
-        f"together {result.subset.drop:.3f}, at most {result.subset.tolerance:g} × {found.together:.3f}",
+        f"together {result.subset.drop:.2%}, at most {result.subset.tolerance:g} × {found.together:.2%}",
         f"Numbers: {out / NUMBERS_FILE}",
         f"Plot:    {out / PLOT_FILE}",
     ):

@@ -19,11 +19,11 @@ from mogu.analysis.base_model import find_base
 from mogu.analysis.linear_probe import check_scikit_learn
 from mogu.analysis.measured import MEASURED_FILE, Measured
 from mogu.analysis.plot import check_matplotlib
+from mogu.analysis.probing import Progress
 from mogu.analysis.robustness.map import (
     BATCH_SIZE,
     DRAWS,
     STRENGTH,
-    Progress,
     RobustnessMap,
     check_settings,
     linear_modules,
