@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 from mogu import MoguConfig, MoguModel
 from mogu.data import read_records
 from mogu.errors import ConfigError, DataError, ModelFileError, MoguError
-from mogu.training.finetuning import FinetuneRecipe, finetune, finetune_recipe_from
+from mogu.training.finetuning import FinetuneRecipe, finetune, finetune_recipe_from, plan_tuning
 from mogu.training.finetuning.choice import Tried, safest
 from mogu.training.finetuning.measure import SafetyScore, Score, TaskScore
 from mogu.training.finetuning.mix import mixed_in
@@ -331,6 +331,12 @@ def test_a_hardened_model_keeps_routers_and_responders_on_its_tuned_base(
     ]
     assert all(same) if keep == "carry" else not any(same)
     assert tuned.mogu_config.rank == 2
+
+
+def test_a_hardened_model_is_planned_as_its_base(tree: dict[str, Any], hardened: Path) -> None:
+    plain, planned = (plan_tuning(recipe_of(tree, model={"base": base})) for base in (tree["model"]["base"], str(hardened)))
+    assert planned == plain
+    assert plain.trained_parameters == 2 * 4 * (4 * (32 + 32) + 3 * (32 + 64))  # rank 4; four square layers and three of the MLP, twice
 
 
 def test_a_hardened_model_that_does_not_fit_its_base_is_an_error(tree: dict[str, Any], hardened: Path, tmp_path: Path) -> None:

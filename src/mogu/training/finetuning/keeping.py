@@ -32,12 +32,10 @@ class Hardened:
     Args:
         folder: where it is.
         config: its config.
-        base: folder or hub id of its base.
     """
 
     folder: Path
     config: MoguConfig
-    base: str
 
     def on_base(self, base: PreTrainedModel) -> MoguModel:
         """Its routers and responders, unchanged, on another base of the same shape.
@@ -82,25 +80,23 @@ class Hardened:
         return {name: known[name] for name in MoguSection.model_fields}
 
 
-def hardened_model(name: str) -> Hardened | None:
-    """The saved MoGU model of a name, or ``None`` where the name is that of a plain model.
+def resolved(recipe: FinetuneRecipe) -> tuple[FinetuneRecipe, Hardened | None]:
+    """The recipe with a plain model: as it is, or with a saved MoGU model's base and trained system prompt in its place.
 
     Raises:
-        MoguError: its config is broken, or nothing says which base it has.
+        MoguError: there is no such model, its config is broken, or nothing says which base it has.
     """
-    found = find_base(name, None)
-    return Hardened(*found.saved, found.name) if found.saved is not None else None
-
-
-def for_base(recipe: FinetuneRecipe, hardened: Hardened) -> FinetuneRecipe:
-    """The recipe with the hardened model's base as its model, and with the system prompt that the model was trained with."""
     section = recipe.model
+    found = find_base(section.base, None)
+    if found.saved is None:
+        return recipe, None
+    folder, config = found.saved
     update = {
-        "base": hardened.base,
-        "revision": hardened.config.base_revision,
-        "system_prompt": section.system_prompt or trained_system_prompt(hardened.folder),
+        "base": found.name,
+        "revision": config.base_revision,
+        "system_prompt": section.system_prompt or trained_system_prompt(folder),
     }
-    return recipe.model_copy(update={"model": section.model_copy(update=update)})
+    return recipe.model_copy(update={"model": section.model_copy(update=update)}), Hardened(folder, config)
 
 
 def keeps(recipe: FinetuneRecipe) -> Sequence[str]:

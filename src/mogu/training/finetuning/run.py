@@ -22,7 +22,7 @@ from mogu.saved import CARD_FILE
 from mogu.training.examples import AnyExample
 from mogu.training.finetuning.choice import Tried, safest
 from mogu.training.finetuning.inputs import REPORT_FILE, Part, TuningInputs, check_tuning_places, read_tuning_inputs
-from mogu.training.finetuning.keeping import BASE_FOLDER, Hardened, for_base, hardened_model, keeps
+from mogu.training.finetuning.keeping import BASE_FOLDER, Hardened, keeps, resolved
 from mogu.training.finetuning.measure import SafetyScore, Score, TaskScore, safety_score, task_score
 from mogu.training.finetuning.recipe import FinetuneRecipe
 from mogu.training.finetuning.report import card, finetune_report
@@ -70,9 +70,7 @@ def finetune(
     check_one_process()
     check_tuning_places(recipe)
     asked = recipe
-    hardened = hardened_model(recipe.model.base)
-    if hardened is not None:
-        recipe = for_base(recipe, hardened)
+    recipe, hardened = resolved(asked)
     section = recipe.model
     if base is None:  # what is wrong with the model comes to light before any of it is downloaded
         load_config(section.base, revision=section.revision, trust_remote_code=section.trust_remote_code)
