@@ -60,7 +60,8 @@ def estimates(folder: Path, seeds: int) -> dict[str, Any]:
         found["chosen"][arm] = _chosen(runs[0]["report"]) if arm in _CHOSEN else ""
     for arm in ("plain-half", "plain-quarter", *_CHOSEN):
         if arm in tables:
-            before, plain, tuned = tables["before"], tables["plain"], tables[arm]
+            both = min(len(tables[name]["task"]) for name in (arm, "plain"))  # seeds, where not all are run yet
+            before, plain, tuned = ({name: table[:both] for name, table in tables[one].items()} for one in ("before", "plain", arm))
             won = {name: asdict(_won_back(before[name], plain[name], tuned[name])) for name in ("direct", "jailbroken", "safety")}
             found["won_back"][arm] = won
             found["task_loss"][arm] = asdict(difference(plain["task"], tuned["task"]))
@@ -86,33 +87,33 @@ def markdown(found: dict[str, Any]) -> str:
 
 
 def plot(file: Path, found: dict[str, Any]) -> None:
-    """Safety against task accuracy: a point for each arm and seed, and a cross of intervals for each arm."""
+    """Safety against task accuracy, and against benign refusals: a dot for each arm and seed, and a cross of intervals for each arm."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.2, 4.6), layout="constrained")
-    panel = figure.subplots()
-    colours = ["#555555", "#c2410c", "#0060a8", "#3f7d20", "#9a6fb0", "#b08900", "#7a1f5c"]
-    for colour, (arm, row) in zip(colours, found["arms"].items(), strict=False):
-        seeds, task, safety = found["seeds"][arm], row["task"], row["safety"]
-        panel.plot(
-            np.multiply(seeds["task"], 100),
-            np.multiply(seeds["safety"], 100),
-            "o",
-            color=colour,
-            alpha=0.35,
-            markersize=5,
-            markeredgewidth=0,
-        )
-        ends = [[[100 * (one["value"] - one["low"])], [100 * (one["high"] - one["value"])]] for one in (task, safety)]
-        panel.errorbar(
-            100 * task["value"], 100 * safety["value"], xerr=ends[0], yerr=ends[1], color=colour, marker="s", label=ARMS[arm], capsize=2
-        )
-    panel.set_xlabel("task answers right, %")
-    panel.set_ylabel("malicious requests refused, %\n(mean of direct and jailbroken)")
-    panel.set_xlim(-4, 104)
-    panel.set_ylim(-4, 104)
-    panel.grid(alpha=0.25)
-    panel.legend(fontsize=8, loc="best")
+    figure = Figure(figsize=(9.6, 4.8), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    colours = dict(
+        zip(ARMS, ("#555555", "#c2410c", "#e09060", "#b08900", "#0060a8", "#3f7d20", "#000000", "#9a6fb0", "#7a1f5c"), strict=True)
+    )
+    tuned = [arm for arm in found["arms"] if not arm.endswith("before")]
+    for panel, measure, arms in ((left, "task", tuned), (right, "benign_refused", list(found["arms"]))):
+        for arm in arms:
+            row, seeds = found["arms"][arm], found["seeds"][arm]
+            x, y = row[measure], row["safety"]
+            dots = (np.multiply(seeds[measure], 100), np.multiply(seeds["safety"], 100))
+            panel.plot(*dots, "o", color=colours[arm], alpha=0.35, markersize=5, markeredgewidth=0)
+            errors = [[[100 * (one["value"] - one["low"])], [100 * (one["high"] - one["value"])]] for one in (x, y)]
+            panel.errorbar(100 * x["value"], 100 * y["value"], xerr=errors[0], yerr=errors[1], color=colours[arm], marker="s", capsize=2)
+        panel.grid(alpha=0.25)
+    for arm in found["arms"]:
+        left.plot([], [], "s-", color=colours[arm], label=ARMS[arm])
+    for arm in [arm for arm in found["arms"] if arm.endswith("before")]:  # the task is new: it gets nothing right
+        left.axhline(100 * found["arms"][arm]["safety"]["value"], color=colours[arm], linestyle="--", linewidth=1)
+    left.set_xlabel("task answers right, %")
+    right.set_xlabel("benign requests refused, %")
+    left.set_ylabel("malicious requests refused, %\n(mean of direct and jailbroken)")
+    left.set_ylim(-4, 104)
+    figure.legend(loc="outside lower center", ncols=4, fontsize=8)
     figure.savefig(file, dpi=130)
 
 
