@@ -19,7 +19,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
 from mogu import MoguConfig, MoguModel
-from mogu.data import read_records
+from mogu.analysis.robustness import measure_robustness, robust_subset
+from mogu.data import Record, read_records, write_records
 from mogu.errors import ConfigError, DataError, ModelFileError, MoguError
 from mogu.training.finetuning import FinetuneRecipe, finetune, finetune_recipe_from, plan_tuning
 from mogu.training.finetuning.choice import Tried, safest
@@ -384,3 +385,22 @@ def test_a_full_disk_is_explained_and_leaves_no_half_model(tree: dict[str, Any],
     assert process.exitcode == 0
     assert "could not be written" in (tmp_path / "error").read_text()
     assert not Path(tree["run"]["output"]).exists()
+
+
+def test_without_a_file_the_robust_modules_are_those_that_mogu_robustness_finds(
+    tree: dict[str, Any], base_folder: Path, records: list[Record], record_files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    pytest.importorskip("sklearn")
+    write_records(tmp_path / "pairs.jsonl", records)
+    pairs = {"pairs": str(tmp_path / "pairs.jsonl"), "pairs_dev": str(record_files[1])}
+    safety = {"method": "ml-lr", **pairs, "slow_factors": [0.1], "tolerances": [0.3, 0.8]}
+    report = finetune(recipe_of(tree, safety=safety, tune={"epochs": 1}), tell=silent)
+    base, tokenizer = AutoModelForCausalLM.from_pretrained(base_folder), AutoTokenizer.from_pretrained(base_folder)
+    found = measure_robustness(base, tokenizer, records, seed=5)
+    for tolerance in (0.3, 0.8):
+        names = report["robust_modules"][f"ml-lr, slow factor 0.1, tolerance {tolerance}"]
+        assert names == robust_subset(base, tokenizer, records, found, tolerance=tolerance)
+        assert 0 < len(names) < 14
+    safety["tolerances"] = [0.001]
+    with pytest.raises(ConfigError, match=r"At a tolerance of 0\.001 no module is robust"):
+        finetune(recipe_of(tree, safety=safety), restart=True, tell=silent)

@@ -79,7 +79,7 @@ def finetune(
         base = base or load_base_of(section)
         workspace = Workspace(recipe.run.work_folder, what="mogu finetune")
         if restart:
-            for part in workspace.folder.iterdir():
+            for part in list(workspace.folder.iterdir()):
                 if part.is_dir():
                     discard(part)
         return _Run(asked, recipe, hardened, base, inputs, workspace, resume, tell).carry_out()
