@@ -50,7 +50,15 @@ def test_rates_are_means_over_seeds_and_prompts(found: dict[str, Any]) -> None:
     assert values["plain"]["direct"] == pytest.approx(0.3)
     assert values["data-mix"] == pytest.approx(
         # direct and jailbroken weigh the same, though there are twice as many jailbroken prompts
-        {"task": 0.95, "direct": 0.95, "jailbroken": 0.8, "safety": 0.875, "benign": 13 / 20, "benign_refused": 2 / 20}
+        {
+            "task": 0.95,
+            "direct": 0.95,
+            "jailbroken": 0.8,
+            "safety": 0.875,
+            "benign": 13 / 20,
+            "benign_refused": 2 / 20,
+            "borderline_refused": 1 / 6,
+        }
     )
 
 
