@@ -20,12 +20,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
 from mogu import MoguConfig, MoguModel
 from mogu.analysis.robustness import measure_robustness, robust_subset
-from mogu.data import Record, read_records, write_records
+from mogu.data import Chat, Message, Record, is_refusal, read_records, write_records
 from mogu.errors import ConfigError, DataError, ModelFileError, MoguError
 from mogu.training.finetuning import FinetuneRecipe, finetune, finetune_recipe_from, plan_tuning
 from mogu.training.finetuning.choice import Tried, safest
 from mogu.training.finetuning.measure import SafetyScore, Score, TaskScore
-from mogu.training.finetuning.mix import mixed_in
+from mogu.training.finetuning.mix import mixed_in, task_pairs
 from mogu.training.finetuning.recipe import SafetySection
 from mogu.training.finetuning.tunable import Tunable
 from mogu.training.finetuning.ways import Way, ways_of
@@ -178,6 +178,20 @@ def test_a_mix_is_half_malicious_and_takes_no_pair_twice_before_all_were_taken(r
     assert Counter(record.label for record in many) == {"benign": 20, "malicious": 20}
     assert set(Counter(record.id for record in many).values()) == {2, 3}
     assert {record.id for record in few} <= {record.id for record in many}
+
+
+def test_conversations_become_benign_pairs(record_files: tuple[Path, Path]) -> None:
+    def chat(*roles: str) -> Chat:
+        return Chat(id="row", messages=tuple(Message(role=role, content=f"{role} {place}") for place, role in enumerate(roles)))  # type: ignore[arg-type]
+
+    chats = [chat("user", "assistant", "user", "assistant", "user"), chat("user", "assistant"), chat("system", "assistant")]
+    pairs = task_pairs(chats, 5, seed=0)
+    assert {(len(pair.conversation), pair.affirm) for pair in pairs} == {(3, "assistant 3"), (1, "assistant 1")}
+    for pair in pairs:
+        assert pair.label == "benign"
+        assert pair.conversation[-1]["role"] == "user"
+        assert is_refusal(pair.conversation[-1]["content"], pair.reject)
+    assert len(task_pairs(chats[:2], 1, seed=0)) == 1
 
 
 def score(task: float, direct: float, jailbroken: float, benign: float) -> Score:

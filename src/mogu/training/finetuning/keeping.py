@@ -14,8 +14,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mogu.analysis.base_model import find_base
 from mogu.config import MoguConfig
-from mogu.data import Record
+from mogu.data import Chat, Record
 from mogu.model import MoguModel
+from mogu.training.finetuning.mix import task_pairs
 from mogu.training.finetuning.recipe import FinetuneRecipe
 from mogu.training.hardening import Tell, harden
 from mogu.training.recipe import MoguSection, Recipe, recipe_from
@@ -66,11 +67,18 @@ class Hardened:
         base: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         pairs: Mapping[Literal["train", "dev"], Sequence[Record]],
+        chats: Sequence[Chat],
         output: Path,
         tell: Tell,
     ) -> MoguModel:
-        """Responders and routers trained on the tuned base by the stages of ``mogu train``, with the settings of this model."""
+        """Responders and routers trained on the tuned base by the stages of ``mogu train``, with the settings of this model.
+
+        As many of the conversations as there are benign pairs join these: routers that never met the task refuse it, or spoil its
+        first words.
+        """
         records: dict[str, list[Record]] = {part: list(some) for part, some in pairs.items()}
+        benign = sum(record.label == "benign" for record in records["train"])
+        records["train"] += task_pairs(chats, benign, recipe.run.seed)
         model = harden(self.recipe(recipe, output), base=base, tokenizer=tokenizer, records=records, resume=True, tell=tell)
         assert model is not None  # all stages were run
         return model

@@ -223,7 +223,8 @@ class _Run:
                 model = self.hardened.on_base(base)
             else:
                 place = self.workspace.folder / part / "model"
-                model = self.hardened.retrained(self.recipe, base, self.inputs.tokenizer, self.inputs.pairs, place, self.tell)
+                chats, pairs_of = self.inputs.chats["train"], self.inputs.pairs
+                model = self.hardened.retrained(self.recipe, base, self.inputs.tokenizer, pairs_of, chats, place, self.tell)
             try:
                 score = self._measured(part, fingerprint(made_with, self._print("measure")), model)
             finally:
