@@ -6,7 +6,7 @@ Knows what was measured of each seed and arm; measures nothing.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ def estimates(folder: Path, seeds: int) -> dict[str, Any]:
         if not runs:
             continue
         tables[arm] = {name: np.array([_outcomes(run, name) for run in runs], dtype=float) for name in MEASURES}
-        found["arms"][arm] = {name: asdict(rate(table)) for name, table in tables[arm].items()}
+        found["arms"][arm] = {name: asdict(_a_share(rate(table))) for name, table in tables[arm].items()}
         found["seeds"][arm] = {name: table.mean(axis=1).tolist() for name, table in tables[arm].items()}
         if arm in _CHOSEN:
             found["dev"] |= {row["name"]: row for row in runs[0]["report"]["tried"]}  # of the first seed, which chose
@@ -139,6 +139,11 @@ def _outcomes(run: dict[str, Any], name: str) -> list[float]:
             return refused["borderline"]
         case _:
             return [one for kind in _HARMLESS for one in refused[kind]]
+
+
+def _a_share(one: Estimate) -> Estimate:
+    # Of "both refused", whose outcomes are weighted, a resample may hold more of the heavier kind than there is.
+    return replace(one, low=max(one.low, 0.0), high=min(one.high, 1.0))
 
 
 def _won_back(before: np.ndarray, plain: np.ndarray, tuned: np.ndarray) -> Estimate:

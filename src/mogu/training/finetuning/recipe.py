@@ -107,11 +107,11 @@ class KeepSection(Section):
 
     Args:
         ways: what is tried, one after the other, and measured on the dev pairs: ``"carry"`` leaves them as they are, ``"retrain"`` trains
-            them on the tuned base, with the pairs and the settings that the model was hardened with.
+            them on the tuned base, with the pairs, as many of the conversations, and the settings that the model was hardened with.
         epochs_share: of the epochs that it was hardened with, for ``"retrain"``.
     """
 
-    ways: list[Keep] = Field(default=["carry", "retrain"], min_length=1)
+    ways: list[Keep] = Field(default=["carry"], min_length=1)
     epochs_share: float = Field(default=1.0, gt=0, le=1)
 
 
