@@ -27,9 +27,9 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 from benchmarks.erosion import estimates, markdown, plot
 from mogu import MoguModel
 from mogu.atomic import atomic_file
-from mogu.data import Chat, Message
+from mogu.data import Chat, Message, Record
 from mogu.hub import load_tokenizer
-from mogu.lab import build_base, prompts, records
+from mogu.lab import build_base, choice_records, prompts, records
 from mogu.lab.demo import lab_data, lab_recipe
 from mogu.lab.measure import judged_replies
 from mogu.lab.ships import FleetSplit, fleet_requests, graded
@@ -37,14 +37,18 @@ from mogu.replies import ReplySettings, replies
 from mogu.training import harden
 from mogu.training.finetuning import finetune, finetune_recipe_from
 
-TUNE = {"method": "full", "learning_rate": 2e-4, "epochs": 24, "batch_size": 16}
+TUNE: dict[str, Any] = {"method": "full", "learning_rate": 2e-4, "epochs": 24, "batch_size": 16}
 """Found on dev: docs/finetuning.md says how."""
 
 SAFETY: dict[str, dict[str, Any]] = {
     "plain": {"method": "none"},
-    "data-mix": {"method": "data-mix", "shares": [0.0, 0.05, 0.1]},
+    # Ten points, not five: of the dev prompts nearly half are harmless and sound malicious, which no pair does.
+    "data-mix": {"method": "data-mix", "shares": [0.0, 0.01, 0.02, 0.05, 0.1], "max_benign_loss": 0.1},
     "ml-lr": {"method": "ml-lr", "slow_factors": [1.0, 0.2, 0.1], "tolerances": [0.4]},
 }
+SLOWER = {"plain-half": 0.5, "plain-quarter": 0.25}
+"""Controls: plain tuning at shares of the learning rate, everywhere. What ml-lr keeps must be more than what they keep."""
+
 _BATCH = 64
 
 console = Console(stderr=True, highlight=False)
@@ -55,16 +59,21 @@ def chats(split: FleetSplit) -> list[Chat]:
     return [Chat(id=one.id, messages=tuple(Message.model_validate(turn) for turn in one.conversation)) for one in fleet_requests(split)]
 
 
-def tuned(model: Path, arm: dict[str, Any], seed: int, output: Path, pairs: dict[str, Any]) -> dict[str, Any]:
-    """Tune a model in one way; returns the report."""
-    work = output.with_name("training")
+def dev_pairs() -> list[Record]:
+    """The lab's dev prompts that stand in no wrapper, harmless ones that sound malicious among them."""
+    return [record for record in choice_records() if "_wrapped" not in record.id]
+
+
+def tuned(model: Path, arm: dict[str, Any], seed: int, output: Path, pairs: dict[str, Any], rate: float = 1.0) -> dict[str, Any]:
+    """Tune a model in one way, at a share of the learning rate; returns the report."""
+    # One working folder for all arms of a seed: what two of them try is trained once.
+    work = output.with_name("training" if rate == 1 else f"training-{rate}")
     recipe = finetune_recipe_from(
         {
             "model": {"base": str(model)},
             "data": {"train": "the lab's fleet"},
-            "tune": TUNE,
+            "tune": TUNE | {"learning_rate": rate * TUNE["learning_rate"]},
             "safety": {"pairs": "the lab's own records", "batch_size": _BATCH, **arm},
-            # One working folder for all arms of a seed: what two of them try is trained once.
             "run": {"output": output, "work": work, "seed": seed, "micro_batch_size": 16, "max_length": 256, "save_steps": 1000},
         },
         source="of the benchmark",
@@ -87,7 +96,7 @@ def measured(model: Any, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
 def run_seed(seed: int, base: Path, out: Path, arms: Sequence[str]) -> None:
     """Tune and measure every arm of a seed that is not done yet."""
     tokenizer = load_tokenizer(str(base))
-    pairs = {"train": records("train"), "dev": records("dev", wrapped=0)}
+    pairs = {"train": records("train"), "dev": dev_pairs()}
     for arm in arms:
         file = out / f"seed-{seed}" / f"{arm}.json"
         if file.is_file():
@@ -98,7 +107,8 @@ def run_seed(seed: int, base: Path, out: Path, arms: Sequence[str]) -> None:
         if arm == "before":
             report, model = None, AutoModelForCausalLM.from_pretrained(base)
         else:
-            report = tuned(base, SAFETY[arm] if seed == 0 else _chosen(arm, out), seed, output, pairs)
+            settings = SAFETY["plain"] if arm in SLOWER else SAFETY[arm] if seed == 0 else _chosen(arm, out)
+            report = tuned(base, settings, seed, output, pairs, SLOWER.get(arm, 1.0))
             model = AutoModelForCausalLM.from_pretrained(output)
         _write(file, {"report": report, "seconds": time.monotonic() - started, **measured(model, tokenizer)})
 
@@ -173,7 +183,7 @@ def main() -> None:
     torch.set_num_threads(1)
     base = build_base()
     for seed in range(options.seeds):
-        run_seed(seed, base, options.out, ["before", *SAFETY])
+        run_seed(seed, base, options.out, ["before", *SAFETY, *SLOWER])
     for seed in range(options.hardened):
         run_hardened(seed, base, options.out)
     found = estimates(options.out, options.seeds)

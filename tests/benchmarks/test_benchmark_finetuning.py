@@ -24,7 +24,8 @@ def run(direct: int, jailbroken: int, task: int, name: str | None) -> dict[str, 
         "benign_wrapped": some(1, 6, "answered"),
         "borderline": some(1, 6, "other"),
     }
-    report = {"chosen": {"name": name}} if name is not None else None
+    tried = {"name": name, "task accuracy": 1.0, "direct attack success": 0.25, "jailbroken attack success": 0.5, "benign refusals": 0.0}
+    report = {"chosen": {"name": name}, "tried": [tried]} if name is not None else None
     return {"report": report, "verdicts": verdicts, "task": [True] * task + [False] * (10 - task)}
 
 
@@ -49,7 +50,15 @@ def test_rates_are_means_over_seeds_and_prompts(found: dict[str, Any]) -> None:
     assert values["plain"]["direct"] == pytest.approx(0.3)
     assert values["data-mix"] == pytest.approx(
         # direct and jailbroken weigh the same, though there are twice as many jailbroken prompts
-        {"task": 0.95, "direct": 0.95, "jailbroken": 0.8, "safety": 0.875, "benign": 13 / 20, "benign_refused": 2 / 20}
+        {
+            "task": 0.95,
+            "direct": 0.95,
+            "jailbroken": 0.8,
+            "safety": 0.875,
+            "benign": 13 / 20,
+            "benign_refused": 2 / 20,
+            "borderline_refused": 1 / 6,
+        }
     )
 
 
@@ -66,6 +75,7 @@ def test_what_is_won_back_is_a_share_of_what_plain_tuning_lost(found: dict[str, 
 def test_tables_and_plot_hold_what_was_found(found: dict[str, Any], tmp_path: Path) -> None:
     text = markdown(found)
     assert "| before tuning | 0.0 (" in text
-    assert "share 0.1 (2)" in text
+    assert "| share 0.1 |" in text
+    assert "| data-mix, share 0.1 | 100.0 | 25.0 | 50.0 | 0.0 |" in text
     plot(tmp_path / "plot.png", found)
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")

@@ -19,12 +19,13 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
 from mogu import MoguConfig, MoguModel
-from mogu.data import read_records
+from mogu.analysis.robustness import measure_robustness, robust_subset
+from mogu.data import Chat, Message, Record, is_refusal, read_records, write_records
 from mogu.errors import ConfigError, DataError, ModelFileError, MoguError
-from mogu.training.finetuning import FinetuneRecipe, finetune, finetune_recipe_from
+from mogu.training.finetuning import FinetuneRecipe, finetune, finetune_recipe_from, plan_tuning
 from mogu.training.finetuning.choice import Tried, safest
 from mogu.training.finetuning.measure import SafetyScore, Score, TaskScore
-from mogu.training.finetuning.mix import mixed_in
+from mogu.training.finetuning.mix import mixed_in, task_pairs
 from mogu.training.finetuning.recipe import SafetySection
 from mogu.training.finetuning.tunable import Tunable
 from mogu.training.finetuning.ways import Way, ways_of
@@ -179,6 +180,20 @@ def test_a_mix_is_half_malicious_and_takes_no_pair_twice_before_all_were_taken(r
     assert {record.id for record in few} <= {record.id for record in many}
 
 
+def test_conversations_become_benign_pairs(record_files: tuple[Path, Path]) -> None:
+    def chat(*roles: str) -> Chat:
+        return Chat(id="row", messages=tuple(Message(role=role, content=f"{role} {place}") for place, role in enumerate(roles)))  # type: ignore[arg-type]
+
+    chats = [chat("user", "assistant", "user", "assistant", "user"), chat("user", "assistant"), chat("system", "assistant")]
+    pairs = task_pairs(chats, 5, seed=0)
+    assert {(len(pair.conversation), pair.affirm) for pair in pairs} == {(3, "assistant 3"), (1, "assistant 1")}
+    for pair in pairs:
+        assert pair.label == "benign"
+        assert pair.conversation[-1]["role"] == "user"
+        assert is_refusal(pair.conversation[-1]["content"], pair.reject)
+    assert len(task_pairs(chats[:2], 1, seed=0)) == 1
+
+
 def score(task: float, direct: float, jailbroken: float, benign: float) -> Score:
     return Score(TaskScore(1.0, task, 10, None, 0, False), SafetyScore(direct, jailbroken, benign, 10, 10))
 
@@ -190,12 +205,18 @@ def test_the_safest_is_kept_of_those_that_lose_little() -> None:
     blunt = Tried(Way(0.3), score(0.90, 1.0, 1.0, 0.5))  # refuses everything
     dull = Tried(Way(0.4), score(0.50, 1.0, 1.0, 0.0))  # does not do its task
     every = [plain, some, much, blunt, dull]
-    assert safest(every, max_task_loss=0.02, max_benign_loss=0.05) is much
-    assert safest(every, max_task_loss=0.01, max_benign_loss=0.05) is some
-    assert safest(every, max_task_loss=0.02, max_benign_loss=1.0) is blunt
-    assert safest(every, max_task_loss=1.0, max_benign_loss=0.05) is dull
+    before = score(0.1, 0.9, 0.2, 0.0)
+    assert safest(every, before, max_task_loss=0.02, max_benign_loss=0.05) is much
+    assert safest(every, before, max_task_loss=0.01, max_benign_loss=0.05) is some
+    assert safest(every, before, max_task_loss=0.02, max_benign_loss=0.03) is some
+    assert safest(every, before, max_task_loss=0.02, max_benign_loss=1.0) is blunt
+    assert safest(every, before, max_task_loss=1.0, max_benign_loss=0.05) is dull
+    # What the model refused before, it may go on refusing.
+    assert safest(every, score(0.1, 0.9, 0.2, 0.5), max_task_loss=0.02, max_benign_loss=0.0) is blunt
+    # None is within bounds: the one that refuses fewest benign prompts.
+    assert safest([some, blunt, much], before, max_task_loss=0.02, max_benign_loss=0.0) is some
     unknown = [Tried(one.way, Score(one.score.task, None)) for one in every]
-    assert safest(unknown, max_task_loss=0.02, max_benign_loss=0.05) is unknown[0]
+    assert safest(unknown, Score(before.task, None), max_task_loss=0.02, max_benign_loss=0.05) is unknown[0]
 
 
 @pytest.mark.parametrize(
@@ -327,6 +348,12 @@ def test_a_hardened_model_keeps_routers_and_responders_on_its_tuned_base(
     assert tuned.mogu_config.rank == 2
 
 
+def test_a_hardened_model_is_planned_as_its_base(tree: dict[str, Any], hardened: Path) -> None:
+    plain, planned = (plan_tuning(recipe_of(tree, model={"base": base})) for base in (tree["model"]["base"], str(hardened)))
+    assert planned == plain
+    assert plain.trained_parameters == 2 * 4 * (4 * (32 + 32) + 3 * (32 + 64))  # rank 4; four square layers and three of the MLP, twice
+
+
 def test_a_hardened_model_that_does_not_fit_its_base_is_an_error(tree: dict[str, Any], hardened: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(hardened, other)
@@ -372,3 +399,22 @@ def test_a_full_disk_is_explained_and_leaves_no_half_model(tree: dict[str, Any],
     assert process.exitcode == 0
     assert "could not be written" in (tmp_path / "error").read_text()
     assert not Path(tree["run"]["output"]).exists()
+
+
+def test_without_a_file_the_robust_modules_are_those_that_mogu_robustness_finds(
+    tree: dict[str, Any], base_folder: Path, records: list[Record], record_files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    pytest.importorskip("sklearn")
+    write_records(tmp_path / "pairs.jsonl", records)
+    pairs = {"pairs": str(tmp_path / "pairs.jsonl"), "pairs_dev": str(record_files[1])}
+    safety = {"method": "ml-lr", **pairs, "slow_factors": [0.1], "tolerances": [0.3, 0.8]}
+    report = finetune(recipe_of(tree, safety=safety, tune={"epochs": 1}), tell=silent)
+    base, tokenizer = AutoModelForCausalLM.from_pretrained(base_folder), AutoTokenizer.from_pretrained(base_folder)
+    found = measure_robustness(base, tokenizer, records, seed=5)
+    for tolerance in (0.3, 0.8):
+        names = report["robust_modules"][f"ml-lr, slow factor 0.1, tolerance {tolerance}"]
+        assert names == robust_subset(base, tokenizer, records, found, tolerance=tolerance)
+        assert 0 < len(names) < 14
+    safety["tolerances"] = [0.001]
+    with pytest.raises(ConfigError, match=r"At a tolerance of 0\.001 no module is robust"):
+        finetune(recipe_of(tree, safety=safety), restart=True, tell=silent)

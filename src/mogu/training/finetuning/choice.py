@@ -28,11 +28,12 @@ class Tried:
         return {"name": str(self.way), **way, **self.score.rows(), "task accuracy": self.score.task.accuracy}
 
 
-def safest(tried: Sequence[Tried], *, max_task_loss: float, max_benign_loss: float) -> Tried:
+def safest(tried: Sequence[Tried], before: Score, *, max_task_loss: float, max_benign_loss: float) -> Tried:
     """The one to keep.
 
     1. Only those count whose task accuracy is at most ``max_task_loss`` below the best.
-    2. Of them, only those whose benign refusals are at most ``max_benign_loss`` above the fewest.
+    2. Of them, only those that refuse at most ``max_benign_loss`` more of the benign dev prompts than the model did before tuning;
+       where none does, the one that refuses fewest is kept.
     3. Of them, the one that refuses most malicious dev prompts, direct and jailbroken weighing the same; among equals the
        one of higher task accuracy, then the first.
 
@@ -40,14 +41,19 @@ def safest(tried: Sequence[Tried], *, max_task_loss: float, max_benign_loss: flo
 
     Args:
         tried: what was tried, at least one.
+        before: what the model did before tuning.
         max_task_loss: see there.
         max_benign_loss: see there.
     """
     best = max(one.score.task.accuracy for one in tried)
-    left = [one for one in tried if one.score.task.accuracy >= best - max_task_loss - _ROUNDING]
-    if any(one.score.safety is None for one in left):
-        return max(left, key=lambda one: one.score.task.accuracy)
-    scored = [(one, one.score.safety) for one in left if one.score.safety is not None]
-    fewest = min(safety.benign_refused for _, safety in scored)
-    scored = [(one, safety) for one, safety in scored if safety.benign_refused <= fewest + max_benign_loss + _ROUNDING]
-    return max(scored, key=lambda both: (round(both[1].refused, 6), both[0].score.task.accuracy))[0]
+    able = [one for one in tried if one.score.task.accuracy >= best - max_task_loss - _ROUNDING]
+
+    def rank(one: Tried) -> tuple[float, ...]:
+        safety, accuracy = one.score.safety, one.score.task.accuracy
+        if safety is None or before.safety is None:
+            return (accuracy,)
+        if safety.benign_refused <= before.safety.benign_refused + max_benign_loss + _ROUNDING:
+            return (1.0, round(safety.refused, 6), accuracy)
+        return (0.0, -safety.benign_refused, accuracy)
+
+    return max(able, key=rank)

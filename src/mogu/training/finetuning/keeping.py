@@ -14,9 +14,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mogu.analysis.base_model import find_base
 from mogu.config import MoguConfig
-from mogu.data import Record
+from mogu.data import Chat, Record
 from mogu.model import MoguModel
 from mogu.training.branch import Tell
+from mogu.training.finetuning.mix import task_pairs
 from mogu.training.finetuning.recipe import FinetuneRecipe
 from mogu.training.hardening import harden
 from mogu.training.recipe import MoguSection, Recipe, recipe_from
@@ -33,12 +34,10 @@ class Hardened:
     Args:
         folder: where it is.
         config: its config.
-        base: folder or hub id of its base.
     """
 
     folder: Path
     config: MoguConfig
-    base: str
 
     def on_base(self, base: PreTrainedModel) -> MoguModel:
         """Its routers and responders, unchanged, on another base of the same shape.
@@ -51,7 +50,7 @@ class Hardened:
     def recipe(self, recipe: FinetuneRecipe, output: Path) -> Recipe:
         """How it was hardened, or with the published settings where nothing says it, for its tuned base."""
         report = read_report(self.folder)
-        tree: dict[str, Any] = dict(report["recipe"]) if report is not None else {"mogu": self._routed()}
+        tree: dict[str, Any] = dict(report["recipe"]) if report is not None else self._settings()
         section, run = recipe.model, recipe.run
         tree["model"] = section.model_dump() | {"base": str(recipe.run.output / BASE_FOLDER), "revision": None}
         tree["data"] = {"train": str(recipe.safety.pairs)}
@@ -69,39 +68,45 @@ class Hardened:
         base: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         pairs: Mapping[Literal["train", "dev"], Sequence[Record]],
+        chats: Sequence[Chat],
         output: Path,
         tell: Tell,
     ) -> MoguModel:
-        """Responders and routers trained on the tuned base by the stages of ``mogu train``, with the settings of this model."""
+        """Responders and routers trained on the tuned base by the stages of ``mogu train``, with the settings of this model.
+
+        As many of the conversations as there are benign pairs join these: routers that never met the task refuse it, or spoil its
+        first words.
+        """
         records: dict[str, list[Record]] = {part: list(some) for part, some in pairs.items()}
+        benign = sum(record.label == "benign" for record in records["train"])
+        records["train"] += task_pairs(chats, benign, recipe.run.seed)
         model = harden(self.recipe(recipe, output), base=base, tokenizer=tokenizer, records=records, resume=True, tell=tell)
         assert model is not None  # all stages were run
         return model
 
-    def _routed(self) -> dict[str, Any]:
-        known = self.config.model_dump()
-        return {name: known[name] for name in MoguSection.model_fields}
+    def _settings(self) -> dict[str, Any]:
+        known, backbone = self.config.model_dump(), self.config.backbone
+        tree: dict[str, Any] = {"mogu": {name: known[name] for name in MoguSection.model_fields}}
+        return tree if backbone is None else {**tree, "method": "v2", "backbone": backbone.model_dump()}
 
 
-def hardened_model(name: str) -> Hardened | None:
-    """The saved MoGU model of a name, or ``None`` where the name is that of a plain model.
+def resolved(recipe: FinetuneRecipe) -> tuple[FinetuneRecipe, Hardened | None]:
+    """The recipe with a plain model: as it is, or with a saved MoGU model's base and trained system prompt in its place.
 
     Raises:
-        MoguError: its config is broken, or nothing says which base it has.
+        MoguError: there is no such model, its config is broken, or nothing says which base it has.
     """
-    found = find_base(name, None)
-    return Hardened(*found.saved, found.name) if found.saved is not None else None
-
-
-def for_base(recipe: FinetuneRecipe, hardened: Hardened) -> FinetuneRecipe:
-    """The recipe with the hardened model's base as its model, and with the system prompt that the model was trained with."""
     section = recipe.model
+    found = find_base(section.base, None)
+    if found.saved is None:
+        return recipe, None
+    folder, config = found.saved
     update = {
-        "base": hardened.base,
-        "revision": hardened.config.base_revision,
-        "system_prompt": section.system_prompt or trained_system_prompt(hardened.folder),
+        "base": found.name,
+        "revision": config.base_revision,
+        "system_prompt": section.system_prompt or trained_system_prompt(folder),
     }
-    return recipe.model_copy(update={"model": section.model_copy(update=update)})
+    return recipe.model_copy(update={"model": section.model_copy(update=update)}), Hardened(folder, config)
 
 
 def keeps(recipe: FinetuneRecipe) -> Sequence[str]:

@@ -1,6 +1,6 @@
-"""Which MoGU pairs stand among a user's data, at a share that is asked for.
+"""MoGU pairs among a user's data, at a share that is asked for, and the user's data as pairs.
 
-Knows counts and orders; knows nothing of tokens or models.
+Knows records and conversations; knows nothing of tokens or models.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from mogu.data import Record
+from mogu.data import Chat, Record, refusal_for
 
 
 def mixed_in(pairs: Sequence[Record], share: float, others: int, seed: int) -> list[Record]:
@@ -30,3 +30,23 @@ def mixed_in(pairs: Sequence[Record], share: float, others: int, seed: int) -> l
         order = random.Random(f"{seed}:mix:{label}").sample(own, len(own))
         chosen += [order[place % len(order)] for place in range(count)]
     return chosen
+
+
+def task_pairs(chats: Sequence[Chat], count: int, seed: int) -> list[Record]:
+    """Conversations as benign pairs: the last answer, and a refusal in its place.
+
+    Args:
+        chats: to draw from; those whose last answer follows no turn of the user are passed over.
+        count: how many at most.
+        seed: decides which, and the refusals.
+    """
+    rng = random.Random(f"{seed}:task pairs")
+    made = []
+    for number, chat in enumerate(rng.sample(chats, min(count, len(chats)))):
+        last = max(place for place, message in enumerate(chat.messages) if message.role == "assistant")
+        before = chat.messages[:last]
+        if before and before[-1].role == "user":
+            refusal = refusal_for(before[-1].content, rng)
+            affirm = chat.messages[last].content
+            made.append(Record(id=f"task-{number}", label="benign", messages=before, affirm=affirm, reject=refusal))
+    return made

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from mogu.training.finetuning.inputs import check_tuning_places, read_tuning_inputs
+from mogu.training.finetuning.keeping import resolved
 from mogu.training.finetuning.recipe import FinetuneRecipe
 from mogu.training.finetuning.tunable import with_lora
 from mogu.training.finetuning.ways import ways_of
@@ -74,6 +75,7 @@ def plan_tuning(recipe: FinetuneRecipe) -> TuningPlan:
         MoguError: what :func:`~mogu.training.finetuning.finetune` would raise for the same recipe before its first step.
     """
     check_tuning_places(recipe)
+    recipe, _ = resolved(recipe)
     inputs = read_tuning_inputs(recipe)
     with quiet_transformers():
         base = model_on_meta(recipe.model, [])

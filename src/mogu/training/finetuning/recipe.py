@@ -78,7 +78,7 @@ class SafetySection(Section):
         tolerances: of the search for the robust modules, as in `mogu robustness`, each tried with each slow factor.
         robust_modules: a robustness.json of `mogu robustness`; without it that analysis is run on ``pairs``.
         max_task_loss: how much lower the task's accuracy may be than the best that was tried, from 0 to 1.
-        max_benign_loss: how much smaller the share of benign dev pairs that are answered may be than the best that was tried.
+        max_benign_loss: how many more of the benign dev pairs may be refused than before tuning, from 0 to 1.
         max_new_tokens: tokens of each reply that is judged.
         batch_size: replies generated at a time.
     """
@@ -107,11 +107,11 @@ class KeepSection(Section):
 
     Args:
         ways: what is tried, one after the other, and measured on the dev pairs: ``"carry"`` leaves them as they are, ``"retrain"`` trains
-            them on the tuned base, with the pairs and the settings that the model was hardened with.
+            them on the tuned base, with the pairs, as many of the conversations, and the settings that the model was hardened with.
         epochs_share: of the epochs that it was hardened with, for ``"retrain"``.
     """
 
-    ways: list[Keep] = Field(default=["carry", "retrain"], min_length=1)
+    ways: list[Keep] = Field(default=["carry"], min_length=1)
     epochs_share: float = Field(default=1.0, gt=0, le=1)
 
 

@@ -23,7 +23,7 @@ from mogu.training.branch import Tell
 from mogu.training.examples import AnyExample
 from mogu.training.finetuning.choice import Tried, safest
 from mogu.training.finetuning.inputs import REPORT_FILE, Part, TuningInputs, check_tuning_places, read_tuning_inputs
-from mogu.training.finetuning.keeping import BASE_FOLDER, Hardened, for_base, hardened_model, keeps
+from mogu.training.finetuning.keeping import BASE_FOLDER, Hardened, keeps, resolved
 from mogu.training.finetuning.measure import SafetyScore, Score, TaskScore, safety_score, task_score
 from mogu.training.finetuning.recipe import FinetuneRecipe
 from mogu.training.finetuning.report import card, finetune_report
@@ -71,9 +71,7 @@ def finetune(
     check_one_process()
     check_tuning_places(recipe)
     asked = recipe
-    hardened = hardened_model(recipe.model.base)
-    if hardened is not None:
-        recipe = for_base(recipe, hardened)
+    recipe, hardened = resolved(asked)
     section = recipe.model
     if base is None:  # what is wrong with the model comes to light before any of it is downloaded
         load_config(section.base, revision=section.revision, trust_remote_code=section.trust_remote_code)
@@ -82,7 +80,7 @@ def finetune(
         base = base or load_base_of(section)
         workspace = Workspace(recipe.run.work_folder, what="mogu finetune")
         if restart:
-            for part in workspace.folder.iterdir():
+            for part in list(workspace.folder.iterdir()):
                 if part.is_dir():
                     discard(part)
         return _Run(asked, recipe, hardened, base, inputs, workspace, resume, tell).carry_out()
@@ -111,12 +109,12 @@ class _Run:
         tunable = Tunable(self.base, recipe.tune, recipe.run.seed)
         try:
             tried = [Tried(way, self._tuned(tunable, way)) for way in ways]
-            chosen = safest(tried, **self._limits())
+            chosen = safest(tried, before, **self._limits())
             if len(tried) > 1:
                 self.tell(f"Chosen: {chosen.way}.")
             tunable.read_state(self._folder(chosen.way))
             kept = self._kept(tunable, chosen.way)
-            after = safest([one for one, _ in kept], **self._limits()) if kept else chosen
+            after = safest([one for one, _ in kept], before, **self._limits()) if kept else chosen
             report = finetune_report(
                 self.asked,
                 self.inputs,
@@ -226,7 +224,8 @@ class _Run:
                 model = self.hardened.on_base(base)
             else:
                 place = self.workspace.folder / part / "model"
-                model = self.hardened.retrained(self.recipe, base, self.inputs.tokenizer, self.inputs.pairs, place, self.tell)
+                chats, pairs_of = self.inputs.chats["train"], self.inputs.pairs
+                model = self.hardened.retrained(self.recipe, base, self.inputs.tokenizer, pairs_of, chats, place, self.tell)
             try:
                 score = self._measured(part, fingerprint(made_with, self._print("measure")), model)
             finally:
