@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from mogu.data import Chat, Record, refusal_for
+from mogu.data import Chat, Record, Turn, refusal_for
 
 
 def mixed_in(pairs: Sequence[Record], share: float, others: int, seed: int) -> list[Record]:
@@ -48,5 +48,6 @@ def task_pairs(chats: Sequence[Chat], count: int, seed: int) -> list[Record]:
         if before and before[-1].role == "user":
             refusal = refusal_for(before[-1].content, rng)
             affirm = chat.messages[last].content
-            made.append(Record(id=f"task-{number}", label="benign", messages=before, affirm=affirm, reject=refusal))
+            turns = tuple(Turn(role=message.role, content=message.content) for message in before)
+            made.append(Record(id=f"task-{number}", label="benign", messages=turns, affirm=affirm, reject=refusal))
     return made
