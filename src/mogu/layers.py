@@ -171,11 +171,16 @@ class AdaptedLinear(WrappedLinear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``x [.., d_in]`` to ``y [.., d_out]``."""
-        base_output: Tensor = self.base_layer(x)
-        if self.state.mode != "on":
+        modules: Mapping[str, Any] = self._modules  # straight from its tables, as in the routed layer below
+        base_output: Tensor = modules["base_layer"](x)
+        state = self.state
+        if state.mode != "on":
             return base_output
-        adapted = base_output + _cast(F.linear(_cast(x, self.down.dtype), self.down) @ self.up, base_output.dtype)
-        return adapted if self.state.rows is None else _by_row(self.state.rows, adapted, base_output)
+        parameters: Mapping[str, Any] = self._parameters
+        down, up = parameters["down"], parameters["up"]
+        hidden = F.linear(_cast(x, down.dtype), down)
+        adapted = base_output + _cast(hidden @ up, base_output.dtype)
+        return adapted if state.rows is None else _by_row(state.rows, adapted, base_output)
 
     @torch.no_grad()
     def set_lora(self, lora_a: Tensor, lora_b: Tensor) -> None:
