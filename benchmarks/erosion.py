@@ -21,6 +21,7 @@ ARMS = {
     "plain-quarter": "plain, a quarter of it",
     "data-mix": "data-mix",
     "ml-lr": "ml-lr",
+    "ml-lr-random": "ml-lr, modules at random",
     "mogu-before": "MoGU, before tuning",
     "mogu-carry": "MoGU, data-mix, carried over",
     "mogu-retrain": "MoGU, data-mix, trained anew",
@@ -59,7 +60,7 @@ def estimates(folder: Path, seeds: int) -> dict[str, Any]:
         if arm in _CHOSEN:
             found["dev"] |= {row["name"]: row for row in runs[0]["report"]["tried"]}  # of the first seed, which chose
         found["chosen"][arm] = _chosen(runs[0]["report"]) if arm in _CHOSEN else ""
-    for arm in ("plain-half", "plain-quarter", *_CHOSEN):
+    for arm in ("plain-half", "plain-quarter", *_CHOSEN, "ml-lr-random"):
         if arm in tables:
             both = min(len(tables[name]["task"]) for name in (arm, "plain"))  # seeds, where not all are run yet
             before, plain, tuned = ({name: table[:both] for name, table in tables[one].items()} for one in ("before", "plain", arm))
@@ -94,7 +95,11 @@ def plot(file: Path, found: dict[str, Any]) -> None:
     figure = Figure(figsize=(9.6, 4.8), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     colours = dict(
-        zip(ARMS, ("#555555", "#c2410c", "#e09060", "#b08900", "#0060a8", "#3f7d20", "#000000", "#9a6fb0", "#7a1f5c"), strict=True)
+        zip(
+            ARMS,
+            ("#555555", "#c2410c", "#e09060", "#b08900", "#0060a8", "#3f7d20", "#8fbc5a", "#000000", "#9a6fb0", "#7a1f5c"),
+            strict=True,
+        )
     )
     tuned = [arm for arm in found["arms"] if not arm.endswith("before")]
     for panel, measure, arms in ((left, "task", tuned), (right, "benign_refused", list(found["arms"]))):

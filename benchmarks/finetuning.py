@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import time
 import warnings
 from collections.abc import Sequence
@@ -26,9 +27,10 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from benchmarks.erosion import estimates, markdown, plot
 from mogu import MoguModel
+from mogu.architectures import find_linear_layers
 from mogu.atomic import atomic_file
 from mogu.data import Chat, Message, Record
-from mogu.hub import load_tokenizer
+from mogu.hub import load_base, load_tokenizer
 from mogu.lab import build_base, choice_records, prompts, records
 from mogu.lab.demo import lab_data, lab_recipe
 from mogu.lab.measure import judged_replies
@@ -36,6 +38,7 @@ from mogu.lab.ships import FleetSplit, fleet_requests, graded
 from mogu.replies import ReplySettings, replies
 from mogu.training import harden
 from mogu.training.finetuning import finetune, finetune_recipe_from
+from mogu.training.finetuning.robust import read_robust_modules
 
 TUNE: dict[str, Any] = {"method": "full", "learning_rate": 2e-4, "epochs": 24, "batch_size": 16}
 """Found on dev: docs/finetuning.md says how."""
@@ -48,6 +51,9 @@ SAFETY: dict[str, dict[str, Any]] = {
 }
 SLOWER = {"plain-half": 0.5, "plain-quarter": 0.25}
 """Controls: plain tuning at shares of the learning rate, everywhere. What ml-lr keeps must be more than what they keep."""
+
+RANDOM = "ml-lr-random"
+"""Another control: ml-lr with as many modules as are robust, drawn at random for each seed."""
 
 _BATCH = 64
 
@@ -67,7 +73,9 @@ def dev_pairs() -> list[Record]:
 def tuned(model: Path, arm: dict[str, Any], seed: int, output: Path, pairs: dict[str, Any], rate: float = 1.0) -> dict[str, Any]:
     """Tune a model in one way, at a share of the learning rate; returns the report."""
     # One working folder for all arms of a seed: what two of them try is trained once.
-    work = output.with_name("training" if rate == 1 else f"training-{rate}")
+    file = arm.get("robust_modules")
+    kind = f"-{file.stem}" if file is not None else ""
+    work = output.with_name(f"training{kind}" if rate == 1 else f"training-{rate}")
     recipe = finetune_recipe_from(
         {
             "model": {"base": str(model)},
@@ -107,10 +115,22 @@ def run_seed(seed: int, base: Path, out: Path, arms: Sequence[str]) -> None:
         if arm == "before":
             report, model = None, AutoModelForCausalLM.from_pretrained(base)
         else:
-            settings = SAFETY["plain"] if arm in SLOWER else SAFETY[arm] if seed == 0 else _chosen(arm, out)
-            report = tuned(base, settings, seed, output, pairs, SLOWER.get(arm, 1.0))
+            report = tuned(base, _settings(arm, seed, out, base), seed, output, pairs, SLOWER.get(arm, 1.0))
             model = AutoModelForCausalLM.from_pretrained(output)
         _write(file, {"report": report, "seconds": time.monotonic() - started, **measured(model, tokenizer)})
+
+
+def _settings(arm: str, seed: int, out: Path, base: Path) -> dict[str, Any]:
+    if arm in SLOWER:
+        return SAFETY["plain"]
+    if arm != RANDOM:
+        return SAFETY[arm] if seed == 0 else _chosen(arm, out)
+    settings = _chosen("ml-lr", out)
+    robust = read_robust_modules(out / "seed-0" / "robustness.json")
+    every = [one.name for some in find_linear_layers(load_base(str(base))).values() for one in some]
+    file = out / f"seed-{seed}" / "random.json"
+    _write(file, {"subset": {"modules": random.Random(seed).sample(sorted(every), len(robust))}})
+    return settings | {"robust_modules": file}
 
 
 def _chosen(arm: str, out: Path) -> dict[str, Any]:
@@ -183,7 +203,7 @@ def main() -> None:
     torch.set_num_threads(1)
     base = build_base()
     for seed in range(options.seeds):
-        run_seed(seed, base, options.out, ["before", *SAFETY, *SLOWER])
+        run_seed(seed, base, options.out, ["before", *SAFETY, *SLOWER, RANDOM])
     for seed in range(options.hardened):
         run_hardened(seed, base, options.out)
     found = estimates(options.out, options.seeds)

@@ -9,6 +9,7 @@ import resource
 import shutil
 import signal
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -259,6 +260,16 @@ def test_data_mix_without_pairs_and_a_share_of_everything_are_errors(tree: dict[
         recipe_of(tree, safety={"shares": [1.0]})
 
 
+def exit_code(run: Callable[..., None], *arguments: Any) -> int | None:
+    """Of a function that runs in a process of its own, forked from a server that has imported everything once."""
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["mogu.training.finetuning.run"])
+    process = server.Process(target=run, args=arguments)
+    process.start()
+    process.join(120)
+    return process.exitcode
+
+
 def _tune_until(tree: dict[str, Any], step: int) -> None:
     """Runs in a process of its own, which is killed at an optimiser step."""
     adamw, calls = torch.optim.AdamW, [0]
@@ -286,10 +297,7 @@ def test_a_run_that_was_killed_goes_on_to_the_weights_it_would_have_had(
     tree["run"] |= {"save_steps": 2}
     whole = tree | {"run": tree["run"] | {"output": str(tmp_path / "whole")}}
     finetune(recipe_of(whole), tell=silent)
-    process = multiprocessing.get_context("forkserver").Process(target=_tune_until, args=(tree, 9 + 6))  # in the second way
-    process.start()
-    process.join(120)
-    assert process.exitcode == -signal.SIGKILL
+    assert exit_code(_tune_until, tree, 9 + 6) == -signal.SIGKILL  # in the second way
     assert not Path(tree["run"]["output"]).exists()
     with pytest.raises(ConfigError, match="holds a training run that stopped at step 4"):
         finetune(recipe_of(tree), tell=silent)
@@ -393,10 +401,7 @@ def _tune_with_room_for(tree: dict[str, Any], most_bytes: int, error_file: Path)
 
 def test_a_full_disk_is_explained_and_leaves_no_half_model(tree: dict[str, Any], tmp_path: Path) -> None:
     tree["tune"] |= {"method": "full"}
-    process = multiprocessing.get_context("forkserver").Process(target=_tune_with_room_for, args=(tree, 60_000, tmp_path / "error"))
-    process.start()
-    process.join(120)
-    assert process.exitcode == 0
+    assert exit_code(_tune_with_room_for, tree, 60_000, tmp_path / "error") == 0
     assert "could not be written" in (tmp_path / "error").read_text()
     assert not Path(tree["run"]["output"]).exists()
 
