@@ -58,7 +58,14 @@ def mogu(
 
 
 @defense("mogu_v2")
-def mogu_v2(subject: Subject, *, dial: float | None = None, routed_tokens: int | None = -1, handoff: Handoff | None = None) -> Answer:
+def mogu_v2(
+    subject: Subject,
+    *,
+    dial: float | None = None,
+    routed_tokens: int | None = -1,
+    handoff: Handoff | None = None,
+    answer_marker: str | None = None,
+) -> Answer:
     """MoGU V2: fewer routed layers, and a backbone that is adapted while they are routed.
 
     Args:
@@ -66,6 +73,7 @@ def mogu_v2(subject: Subject, *, dial: float | None = None, routed_tokens: int |
         dial: see :func:`mogu`.
         routed_tokens: see there.
         handoff: see there.
+        answer_marker: see there.
 
     Raises:
         ConfigError: the model is none, or a MoGU V1 model.
@@ -76,4 +84,4 @@ def mogu_v2(subject: Subject, *, dial: float | None = None, routed_tokens: int |
             expected='a model that was trained with method = "v2"',
             action="give such a model, or choose the defence mogu",
         )
-    return mogu(subject, dial=dial, routed_tokens=routed_tokens, handoff=handoff)
+    return mogu(subject, dial=dial, routed_tokens=routed_tokens, handoff=handoff, answer_marker=answer_marker)
