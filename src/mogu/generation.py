@@ -176,14 +176,16 @@ class _Opening:
     def _begin_again(self, input_ids: Tensor, tokens: int, kwargs: dict[str, Any]) -> None:
         """Make ready for a reading of ``tokens`` tokens, all that is not in the caller's cache."""
         past = kwargs.get("past_key_values")
-        lower = self.lower if self.lower is not None and self.lower.can_be_spared(past, tokens) else None
+        lower, self.lower = self.lower, None  # it serves once
+        if lower is not None and not lower.can_be_spared(past, tokens):
+            lower.close()
+            lower = None
         if lower is not None:
             lower.read_last(self.base_prepare(input_ids, next_sequence_length=1, **kwargs))
             lower.set_aside(past)
         self._rewind_cache(past)
         if lower is not None:
             lower.spare_next_pass()
-        self.lower = None  # it serves once
 
     def _rewind_cache(self, past: Any) -> None:
         if past is None:
