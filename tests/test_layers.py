@@ -10,7 +10,8 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from mogu import MoguConfig
-from mogu.layers import ChainRouter, RoutedLinear, RoutingState
+from mogu.layers import RoutedLinear, RoutingState
+from mogu.routers import ChainRouter
 
 WIDTH, OUT, RANK = 48, 40, 4
 # Routers and unscaled responders are kept in float32 at best, so float64 is held to that.
