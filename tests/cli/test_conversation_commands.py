@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,6 @@ from rich.control import strip_control_codes
 
 from mogu import MoguModel
 from mogu.chat import WithTools, encode_marker, encode_prompt
-from mogu.cli import main
 
 TOOLS = [{"type": "function", "function": {"name": "oven", "parameters": {"type": "object", "properties": {}}}}]
 TEMPLATE = (
@@ -23,22 +20,6 @@ TEMPLATE = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
 )
 Mogu = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def mogu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Mogu:
-    def run(*arguments: str | Path, stdin: str = "") -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["mogu", *map(str, arguments)])
-        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else 1
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -60,11 +41,11 @@ def squeezed(shown: str) -> str:
 
 
 @pytest.mark.parametrize("marker", [None, "S"])
-def test_chat_routes_every_turn(saved_model: Path, model: MoguModel, mogu: Mogu, marker: str | None) -> None:
+def test_chat_routes_every_turn(saved_model: Path, model: MoguModel, run_mogu: Mogu, marker: str | None) -> None:
     """With a marker, later turns read of each reply what is behind it."""
     asked = ["Hello", "And now?", "Hello"]
     options = [] if marker is None else ["--answer-marker", marker]
-    code, out, err = mogu("chat", saved_model, "--max-new-tokens", "16", "--system", "Be kind.", *options, stdin="\n".join(asked))
+    code, out, err = run_mogu("chat", saved_model, "--max-new-tokens", "16", "--system", "Be kind.", *options, stdin="\n".join(asked))
     assert code == 0, err
     turns: list[dict[str, str]] = [{"role": "system", "content": "Be kind."}]
     shown, seen = squeezed(out), 0
@@ -86,20 +67,20 @@ def test_chat_routes_every_turn(saved_model: Path, model: MoguModel, mogu: Mogu,
     assert (cut > 0) == (marker is not None)
 
 
-def test_generate_with_a_marker(saved_model: Path, model: MoguModel, mogu: Mogu) -> None:
+def test_generate_with_a_marker(saved_model: Path, model: MoguModel, run_mogu: Mogu) -> None:
     expected = text(model, reply(model, "Hello", answer_marker="i"))
     assert expected != text(model, reply(model, "Hello"))
-    code, out, err = mogu("generate", saved_model, "Hello", "--max-new-tokens", "16", "--answer-marker", "i", "--json")
+    code, out, err = run_mogu("generate", saved_model, "Hello", "--max-new-tokens", "16", "--answer-marker", "i", "--json")
     assert code == 0, err
     assert json.loads(out)["reply"] == expected
-    _, out, _ = mogu("generate", saved_model, "Hello", "--max-new-tokens", "16", "--answer-marker", "", "--json")
+    _, out, _ = run_mogu("generate", saved_model, "Hello", "--max-new-tokens", "16", "--answer-marker", "", "--json")
     assert json.loads(out)["reply"] == text(model, reply(model, "Hello"))
-    code, _, err = mogu("generate", saved_model, "Hello", "--answer-marker", "do I")
+    code, _, err = run_mogu("generate", saved_model, "Hello", "--answer-marker", "do I")
     assert code == 2
     assert "not always the same tokens" in err
 
 
-def test_generate_with_tools(saved_model: Path, mogu: Mogu, tmp_path: Path) -> None:
+def test_generate_with_tools(saved_model: Path, run_mogu: Mogu, tmp_path: Path) -> None:
     tools, template = tmp_path / "tools.json", tmp_path / "tools.jinja"
     tools.write_text(json.dumps(TOOLS))
     template.write_text(TEMPLATE)
@@ -119,16 +100,16 @@ def test_generate_with_tools(saved_model: Path, mogu: Mogu, tmp_path: Path) -> N
         "16",
         "--json",
     ]
-    code, out, err = mogu(*arguments, "--chat-template", template)
+    code, out, err = run_mogu(*arguments, "--chat-template", template)
     assert code == 0, err
     found = json.loads(out)
     assert found["reply"] == text(model, reply(model, prompt))
     assert found["score"] == pytest.approx(float(model.score(prompt)[0]), abs=1e-5)
     assert found["score"] != pytest.approx(float(model.score([turns])[0]), abs=1e-5)
-    code, _, err = mogu(*arguments)  # the model's own template knows no tools
+    code, _, err = run_mogu(*arguments)  # the model's own template knows no tools
     assert code == 2
     assert "says nothing of the tools" in err
     tools.write_text("{}")
-    code, _, err = mogu(*arguments, "--chat-template", template)
+    code, _, err = run_mogu(*arguments, "--chat-template", template)
     assert code == 2
     assert "tools.json" in err

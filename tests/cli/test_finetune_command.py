@@ -2,40 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from peft import PeftModel
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM
 
-from mogu.cli import main
 from mogu.data import Record, write_records
 
-TEMPLATE = (
-    "{% for message in messages %}[{{ message.role }}] {{ message.content }} {% endfor %}"
-    "{% if add_generation_prompt %}[assistant] {% endif %}"
-)
 Mogu = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("base")
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    tokenizer.train_from_iterator([], trainers.BpeTrainer(special_tokens=["<pad>", "</s>"], initial_alphabet=alphabet))
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", chat_template=TEMPLATE)
-    fast.save_pretrained(folder)
-    torch.manual_seed(0)
-    shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    LlamaForCausalLM(LlamaConfig(vocab_size=len(fast), eos_token_id=1, pad_token_id=0, **shape)).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture
@@ -67,20 +45,9 @@ max_length = 96
 
 
 @pytest.fixture
-def mogu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Mogu:
-    """Run ``mogu finetune``; returns exit code, standard output and error stream."""
-
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["mogu", "finetune", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else 1
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
+def mogu(run_mogu: Mogu) -> Mogu:
+    """Run ``mogu finetune``; see :func:`run_mogu`."""
+    return functools.partial(run_mogu, "finetune")
 
 
 def test_a_run_ends_with_before_and_after_in_one_table(config: Path, base: Path, mogu: Mogu, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
@@ -11,33 +12,12 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from mogu import MoguModel
-from mogu.cli import main
 from mogu.data import Record, write_records
 
-TEMPLATE = (
-    "{% for message in messages %}[{{ message.role }}] {{ message.content }} {% endfor %}"
-    "{% if add_generation_prompt %}[assistant] {% endif %}"
-)
 Mogu = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("base")
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    tokenizer.train_from_iterator([], trainers.BpeTrainer(special_tokens=["<pad>", "</s>"], initial_alphabet=alphabet))
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", chat_template=TEMPLATE)
-    fast.save_pretrained(folder)
-    torch.manual_seed(0)
-    shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    LlamaForCausalLM(LlamaConfig(vocab_size=len(fast), eos_token_id=1, pad_token_id=0, **shape)).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture
@@ -73,20 +53,9 @@ max_length = 64
 
 
 @pytest.fixture
-def mogu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Mogu:
-    """Run ``mogu train``; returns exit code, standard output and error stream."""
-
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["mogu", "train", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else 1
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
+def mogu(run_mogu: Mogu) -> Mogu:
+    """Run ``mogu train``; see :func:`run_mogu`."""
+    return functools.partial(run_mogu, "train")
 
 
 def test_a_run_ends_with_where_things_are_and_what_to_do_next(config: Path, mogu: Mogu, tmp_path: Path) -> None:
@@ -207,13 +176,13 @@ def test_bad_input_ends_with_one_clear_error(
 def test_a_tokenizer_without_a_template_is_helped_by_the_option(config: Path, base: Path, mogu: Mogu, tmp_path: Path) -> None:
     bare = tmp_path / "bare"
     tokenizer = PreTrainedTokenizerFast.from_pretrained(base)
-    tokenizer.chat_template = None
+    template, tokenizer.chat_template = tokenizer.chat_template, None
     tokenizer.save_pretrained(bare)
     LlamaForCausalLM.from_pretrained(base).save_pretrained(bare)
     code, _, err = mogu(config, "--set", f"model.base={bare}")
     assert code == 2
     assert "--chat-template FILE" in err
-    (tmp_path / "chat.jinja").write_text(TEMPLATE)
+    (tmp_path / "chat.jinja").write_text(template)
     code, _, err = mogu(config, "--set", f"model.base={bare}", "--chat-template", tmp_path / "chat.jinja", "--stage", "glad")
     assert code == 0, err
 

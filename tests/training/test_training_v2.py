@@ -82,7 +82,7 @@ def test_what_is_saved_is_the_chosen_candidate(finished: Path) -> None:
     assert "V2" in (finished / "out" / "README.md").read_text()
 
 
-def test_a_finished_run_trains_and_probes_nothing_again(make: Make, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_run_trains_and_probes_nothing_again(make: Make, finished: Path) -> None:
     before = (finished / "out" / "backbone" / "adapter_model.safetensors").read_bytes()
     told: list[str] = []
     passes = [0]

@@ -15,8 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mogu.cli.stopping import stoppable
-from mogu.errors import ConfigError
+from mogu.cli.stopping import check_one_of, stoppable
 from mogu.training.finetuning import FinetuneRecipe, read_finetune_recipe
 
 if TYPE_CHECKING:
@@ -66,10 +65,7 @@ def finetune(
 
     mogu finetune recipes/finetuning/qwen2.5-7b-instruct.toml --safety data-mix --pairs data/pairs.jsonl --shares 0,0.05,0.1
     """
-    if resume and restart:
-        raise ConfigError(
-            "Both --resume and --restart were given", expected="one of the two", action="--resume goes on, --restart begins anew"
-        )
+    check_one_of(resume, restart)
     paths = {"safety.pairs": pairs, "safety.robust_modules": robust_modules, "run.output": output}
     lists = {"safety.shares": shares, "safety.slow_factors": slow_factor}
     given = [f"{key}={json.dumps(str(path))}" for key, path in paths.items() if path is not None]

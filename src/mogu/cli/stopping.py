@@ -1,4 +1,4 @@
-"""What a command that can go on later does about Ctrl-C."""
+"""What a command that can go on later does about Ctrl-C, and about how it goes on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,21 @@ from contextlib import contextmanager
 import typer
 from rich.console import Console
 
+from mogu.errors import ConfigError
+
 STOPPED_BY_USER = 130
+
+
+def check_one_of(resume: bool, restart: bool) -> None:
+    """Refuse to go on and to begin anew at once.
+
+    Raises:
+        ConfigError: both were asked for.
+    """
+    if resume and restart:
+        raise ConfigError(
+            "Both --resume and --restart were given", expected="one of the two", action="--resume goes on, --restart begins anew"
+        )
 
 
 @contextmanager

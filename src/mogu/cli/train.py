@@ -15,8 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mogu.cli.stopping import stoppable
-from mogu.errors import ConfigError
+from mogu.cli.stopping import check_one_of, stoppable
 from mogu.training import Recipe, read_recipe
 
 if TYPE_CHECKING:
@@ -63,10 +62,7 @@ def train(
 
     mogu train recipes/qwen2.5-7b-instruct.toml --output safer-qwen --set glad.epochs=5 --resume
     """
-    if resume and restart:
-        raise ConfigError(
-            "Both --resume and --restart were given", expected="one of the two", action="--resume goes on, --restart begins anew"
-        )
+    check_one_of(resume, restart)
     recipe = read_recipe(config, [*(settings or []), *_as_settings(output, trust_remote_code, chat_template)])
     console = Console(stderr=True)
     if dry_run:

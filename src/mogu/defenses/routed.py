@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -58,22 +59,13 @@ def mogu(
 
 
 @defense("mogu_v2")
-def mogu_v2(
-    subject: Subject,
-    *,
-    dial: float | None = None,
-    routed_tokens: int | None = -1,
-    handoff: Handoff | None = None,
-    answer_marker: str | None = None,
-) -> Answer:
+@functools.wraps(mogu, assigned=())  # its options are those of `mogu`, whichever they are
+def mogu_v2(subject: Subject, **options: Any) -> Answer:
     """MoGU V2: fewer routed layers, and a backbone that is adapted while they are routed.
 
     Args:
         subject: a saved MoGU V2 model.
-        dial: see :func:`mogu`.
-        routed_tokens: see there.
-        handoff: see there.
-        answer_marker: see there.
+        options: see :func:`mogu`.
 
     Raises:
         ConfigError: the model is none, or a MoGU V1 model.
@@ -84,4 +76,4 @@ def mogu_v2(
             expected='a model that was trained with method = "v2"',
             action="give such a model, or choose the defence mogu",
         )
-    return mogu(subject, dial=dial, routed_tokens=routed_tokens, handoff=handoff, answer_marker=answer_marker)
+    return mogu(subject, **options)

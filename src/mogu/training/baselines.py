@@ -165,7 +165,7 @@ class _Run:
 
     def _print(self, part: Part) -> str:
         """Fingerprint of all that decides what a part becomes."""
-        model = self.recipe.model.model_dump(exclude={"device_map", "chat_template", "trust_remote_code"})
+        model = self.recipe.model.that_counts
         examples = [[example.prompt, example.answers, example.malicious] for example in self._examples(part)]
         common = [part, model, template_fingerprint(self.tokenizer), examples]
         if part == "detector":

@@ -53,7 +53,7 @@ def routed_config(recipe: Recipe, tokenizer: PreTrainedTokenizerBase | None = No
 
 def common_print(recipe: Recipe, inputs: Inputs) -> list[Any]:
     """What every part of a run depends on. What changes no number is left out: devices, how often checkpoints are saved."""
-    model = recipe.model.model_dump(exclude={"device_map", "chat_template", "trust_remote_code"})
+    model = recipe.model.that_counts
     return [inputs.train_print, template_fingerprint(inputs.tokenizer), model]
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
@@ -49,12 +50,12 @@ class Inputs:
         pad = self.tokenizer.pad_token_id
         return pad if isinstance(pad, int) else 0
 
-    @property
+    @cached_property
     def train_print(self) -> str:
         """Fingerprint of what is learned from, down to the tokens."""
         return fingerprint([[example.prompt, example.answers, example.malicious] for one in self.examples.values() for example in one])
 
-    @property
+    @cached_property
     def dev_print(self) -> str:
         """Fingerprint of the dev records."""
         return fingerprint([record.model_dump() for record in self.dev])

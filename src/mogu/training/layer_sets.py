@@ -65,7 +65,7 @@ def _probes(
     section = recipe.probe
     examples = inputs.examples["router"]
     prompts = [list(example.prompt) for example in examples]
-    model = recipe.model.model_dump(exclude={"device_map", "chat_template", "trust_remote_code"})
+    model = recipe.model.that_counts
     names = [one.name for one in projections]
     made_with = fingerprint(model, prompts, names, section.by, section.folds, recipe.run.seed)
     record = workspace.finished(PART, made_with)

@@ -48,6 +48,11 @@ class ModelSection(Section):
     chat_template: Path | None = None
     system_prompt: str | None = None
 
+    @property
+    def that_counts(self) -> dict[str, Any]:
+        """What of it changes a number, for fingerprints: not where the model lies, nor the template, which has a fingerprint of its own."""
+        return self.model_dump(exclude={"device_map", "chat_template", "trust_remote_code"})
+
 
 class DataSection(Section):
     """``[data]``: the records.

@@ -275,12 +275,12 @@ class _Run:
         """Fingerprint of model and measure."""
         section, safety = self.recipe.model, self.recipe.safety
         # What changes no number is left out: where the model lies on this machine's devices, how often it is saved.
-        model = section.model_dump(exclude={"device_map", "chat_template", "trust_remote_code"})
+        model = section.that_counts
         measure = [safety.max_new_tokens, self.recipe.task.model_dump(), self.inputs.dev_print]
         return fingerprint(what, model, template_fingerprint(self.inputs.tokenizer), measure)
 
     def _way_print(self, way: Way) -> str:
         run = self.recipe.run
-        model = self.recipe.model.model_dump(exclude={"device_map", "chat_template", "trust_remote_code"})
+        model = self.recipe.model.that_counts
         robust = sorted(self._robust(way)) if way.slow_factor is not None else None
         return fingerprint(model, self._examples(way), asdict(way), robust, self.recipe.tune.model_dump(), run.seed, run.micro_batch_size)
