@@ -20,7 +20,7 @@ from sklearn.metrics import roc_auc_score
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mogu.analysis.openings import Openings
-from mogu.analysis.robustness import measure_robustness, robust_subset
+from mogu.analysis.robustness import measure_robustness, search_subset
 from mogu.analysis.robustness.map import STRENGTH, linear_modules, proxy_of
 from mogu.analysis.robustness.noise import perturbed
 from mogu.analysis.robustness.proxy import Prompts, security_features
@@ -103,7 +103,7 @@ def compare_maps(folder: str, tokenizer: PreTrainedTokenizerBase) -> None:
     def chart(dtype: torch.dtype, strength: float, seed: int) -> tuple[Numbers, set[str]]:
         model = load_base(folder, dtype=dtype)
         found = measure_robustness(model, tokenizer, given, strength=strength, seed=seed)
-        robust = set(robust_subset(model, tokenizer, given, found))
+        robust = set(search_subset(model, tokenizer, given, found).names)
         drops = np.array([one.drop for one in found.modules])
         print(f"  {str(dtype).removeprefix('torch.')}, strength {strength:g}, seed {seed}: AUROC {found.auroc:.3f}", end=", ")
         print(f"drops {drops.min():.4f} to {drops.max():.4f}, together {found.together:.3f}", end=" ")

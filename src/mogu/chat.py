@@ -84,6 +84,12 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[in
     return list(ids)
 
 
+def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """What fills rows up; where the tokenizer has no token of its own for that, any does: padding is never seen."""
+    pad = tokenizer.pad_token_id
+    return pad if isinstance(pad, int) else 0
+
+
 def template_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str | None:
     """SHA-256 of the chat template, to notice that a model is used with another template than it was trained with."""
     template = tokenizer.chat_template

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from mogu.chat import Prompt, encode_prompt
+from mogu.chat import Prompt, encode_prompt, padding_id
 from mogu.generation import left_pad
 
 if TYPE_CHECKING:
@@ -28,14 +28,14 @@ def malicious_score(weights: dict[str, Tensor]) -> Tensor:
 def score_prompts(model: MoguModel, prompts: Sequence[Prompt], batch_size: int) -> Tensor:
     """Scores ``[prompts]``, float32, on the CPU; see :meth:`mogu.MoguModel.score`."""
     ids = [encode_prompt(model.tokenizer, prompt) for prompt in prompts]
-    pad = model.tokenizer.pad_token_id
+    pad = padding_id(model.tokenizer)
     scores = []
     was_training = model.training
     model.eval()
     try:
         with model.routing("on"):
             for start in range(0, len(ids), batch_size):
-                batch = left_pad(ids[start : start + batch_size], pad if pad is not None else 0, model.device)
+                batch = left_pad(ids[start : start + batch_size], pad, model.device)
                 model.base_model(**batch, **_prefill_options(model, batch["attention_mask"]))
                 scores.append(malicious_score(model.last_token_weights()).cpu())
     finally:

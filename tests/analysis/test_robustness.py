@@ -21,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from mogu.analysis import Robustness, RobustnessMap, chart_robustness, measure_robustness, robust_subset, search_subset
+from mogu.analysis import Robustness, RobustnessMap, chart_robustness, measure_robustness, search_subset
 from mogu.data import Record
 from mogu.errors import ArchitectureError, ConfigError, DataError, MoguError
 
@@ -127,7 +127,7 @@ def test_weights_are_restored_bit_for_bit(make_base: MakeBase, tokenizer: PreTra
     model = make_base("llama", dtype).train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     found = measure_robustness(model, tokenizer, RECORDS, draws=2)
-    robust_subset(model, tokenizer, RECORDS, found)
+    search_subset(model, tokenizer, RECORDS, found)
     assert same_weights(model, before)
     assert not model.training
 
@@ -181,7 +181,7 @@ def test_a_planted_fragile_layer_stands_out(fragile: PreTrainedModel, tokenizer:
     drops = by_name(found)
     assert set(sorted(drops, key=lambda name: -drops[name])[:4]) == FRAGILE
     assert min(drops[name] for name in FRAGILE) > 10 * max(drop for name, drop in drops.items() if name not in FRAGILE)
-    assert robust_subset(fragile, tokenizer, RECORDS, found, tolerance=0.2) == [name for name in drops if name not in FRAGILE]
+    assert list(search_subset(fragile, tokenizer, RECORDS, found, tolerance=0.2).names) == [name for name in drops if name not in FRAGILE]
 
 
 @pytest.mark.parametrize("tolerance", [0.2, 0.6])
@@ -202,13 +202,13 @@ def test_the_subset_perturbed_together_is_within_the_tolerance(
     for one in order[last + 1 :]:
         assert hand.drop([*subset.names, one.name], strength=0.3, draws=2) > tolerance * found.together
     assert list(subset.names) == [one.name for one in found.modules if one.name in subset.names]
-    assert robust_subset(model, tokenizer, RECORDS, found, tolerance=tolerance) == list(subset.names)
+    assert search_subset(model, tokenizer, RECORDS, found, tolerance=tolerance) == subset
 
 
 def test_the_search_goes_on_after_a_module_that_does_not_fit(fragile: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
     found = measure_robustness(fragile, tokenizer, RECORDS, draws=1)
     upside_down = tuple(dataclasses.replace(one, drop=1 / one.drop) for one in found.modules)
-    assert set(robust_subset(fragile, tokenizer, RECORDS, dataclasses.replace(found, modules=upside_down), tolerance=0.2)) == {
+    assert set(search_subset(fragile, tokenizer, RECORDS, dataclasses.replace(found, modules=upside_down), tolerance=0.2).names) == {
         one.name for one in found.modules if one.name not in FRAGILE
     }
 
@@ -216,7 +216,7 @@ def test_the_search_goes_on_after_a_module_that_does_not_fit(fragile: PreTrained
 def test_a_map_of_another_model(make_base: MakeBase, tokenizer: PreTrainedTokenizerFast) -> None:
     found = measure_robustness(make_base("gpt2"), tokenizer, RECORDS, draws=1)
     with pytest.raises(ConfigError, match="The map has 12 modules, the model 21"):
-        robust_subset(make_base("llama"), tokenizer, RECORDS, found)
+        search_subset(make_base("llama"), tokenizer, RECORDS, found)
 
 
 @pytest.fixture

@@ -275,6 +275,7 @@ def test_a_second_model_stands_beside_the_first(lab_mogu: Path, lab_base: Path, 
         ({"data": ("nowhere.jsonl",)}, "nowhere.jsonl"),
         ({"defenses": ("sft",)}, "holds no training_report.json"),
         ({"defenses": ("mogu_v2",)}, "No MoGU V2 model is named"),
+        ({"tendency": "no-such-openings.json", "model": "no-such-model"}, "no-such-openings.json"),  # before a model is looked for
     ],
 )
 def test_bad_input_is_explained(lab_mogu: Path, tmp_path: Path, changes: dict[str, Any], found: str) -> None:

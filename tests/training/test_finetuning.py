@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
 from mogu import MoguConfig, MoguModel
-from mogu.analysis.robustness import measure_robustness, robust_subset
+from mogu.analysis.robustness import measure_robustness, search_subset
 from mogu.data import Chat, Message, Record, is_refusal, read_records, write_records
 from mogu.errors import ConfigError, DataError, ModelFileError, MoguError
 from mogu.training.finetuning import FinetuneRecipe, finetune, finetune_recipe_from, plan_tuning
@@ -418,7 +418,7 @@ def test_without_a_file_the_robust_modules_are_those_that_mogu_robustness_finds(
     found = measure_robustness(base, tokenizer, records, seed=5)
     for tolerance in (0.3, 0.8):
         names = report["robust_modules"][f"ml-lr, slow factor 0.1, tolerance {tolerance}"]
-        assert names == robust_subset(base, tokenizer, records, found, tolerance=tolerance)
+        assert names == list(search_subset(base, tokenizer, records, found, tolerance=tolerance).names)
         assert 0 < len(names) < 14
     safety["tolerances"] = [0.001]
     with pytest.raises(ConfigError, match=r"At a tolerance of 0\.001 no module is robust"):

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
         RobustSubset,
         chart_robustness,
         measure_robustness,
-        robust_subset,
         search_subset,
     )
 
@@ -39,7 +38,6 @@ __all__ = [
     "cross_validated",
     "measure_robustness",
     "probe",
-    "robust_subset",
     "search_subset",
 ]
 
@@ -58,7 +56,6 @@ _LAZY = {
     "cross_validated": "mogu.analysis.linear_probe",
     "measure_robustness": "mogu.analysis.robustness",
     "probe": "mogu.analysis.probing",
-    "robust_subset": "mogu.analysis.robustness",
     "search_subset": "mogu.analysis.robustness",
 }
 

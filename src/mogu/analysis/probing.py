@@ -24,7 +24,7 @@ from mogu.analysis.parts import Parts, fingerprint
 from mogu.analysis.plot import check_matplotlib, draw_probes
 from mogu.architectures import find_output_projections
 from mogu.atomic import atomic_file, check_replaceable
-from mogu.chat import encode_prompt
+from mogu.chat import encode_prompt, padding_id
 from mogu.data import Record, conversation_of
 from mogu.hub import load_tokenizer
 
@@ -138,12 +138,11 @@ def probe(wanted: Probe, *, progress: Progress = lambda what, done, total: None)
         read += more
         progress("reading prompts", read, len(prompts))
 
-    pad = tokenizer.pad_token_id
     activations = read_activations(
         model,
         projections,
         prompts,
-        pad_token_id=pad if isinstance(pad, int) else 0,
+        pad_token_id=padding_id(tokenizer),
         batch_size=wanted.batch_size,
         parts=parts,
         advance=advance,

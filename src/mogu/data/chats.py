@@ -121,7 +121,7 @@ def _chat(source: str, row: Row, column: str, known: Collection[str]) -> Chat:
         raise DataError(
             f"{place}, has no column {column!r}; it has {', '.join(map(repr, row.fields)) or 'none'}",
             expected='one {"messages": [{"role": …, "content": …}, …]} a row',
-            action="name the column that holds the messages, as data.column, or convert the rows",
+            action="name the column that holds the messages, as data.messages_column, or convert the rows",
         )
     unknown = [name for name in row.fields if name not in known]
     if unknown:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from mogu.chat import Conversation
+from mogu.chat import Conversation, padding_id
 from mogu.defenses.detector import Detector
 from mogu.defenses.registry import Answer, DefendedReply, bad_option, defense, refused
 from mogu.defenses.subject import Subject
@@ -59,11 +59,11 @@ def detect_inp(subject: Subject, *, classifier: str | None = None, malicious_lab
 
 def _own_detector(subject: Subject) -> Scorer:
     detector = Detector.load(subject.part("detector.json"))
-    pad = subject.tokenizer.pad_token_id
+    pad = padding_id(subject.tokenizer)
 
     def score(conversations: Sequence[Conversation]) -> list[float]:
         prompts = [subject.encode(conversation) for conversation in conversations]
-        return detector.scores(subject.base, prompts, pad if isinstance(pad, int) else 0)
+        return detector.scores(subject.base, prompts, pad)
 
     return score
 

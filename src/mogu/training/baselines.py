@@ -14,7 +14,7 @@ from typing import Any, Literal
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mogu.atomic import check_replaceable
-from mogu.chat import encode_prompt, template_fingerprint
+from mogu.chat import encode_prompt, padding_id, template_fingerprint
 from mogu.config import MoguConfig
 from mogu.data import Record, conversation_of
 from mogu.training.branch import routed_config
@@ -130,18 +130,16 @@ class _Run:
         return record
 
     def _lora(self, part: Part, target: Path, work: Path) -> None:
-        pad = self.tokenizer.pad_token_id
         # With one answer a prompt there is nothing that a row could share.
-        setting = StageSetting(self.recipe.run, self.config, "separate", pad if isinstance(pad, int) else 0)
+        setting = StageSetting(self.recipe.run, self.config, "separate", padding_id(self.tokenizer))
         examples, stage = self._examples(part), self._stage(part)
         train_lora(f"baseline {part}", self.base, examples, answer_losses, stage, setting, work, shares=[1.0], place=lambda _: target)
 
     def _detector(self, target: Path) -> dict[str, Any]:
         prompts = [encode_prompt(self.tokenizer, conversation_of(record, self.recipe.model.system_prompt)) for record in self.records]
         malicious = [record.label == "malicious" for record in self.records]
-        pad = self.tokenizer.pad_token_id
         detector, about = fit_detector(
-            self.base, prompts, malicious, pad_token_id=pad if isinstance(pad, int) else 0, batch_size=self.recipe.choice.batch_size
+            self.base, prompts, malicious, pad_token_id=padding_id(self.tokenizer), batch_size=self.recipe.choice.batch_size
         )
         detector.save(target, **about)
         return {"layer": detector.layer, **about}

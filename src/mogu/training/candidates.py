@@ -11,6 +11,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from mogu.chat import Prompt
 from mogu.data import Record, conversation_of, is_refusal
 from mogu.replies import ReplySettings, replies
 from mogu.training.progress import progress_bars
@@ -152,19 +153,7 @@ def behaviour_on(
         title: for the progress bar.
     """
     prompts = [conversation_of(record, system_prompt) for record in records]
-    with progress_bars() as progress:
-        task = progress.add_task(title, total=len(prompts), note="replies")
-        texts = [
-            reply.text
-            for reply in replies(
-                model,
-                tokenizer,
-                prompts,
-                ReplySettings(max_new_tokens),
-                batch_size=batch_size,
-                advance=lambda count: progress.advance(task, count),
-            )
-        ]
+    texts = shown_replies(model, tokenizer, prompts, ReplySettings(max_new_tokens), batch_size=batch_size, title=title)
     refused = {"benign": 0, "malicious": 0}
     counts = {"benign": 0, "malicious": 0}
     for record, reply in zip(records, texts, strict=True):
@@ -177,3 +166,19 @@ def behaviour_on(
         benign=counts["benign"],
     )
     return behaviour, texts
+
+
+def shown_replies(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    settings: ReplySettings,
+    *,
+    batch_size: int,
+    title: str,
+) -> list[str]:
+    """Texts of a model's replies, in the prompts' order, under a progress bar."""
+    with progress_bars() as progress:
+        task = progress.add_task(title, total=len(prompts), note="replies")
+        made = replies(model, tokenizer, prompts, settings, batch_size=batch_size, advance=lambda count: progress.advance(task, count))
+    return [reply.text for reply in made]

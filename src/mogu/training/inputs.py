@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
 from mogu.atomic import check_replaceable
-from mogu.chat import encode_marker
+from mogu.chat import encode_marker, padding_id
 from mogu.data import Label, Record, read_published, read_records, split_records
 from mogu.errors import DataError
 from mogu.hub import load_tokenizer
@@ -46,9 +47,8 @@ class Inputs:
 
     @property
     def pad_token_id(self) -> int:
-        """What fills rows up; without one of its own, any token does: padding is never seen."""
-        pad = self.tokenizer.pad_token_id
-        return pad if isinstance(pad, int) else 0
+        """What fills rows up."""
+        return padding_id(self.tokenizer)
 
     @cached_property
     def train_print(self) -> str:
@@ -110,10 +110,20 @@ def load_records(recipe: Recipe) -> dict[str, list[Record]]:
     """
     source = recipe.data.train
     train = read_published(source) if source.is_dir() else read_records(source)
-    if recipe.data.dev is not None:
-        return {"train": train, "dev": read_records(recipe.data.dev)}
-    splits = split_records(train, dev=recipe.data.dev_share, test=0.0, seed=recipe.run.seed)
-    return {"train": splits["train"], "dev": splits["dev"]}
+    train, dev = with_dev(train, recipe.data.dev, share=recipe.data.dev_share, seed=recipe.run.seed)
+    return {"train": train, "dev": dev}
+
+
+def with_dev(train: list[Record], dev: Path | None, *, share: float, seed: int) -> tuple[list[Record], list[Record]]:
+    """Training records beside the dev records of a file or, without one, beside a share of their own instructions.
+
+    Raises:
+        DataError: the file cannot be used.
+    """
+    if dev is not None:
+        return train, read_records(dev)
+    splits = split_records(train, dev=share, test=0.0, seed=seed)
+    return splits["train"], splits["dev"]
 
 
 def check_labels(records: dict[str, list[Record]]) -> None:

@@ -2,7 +2,7 @@
 
 from mogu.analysis.robustness.chart import Robustness, RobustnessResult, chart_robustness
 from mogu.analysis.robustness.map import ModuleRobustness, RobustnessMap, measure_robustness
-from mogu.analysis.robustness.subset import RobustSubset, robust_subset, search_subset
+from mogu.analysis.robustness.subset import RobustSubset, search_subset
 
 __all__ = [
     "ModuleRobustness",
@@ -12,6 +12,5 @@ __all__ = [
     "RobustnessResult",
     "chart_robustness",
     "measure_robustness",
-    "robust_subset",
     "search_subset",
 ]

@@ -23,7 +23,7 @@ from mogu.analysis.base_model import check_lengths
 from mogu.analysis.choice import LEAST_AUROC
 from mogu.analysis.linear_probe import check_scikit_learn, fitted_plane
 from mogu.architectures import Projection
-from mogu.chat import encode_prompt
+from mogu.chat import encode_prompt, padding_id
 from mogu.data import Record, conversation_of
 from mogu.errors import ArchitectureError, DataError, MoguError
 
@@ -83,8 +83,7 @@ class Prompts:
         ids = [encode_prompt(tokenizer, conversation_of(record, system_prompt)) for record in records]
         check_lengths(records, ids, model)
         malicious = torch.tensor([record.label == "malicious" for record in records])
-        pad = tokenizer.pad_token_id
-        return cls(ids, malicious, pad if isinstance(pad, int) else 0, batch_size)
+        return cls(ids, malicious, padding_id(tokenizer), batch_size)
 
     def some(self, places: Sequence[int]) -> Prompts:
         """Those at some places."""

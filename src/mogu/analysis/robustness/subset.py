@@ -111,21 +111,3 @@ def search_subset(
         progress("searching the robust subset", place + 1, len(order))
     chosen = {module.name for module in robust}
     return RobustSubset(tuple(name for name in modules if name in chosen), drop, tolerance)
-
-
-def robust_subset(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    records: Sequence[Record],
-    found: RobustnessMap,
-    *,
-    tolerance: float = TOLERANCE,
-    batch_size: int = BATCH_SIZE,
-    measured: Measured | None = None,
-    progress: Progress = lambda what, done, total: None,
-) -> list[str]:
-    """Full names of the robust modules, for whoever fine-tunes them; arguments and errors are those of :func:`search_subset`."""
-    result = search_subset(
-        model, tokenizer, records, found, tolerance=tolerance, batch_size=batch_size, measured=measured, progress=progress
-    )
-    return list(result.names)

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from mogu.analysis.openings import Openings
 from mogu.atomic import check_replaceable
 from mogu.evaluation.asked import Asked, read_asked
 from mogu.evaluation.compare.cells import Cells
 from mogu.evaluation.compare.costs import measured_costs
 from mogu.evaluation.compare.grid import LAB_MODEL, SHIFTS, Comparison, Variant, check
-from mogu.evaluation.compare.leanings import tendency_numbers
+from mogu.evaluation.compare.leanings import openings_of, tendency_numbers
 from mogu.evaluation.compare.models import Models
 from mogu.evaluation.compare.numbers import Grid, cost_numbers, detector, frontier, judged_means, rates, routing_weights, wrapper_rates
 from mogu.evaluation.compare.results import REPORT_PAGE, RESULTS_FILE, TABLE_FILE, Results, counted, made_how, samples, write_results
@@ -38,14 +39,15 @@ def compare(comparison: Comparison, *, tell: Callable[[str], None] = print) -> R
     """
     check(comparison)
     check_replaceable(comparison.out, marker=MARKER)
+    banks = openings_of(comparison)  # before anything that takes time
     asked = read_asked(comparison.data, limit=comparison.limit, jailbreaks=comparison.jailbreaks)
     with quiet_transformers():
-        results = _measured(comparison, asked, tell)
+        results = _measured(comparison, banks, asked, tell)
     write_results(results, comparison.out)
     return results
 
 
-def _measured(comparison: Comparison, asked: Sequence[Asked], tell: Callable[[str], None]) -> Results:
+def _measured(comparison: Comparison, banks: Openings | None, asked: Sequence[Asked], tell: Callable[[str], None]) -> Results:
     models = Models(comparison, tell=tell)
     write_json(comparison.out / MARKER, {"what": "folder of `mogu compare`: models, cells and results"})
     cells = Cells(comparison, models, asked, tell=tell)
@@ -60,7 +62,8 @@ def _measured(comparison: Comparison, asked: Sequence[Asked], tell: Callable[[st
         numbers += routing_weights(asked, routed, models.routed_layers())
         found, roc = detector(asked, routed)
         numbers += found
-    numbers += tendency_numbers(comparison, models, asked, grid, tell=tell)
+    if banks is not None:
+        numbers += tendency_numbers(comparison, banks, models, asked, grid, tell=tell)
     return Results(
         made=made_how(comparison, models.device, models.dials()),
         data=counted(asked),

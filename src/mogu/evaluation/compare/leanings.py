@@ -23,14 +23,26 @@ from mogu.training.workspace import fingerprint, read_json, write_json
 TENDENCY_FILE = "tendency.json"
 
 
-def tendency_numbers(comparison: Comparison, models: Models, asked: Sequence[Asked], grid: Grid, *, tell: Tell) -> Iterator[Number]:
-    """Spearman's ρ of the base model's tendency with attack success and with MoGU's score; none where the comparison does not ask for it.
+def openings_of(comparison: Comparison) -> Openings | None:
+    """The openings that a comparison measures tendency with; ``None`` where it does not ask for it.
+
+    Raises:
+        DataError: their file cannot be used.
+    """
+    wanted = comparison.tendency
+    if wanted is None:
+        return None
+    return Openings() if wanted == OWN_OPENINGS else read_openings(Path(wanted).expanduser())
+
+
+def tendency_numbers(
+    comparison: Comparison, banks: Openings, models: Models, asked: Sequence[Asked], grid: Grid, *, tell: Tell
+) -> Iterator[Number]:
+    """Spearman's ρ of the base model's tendency with attack success and with MoGU's score.
 
     Tendency is measured once and kept; of what a defence did on a prompt the mean over seeds counts.
     """
-    if comparison.tendency is None:
-        return
-    found = _tendencies(comparison, models, asked, tell)
+    found = _tendencies(comparison, banks, models, asked, tell)
     outcomes: dict[tuple[Measure, str], dict[str, float]] = {}
     for defense in DEFENSES:
         for place, one in enumerate(asked):
@@ -46,9 +58,7 @@ def tendency_numbers(comparison: Comparison, models: Models, asked: Sequence[Ask
             yield Number("tendency", correlation.measure, correlation.estimate, correlation.defense, category=correlation.category)
 
 
-def _tendencies(comparison: Comparison, models: Models, asked: Sequence[Asked], tell: Tell) -> list[float]:
-    wanted = str(comparison.tendency)
-    banks = Openings() if wanted == OWN_OPENINGS else read_openings(Path(wanted).expanduser())
+def _tendencies(comparison: Comparison, banks: Openings, models: Models, asked: Sequence[Asked], tell: Tell) -> list[float]:
     subject = Subject(models.base, models.tokenizer, system_prompt=models.system_prompt())
     conversations = [subject.conversation(one.conversation) for one in asked]
     made_with = fingerprint(models.fingerprint("none", 0), conversations, asdict(banks))

@@ -13,13 +13,14 @@ from typing import Literal
 from transformers import PreTrainedTokenizerBase
 
 from mogu.atomic import check_replaceable
-from mogu.data import Chat, Record, hub_chats, read_chats, read_records, split_chats, split_records
+from mogu.chat import padding_id
+from mogu.data import Chat, Record, hub_chats, read_chats, read_records, split_chats
 from mogu.hub import load_tokenizer
 from mogu.training.examples import AnyExample, TurnsExample, router_examples
 from mogu.training.finetuning.mix import mixed_in
 from mogu.training.finetuning.recipe import FinetuneRecipe
 from mogu.training.finetuning.turns import encode_chats
-from mogu.training.inputs import check_both_labels
+from mogu.training.inputs import check_both_labels, with_dev
 from mogu.training.workspace import MARKER, fingerprint
 
 REPORT_FILE = "finetune_report.json"
@@ -46,9 +47,8 @@ class TuningInputs:
 
     @property
     def pad_token_id(self) -> int:
-        """What fills rows up; without one of its own, any token does: padding is never seen."""
-        pad = self.tokenizer.pad_token_id
-        return pad if isinstance(pad, int) else 0
+        """What fills rows up."""
+        return padding_id(self.tokenizer)
 
     def examples(self, share: float, recipe: FinetuneRecipe) -> list[AnyExample]:
         """The training conversations with a share of pairs among them."""
@@ -132,8 +132,5 @@ def _read_pairs(recipe: FinetuneRecipe) -> dict[Part, list[Record]]:
     safety = recipe.safety
     if safety.pairs is None:
         return {"train": [], "dev": []}
-    pairs = read_records(safety.pairs)
-    if safety.pairs_dev is not None:
-        return {"train": pairs, "dev": read_records(safety.pairs_dev)}
-    splits = split_records(pairs, dev=recipe.data.dev_share, test=0.0, seed=recipe.run.seed)
-    return {"train": splits["train"], "dev": splits["dev"]}
+    train, dev = with_dev(read_records(safety.pairs), safety.pairs_dev, share=recipe.data.dev_share, seed=recipe.run.seed)
+    return {"train": train, "dev": dev}

@@ -18,12 +18,12 @@ from mogu.chat import as_conversation
 from mogu.data import ADVERSARIAL_WRAPPERS, Chat, Record, augmented, conversation_of, is_refusal, opened
 from mogu.data.splits import WRAPPED
 from mogu.model import MoguModel
-from mogu.replies import ReplySettings, replies
+from mogu.replies import ReplySettings
 from mogu.training.batches import IGNORED, Collator, ExampleDataset
+from mogu.training.candidates import shown_replies
 from mogu.training.examples import TurnsExample
 from mogu.training.finetuning.recipe import SafetySection, TaskSection
 from mogu.training.losses import answer_logits
-from mogu.training.progress import progress_bars
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def task_score(
     ]
     asked = short[: section.prompts]
     settings = ReplySettings(section.short_answer + 2)  # its end, and one more, by which a longer reply is told
-    made = _replies(model, tokenizer, [prompt for prompt, _ in asked], settings, batch_size, title)
+    made = shown_replies(model, tokenizer, [prompt for prompt, _ in asked], settings, batch_size=batch_size, title=title)
     exact = [reply.split() == answer.split() for reply, (_, answer) in zip(made, asked, strict=True)]
     return TaskScore(
         loss=loss / tokens,
@@ -171,7 +171,7 @@ def safety_score(
     sets = (bare, augmented(bare, 1.0, ADVERSARIAL_WRAPPERS, seed), benign)
     every = [record for some in sets for record in some]
     prompts = [conversation_of(record, system_prompt) for record in every]
-    made = _replies(model, tokenizer, prompts, ReplySettings(section.max_new_tokens), section.batch_size, title)
+    made = shown_replies(model, tokenizer, prompts, ReplySettings(section.max_new_tokens), batch_size=section.batch_size, title=title)
     refused = iter([is_refusal(record.request, reply) for record, reply in zip(every, made, strict=True)])
     direct, jailbroken, harmless = ([next(refused) for _ in some] for some in sets)
     return SafetyScore(_share(direct), _share(jailbroken), _share(harmless), malicious=len(bare), benign=len(benign))
@@ -204,12 +204,3 @@ def _last_turn(chat: Chat, system_prompt: str | None) -> tuple[list[dict[str, st
 
 def _fits(tokenizer: PreTrainedTokenizerBase, answer: str, section: TaskSection) -> bool:
     return len(tokenizer(answer, add_special_tokens=False)["input_ids"]) <= section.short_answer
-
-
-def _replies(
-    model: Any, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Any], settings: ReplySettings, batch_size: int, title: str
-) -> list[str]:
-    with progress_bars() as progress:
-        task = progress.add_task(title, total=len(prompts), note="replies")
-        made = replies(model, tokenizer, prompts, settings, batch_size=batch_size, advance=lambda count: progress.advance(task, count))
-    return [reply.text for reply in made]

@@ -11,7 +11,7 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from mogu.analysis.measured import Measured
-from mogu.analysis.robustness import measure_robustness, robust_subset
+from mogu.analysis.robustness import measure_robustness, search_subset
 from mogu.analysis.robustness.map import made_with
 from mogu.analysis.robustness.proxy import Prompts
 from mogu.errors import ConfigError, DataError
@@ -59,9 +59,10 @@ def robust_modules(recipe: FinetuneRecipe, base: PreTrainedModel, inputs: Tuning
         )
         robust: Robust = {}
         for tolerance in dict.fromkeys(safety.tolerances):
-            robust[tolerance] = robust_subset(
+            subset = search_subset(
                 base, tokenizer, pairs, found, tolerance=tolerance, batch_size=safety.batch_size, measured=measured, progress=show
             )
+            robust[tolerance] = list(subset.names)
             if not robust[tolerance]:
                 raise ConfigError(
                     f"At a tolerance of {tolerance:g} no module is robust",
