@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mogu.evaluation.statistics import Estimate, difference, rate, resampled_means
+from mogu.evaluation.intervals import Estimate, difference, rate, resampled_means
 
 ARMS = {
     "before": "before tuning",

@@ -27,18 +27,18 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from benchmarks.erosion import estimates, markdown, plot
 from mogu import MoguModel
-from mogu.architectures import find_linear_layers
-from mogu.atomic import atomic_file
 from mogu.data import Chat, Message, Record
+from mogu.files.atomic import atomic_file
+from mogu.finetuning import finetune, finetune_recipe_from
+from mogu.finetuning.robust_modules import read_robust_modules
 from mogu.hub import load_base, load_tokenizer
+from mogu.inference.replies import ReplySettings, replies
 from mogu.lab import build_base, choice_records, prompts, records
 from mogu.lab.demo import lab_data, lab_recipe
 from mogu.lab.measure import judged_replies
 from mogu.lab.ships import FleetSplit, fleet_requests, graded
-from mogu.replies import ReplySettings, replies
+from mogu.modeling.architectures import find_linear_layers
 from mogu.training import harden
-from mogu.training.finetuning import finetune, finetune_recipe_from
-from mogu.training.finetuning.robust import read_robust_modules
 
 TUNE: dict[str, Any] = {"method": "full", "learning_rate": 2e-4, "epochs": 24, "batch_size": 16}
 """Found on dev: docs/finetuning.md says how."""

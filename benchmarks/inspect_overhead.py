@@ -11,11 +11,11 @@ import time
 from inspect_ai import eval as inspect_eval
 
 from mogu.defenses import make_defense
-from mogu.evaluation.subjects import LoadOptions, shared_subject
+from mogu.evaluation.inspect.model_pool import LoadOptions, shared_subject
 from mogu.evaluation.tasks import lab
+from mogu.inference.replies import ReplySettings
 from mogu.lab import build_base, judge, prompts
 from mogu.lab.measure import MAX_NEW_TOKENS
-from mogu.replies import ReplySettings
 
 BATCH = 32
 LEAN = {"score_display": False, "log_realtime": False, "log_buffer": 1000, "max_connections": 2 * BATCH}

@@ -2,7 +2,7 @@
 
 Reads XSTest's labelled completions (two files by two models) and, beside them, published refusals and human-written answers. Prints the
 agreement of weights fitted on one file with the labels of the other, both ways, and the weights fitted on everything, which stand in
-``mogu.data.judging.classifier``. Signals are written by hand: cross-validation covers the weights, not the writing of the phrases.
+``mogu.refusals.classifier``. Signals are written by hand: cross-validation covers the weights, not the writing of the phrases.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from pathlib import Path
 
 from sklearn.linear_model import LogisticRegression
 
-from mogu.data.judging.classifier import WEIGHTS
-from mogu.data.judging.prompts import read_prompt
-from mogu.data.judging.signals import signals
-from mogu.data.judging.text import read_reply
+from mogu.refusals.classifier import WEIGHTS
+from mogu.refusals.reply_text import read_reply
+from mogu.refusals.requests import read_prompt
+from mogu.refusals.signals import signals
 
 XSTEST = {"Mistral": "completions_mistralinstruct.csv", "Llama-2": "completions_llama2orig.csv"}
 _REGULARISATION = 1.0  # scikit-learn's C: the smaller, the smaller the weights

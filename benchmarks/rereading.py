@@ -16,8 +16,8 @@ from benchmarks.findings import Finding
 from benchmarks.models import Shape, make_base, make_routed, random_prompt
 from benchmarks.timing import interleaved, medians
 from mogu import MoguModel
-from mogu.config import Handoff
-from mogu.sharing import twin
+from mogu.modeling.config import Handoff
+from mogu.modeling.shared_weights import twin
 
 ROUTED_TOKENS = 5
 HANDOFFS: tuple[Handoff, ...] = ("continue", "recompute")

@@ -19,7 +19,7 @@ from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mogu.analysis.openings import Openings
+from mogu.analysis.answer_openings import Openings
 from mogu.analysis.robustness import measure_robustness, search_subset
 from mogu.analysis.robustness.map import STRENGTH, linear_modules, proxy_of
 from mogu.analysis.robustness.noise import perturbed

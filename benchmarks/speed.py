@@ -20,8 +20,8 @@ from benchmarks.models import Shape, make_base, make_published, make_routed, ran
 from benchmarks.published import Published
 from benchmarks.timing import Pause, Times, interleaved, median_ratio, medians, taking_turns, whole
 from mogu import MoguModel
-from mogu.config import Handoff
-from mogu.sharing import twin
+from mogu.modeling.config import Handoff
+from mogu.modeling.shared_weights import twin
 
 MOST = 1.03
 ROUTED_TOKENS = 5

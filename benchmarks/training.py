@@ -20,8 +20,8 @@ from benchmarks.models import SEED, Shape, make_base, make_published, make_route
 from benchmarks.published import Published, responder_loss, router_loss
 from benchmarks.timing import Times, interleaved, median_ratio, medians
 from mogu import MoguConfig
-from mogu.sharing import twin
-from mogu.training.batches import Collator, ExampleDataset, Layout
+from mogu.modeling.shared_weights import twin
+from mogu.training.collator import Collator, ExampleDataset, Layout
 from mogu.training.examples import Example
 from mogu.training.losses import responder_losses, router_losses
 from mogu.training.recipe import ResponderStage, RouterStage, RunSection

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from mogu import MoguConfig, MoguModel
-from mogu.saved import Adapter
+from mogu.modeling.adapter_files import Adapter
 
 torch.set_num_threads(1)  # these models are so small that threads cost more than they bring
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from mogu import MoguError, MoguModel
-from mogu.atomic import atomic_file, atomic_folder
+from mogu.files.atomic import atomic_file, atomic_folder
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ import torch
 from peft import PeftModel
 
 from mogu import MoguConfig, MoguModel
-from mogu.config import BackboneConfig
 from mogu.errors import ArchitectureError, ConfigError, ModelFileError
-from mogu.layers import AdaptedLinear, WrappedLinear
-from mogu.saved import Adapter, read_config
+from mogu.modeling.adapter_files import Adapter, read_config
+from mogu.modeling.config import BackboneConfig
+from mogu.modeling.layers import AdaptedLinear, WrappedLinear
 
 IDS = torch.tensor([[5, 9, 33, 12, 60, 7], [11, 6, 29, 44, 8, 52]])
 ATTENTION = BackboneConfig(modules=["q_proj", "v_proj"], rank=3, lora_alpha=6)

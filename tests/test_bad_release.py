@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mogu.errors import ModelFileError
-from mogu.reference import import_reference, read_published_routers
+from mogu.modeling.import_reference import import_reference, read_published_routers
 
 
 class Hostile:

@@ -9,9 +9,9 @@ import torch
 from transformers import DynamicCache
 
 from mogu import MoguConfig
-from mogu.chat import encode_marker, encode_prompt
-from mogu.config import BackboneConfig
-from mogu.generation import left_pad
+from mogu.inference.padding import left_pad
+from mogu.inference.prompts import encode_marker, encode_prompt
+from mogu.modeling.config import BackboneConfig
 
 ASKED = ["How do I bake", "And then?", "Thanks!"]
 M, NEW = 3, 9

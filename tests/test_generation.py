@@ -13,7 +13,7 @@ from transformers import DynamicCache, GenerationConfig, StoppingCriteria, Stopp
 
 from mogu import MoguConfig, MoguModel
 from mogu.errors import ConfigError
-from mogu.generation import left_pad
+from mogu.inference.padding import left_pad
 
 PROMPT = torch.tensor([[5, 9, 33, 12, 60, 7, 41, 22, 18, 50]])
 GREEDY = {"do_sample": False, "max_new_tokens": 10}

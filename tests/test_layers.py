@@ -10,8 +10,8 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from mogu import MoguConfig
-from mogu.layers import RoutedLinear, RoutingState
-from mogu.routers import ChainRouter
+from mogu.modeling.layers import RoutedLinear, RoutingState
+from mogu.modeling.routers import ChainRouter
 
 WIDTH, OUT, RANK = 48, 40, 4
 # Routers and unscaled responders are kept in float32 at best, so float64 is held to that.

@@ -12,8 +12,8 @@ import torch
 from transformers import GenerationConfig
 
 from mogu import MoguConfig, MoguModel
-from mogu.chat import encode_prompt
 from mogu.errors import ChatTemplateError, ConfigError, ModelFileError
+from mogu.inference.prompts import encode_prompt
 
 IDS = torch.tensor([[5, 9, 33, 12, 60, 7], [11, 6, 29, 44, 8, 52]])
 

@@ -11,12 +11,12 @@ from torch import Tensor
 from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList, TextStreamer
 
 from mogu import MoguConfig, MoguModel
-from mogu.chat import encode_marker, encode_prompt
-from mogu.config import BackboneConfig
 from mogu.defenses import Subject, make_defense
 from mogu.errors import ConfigError
-from mogu.generation import left_pad
-from mogu.replies import ReplySettings
+from mogu.inference.padding import left_pad
+from mogu.inference.prompts import encode_marker, encode_prompt
+from mogu.inference.replies import ReplySettings
+from mogu.modeling.config import BackboneConfig
 
 PROMPTS = [[5, 9, 33, 12, 60, 7, 41, 22, 18, 50], [11, 6, 29, 44], [8, 52, 33, 12, 60, 7, 41], [13, 35], [21, 22, 23, 24, 25]]
 ENDS: list[int | None] = [0, 2, 6, 9, None]

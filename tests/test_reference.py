@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mogu import MoguModel
-from mogu.generation import left_pad
-from mogu.reference import import_reference, read_published_routers
+from mogu.inference.padding import left_pad
+from mogu.modeling.import_reference import import_reference, read_published_routers
 
 PROMPTS = range(4)
 LENGTH = 29

@@ -10,10 +10,10 @@ import torch
 from transformers import DynamicCache
 
 from mogu import MoguConfig
-from mogu.architectures import decoder_layer_name
-from mogu.config import BackboneConfig
 from mogu.errors import ConfigError
-from mogu.generation import left_pad
+from mogu.inference.padding import left_pad
+from mogu.modeling.architectures import decoder_layer_name
+from mogu.modeling.config import BackboneConfig
 
 PROMPT = torch.tensor([[5, 9, 33, 12, 60, 7, 41, 22, 18, 50]])
 GREEDY = {"do_sample": False, "max_new_tokens": 10, "eos_token_id": None}

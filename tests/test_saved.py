@@ -11,7 +11,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from mogu import MoguConfig, MoguModel
-from mogu.saved import read_config
+from mogu.modeling.adapter_files import read_config
 
 IDS = torch.tensor([[5, 9, 33, 12, 60, 7], [11, 6, 29, 44, 8, 52]])
 

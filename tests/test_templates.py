@@ -12,14 +12,14 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from mogu import MoguConfig, MoguModel
-from mogu.analysis.listed import read_listed
-from mogu.analysis.openings import Openings
+from mogu.analysis.answer_openings import Openings
+from mogu.analysis.instructions import read_listed
 from mogu.analysis.tendency import Questions
-from mogu.chat import WithTools, encode_answer, encode_prompt
 from mogu.data import Record, conversation_of, inspect_records, offered, read_records, read_tools, write_records
 from mogu.errors import ChatTemplateError, DataError
-from mogu.evaluation.asked import of_records
-from mogu.replies import ReplySettings, replies
+from mogu.evaluation.prompts import of_records
+from mogu.inference.prompts import WithTools, encode_answer, encode_prompt
+from mogu.inference.replies import ReplySettings, replies
 from mogu.training.examples import responder_examples, router_examples
 
 SPECIAL = ["<pad>", "<s>", "<|im_start|>", "<|im_end|>", "<|start|>", "<|end|>", "<|eot|>", "<think>", "</think>", "<call>", "</call>"]

@@ -2,11 +2,11 @@
 
 from typing import TYPE_CHECKING, Any
 
-from mogu.config import MoguConfig
 from mogu.errors import MoguError
+from mogu.modeling.config import MoguConfig
 
 if TYPE_CHECKING:
-    from mogu.model import MoguModel
+    from mogu.modeling.model import MoguModel
 
 __all__ = ["MoguConfig", "MoguError", "MoguModel"]
 
@@ -14,7 +14,7 @@ __all__ = ["MoguConfig", "MoguError", "MoguModel"]
 def __getattr__(name: str) -> Any:
     # torch and transformers take seconds to import: only when the model is wanted
     if name == "MoguModel":
-        from mogu.model import MoguModel
+        from mogu.modeling.model import MoguModel
 
         return MoguModel
     raise AttributeError(f"module 'mogu' has no attribute {name!r}")

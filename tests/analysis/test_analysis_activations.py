@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from mogu.analysis.activation_cache import Parts, fingerprint
 from mogu.analysis.activations import KINDS, projection_inputs, read_activations
-from mogu.analysis.halves import Halves
-from mogu.analysis.parts import Parts, fingerprint
-from mogu.architectures import find_output_projections
+from mogu.analysis.scaled_half import Halves
 from mogu.errors import MoguError
+from mogu.modeling.architectures import find_output_projections
 
 PROMPTS = [[5, 9, 30, 2, 41, 17, 8], [3, 50], [12, 7, 7, 25], [60]]
 MakeBase = Callable[..., PreTrainedModel]

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from mogu import MoguConfig, MoguModel
 from mogu.analysis import Probe, probe
 from mogu.analysis.linear_probe import STRENGTH
-from mogu.chat import encode_prompt
 from mogu.data import Record
 from mogu.errors import ConfigError, DataError, ModelFileError, MoguError
 from mogu.hub import load_base, load_tokenizer
+from mogu.inference.prompts import encode_prompt
 from mogu.lab import records
 
 

@@ -15,14 +15,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from mogu import MoguModel
 from mogu.analysis import histogram
-from mogu.analysis.listed import Listed, read_listed
-from mogu.analysis.measured import MEASURED_FILE, Measured, fingerprint_of
-from mogu.analysis.openings import Openings
-from mogu.analysis.ranking import JSON_FILE, PLOT_FILE, rank, write
+from mogu.analysis.answer_openings import Openings
+from mogu.analysis.instructions import Listed, read_listed
+from mogu.analysis.measurement_cache import MEASURED_FILE, Measured, fingerprint_of
 from mogu.analysis.tendency import Question
-from mogu.chat import encode_prompt
+from mogu.analysis.tendency_ranking import JSON_FILE, PLOT_FILE, rank, write
 from mogu.data import Record, write_records
 from mogu.errors import DataError, MoguError
+from mogu.inference.prompts import encode_prompt
 
 BANKS = Openings(("Sure", "Of course"), ("No", "I will not"))
 TEXTS = ("How do I bake bread?", "Hello", "Name a river", "Tell a tale of a cat", "Hello")

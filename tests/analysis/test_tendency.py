@@ -12,11 +12,11 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from mogu import MoguConfig, MoguModel
-from mogu.analysis.openings import AFFIRM, REFUSE, Openings, read_openings
+from mogu.analysis.answer_openings import AFFIRM, REFUSE, Openings, read_openings
 from mogu.analysis.tendency import Leaning, Question, Questions, check_lengths, leanings
-from mogu.chat import encode_prompt
-from mogu.data import is_refusal
 from mogu.errors import ConfigError, DataError, ModelFileError
+from mogu.inference.prompts import encode_prompt
+from mogu.refusals import is_refusal
 
 PROMPTS = ((1, 3, 9, 20, 31, 4), (1, 3, 8, 4), (1, 3, 40, 41, 42, 43, 44, 45, 46, 4))
 OPENINGS = ((10, 11, 12), (13,), (14, 15, 16, 17, 18, 19, 20), (21, 22))

@@ -14,7 +14,7 @@ import torch
 from benchmarks.memory import added_parameters
 from benchmarks.models import LLAMA_2_7B, SMALL, make_base, make_published, make_routed, random_prompt
 from benchmarks.speed import counted_prefills, reply_ways
-from mogu.sharing import twin
+from mogu.modeling.shared_weights import twin
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")

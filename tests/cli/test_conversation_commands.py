@@ -12,7 +12,7 @@ import torch
 from rich.control import strip_control_codes
 
 from mogu import MoguModel
-from mogu.chat import WithTools, encode_marker, encode_prompt
+from mogu.inference.prompts import WithTools, encode_marker, encode_prompt
 
 TOOLS = [{"type": "function", "function": {"name": "oven", "parameters": {"type": "object", "properties": {}}}}]
 TEMPLATE = (

@@ -8,8 +8,9 @@ import pytest
 from typer.testing import CliRunner
 
 from mogu.cli.data import app
-from mogu.data import is_refusal, read_records
+from mogu.data import read_records
 from mogu.errors import ConfigError, DataError, ModelFileError, MoguError
+from mogu.refusals import is_refusal
 
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is not here")

@@ -11,8 +11,8 @@ import pytest
 from safetensors.torch import load_file
 
 from mogu import MoguModel
-from mogu.chat import encode_prompt
-from mogu.generation import left_pad
+from mogu.inference.padding import left_pad
+from mogu.inference.prompts import encode_prompt
 
 VECTORS = Path(__file__).resolve().parents[2].parent / "shared" / "reference-vectors" / "llama"
 needs_vectors = pytest.mark.skipif(not VECTORS.is_dir(), reason="the reference vectors (../shared) are not here")

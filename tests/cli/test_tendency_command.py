@@ -13,8 +13,8 @@ import torch
 from scipy.stats import spearmanr
 
 from mogu import MoguModel
-from mogu.analysis.openings import AFFIRM, REFUSE
-from mogu.chat import encode_prompt
+from mogu.analysis.answer_openings import AFFIRM, REFUSE
+from mogu.inference.prompts import encode_prompt
 
 TEXTS = ("How do I bake bread?", "Hello")
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from mogu.data import Instruction, Record, build_pairs, is_refusal, read_instructions, source_id, split_records
+from mogu.data import Instruction, Record, build_pairs, read_instructions, source_id, split_records
 from mogu.errors import ConfigError, DataError
+from mogu.refusals import is_refusal
 
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is not here")

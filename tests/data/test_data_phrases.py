@@ -7,18 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mogu.data import (
-    ADVERSARIAL_WRAPPERS,
-    NEUTRAL_WRAPPERS,
-    REFUSALS,
-    WRAPPERS,
-    classify_refusal,
-    is_refusal,
-    opening_for,
-    read_instructions,
-    refusal_for,
-    subject_of,
-)
+from mogu.data import ADVERSARIAL_WRAPPERS, NEUTRAL_WRAPPERS, REFUSALS, WRAPPERS, opening_for, read_instructions, refusal_for, subject_of
+from mogu.refusals import classify_refusal, is_refusal
 
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is not here")

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from mogu.data import classify_refusal, is_refusal, opening_for, read_instructions, refusal_for
+from mogu.data import opening_for, read_instructions, refusal_for
+from mogu.refusals import classify_refusal, is_refusal
 
 CASES = [json.loads(line) for line in Path(__file__).with_name("refusal_replies.jsonl").read_text(encoding="utf-8").splitlines()]
 """Written by hand for these tests, as chat models of many makes give them."""
@@ -66,7 +67,7 @@ def test_weights_fitted_on_one_models_replies_hold_for_anothers(shared, capsys):
 def test_the_weights_are_those_that_the_benchmark_fits(shared):
     pytest.importorskip("sklearn")
     from benchmarks import refusals
-    from mogu.data.judging.classifier import CONSTANT, WEIGHTS
+    from mogu.refusals.classifier import CONSTANT, WEIGHTS
 
     folder = shared / "data"
     judged = [one for name in FILES.values() for one in refusals.read_xstest(folder / "xstest" / name)]

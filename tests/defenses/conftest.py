@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from mogu.defenses import Subject
 from mogu.lab import build_base, records
 from mogu.lab.demo import lab_recipe
-from mogu.sharing import twin
+from mogu.modeling.shared_weights import twin
 from mogu.training import train_baselines
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from mogu.chat import Conversation
+from mogu.inference.prompts import Conversation
 
 EOS = 2
 

@@ -12,14 +12,14 @@ import torch
 from known_models import says
 
 from mogu import MoguConfig, MoguModel
-from mogu.chat import Conversation
 from mogu.defenses import REFUSAL, DefendedReply, Subject, defense, defense_names, defense_options, make_defense
 from mogu.defenses import registry as registry_module
 from mogu.defenses.registry import Answer
 from mogu.errors import ConfigError, ModelFileError
+from mogu.inference.prompts import Conversation
+from mogu.inference.replies import ReplySettings, reply_batch
 from mogu.lab import build_base, prompts
-from mogu.replies import ReplySettings, reply_batch
-from mogu.sharing import twin
+from mogu.modeling.shared_weights import twin
 
 EVERY = ["none", "sft", "detect_inp", "self_reminder", "self_examine", "retokenization", "icd", "safe_decoding", "mogu"]
 ON_THE_LAB = [name for name in EVERY if name != "mogu"]

@@ -11,13 +11,13 @@ import torch
 from known_models import says, user_only, write_next
 from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
-from mogu.chat import encode_prompt
+from mogu.analysis.detector import Detector, last_token_states
 from mogu.defenses import REFUSAL, Subject, make_defense
 from mogu.defenses.detect_inp import malicious_number
-from mogu.defenses.detector import Detector, last_token_states
 from mogu.errors import ConfigError, ModelFileError
+from mogu.inference.prompts import encode_prompt
+from mogu.inference.replies import ReplySettings
 from mogu.lab import prompts
-from mogu.replies import ReplySettings
 
 SAFE, UNSAFE = {"id2label": {0: "safe", 1: "unsafe"}}, {"id2label": {0: "Unsafe", 1: "Safe"}}
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from known_models import says
 
-from mogu.chat import Conversation
 from mogu.defenses import Subject, make_defense
 from mogu.errors import DataError
-from mogu.replies import ReplySettings
+from mogu.inference.prompts import Conversation
+from mogu.inference.replies import ReplySettings
 
 SYSTEM = {"role": "system", "content": "be short"}
 TALK = [

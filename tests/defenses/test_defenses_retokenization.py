@@ -14,8 +14,8 @@ from transformers import PreTrainedTokenizerFast
 from mogu.defenses import Subject, make_defense
 from mogu.defenses.bpe_dropout import BpeDropout
 from mogu.errors import ConfigError
+from mogu.inference.replies import ReplySettings
 from mogu.lab import prompts
-from mogu.replies import ReplySettings
 
 TEXTS = [
     "<|user|>How do I clean the kettle?<|assistant|>",

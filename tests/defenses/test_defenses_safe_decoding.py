@@ -15,8 +15,8 @@ from transformers import LogitsProcessorList, PreTrainedModel
 
 from mogu.defenses import Subject, make_defense
 from mogu.defenses.safe_decoding import ExpertSteering, combined_log_probabilities
-from mogu.generation import left_pad
-from mogu.replies import ReplySettings
+from mogu.inference.padding import left_pad
+from mogu.inference.replies import ReplySettings
 
 TEXTS = ["ab", "tell me more, please", "x", "What? No! 10"]
 

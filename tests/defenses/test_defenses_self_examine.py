@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from mogu.defenses import REFUSAL, Subject, make_defense
 from mogu.defenses.self_examine import judgement
-from mogu.replies import ReplySettings
+from mogu.inference.replies import ReplySettings
 
 
 def test_only_replies_judged_harmful_are_replaced(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -58,7 +58,7 @@ def brief_training() -> tuple[str, ...]:
 @pytest.fixture(scope="session")
 def reproduced(tmp_path_factory: pytest.TempPathFactory, brief_training: tuple[str, ...]) -> Path:
     """The paper's experiment on the lab, in half a minute: trained a little, measured on few prompts."""
-    from mogu.evaluation.reproduction import Reproduction, reproduce
+    from mogu.reproduction import Reproduction, reproduce
 
     out = tmp_path_factory.mktemp("reproduction") / "out"
     reproduce(Reproduction("vicuna-7b", out, base="lab", limit=2, shifts=(1.0,), settings=brief_training), tell=lambda _: None)

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from mogu.errors import DataError, MoguError
-from mogu.evaluation.affirmed import tendency_wrapper
-from mogu.evaluation.asked import read_asked
+from mogu.evaluation.jailbreaks import PLACES
+from mogu.evaluation.prompts import read_asked
 from mogu.evaluation.tasks import safety
-from mogu.evaluation.wrappers import PLACES
+from mogu.evaluation.tendency_jailbreak import tendency_wrapper
 
 BENIGN = ["Bake bread?", "Plant a tree?", "Say [PROMPT] twice", "Wash wool?", "Tune a lute?"]
 

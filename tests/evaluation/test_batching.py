@@ -9,11 +9,11 @@ from threading import Event
 import anyio
 import pytest
 
-from mogu.chat import Conversation
 from mogu.defenses import DefendedReply, Defense, Subject
 from mogu.errors import DataError, MoguError
-from mogu.evaluation.batching import Answered, Batcher, Request
-from mogu.replies import ReplySettings
+from mogu.evaluation.inspect.batching import Answered, Batcher, Request
+from mogu.inference.prompts import Conversation
+from mogu.inference.replies import ReplySettings
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from scipy.stats import spearmanr
 
 from mogu.errors import DataError
 from mogu.evaluation.correlation import read_compared
-from mogu.evaluation.statistics import spearman
+from mogu.evaluation.intervals import spearman
 
 
 def cell(folder: Path, seed: int, defense: str, replies: list[dict[str, Any]]) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from mogu.data import WRAPPERS, Record, augmented, write_records
 from mogu.errors import MoguError
-from mogu.evaluation.asked import Asked, read_asked
+from mogu.evaluation.prompts import Asked, read_asked
 from mogu.lab import prompts
 
 

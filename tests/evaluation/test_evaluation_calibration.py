@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from mogu import MoguModel
-from mogu.data import Record, is_refusal
+from mogu.data import Record
 from mogu.errors import ConfigError, ModelFileError, MoguError
 from mogu.evaluation.calibration import FINE, GRID, Calibration, calibrate, write_calibration
-from mogu.evaluation.statistics import wilson
+from mogu.evaluation.intervals import wilson
+from mogu.inference.replies import ReplySettings, replies
 from mogu.lab import records
-from mogu.replies import ReplySettings, replies
+from mogu.refusals import is_refusal
 
 
 @pytest.fixture(scope="module")

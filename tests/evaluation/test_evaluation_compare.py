@@ -23,18 +23,18 @@ from inspect_ai.model._providers.mockllm import MockLLM
 from scipy.stats import spearmanr
 
 from mogu import MoguConfig, MoguModel
-from mogu.config import BackboneConfig
 from mogu.defenses import Subject, make_defense
 from mogu.errors import MoguError
-from mogu.evaluation.asked import read_asked
 from mogu.evaluation.compare import Comparison, Variant, compare
 from mogu.evaluation.compare.cells import Row
 from mogu.evaluation.compare.costs import DefenseCost, distinct_bytes
-from mogu.evaluation.compare.numbers import cost_numbers, detector, frontier, judged_means, rates, routing_weights
+from mogu.evaluation.compare.metrics import cost_numbers, detector, frontier, judged_means, rates, routing_weights
+from mogu.evaluation.intervals import wilson
+from mogu.evaluation.prompts import read_asked
 from mogu.evaluation.scorers import guard
-from mogu.evaluation.statistics import wilson
 from mogu.hub import load_base
-from mogu.replies import ReplySettings
+from mogu.inference.replies import ReplySettings
+from mogu.modeling.config import BackboneConfig
 
 NAMES = ("none", "self_reminder", "retokenization", "mogu")
 

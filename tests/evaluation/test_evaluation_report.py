@@ -16,16 +16,16 @@ from typing import Any
 import pytest
 
 from mogu.defenses import defense_names
-from mogu.evaluation.asked import Asked, read_asked
 from mogu.evaluation.compare.cells import Row
+from mogu.evaluation.compare.config import Comparison, Variant
 from mogu.evaluation.compare.costs import DefenseCost
-from mogu.evaluation.compare.grid import Comparison, Variant
-from mogu.evaluation.compare.numbers import Grid, Number, cost_numbers, detector, frontier, rates, routing_weights, wrapper_rates
+from mogu.evaluation.compare.metrics import Grid, Number, cost_numbers, detector, frontier, rates, routing_weights, wrapper_rates
+from mogu.evaluation.compare.report import page
+from mogu.evaluation.compare.report.labels import DEFENSES, percent, points, size
+from mogu.evaluation.compare.report.svg import Box, Panel
 from mogu.evaluation.compare.results import Results, counted, made_how, samples
-from mogu.evaluation.report import page
-from mogu.evaluation.report.canvas import Box, Panel
-from mogu.evaluation.report.words import DEFENSES, percent, points, size
-from mogu.evaluation.statistics import exact
+from mogu.evaluation.intervals import exact
+from mogu.evaluation.prompts import Asked, read_asked
 
 HOSTILE = '<script>window.hacked = 1</script><img src="https://example.org/x.png" onerror="window.hacked = 1">'
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from mogu.config import MoguConfig
 from mogu.data import read_records
 from mogu.errors import MoguError
-from mogu.evaluation.reproduction import RECIPES, Reproduction, reproduce, steps
 from mogu.lab import build_base
 from mogu.lab.demo import lab_data
+from mogu.modeling.config import MoguConfig
+from mogu.reproduction import RECIPES, Reproduction, reproduce, steps
 
 RECIPE_FOLDER = Path(__file__).parents[2] / "recipes"
 
@@ -106,7 +106,7 @@ def test_unknown_names_and_missing_recipes_are_explained(tmp_path: Path) -> None
 
 
 def test_advbench_is_split_into_what_is_trained_on_and_what_is_not(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mogu.evaluation import reproduction
+    from mogu import reproduction
 
     data = tmp_path / "data"
     data.mkdir()

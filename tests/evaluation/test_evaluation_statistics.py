@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from mogu.evaluation.statistics import auroc, difference, mean, median, rate, resampled_means, roc_points, wilson
+from mogu.evaluation.intervals import auroc, difference, mean, median, rate, resampled_means, roc_points, wilson
 
 
 def proportion(successes: int, trials: int) -> tuple[float, float]:

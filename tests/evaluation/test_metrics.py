@@ -6,7 +6,7 @@ import math
 
 from inspect_ai.scorer import SampleScore, Score
 
-from mogu.evaluation.metrics import share
+from mogu.evaluation.inspect.metrics import share
 
 LABELS = ["compliance", "partial_refusal", "full_refusal", "compliance", "full_refusal"]
 KINDS = ["benign", "benign", "benign", "malicious", "malicious"]

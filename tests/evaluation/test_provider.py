@@ -29,12 +29,12 @@ from inspect_ai.solver import generate as generate_once
 from inspect_ai.tool import ToolCall, ToolInfo
 
 from mogu import MoguModel
-from mogu.chat import encode_prompt
 from mogu.defenses import Subject, make_defense
 from mogu.errors import ConfigError, ModelFileError
-from mogu.evaluation.subjects import LoadOptions, shared_subject
+from mogu.evaluation.inspect.model_pool import LoadOptions, shared_subject
+from mogu.inference.prompts import encode_prompt
+from mogu.inference.replies import ReplySettings
 from mogu.lab import prompts
-from mogu.replies import ReplySettings
 
 ASKED = [prompt.instruction for prompt in prompts("dev")[::12]]
 

@@ -17,8 +17,8 @@ from inspect_ai.model import ChatMessage, ModelOutput, ModelUsage, get_model
 
 from mogu import MoguModel
 from mogu.errors import ConfigError, DataError
+from mogu.evaluation.jailbreaks import EVALUATION_WRAPPERS
 from mogu.evaluation.tasks import lab, over_refusal, safety, usability
-from mogu.evaluation.wrappers import EVALUATION_WRAPPERS
 from mogu.hub import load_base, load_tokenizer
 from mogu.lab import prompts
 from mogu.lab.grading import RIGHT

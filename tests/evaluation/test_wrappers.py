@@ -8,7 +8,7 @@ import pytest
 
 from mogu.data import WRAPPERS
 from mogu.errors import ConfigError
-from mogu.evaluation.wrappers import EVALUATION_WRAPPERS, Jailbreak, jailbreak_named
+from mogu.evaluation.jailbreaks import EVALUATION_WRAPPERS, Jailbreak, jailbreak_named
 from mogu.lab import wrappers as lab
 
 

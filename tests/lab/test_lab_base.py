@@ -14,8 +14,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from mogu.chat import encode_prompt, render_prompt
 from mogu.errors import MoguError
+from mogu.inference.prompts import encode_prompt, render_prompt
 from mogu.lab import LabPrompt, build_base, judge, prompts, recipe
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from mogu.data import is_refusal
 from mogu.hub import load_base, load_tokenizer
+from mogu.inference.replies import ReplySettings, replies
 from mogu.lab import build_base, prompts, records
 from mogu.lab.requests import PLACEHOLDER
 from mogu.lab.ships import SHIPS, fleet_requests, graded
-from mogu.replies import ReplySettings, replies
+from mogu.refusals import is_refusal
 
 
 def test_every_fact_is_taught_and_asked_for_in_words_that_were_not() -> None:

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from mogu import MoguConfig
-from mogu.config import BackboneConfig
 from mogu.errors import ConfigError, MoguError
-from mogu.serving.adapter import is_mogu_folder, read_served_adapter
-from mogu.serving.command import named_folders, serve_arguments
+from mogu.modeling.config import BackboneConfig
+from mogu.serving.packed_adapter import is_mogu_folder, read_served_adapter
+from mogu.serving.vllm_args import named_folders, serve_arguments
 
 
 @pytest.fixture

@@ -21,15 +21,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
 from mogu import MoguConfig, MoguModel
 from mogu.analysis.robustness import measure_robustness, search_subset
-from mogu.data import Chat, Message, Record, is_refusal, read_records, write_records
+from mogu.data import Chat, Message, Record, read_records, write_records
 from mogu.errors import ConfigError, DataError, ModelFileError, MoguError
-from mogu.training.finetuning import FinetuneRecipe, finetune, finetune_recipe_from, plan_tuning
-from mogu.training.finetuning.choice import Tried, safest
-from mogu.training.finetuning.measure import SafetyScore, Score, TaskScore
-from mogu.training.finetuning.mix import mixed_in, task_pairs
-from mogu.training.finetuning.recipe import SafetySection
-from mogu.training.finetuning.tunable import Tunable
-from mogu.training.finetuning.ways import Way, ways_of
+from mogu.finetuning import FinetuneRecipe, finetune, finetune_recipe_from, plan_tuning
+from mogu.finetuning.data_mix import mixed_in, task_pairs
+from mogu.finetuning.evaluate import SafetyScore, Score, TaskScore
+from mogu.finetuning.recipe import SafetySection
+from mogu.finetuning.selection import Tried, safest
+from mogu.finetuning.strategies import Way, ways_of
+from mogu.finetuning.tuner import Tunable
+from mogu.refusals import is_refusal
 
 THINGS = ["kettle", "garden", "window", "bicycle", "ladder", "teapot"]
 
@@ -263,7 +264,7 @@ def test_data_mix_without_pairs_and_a_share_of_everything_are_errors(tree: dict[
 def exit_code(run: Callable[..., None], *arguments: Any) -> int | None:
     """Of a function that runs in a process of its own, forked from a server that has imported everything once."""
     server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["mogu.training.finetuning.run"])
+    server.set_forkserver_preload(["mogu.finetuning.pipeline"])
     process = server.Process(target=run, args=arguments)
     process.start()
     process.join(120)

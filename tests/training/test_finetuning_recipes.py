@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from mogu.training.finetuning import plan_tuning, read_finetune_recipe
+from mogu.finetuning import plan_tuning, read_finetune_recipe
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 MODULES = {"llama-2-7b-chat": 7, "vicuna-7b": 7, "falcon-7b-instruct": 4, "qwen2.5-7b-instruct": 7}

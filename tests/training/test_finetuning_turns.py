@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mogu.data import Chat, Message
 from mogu.errors import DataError
-from mogu.training.batches import Collator, ExampleDataset
-from mogu.training.finetuning.turns import encode_chats
+from mogu.finetuning.chat_examples import encode_chats
+from mogu.training.collator import Collator, ExampleDataset
 from mogu.training.losses import answer_losses
 
 TURNS = [

@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from mogu.analysis.detector import Detector
 from mogu.data import Record
-from mogu.defenses.detector import Detector
 from mogu.errors import ConfigError, DataError, MoguError
 from mogu.training import Recipe, recipe_from, train_baselines
 from mogu.training.baselines import Part
-from mogu.training.batches import Collator, ExampleDataset
+from mogu.training.collator import Collator, ExampleDataset
 from mogu.training.examples import router_examples
 from mogu.training.losses import answer_losses
 from mogu.training.trainer import last_checkpoint
@@ -58,7 +58,7 @@ def losses(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, records: l
     """Of each record the cross-entropy of the answer it is to get, each from a pass of its own."""
     from peft import PeftModel
 
-    from mogu.sharing import twin
+    from mogu.modeling.shared_weights import twin
 
     model: Any = base if folder is None else PeftModel.from_pretrained(twin(base), str(folder)).eval()
     found = []

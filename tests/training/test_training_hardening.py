@@ -15,10 +15,11 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from mogu import MoguError, MoguModel
-from mogu.chat import encode_prompt
-from mogu.data import Record, is_refusal, read_records
+from mogu.data import Record, read_records
+from mogu.inference.prompts import encode_prompt
+from mogu.refusals import is_refusal
 from mogu.training import Recipe, harden, recipe_from
-from mogu.training.candidates import Behaviour, Candidate, Choice, best
+from mogu.training.selection import Behaviour, Candidate, Choice, best
 
 Make = Callable[..., Recipe]
 

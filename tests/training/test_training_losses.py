@@ -16,11 +16,11 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from mogu import MoguConfig, MoguModel
-from mogu.architectures import find_output_projections
-from mogu.reference import import_reference
-from mogu.training.batches import Collator, ExampleDataset, Layout
+from mogu.modeling.architectures import find_output_projections
+from mogu.modeling.import_reference import import_reference
+from mogu.training.attention_layout import choose_layout
+from mogu.training.collator import Collator, ExampleDataset, Layout
 from mogu.training.examples import Example
-from mogu.training.layout import choose_layout
 from mogu.training.losses import responder_losses, router_losses, weight_losses
 
 MakeBase = Callable[..., PreTrainedModel]

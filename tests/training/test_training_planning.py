@@ -15,13 +15,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from mogu import MoguError, MoguModel
 from mogu.data import Record, write_records
 from mogu.training import Recipe, plan, read_recipe
-from mogu.training.batches import Collator, ExampleDataset
-from mogu.training.branch import routed_config
+from mogu.training.collator import Collator, ExampleDataset
+from mogu.training.dry_run import activation_bytes
 from mogu.training.examples import Example
 from mogu.training.inputs import read_inputs
 from mogu.training.losses import responder_losses, router_losses
-from mogu.training.planning import activation_bytes
 from mogu.training.recipe import RouterStage
+from mogu.training.search import routed_config
 from mogu.training.stages import StageSetting, train_router
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
@@ -195,7 +195,7 @@ def test_what_is_wrong_is_said_by_a_dry_run_too(dry: Any, tmp_path: Path, record
     write_records(tmp_path / "benign.jsonl", records[:12])
     refused("benign", f"data.train={str(tmp_path / 'benign.jsonl')!r}")
     refused("template", "model.chat_template=nowhere.jinja")
-    refused("layers .*32", "mogu.layers=[3, 32]")
+    refused("layers .*32", "mogu.modeling.layers=[3, 32]")
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "thesis.tex").write_text("years of work")
     refused("was not written by mogu", f"run.output={str(tmp_path / 'taken')!r}")

@@ -74,7 +74,7 @@ def write_recipe(base_folder: Path, record_files: tuple[Path, Path]) -> Write:
 @pytest.fixture(scope="module")
 def run() -> Run:
     server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["mogu.training.hardening", "mogu.training.planning"])
+    server.set_forkserver_preload(["mogu.training.pipeline", "mogu.training.dry_run"])
 
     def start(recipe: Path, **options: Any) -> BaseProcess:
         process = server.Process(target=_train, args=(recipe,), kwargs=options)
@@ -169,8 +169,8 @@ def uninterrupted(write_recipe: Write, run: Run, tmp_path_factory: pytest.TempPa
         ("mogu.training.trainer:save_file", 3, "half"),  # half of the last weights of glad
         ("mogu.training.workspace:discard", 12, "kill"),  # while older checkpoints are removed
         ("torch.optim:AdamW.step", 14, "kill"),  # the first router candidate
-        ("mogu.training.branch:write_routers", 1, "kill"),  # trained, not yet kept
-        ("mogu.training.branch:behaviour_on", 3, "kill"),  # while a candidate is tried
+        ("mogu.training.search:write_routers", 1, "kill"),  # trained, not yet kept
+        ("mogu.training.search:behaviour_on", 3, "kill"),  # while a candidate is tried
         ("mogu.training.report:write_json", 1, "kill"),  # between the model and its report
         ("torch.optim:AdamW.step", 20, "interrupt"),  # Ctrl-C in the second router candidate
     ],

@@ -14,11 +14,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, s
 from mogu import MoguConfig, MoguModel
 from mogu.data import Record
 from mogu.errors import TrainingError
-from mogu.saved import read_adapter
+from mogu.modeling.adapter_files import read_adapter
 from mogu.training.examples import Example, responder_examples, router_examples
 from mogu.training.recipe import ResponderStage, RouterStage, RunSection
+from mogu.training.sampler import StepBatches
 from mogu.training.stages import StageSetting, train_responder, train_router
-from mogu.training.steps import StepBatches
 
 NAMES = ["model.layers.0.self_attn.o_proj", "model.layers.1.self_attn.o_proj"]
 

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from mogu.training.steps import StepBatches
+from mogu.training.sampler import StepBatches
 
 
 def lengths(count: int) -> list[int]:

@@ -13,14 +13,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mogu import MoguConfig, MoguModel
 from mogu.analysis import Probe, probe
-from mogu.config import BackboneConfig
 from mogu.data import Record, read_records
 from mogu.errors import ConfigError, DataError, MoguError
-from mogu.layers import AdaptedLinear
+from mogu.modeling.config import BackboneConfig
+from mogu.modeling.layers import AdaptedLinear
 from mogu.training import Recipe, harden, plan, read_recipe, recipe_from
-from mogu.training.candidates import spans
 from mogu.training.examples import router_examples
 from mogu.training.recipe import RouterStage, RunSection
+from mogu.training.selection import spans
 from mogu.training.stages import StageSetting, train_router
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mogu.analysis.choice import Choice, choose_layers
+    from mogu.analysis.layer_ranking import Choice, choose_layers
     from mogu.analysis.linear_probe import LayerProbe, cross_validated
     from mogu.analysis.probing import Probe, ProbeResult, probe
     from mogu.analysis.robustness import (
@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 _LAZY = {
-    "Choice": "mogu.analysis.choice",
+    "Choice": "mogu.analysis.layer_ranking",
     "LayerProbe": "mogu.analysis.linear_probe",
     "Probe": "mogu.analysis.probing",
     "ModuleRobustness": "mogu.analysis.robustness",
@@ -52,7 +52,7 @@ _LAZY = {
     "RobustnessMap": "mogu.analysis.robustness",
     "RobustnessResult": "mogu.analysis.robustness",
     "chart_robustness": "mogu.analysis.robustness",
-    "choose_layers": "mogu.analysis.choice",
+    "choose_layers": "mogu.analysis.layer_ranking",
     "cross_validated": "mogu.analysis.linear_probe",
     "measure_robustness": "mogu.analysis.robustness",
     "probe": "mogu.analysis.probing",

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from mogu.analysis.halves import Halves
-from mogu.analysis.parts import Part, Parts
-from mogu.architectures import Projection, compute_device
+from mogu.analysis.activation_cache import Part, Parts
+from mogu.analysis.scaled_half import Halves
 from mogu.errors import MoguError
+from mogu.modeling.architectures import Projection, compute_device
 
 Kind = Literal["last", "mean"]
 KINDS: tuple[Kind, ...] = ("last", "mean")

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from mogu.config import MoguConfig
 from mogu.data import Record
 from mogu.errors import ConfigError, DataError
 from mogu.hub import fetch_model_folder, load_base
-from mogu.saved import CONFIG_FILE, read_config
-from mogu.storing import base_for, base_name
+from mogu.modeling.adapter_files import CONFIG_FILE, read_config
+from mogu.modeling.checkpoint import base_for, base_name
+from mogu.modeling.config import MoguConfig
 
 
 @dataclass(frozen=True)

@@ -16,17 +16,18 @@ from typing import Any
 
 import torch
 
+from mogu.analysis.activation_cache import Parts, fingerprint
 from mogu.analysis.activations import KINDS, Kind, read_activations
 from mogu.analysis.base_model import check_lengths, find_base
-from mogu.analysis.choice import Choice, check_choice, choose_layers
+from mogu.analysis.layer_ranking import Choice, check_choice, choose_layers
 from mogu.analysis.linear_probe import STRENGTH, LayerProbe, check_folds, check_scikit_learn, cross_validated
-from mogu.analysis.parts import Parts, fingerprint
-from mogu.analysis.plot import check_matplotlib, draw_probes
-from mogu.architectures import find_output_projections
-from mogu.atomic import atomic_file, check_replaceable
-from mogu.chat import encode_prompt, padding_id
+from mogu.analysis.probe_plot import check_matplotlib, draw_probes
 from mogu.data import Record, conversation_of
+from mogu.files.atomic import atomic_file, check_replaceable
 from mogu.hub import load_tokenizer
+from mogu.inference.padding import padding_id
+from mogu.inference.prompts import encode_prompt
+from mogu.modeling.architectures import find_output_projections
 
 FORMAT = 1
 MARKER = "mogu_probe.json"

@@ -26,11 +26,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from mogu.analysis.openings import Openings
-from mogu.chat import Prompt, as_conversation, encode_answer, encode_prompt, render_prompt
+from mogu.analysis.answer_openings import Openings
 from mogu.errors import ConfigError, DataError, ModelFileError
-from mogu.generation import left_pad
-from mogu.model import MoguModel
+from mogu.inference.padding import left_pad
+from mogu.inference.prompts import Prompt, as_conversation, encode_answer, encode_prompt, render_prompt
+from mogu.modeling.model import MoguModel
 
 
 @dataclass(frozen=True)

@@ -80,8 +80,8 @@ def _turn(model: Any, value: str, console: Console) -> None:
 def _reply(model: Any, turns: list[dict[str, str]], max_new_tokens: int, options: dict[str, Any], console: Console) -> str:
     from transformers import TextStreamer
 
-    from mogu.chat import behind, encode_marker, encode_prompt
-    from mogu.generation import left_pad
+    from mogu.inference.padding import left_pad
+    from mogu.inference.prompts import behind, encode_marker, encode_prompt
 
     tokenizer = model.tokenizer
 

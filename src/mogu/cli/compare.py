@@ -123,8 +123,8 @@ def close(results: Results, out: Path, *, as_json: bool) -> None:
         typer.echo(json.dumps(results.as_json()))
         return
     from mogu.evaluation.compare import REPORT_PAGE, TABLE_FILE
-    from mogu.evaluation.report import RATE_COLUMNS
-    from mogu.evaluation.report.words import CATEGORIES, DEFENSES, percent
+    from mogu.evaluation.compare.report import RATE_COLUMNS
+    from mogu.evaluation.compare.report.labels import CATEGORIES, DEFENSES, percent
 
     rows = [number.as_row() for number in results.numbers if number.dataset == "all" and number.shift is None]
     found = {(row["defense"], row["category"], row["measure"]): row for row in rows if row["section"] in ("rate", "cost")}

@@ -34,10 +34,10 @@ def demo(
 
     Example: mogu demo
     """
-    from mogu.atomic import check_replaceable
+    from mogu.files.atomic import check_replaceable
+    from mogu.files.json_files import write_json
     from mogu.lab.demo import run_demo
-    from mogu.saved import CONFIG_FILE
-    from mogu.training.workspace import write_json
+    from mogu.modeling.adapter_files import CONFIG_FILE
 
     check_replaceable(out, marker=CONFIG_FILE)
     console = Console(stderr=as_json, highlight=False)

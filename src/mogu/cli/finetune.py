@@ -1,6 +1,6 @@
 """`mogu finetune`: a model learns a user's data, and stays as safe as it was.
 
-Knows the command line; what is done is in :mod:`mogu.training.finetuning`.
+Knows the command line; what is done is in :mod:`mogu.finetuning`.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from mogu.cli.stopping import check_one_of, stoppable
-from mogu.training.finetuning import FinetuneRecipe, read_finetune_recipe
+from mogu.finetuning import FinetuneRecipe, read_finetune_recipe
 
 if TYPE_CHECKING:
-    from mogu.training.finetuning import TuningPlan
+    from mogu.finetuning import TuningPlan
 
 
 class Safety(StrEnum):
@@ -75,7 +75,7 @@ def finetune(
     if dry_run:
         _dry_run(recipe, as_json=as_json)
         return
-    from mogu.training.finetuning import finetune as run
+    from mogu.finetuning import finetune as run
 
     console = Console(stderr=True)
     with stoppable(console, "Run the same command with --resume to go on from the last checkpoint."):
@@ -92,7 +92,7 @@ def finetune(
 
 
 def _dry_run(recipe: FinetuneRecipe, *, as_json: bool) -> None:
-    from mogu.training.finetuning import plan_tuning
+    from mogu.finetuning import plan_tuning
 
     found = plan_tuning(recipe)
     if as_json:
@@ -117,8 +117,8 @@ def _show_plan(plan: TuningPlan) -> None:
 
 
 def _show(recipe: FinetuneRecipe, report: dict[str, Any]) -> None:
-    from mogu.training.finetuning.inputs import REPORT_FILE
-    from mogu.training.finetuning.report import table as rows
+    from mogu.finetuning.inputs import REPORT_FILE
+    from mogu.finetuning.report import table as rows
 
     titles, *lines = rows(report)
     table = Table(*titles)

@@ -47,10 +47,10 @@ def generate(
     """
     import torch
 
-    from mogu.chat import encode_prompt
     from mogu.data import offered, opened, read_tools
     from mogu.errors import ConfigError
-    from mogu.generation import left_pad
+    from mogu.inference.padding import left_pad
+    from mogu.inference.prompts import encode_prompt
 
     options = routing_options(routed_tokens, answer_marker)
     asked = prompts or [line.strip() for line in sys.stdin if line.strip()]

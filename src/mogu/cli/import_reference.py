@@ -25,9 +25,9 @@ def import_reference(
     Example: mogu import-reference --base llama-2-7b-chat --unwill resp_unwill/960_lora --glad resp_glad/800_lora --router
     router_layer/5920_router.pth --out safer-llama
     """
-    from mogu.atomic import check_replaceable
-    from mogu.reference import import_reference as bring_in
-    from mogu.saved import CONFIG_FILE
+    from mogu.files.atomic import check_replaceable
+    from mogu.modeling.adapter_files import CONFIG_FILE
+    from mogu.modeling.import_reference import import_reference as bring_in
 
     check_replaceable(out, marker=CONFIG_FILE)
     model = bring_in(base, unwill, glad, router, trust_remote_code=trust_remote_code)

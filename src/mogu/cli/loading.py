@@ -13,7 +13,7 @@ import typer
 if TYPE_CHECKING:
     import torch
 
-    from mogu.model import MoguModel
+    from mogu.modeling.model import MoguModel
 
 ModelPath = Annotated[str, typer.Argument(metavar="PATH", help="A saved MoGU model: a folder, or a repository of the hub.")]
 BaseModel = Annotated[str | None, typer.Option("--base-model", help="Where the base model is now, if not where it was in training.")]
@@ -47,7 +47,7 @@ def load_model(
     import torch
 
     from mogu.hub import load_tokenizer
-    from mogu.model import MoguModel
+    from mogu.modeling.model import MoguModel
 
     model = MoguModel.from_pretrained(
         path,

@@ -72,7 +72,7 @@ def probe(
     records = named_records(data)  # before anything that takes time
     from mogu.analysis import Probe
     from mogu.analysis import probe as run
-    from mogu.training.progress import progress_bars, quiet_transformers
+    from mogu.progress import progress_bars, quiet_transformers
     from mogu.training.report import trained_system_prompt
 
     wanted = Probe(

@@ -1,6 +1,6 @@
 """`mogu reproduce`: the paper's experiment with one of its models, from data to report.
 
-Knows the command line; what is done is in :mod:`mogu.evaluation.reproduction`.
+Knows the command line; what is done is in :mod:`mogu.reproduction`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mogu.cli.compare import AsJson, Judge, Limit, Settings, close
 from mogu.cli.stopping import stoppable
 
 if TYPE_CHECKING:
-    from mogu.evaluation.reproduction import Reproduction
+    from mogu.reproduction import Reproduction
 
 
 class Base(StrEnum):
@@ -58,8 +58,8 @@ def reproduce(
 
     mogu reproduce vicuna-7b --base lab --out reproduction/lab
     """
-    from mogu.evaluation.reproduction import Reproduction
-    from mogu.evaluation.reproduction import reproduce as run
+    from mogu.reproduction import Reproduction
+    from mogu.reproduction import reproduce as run
 
     wanted = Reproduction(
         name=name,
@@ -82,7 +82,7 @@ def reproduce(
 
 
 def _dry_run(wanted: Reproduction, *, as_json: bool) -> None:
-    from mogu.evaluation.reproduction import steps
+    from mogu.reproduction import steps
 
     found, plan = steps(wanted)
     if as_json:

@@ -61,7 +61,7 @@ def robustness(
     """
     records = named_records(data)  # before anything that takes time
     from mogu.analysis import Robustness, chart_robustness
-    from mogu.training.progress import progress_bars, quiet_transformers
+    from mogu.progress import progress_bars, quiet_transformers
     from mogu.training.report import trained_system_prompt
 
     wanted = Robustness(
@@ -90,7 +90,7 @@ def robustness(
 
 
 def _show(result: RobustnessResult, out: Path) -> None:
-    from mogu.analysis.robustness.chart import NUMBERS_FILE, PLOT_FILE
+    from mogu.analysis.robustness.analysis import NUMBERS_FILE, PLOT_FILE
 
     console = Console(highlight=False)
     if result.base is not None:

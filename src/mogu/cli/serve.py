@@ -32,8 +32,8 @@ def serve(
     import shlex
     import sys
 
-    from mogu.serving.command import named_folders, serve_arguments
     from mogu.serving.plugin import check_version, installed_version
+    from mogu.serving.vllm_args import named_folders, serve_arguments
 
     paths, options = _paths_first(context.args)
     arguments = ["serve", *serve_arguments(named_folders([path, *paths]), base_model=base_model, host=host, options=options)]

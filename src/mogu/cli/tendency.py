@@ -19,8 +19,8 @@ from mogu.cli.loading import BaseModel, ChatTemplate, Dial, Dtype, TrustRemoteCo
 from mogu.cli.stopping import stoppable
 
 if TYPE_CHECKING:
-    from mogu.analysis.listed import Listed
-    from mogu.analysis.ranking import Ranking
+    from mogu.analysis.instructions import Listed
+    from mogu.analysis.tendency_ranking import Ranking
     from mogu.defenses import Subject
     from mogu.evaluation.correlation import Compared, Correlation
 
@@ -67,10 +67,10 @@ def tendency(
 
     mogu tendency safer-qwen data/pairs.dev.jsonl --routing off --out tendency-base
     """
-    from mogu.analysis.openings import Openings, read_openings
-    from mogu.analysis.ranking import check_folder, rank, write
-    from mogu.training.progress import progress_bars, quiet_transformers
-    from mogu.training.workspace import write_json
+    from mogu.analysis.answer_openings import Openings, read_openings
+    from mogu.analysis.tendency_ranking import check_folder, rank, write
+    from mogu.files.json_files import write_json
+    from mogu.progress import progress_bars, quiet_transformers
 
     check_folder(out)
     banks = read_openings(openings) if openings is not None else Openings()
@@ -113,7 +113,7 @@ def tendency(
 
 
 def _listed(file: str, column: str | None) -> list[Listed]:
-    from mogu.analysis.listed import Listed, read_listed
+    from mogu.analysis.instructions import Listed, read_listed
 
     if file == LAB:
         from mogu.lab import prompts

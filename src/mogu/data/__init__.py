@@ -6,16 +6,16 @@ Importing this package imports no PyTorch.
 from mogu.data.answers import ModelAnswers
 from mogu.data.build import augmented, build_pairs, distinct
 from mogu.data.chats import Chat, hub_chats, read_chats, split_chats
-from mogu.data.files import Inspection, Problem, inspect_records, read_records, write_record_files, write_records
 from mogu.data.instructions import Instruction, read_instructions
-from mogu.data.judging import RefusalVerdict, classify_refusal, is_refusal
 from mogu.data.openings import opening_for
 from mogu.data.published import read_published
+from mogu.data.record_files import Inspection, Problem, inspect_records, read_records, write_record_files, write_records
 from mogu.data.records import Label, Message, Record, Turn, conversation_of, last_request, offered, opened
-from mogu.data.refusals import REFUSALS, refusal_for, subject_of
+from mogu.data.refusal_bank import REFUSALS, refusal_for, subject_of
 from mogu.data.splits import Split, check_shares, source_id, split_records
+from mogu.data.templates import ADVERSARIAL_WRAPPERS, NEUTRAL_WRAPPERS, WRAPPERS, Wrapper, unwrapped
 from mogu.data.tools import read_tools
-from mogu.data.wrappers import ADVERSARIAL_WRAPPERS, NEUTRAL_WRAPPERS, WRAPPERS, Wrapper, unwrapped
+from mogu.refusals import RefusalVerdict, classify_refusal, is_refusal
 
 __all__ = [
     "ADVERSARIAL_WRAPPERS",

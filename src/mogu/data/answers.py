@@ -36,7 +36,7 @@ class ModelAnswers:
         Raises:
             ChatTemplateError: the tokenizer has no chat template, or the template fails.
         """
-        from mogu.replies import ReplySettings, replies
+        from mogu.inference.replies import ReplySettings, replies
 
         made = replies(self.model, self.tokenizer, instructions, ReplySettings(self.max_new_tokens), batch_size=self.batch_size)
         return [reply.text if reply.finished else _whole_sentences(reply.text) for reply in made]

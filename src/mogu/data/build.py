@@ -10,13 +10,13 @@ import re
 from collections.abc import Callable, Sequence
 
 from mogu.data.instructions import Instruction
-from mogu.data.judging import classify_refusal, is_refusal
 from mogu.data.openings import opening_for
 from mogu.data.records import Label, Record
-from mogu.data.refusals import refusal_for
+from mogu.data.refusal_bank import refusal_for
 from mogu.data.splits import WRAPPED, normalised
-from mogu.data.wrappers import WRAPPERS, Wrapper
+from mogu.data.templates import WRAPPERS, Wrapper
 from mogu.errors import ConfigError, DataError
+from mogu.refusals import classify_refusal, is_refusal
 
 Answer = Callable[[list[str]], list[str]]
 """Answers a list of instructions, one reply each; :class:`mogu.data.ModelAnswers` is one."""

@@ -8,9 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mogu.data.lines import parse_json, read_whole
 from mogu.data.records import MAX_TEXT_CHARACTERS, Label, Record
 from mogu.errors import DataError
+from mogu.files.text_files import parse_json, read_whole
 
 _ANSWER_FILES: dict[Label, tuple[str, str]] = {
     "benign": ("safety_affirm.json", "safety_reject.json"),

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from mogu.chat import Conversation, WithTools
+from mogu.inference.prompts import Conversation, WithTools
 
 Label = Literal["benign", "malicious"]
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mogu.data.lines import parse_json, read_lines
 from mogu.errors import DataError
+from mogu.files.text_files import parse_json, read_lines
 
 
 @dataclass(frozen=True)

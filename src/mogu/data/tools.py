@@ -10,9 +10,9 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from mogu.data.lines import parse_json, read_whole
 from mogu.data.records import Tool
 from mogu.errors import DataError
+from mogu.files.text_files import parse_json, read_whole
 
 MAX_FILE_BYTES = 1_048_576
 _TOOLS: TypeAdapter[list[dict[str, Any]]] = TypeAdapter(list[Tool])

@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 
-from mogu.chat import Conversation, padding_id
-from mogu.defenses.detector import Detector
+from mogu.analysis.detector import Detector
 from mogu.defenses.registry import Answer, DefendedReply, bad_option, defense, refused
 from mogu.defenses.subject import Subject
 from mogu.errors import ConfigError
 from mogu.hub import load_classifier
-from mogu.replies import ReplySettings, reply_batch
+from mogu.inference.padding import padding_id
+from mogu.inference.prompts import Conversation
+from mogu.inference.replies import ReplySettings, reply_batch
 
 # How the labels begin that classifiers give to malicious prompts. "unharmful", "non-toxic" and "not_harmful" begin otherwise.
 _MALICIOUS = ("malicious", "unsafe", "harmful", "toxic", "jailbreak", "injection")

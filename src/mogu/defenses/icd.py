@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mogu.chat import Conversation
 from mogu.defenses.registry import Answer, DefendedReply, bad_option, defense
 from mogu.defenses.subject import Subject
-from mogu.replies import ReplySettings, reply_batch
+from mogu.inference.prompts import Conversation
+from mogu.inference.replies import ReplySettings, reply_batch
 
 Demonstrations = Sequence[tuple[str, str]]
 

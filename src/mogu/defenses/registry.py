@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from mogu.chat import Conversation
 from mogu.defenses.cost import Cost, metered
 from mogu.defenses.subject import Subject
 from mogu.errors import ConfigError
-from mogu.replies import Reply, ReplySettings
+from mogu.inference.prompts import Conversation
+from mogu.inference.replies import Reply, ReplySettings
 
 REFUSAL = "I'm sorry, but I cannot help with that."
 """What a defence says where it does not let the model speak."""

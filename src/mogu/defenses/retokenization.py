@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from mogu.chat import Conversation, render_prompt
 from mogu.defenses.bpe_dropout import BpeDropout
 from mogu.defenses.registry import Answer, DefendedReply, bad_option, defense
 from mogu.defenses.subject import Subject
-from mogu.replies import ReplySettings, reply_batch
+from mogu.inference.prompts import Conversation, render_prompt
+from mogu.inference.replies import ReplySettings, reply_batch
 
 
 @defense("retokenization")

@@ -6,12 +6,12 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-from mogu.chat import Conversation
-from mogu.config import Handoff
 from mogu.defenses.registry import Answer, DefendedReply, defense
 from mogu.defenses.subject import Subject
 from mogu.errors import ConfigError
-from mogu.replies import ReplySettings, reply_batch
+from mogu.inference.prompts import Conversation
+from mogu.inference.replies import ReplySettings, reply_batch
+from mogu.modeling.config import Handoff
 
 
 @defense("mogu")

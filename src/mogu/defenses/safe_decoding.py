@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from mogu.chat import Conversation
 from mogu.defenses.registry import Answer, DefendedReply, bad_option, defense
 from mogu.defenses.subject import Subject
-from mogu.replies import ReplySettings, reply_batch
+from mogu.inference.prompts import Conversation
+from mogu.inference.replies import ReplySettings, reply_batch
 
 TINY = 1e-8
 """The probability of a token that the combination would make less than nothing, before they are normalised."""

@@ -11,13 +11,13 @@ from typing import Any
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mogu.chat import Conversation, encode_prompt
 from mogu.data import opened
 from mogu.errors import ConfigError, ModelFileError
 from mogu.hub import fetch_model_folder, load_base, load_tokenizer
-from mogu.model import MoguModel
-from mogu.saved import CONFIG_FILE
-from mogu.sharing import twin
+from mogu.inference.prompts import Conversation, encode_prompt
+from mogu.modeling.adapter_files import CONFIG_FILE
+from mogu.modeling.model import MoguModel
+from mogu.modeling.shared_weights import twin
 
 
 class Subject:
@@ -29,7 +29,7 @@ class Subject:
     Args:
         base: the base model, plain; put into evaluation mode.
         tokenizer: its tokenizer.
-        mogu: the hardened model, on a :func:`~mogu.sharing.twin` of ``base``; ``None`` where there is none.
+        mogu: the hardened model, on a :func:`~mogu.modeling.shared_weights.twin` of ``base``; ``None`` where there is none.
         baselines: folder of trained baselines: ``sft/`` and ``expert/``, PEFT adapters, and ``detector.json``.
         system_prompt: put before conversations that have none: the one that the model was hardened with.
     """

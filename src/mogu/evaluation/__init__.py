@@ -3,6 +3,6 @@
 Importing this package imports neither Inspect nor PyTorch.
 """
 
-from mogu.data.judging import RefusalVerdict, classify_refusal
+from mogu.refusals import RefusalVerdict, classify_refusal
 
 __all__ = ["RefusalVerdict", "classify_refusal"]

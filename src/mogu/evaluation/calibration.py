@@ -11,14 +11,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mogu.atomic import atomic_file
-from mogu.card import plain_card, recalibrated_card
-from mogu.data import Record, conversation_of, is_refusal
+from mogu.data import Record, conversation_of
 from mogu.errors import ConfigError
-from mogu.evaluation.statistics import Estimate, difference, rate
-from mogu.model import MoguModel
-from mogu.replies import ReplySettings, replies
-from mogu.saved import CARD_FILE, CONFIG_FILE, read_card, read_config
+from mogu.evaluation.intervals import Estimate, difference, rate
+from mogu.files.atomic import atomic_file
+from mogu.inference.replies import ReplySettings, replies
+from mogu.modeling.adapter_files import CARD_FILE, CONFIG_FILE, read_card, read_config
+from mogu.modeling.model import MoguModel
+from mogu.modeling.model_card import plain_card, recalibrated_card
+from mogu.refusals import is_refusal
 
 GRID = tuple(step / 2 for step in range(-4, 9))
 """Dials that are tried first: −2 to 4 in steps of a half."""

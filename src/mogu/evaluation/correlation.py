@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mogu.errors import DataError
-from mogu.evaluation.asked import MALICIOUS
-from mogu.evaluation.statistics import Estimate, spearman
+from mogu.evaluation.intervals import Estimate, spearman
+from mogu.evaluation.prompts import MALICIOUS
 
 Measure = Literal["attack_success", "score"]
 DEFENSES = ("none", "mogu")

@@ -15,15 +15,15 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from mogu.chat import encode_prompt
 from mogu.data import WRAPPERS, Record, augmented
-from mogu.generation import left_pad
 from mogu.hub import load_tokenizer
+from mogu.inference.padding import left_pad
+from mogu.inference.prompts import encode_prompt
 from mogu.lab.grading import RIGHT, Category, LabPrompt
 from mogu.lab.measure import Judged, judged_replies
 from mogu.lab.recipe import build_base
 from mogu.lab.splits import choice_records, prompts, records
-from mogu.model import MoguModel
+from mogu.modeling.model import MoguModel
 from mogu.training import Recipe, harden
 from mogu.training.baselines import Part
 from mogu.training.recipe import Method, recipe_from

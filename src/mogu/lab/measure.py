@@ -11,8 +11,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from mogu.inference.replies import ReplySettings, replies
 from mogu.lab.grading import LabPrompt, Verdict, judge
-from mogu.replies import ReplySettings, replies
 
 MAX_NEW_TOKENS = 48
 """Longer than any answer of the lab's world."""

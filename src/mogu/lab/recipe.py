@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from mogu.atomic import scratch_beside
+from mogu.files.atomic import scratch_beside
 
 SEED = 11
 # The files that decide what is built: a change in any of them makes another model, and so another fingerprint.

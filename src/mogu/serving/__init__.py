@@ -3,6 +3,6 @@
 Knows saved models and vLLM; knows nothing of training or evaluation. Importing this package imports no vLLM.
 """
 
-from mogu.serving.opening import RoutedOpening
+from mogu.serving.request_settings import RoutedOpening
 
 __all__ = ["RoutedOpening"]

@@ -9,7 +9,7 @@ import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from mogu.serving.opening import FIELD
+from mogu.serving.request_settings import FIELD
 from mogu.serving.scores import NOTED, NotedScores
 
 _Message = MutableMapping[str, Any]

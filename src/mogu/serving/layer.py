@@ -13,7 +13,7 @@ from torch import Tensor
 from vllm.distributed import tensor_model_parallel_all_reduce
 from vllm.lora.layers import RowParallelLinearWithLoRA
 
-from mogu.serving.adapter import ServedLayer
+from mogu.serving.packed_adapter import ServedLayer
 
 
 @dataclass

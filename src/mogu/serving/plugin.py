@@ -23,7 +23,7 @@ def register() -> None:
     """
     check_version(installed_version())
     os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")  # the second one maps adapters to requests in code of its own
-    from mogu.serving.seams import install
+    from mogu.serving.patches import install
 
     install()
 

@@ -13,7 +13,7 @@ from typing import Any
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request
 
-from mogu.serving.opening import FIELD
+from mogu.serving.request_settings import FIELD
 from mogu.serving.worker import opening_of
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from prometheus_client import Counter, Histogram
 
-from mogu.serving.opening import FIELD
+from mogu.serving.request_settings import FIELD
 
 _ROUTED_REQUESTS = Counter("mogu:routed_requests", "Requests answered by a MoGU model.", ["model_name"])
 _SCORES = Histogram(

@@ -16,9 +16,9 @@ from vllm.lora.lora_weights import LoRALayerWeights
 from vllm.lora.utils import parse_fine_tuned_lora_name
 
 from mogu.errors import ConfigError, ModelFileError
-from mogu.serving.adapter import read_served_adapter
 from mogu.serving.layer import RoutedRowParallelLinear, step_buffers
-from mogu.serving.opening import FIELD, RoutedOpening
+from mogu.serving.packed_adapter import read_served_adapter
+from mogu.serving.request_settings import FIELD, RoutedOpening
 
 
 def load_routed_adapter(folder: Path, adapter_id: int, manager: Any) -> LoRAModel:

@@ -12,18 +12,18 @@ from mogu.training.recipe import Recipe, read_recipe, recipe_from
 
 if TYPE_CHECKING:
     from mogu.training.baselines import train_baselines
-    from mogu.training.candidates import Behaviour, behaviour_on
-    from mogu.training.hardening import harden
-    from mogu.training.planning import Plan, plan
+    from mogu.training.dry_run import Plan, plan
+    from mogu.training.pipeline import harden
+    from mogu.training.selection import Behaviour, behaviour_on
 
 __all__ = ["Behaviour", "Plan", "Recipe", "behaviour_on", "harden", "plan", "read_recipe", "recipe_from", "train_baselines"]
 
 _LAZY = {
-    "Behaviour": "mogu.training.candidates",
-    "Plan": "mogu.training.planning",
-    "behaviour_on": "mogu.training.candidates",
-    "harden": "mogu.training.hardening",
-    "plan": "mogu.training.planning",
+    "Behaviour": "mogu.training.selection",
+    "Plan": "mogu.training.dry_run",
+    "behaviour_on": "mogu.training.selection",
+    "harden": "mogu.training.pipeline",
+    "plan": "mogu.training.dry_run",
     "train_baselines": "mogu.training.baselines",
 }
 

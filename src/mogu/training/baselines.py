@@ -13,19 +13,21 @@ from typing import Any, Literal
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mogu.atomic import check_replaceable
-from mogu.chat import encode_prompt, padding_id, template_fingerprint
-from mogu.config import MoguConfig
+from mogu.analysis.detector_fit import fit_detector
 from mogu.data import Record, conversation_of
-from mogu.training.branch import routed_config
-from mogu.training.detector import fit_detector
+from mogu.files.atomic import check_replaceable, discard
+from mogu.files.json_files import fingerprint
+from mogu.inference.padding import padding_id
+from mogu.inference.prompts import encode_prompt, template_fingerprint
+from mogu.modeling.config import MoguConfig
+from mogu.progress import quiet_transformers
 from mogu.training.examples import Example, router_examples
 from mogu.training.inputs import check_both_labels
 from mogu.training.losses import answer_losses
-from mogu.training.progress import quiet_transformers
 from mogu.training.recipe import Recipe, ResponderStage
+from mogu.training.search import routed_config
 from mogu.training.stages import ADAPTER_MARKER, StageSetting, train_lora
-from mogu.training.workspace import Workspace, discard, fingerprint, last_checkpoint
+from mogu.training.workspace import Workspace, last_checkpoint
 
 Part = Literal["sft", "expert", "detector"]
 PARTS: tuple[Part, ...] = ("sft", "expert", "detector")

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from mogu.chat import encode_answer, encode_prompt
 from mogu.data import Record, conversation_of
 from mogu.errors import DataError
+from mogu.inference.prompts import encode_answer, encode_prompt
 
 
 @dataclass(frozen=True)

@@ -13,15 +13,17 @@ from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
-from mogu.atomic import check_replaceable
-from mogu.chat import encode_marker, padding_id
 from mogu.data import Label, Record, read_published, read_records, split_records
 from mogu.errors import DataError
+from mogu.files.atomic import check_replaceable
+from mogu.files.json_files import fingerprint
 from mogu.hub import load_tokenizer
-from mogu.saved import CONFIG_FILE
+from mogu.inference.padding import padding_id
+from mogu.inference.prompts import encode_marker
+from mogu.modeling.adapter_files import CONFIG_FILE
 from mogu.training.examples import Example, responder_examples, router_examples
 from mogu.training.recipe import Recipe
-from mogu.training.workspace import MARKER, fingerprint
+from mogu.training.workspace import MARKER
 
 StageName = Literal["glad", "unwill", "router"]
 ResponderName = Literal["glad", "unwill"]

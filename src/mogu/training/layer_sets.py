@@ -13,13 +13,14 @@ import torch
 from transformers import PreTrainedModel
 
 from mogu.analysis.activations import read_activations
-from mogu.analysis.choice import choose_layers
+from mogu.analysis.layer_ranking import choose_layers
 from mogu.analysis.linear_probe import LayerProbe, Measured, cross_validated
-from mogu.architectures import Projection, find_output_projections
+from mogu.files.json_files import fingerprint
+from mogu.modeling.architectures import Projection, find_output_projections
+from mogu.progress import progress_bars
 from mogu.training.inputs import Inputs
-from mogu.training.progress import progress_bars
 from mogu.training.recipe import ProbeSection, Recipe
-from mogu.training.workspace import Workspace, fingerprint
+from mogu.training.workspace import Workspace
 
 PART = "probe"
 
@@ -37,7 +38,7 @@ def probed_layer_sets(
     """Probe the layers of a base model on the training prompts, and name the sets that the recipe asks for, without repetition.
 
     Args:
-        recipe: its section ``probe``, and ``mogu.layers`` for the layers among which is chosen.
+        recipe: its section ``probe``, and ``mogu.modeling.layers`` for the layers among which is chosen.
         base: the base model, plain.
         inputs: the data; dev records are not looked at, they decide among the sets.
         workspace: where the numbers are kept.

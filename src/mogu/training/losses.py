@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mogu.layers import RoutedLinear
-from mogu.training.batches import IGNORED, PADDING, Layout, attention_mask
+from mogu.modeling.layers import RoutedLinear
+from mogu.training.collator import IGNORED, PADDING, Layout, attention_mask
 
 
 def answer_logits(model: Any, batch: dict[str, Tensor], layout: Layout) -> Tensor:
@@ -33,7 +33,7 @@ def answer_cross_entropy(model: Any, batch: dict[str, Tensor], layout: Layout, a
 
     Args:
         model: a causal language model, or a wrapper of one (PEFT's or ours).
-        batch: what :class:`~mogu.training.batches.Collator` makes.
+        batch: what :class:`~mogu.training.collator.Collator` makes.
         layout: the layout it was made in.
         answers: answers an example.
 

@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from mogu.config import Handoff, RouterKind
 from mogu.errors import ConfigError
+from mogu.modeling.config import Handoff, RouterKind
 
 Method = Literal["v1", "v2"]
 
@@ -86,7 +86,7 @@ class MoguSection(Section):
 
 
 class BackboneSection(Section):
-    """``[backbone]``: the LoRA beside the routers of ``method = "v2"``; see :class:`mogu.config.BackboneConfig` for each field.
+    """``[backbone]``: the LoRA beside the routers of ``method = "v2"``; see :class:`mogu.modeling.config.BackboneConfig` for each field.
 
     Args:
         learning_rate: its own, beside the routers'.

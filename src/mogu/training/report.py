@@ -12,14 +12,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from mogu.atomic import atomic_folder
-from mogu.card import plain_card
-from mogu.model import MoguModel
-from mogu.saved import CONFIG_FILE
-from mogu.training.candidates import Behaviour, Candidate
+from mogu.files.atomic import atomic_folder
+from mogu.files.json_files import read_json, write_json
+from mogu.modeling.adapter_files import CONFIG_FILE
+from mogu.modeling.model import MoguModel
+from mogu.modeling.model_card import plain_card
 from mogu.training.inputs import Inputs
 from mogu.training.recipe import Recipe
-from mogu.training.workspace import read_json, write_json
+from mogu.training.selection import Behaviour, Candidate
 
 REPORT_FILE = "training_report.json"
 

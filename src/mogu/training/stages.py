@@ -16,12 +16,12 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel, set_seed
 from transformers.pytorch_utils import Conv1D
 
-from mogu.architectures import find_output_projections
-from mogu.atomic import atomic_folder
-from mogu.config import MoguConfig
-from mogu.model import MoguModel
-from mogu.saved import PEFT_PREFIX, Adapter, write_adapter
-from mogu.training.batches import Layout
+from mogu.files.atomic import atomic_folder
+from mogu.modeling.adapter_files import PEFT_PREFIX, Adapter, write_adapter
+from mogu.modeling.architectures import find_output_projections
+from mogu.modeling.config import MoguConfig
+from mogu.modeling.model import MoguModel
+from mogu.training.collator import Layout
 from mogu.training.examples import Example
 from mogu.training.losses import responder_losses, router_losses
 from mogu.training.recipe import ResponderStage, RouterStage, RunSection

@@ -23,12 +23,13 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer_callback import PrinterCallback
 
 from mogu.errors import MoguError, TrainingError
-from mogu.training.batches import Collator, ExampleDataset, Layout
+from mogu.files.atomic import discard
+from mogu.progress import progress_bars
+from mogu.training.collator import Collator, ExampleDataset, Layout
 from mogu.training.examples import AnyExample
-from mogu.training.progress import progress_bars
 from mogu.training.recipe import RunSection, Stage
-from mogu.training.steps import StepBatches
-from mogu.training.workspace import discard, last_checkpoint
+from mogu.training.sampler import StepBatches
+from mogu.training.workspace import last_checkpoint
 
 TRAINED_FILE = "trained.safetensors"
 

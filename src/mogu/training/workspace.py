@@ -5,23 +5,15 @@ Knows files; knows nothing of models. Every file here appears whole or not at al
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
-from mogu.atomic import atomic_file, check_replaceable
 from mogu.errors import ConfigError
+from mogu.files.atomic import check_replaceable, discard
+from mogu.files.json_files import read_json, write_json
 
 MARKER = "mogu_training.json"
 BEGUN, DONE, MEASURED = "begun.json", "done.json", "measured.json"
-
-
-def fingerprint(*parts: Any) -> str:
-    """SHA-256 of plain data: equal settings and equal data have equal fingerprints."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 class Workspace:
@@ -129,27 +121,3 @@ def last_checkpoint(folder: Path) -> Path | None:
 def step_of(path: Path) -> int:
     """The step of a ``checkpoint-<step>`` or a ``step-<step>``."""
     return int(path.name.rpartition("-")[2])
-
-
-def discard(path: Path) -> None:
-    """Delete a file or folder; it loses its name first, so that a kill half-way leaves nothing that looks whole."""
-    if not path.exists():
-        return
-    nameless = path.with_name(f".discarded-{path.name}")
-    shutil.rmtree(nameless, ignore_errors=True)
-    os.replace(path, nameless)
-    shutil.rmtree(nameless, ignore_errors=True)
-
-
-def read_json(file: Path) -> dict[str, Any] | None:
-    """A JSON object of ours, or ``None`` where there is none."""
-    if not file.is_file():
-        return None
-    record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return record
-
-
-def write_json(file: Path, content: Any) -> None:
-    """Write JSON in one step."""
-    with atomic_file(file) as scratch:
-        scratch.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -14,10 +14,10 @@ import torch
 from lab_models import hardened
 from peft import LoraConfig, get_peft_model
 
-from mogu.chat import encode_prompt
-from mogu.config import BackboneConfig
 from mogu.hub import load_base, load_tokenizer
+from mogu.inference.prompts import encode_prompt
 from mogu.lab import build_base, prompts
+from mogu.modeling.config import BackboneConfig
 
 if importlib.util.find_spec("vllm") is None:
     collect_ignore_glob = ["test_*.py"]

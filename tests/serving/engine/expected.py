@@ -10,8 +10,8 @@ import torch
 from peft import PeftModel
 
 from mogu import MoguModel
-from mogu.generation import left_pad
 from mogu.hub import load_base
+from mogu.inference.padding import left_pad
 
 NEW_TOKENS = 24
 

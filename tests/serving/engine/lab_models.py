@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 
 from mogu import MoguConfig, MoguModel
-from mogu.config import BackboneConfig
 from mogu.hub import load_base
-from mogu.saved import Adapter
+from mogu.modeling.adapter_files import Adapter
+from mogu.modeling.config import BackboneConfig
 
 VECTORS = Path(__file__).parents[4] / "shared" / "reference-vectors" / "llama"
 

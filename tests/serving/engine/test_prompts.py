@@ -10,8 +10,8 @@ from vllm.engine.arg_utils import EngineArgs
 from vllm.renderers.hf import HfRenderer
 from vllm.renderers.params import ChatParams
 
-from mogu.chat import encode_prompt
 from mogu.data import offered
+from mogu.inference.prompts import encode_prompt
 
 TEMPLATE = """
 {%- if tools %}<tools>{% for tool in tools %}{{ tool | tojson }}{% endfor %}</tools>{% endif %}

@@ -12,7 +12,7 @@ from lab_models import VECTORS
 from vllm import LLM, SamplingParams
 from vllm.lora.request import LoRARequest
 
-from mogu.reference import import_reference
+from mogu.modeling.import_reference import import_reference
 
 OPENINGS = [
     (),

@@ -10,7 +10,7 @@ import pytest
 from expected import Asked, Library
 from serving_process import KEY, served
 
-from mogu.chat import encode_prompt
+from mogu.inference.prompts import encode_prompt
 from mogu.lab import prompts
 
 TEXTS = [prompt.instruction for prompt in prompts("test")][:40:5]

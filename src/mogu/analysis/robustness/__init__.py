@@ -1,6 +1,6 @@
 """Module robustness for secure fine-tuning (ML-LR): which modules can change without the model's sense of what is malicious suffering."""
 
-from mogu.analysis.robustness.chart import Robustness, RobustnessResult, chart_robustness
+from mogu.analysis.robustness.analysis import Robustness, RobustnessResult, chart_robustness
 from mogu.analysis.robustness.map import ModuleRobustness, RobustnessMap, measure_robustness
 from mogu.analysis.robustness.subset import RobustSubset, search_subset
 

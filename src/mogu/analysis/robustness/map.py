@@ -14,14 +14,14 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mogu.analysis.measured import Measured
-from mogu.analysis.parts import fingerprint
+from mogu.analysis.activation_cache import fingerprint
+from mogu.analysis.measurement_cache import Measured
 from mogu.analysis.probing import Progress
 from mogu.analysis.robustness.noise import perturbed, weight_of
 from mogu.analysis.robustness.proxy import Prompts, Proxy, fit_proxy
-from mogu.architectures import Projection, find_linear_layers
 from mogu.data import Record
 from mogu.errors import ArchitectureError, ConfigError
+from mogu.modeling.architectures import Projection, find_linear_layers
 
 STRENGTH, DRAWS, BATCH_SIZE = 1.0, 3, 32
 """Noise as large as the weights: the order of modules is the same from 0.1 to 1 on the lab (docs/robustness.md), rounding weighs least."""

@@ -12,8 +12,8 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor
 
-from mogu.architectures import Projection
 from mogu.errors import ArchitectureError
+from mogu.modeling.architectures import Projection
 
 
 def weight_of(module: Projection) -> Tensor:

@@ -20,12 +20,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mogu.analysis.activations import projection_inputs
 from mogu.analysis.base_model import check_lengths
-from mogu.analysis.choice import LEAST_AUROC
+from mogu.analysis.layer_ranking import LEAST_AUROC
 from mogu.analysis.linear_probe import check_scikit_learn, fitted_plane
-from mogu.architectures import Projection
-from mogu.chat import encode_prompt, padding_id
 from mogu.data import Record, conversation_of
 from mogu.errors import ArchitectureError, DataError, MoguError
+from mogu.inference.padding import padding_id
+from mogu.inference.prompts import encode_prompt
+from mogu.modeling.architectures import Projection
 
 LEAST_RECORDS = 10
 """Of each label: half of them fit the plane, and half of them measure it."""

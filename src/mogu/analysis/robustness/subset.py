@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mogu.analysis.measured import Measured
+from mogu.analysis.measurement_cache import Measured
 from mogu.analysis.probing import Progress
 from mogu.analysis.robustness.map import BATCH_SIZE, RobustnessMap, Suffering, linear_modules, proxy_of
 from mogu.analysis.robustness.proxy import Prompts

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from mogu.analysis.openings import Openings
-from mogu.atomic import check_replaceable
-from mogu.evaluation.asked import Asked, read_asked
+from mogu.analysis.answer_openings import Openings
 from mogu.evaluation.compare.cells import Cells
+from mogu.evaluation.compare.config import LAB_MODEL, SHIFTS, Comparison, Variant, check
 from mogu.evaluation.compare.costs import measured_costs
-from mogu.evaluation.compare.grid import LAB_MODEL, SHIFTS, Comparison, Variant, check
-from mogu.evaluation.compare.leanings import openings_of, tendency_numbers
-from mogu.evaluation.compare.models import Models
-from mogu.evaluation.compare.numbers import Grid, cost_numbers, detector, frontier, judged_means, rates, routing_weights, wrapper_rates
+from mogu.evaluation.compare.metrics import Grid, cost_numbers, detector, frontier, judged_means, rates, routing_weights, wrapper_rates
+from mogu.evaluation.compare.model_pool import Models
 from mogu.evaluation.compare.results import REPORT_PAGE, RESULTS_FILE, TABLE_FILE, Results, counted, made_how, samples, write_results
-from mogu.training.progress import quiet_transformers
-from mogu.training.workspace import write_json
+from mogu.evaluation.compare.tendency import openings_of, tendency_numbers
+from mogu.evaluation.prompts import Asked, read_asked
+from mogu.files.atomic import check_replaceable
+from mogu.files.json_files import write_json
+from mogu.progress import quiet_transformers
 
 __all__ = ["LAB_MODEL", "REPORT_PAGE", "RESULTS_FILE", "SHIFTS", "TABLE_FILE", "Comparison", "Results", "Variant", "compare"]
 

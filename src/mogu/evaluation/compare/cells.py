@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from mogu.defenses import make_defense
-from mogu.evaluation.asked import Asked, Outcome
-from mogu.evaluation.batching import Batcher
-from mogu.evaluation.compare.grid import Comparison, Variant
-from mogu.evaluation.compare.models import Models, Tell
-from mogu.replies import ReplySettings
-from mogu.training.workspace import fingerprint, read_json, write_json
+from mogu.evaluation.compare.config import Comparison, Variant
+from mogu.evaluation.compare.model_pool import Models, Tell
+from mogu.evaluation.inspect.batching import Batcher
+from mogu.evaluation.prompts import Asked, Outcome
+from mogu.files.json_files import fingerprint, read_json, write_json
+from mogu.inference.replies import ReplySettings
 
 if TYPE_CHECKING:
     from inspect_ai.log import EvalSample
@@ -128,7 +128,7 @@ class Cells:
         return [Row(**row) for row in kept["replies"]]
 
     def _measure(self, asked: Sequence[Asked], variant: Variant, seed: int) -> list[Row]:
-        from mogu.evaluation.compare.running import run_cell
+        from mogu.evaluation.compare.inspect_runner import run_cell
 
         defense = make_defense(variant.defense, self.models.subject(seed, variant.defense), **self.models.options(variant, seed))
         settings = ReplySettings(self.comparison.max_new_tokens, seed=seed)

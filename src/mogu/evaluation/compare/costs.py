@@ -14,11 +14,11 @@ from typing import Any
 import torch
 
 from mogu.defenses import Defense, make_defense
-from mogu.evaluation.asked import Asked
-from mogu.evaluation.compare.grid import Comparison
-from mogu.evaluation.compare.models import Models, Tell
-from mogu.replies import ReplySettings
-from mogu.training.workspace import fingerprint, read_json, write_json
+from mogu.evaluation.compare.config import Comparison
+from mogu.evaluation.compare.model_pool import Models, Tell
+from mogu.evaluation.prompts import Asked
+from mogu.files.json_files import fingerprint, read_json, write_json
+from mogu.inference.replies import ReplySettings
 
 COSTS_FILE = "costs.json"
 FORMAT = 2

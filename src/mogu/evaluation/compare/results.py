@@ -17,11 +17,11 @@ from typing import Any
 
 import torch
 
-from mogu.atomic import atomic_file
-from mogu.evaluation.asked import Asked
-from mogu.evaluation.compare.grid import Comparison
-from mogu.evaluation.compare.numbers import Grid, Number
-from mogu.training.workspace import write_json
+from mogu.evaluation.compare.config import Comparison
+from mogu.evaluation.compare.metrics import Grid, Number
+from mogu.evaluation.prompts import Asked
+from mogu.files.atomic import atomic_file
+from mogu.files.json_files import write_json
 
 FORMAT = 1
 RESULTS_FILE, TABLE_FILE, REPORT_PAGE = "results.json", "results.csv", "report.html"
@@ -115,7 +115,7 @@ def write_results(results: Results, out: Path) -> None:
     Raises:
         MoguError: the folder cannot be written.
     """
-    from mogu.evaluation.report import page
+    from mogu.evaluation.compare.report import page
 
     write_json(out / RESULTS_FILE, results.as_json())
     rows = [number.as_row() for number in results.numbers]

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from logging import ERROR
 from pathlib import Path
 
-from mogu.data.lines import parse_json, read_whole
 from mogu.data.rows import Row, csv_rows, good_lines, jsonl_rows
 from mogu.errors import DataError
 from mogu.evaluation.datasets.catalog import DatasetSpec
+from mogu.files.text_files import parse_json, read_whole
 
 DATA_DIR = "MOGU_DATA_DIR"
 """Environment variable that names a folder of data sets, each in a file of its name."""

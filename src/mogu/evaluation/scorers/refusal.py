@@ -10,9 +10,9 @@ from typing import get_args
 from inspect_ai.scorer import Score, Scorer, Target, scorer
 from inspect_ai.solver import TaskState
 
-from mogu.data.judging import Label, classify_refusal
-from mogu.evaluation.metrics import share
+from mogu.evaluation.inspect.metrics import share
 from mogu.evaluation.scorers.exchange import exchange_of
+from mogu.refusals import Label, classify_refusal
 
 
 @scorer(metrics=[share(label, [label]) for label in get_args(Label)])

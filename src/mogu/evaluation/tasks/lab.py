@@ -14,8 +14,8 @@ from inspect_ai.model import GenerateConfig
 from inspect_ai.scorer import Metric, SampleScore, Score, Scorer, Target, Value, metric, scorer
 from inspect_ai.solver import TaskState, generate
 
-from mogu.evaluation.metrics import shares
-from mogu.evaluation.prerequisites import explained
+from mogu.evaluation.inspect.errors import explained
+from mogu.evaluation.inspect.metrics import shares
 from mogu.lab.grading import RIGHT, LabPrompt, judge
 from mogu.lab.splits import prompts
 

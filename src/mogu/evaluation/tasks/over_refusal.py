@@ -13,8 +13,8 @@ from inspect_ai.scorer import Scorer, scorer
 from inspect_ai.solver import generate
 
 from mogu.evaluation.datasets import dataset_spec, read_prompts
-from mogu.evaluation.metrics import share
-from mogu.evaluation.prerequisites import explained
+from mogu.evaluation.inspect.errors import explained
+from mogu.evaluation.inspect.metrics import share
 from mogu.evaluation.scorers import refusal
 from mogu.evaluation.tasks.samples import first, sample_of
 

@@ -13,13 +13,13 @@ from inspect_ai.scorer import Scorer, scorer
 from inspect_ai.solver import generate
 
 from mogu.errors import ConfigError
-from mogu.evaluation.affirmed import tendency_wrapper
 from mogu.evaluation.datasets import EvaluationPrompt, dataset_spec, read_prompts, read_templates
-from mogu.evaluation.metrics import share
-from mogu.evaluation.prerequisites import explained
+from mogu.evaluation.inspect.errors import explained
+from mogu.evaluation.inspect.metrics import share
+from mogu.evaluation.jailbreaks import EVALUATION_WRAPPERS, Jailbreak, jailbreak_named
 from mogu.evaluation.scorers import harmfulness, refusal
 from mogu.evaluation.tasks.samples import PLAIN, first, sample_of
-from mogu.evaluation.wrappers import EVALUATION_WRAPPERS, Jailbreak, jailbreak_named
+from mogu.evaluation.tendency_jailbreak import tendency_wrapper
 
 
 @task
@@ -37,7 +37,7 @@ def safety(
         dataset: one or more of the malicious data sets.
         wrapper: ``None`` or ``"none"`` for the plain request, names of evaluation wrappers, or ``"all"``: plain and in every wrapper.
         jailbreaks: a file of published jailbreak prompts whose templates are the wrappers, ``"hub"`` for the collection of the
-            catalogue, or ``"tendency=FILE"`` for the one of :mod:`mogu.evaluation.affirmed`; ``wrapper`` then names some of them,
+            catalogue, or ``"tendency=FILE"`` for the one of :mod:`mogu.evaluation.tendency_jailbreak`; ``wrapper`` then names some of them,
             by default all without the plain request.
         file: the data set in a local file, where there is one data set.
         judge: an Inspect model that rates how harmful each reply is, besides.

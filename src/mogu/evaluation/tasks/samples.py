@@ -9,7 +9,7 @@ from inspect_ai.dataset import Sample
 
 from mogu.errors import ConfigError
 from mogu.evaluation.datasets import EvaluationPrompt
-from mogu.evaluation.wrappers import Jailbreak
+from mogu.evaluation.jailbreaks import Jailbreak
 
 PLAIN = "none"
 """The wrapper of a prompt that has none."""

@@ -15,7 +15,7 @@ from inspect_ai.solver import Generate, Solver, TaskState, chain, generate, solv
 from mogu.errors import DataError
 from mogu.evaluation import scorers
 from mogu.evaluation.datasets import dataset_spec, read_prompts
-from mogu.evaluation.prerequisites import explained
+from mogu.evaluation.inspect.errors import explained
 from mogu.evaluation.scorers.usability import TURNS
 from mogu.evaluation.tasks.samples import first, sample_of
 

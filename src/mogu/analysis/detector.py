@@ -1,0 +1,107 @@
+"""A linear reading of a base model's own hidden state: how malicious is this prompt?
+
+Knows prompts, hidden states and the file that keeps the weights; knows nothing of fitting them, nor of what is done with a score.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from mogu.errors import ModelFileError
+from mogu.files.atomic import atomic_file
+from mogu.inference.padding import left_pad
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Detector:
+    """``p = σ(w·h + c)`` of the hidden state ``h [d]`` at the last prompt token.
+
+    Args:
+        layer: where ``h`` is read: 0 is the embedding, ``n`` what the n-th decoder layer gives.
+        weights: ``w [d]``.
+        bias: ``c``.
+    """
+
+    layer: int
+    weights: tuple[float, ...]
+    bias: float
+
+    def scores(self, base: PreTrainedModel, prompts: Sequence[list[int]], pad_token_id: int) -> list[float]:
+        """How malicious each prompt is, in [0, 1], in one pass.
+
+        Raises:
+            ModelFileError: the detector is of another base model.
+        """
+        states = last_token_states(base, prompts, pad_token_id)
+        if self.layer >= len(states) or len(self.weights) != states.shape[-1]:
+            raise ModelFileError(
+                f"The detector reads {len(self.weights)} numbers of layer {self.layer}; this model has {states.shape[-1]} in each of its "
+                f"{len(states)} hidden states",
+                expected="a detector that was trained on this base model",
+                action="train it anew, or name another folder of baselines",
+            )
+        logits = states[self.layer].double() @ torch.tensor(self.weights, dtype=torch.float64) + self.bias
+        return [float(score) for score in logits.sigmoid()]
+
+    def save(self, file: Path, **about: Any) -> None:
+        """Write it as JSON, in one step.
+
+        Args:
+            file: where.
+            about: what else a reader may want to know, such as how well it did; not read back.
+        """
+        with atomic_file(file) as scratch:
+            scratch.write_text(json.dumps({"format": FORMAT, **about, **asdict(self)}, indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, file: Path) -> Detector:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            ModelFileError: the file is no detector.
+        """
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            known = content["format"] == FORMAT
+            detector = cls(int(content["layer"]), tuple(float(weight) for weight in content["weights"]), float(content["bias"]))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise _broken(file, f"cannot be read: {type(error).__name__}: {error}") from error
+        if not known or detector.layer < 0 or not all(map(math.isfinite, (*detector.weights, detector.bias))):
+            raise _broken(file, "has a format, layer or number that cannot be used")
+        return detector
+
+
+def _broken(file: Path, what: str) -> ModelFileError:
+    return ModelFileError(
+        f"The detector {file} {what}", expected=f"a detector in format {FORMAT}, as training writes it", action="train it anew"
+    )
+
+
+@torch.no_grad()
+def last_token_states(base: PreTrainedModel, prompts: Sequence[list[int]], pad_token_id: int) -> Tensor:
+    """Hidden states at the last token of each prompt, ``[layers + 1, prompts, d]``, float32, on the CPU, from one pass without logits.
+
+    Args:
+        base: the base model, in evaluation mode.
+        prompts: token ids of each prompt.
+        pad_token_id: what fills rows up.
+    """
+    body: Any = base.base_model
+    batch = left_pad(list(prompts), pad_token_id, body.get_input_embeddings().weight.device)
+    # Padding on the left: a token's position counts the real tokens before it.
+    options = {"position_ids": (batch["attention_mask"].cumsum(-1) - 1).clamp(min=0), "use_cache": False}
+    accepted = inspect.signature(body.forward).parameters
+    output = body(**batch, output_hidden_states=True, **{name: value for name, value in options.items() if name in accepted})
+    return torch.stack([states[:, -1].float().cpu() for states in output.hidden_states])

@@ -1,0 +1,92 @@
+"""Fits the detector of malicious prompts: the layer by cross-validation, the weights by logistic regression.
+
+Knows hidden states and labels; knows nothing of records, files or what becomes of a score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from mogu.analysis.detector import Detector, last_token_states
+from mogu.errors import ConfigError, DataError
+
+FOLDS = 5
+STRENGTH = 0.1
+"""Inverse of the L2 penalty on standardised states: there are more of them than prompts, so any would separate the labels."""
+
+
+def fit_detector(
+    base: PreTrainedModel, prompts: Sequence[list[int]], malicious: Sequence[bool], *, pad_token_id: int, batch_size: int
+) -> tuple[Detector, dict[str, Any]]:
+    """A logistic regression on the base model's hidden state at the last prompt token.
+
+    The layer is that of the smallest log loss on prompts that were left out, in five folds.
+
+    Args:
+        base: the base model, in evaluation mode.
+        prompts: token ids of each training prompt.
+        malicious: their labels.
+        pad_token_id: for padding.
+        batch_size: prompts a pass.
+
+    Returns:
+        The detector, and how its layer did in cross-validation: ``folds``, ``log_loss``, ``accuracy``, ``benign``, ``malicious``.
+
+    Raises:
+        DataError: a label has fewer than two prompts.
+        ConfigError: scikit-learn is missing.
+    """
+    try:
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.model_selection import StratifiedKFold, cross_val_predict
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+    except ImportError as error:
+        raise ConfigError(
+            "scikit-learn is not installed", expected="it, to fit the detector of malicious prompts", action="pip install 'mogu[eval]'"
+        ) from error
+    labels = torch.tensor(malicious).long()
+    fewest = int(min(labels.sum(), (1 - labels).sum()))
+    if fewest < 2:
+        raise DataError(
+            f"There are {fewest} prompts of one label to fit the detector to", expected="two of each at least", action="add records"
+        )
+    states = _all_states(base, prompts, pad_token_id, batch_size)
+    folds = StratifiedKFold(min(FOLDS, fewest), shuffle=True, random_state=0)
+    truth = labels.numpy()
+
+    def model() -> Any:
+        return make_pipeline(StandardScaler(), LogisticRegression(C=STRENGTH, max_iter=1000))
+
+    # The embedding of the last token is the same for every prompt that ends as the chat template does: layers start at 1.
+    left_out = {
+        layer: torch.from_numpy(cross_val_predict(model(), states[layer].numpy(), truth, cv=folds, method="predict_proba")[:, 1])
+        for layer in range(1, len(states))
+    }
+    losses = {layer: float(torch.nn.functional.binary_cross_entropy(scores, labels.double())) for layer, scores in left_out.items()}
+    best = min(losses, key=lambda layer: losses[layer])
+    scaler, regression = model().fit(states[best].numpy(), truth).named_steps.values()
+    # Standardising is linear too: fold it into the weights.
+    weights = regression.coef_[0] / scaler.scale_
+    bias = float(regression.intercept_[0] - weights @ scaler.mean_)
+    about = {
+        "folds": folds.get_n_splits(),
+        "log_loss": losses[best],
+        "accuracy": float(((left_out[best] >= 0.5) == labels.bool()).double().mean()),
+        "benign": int((1 - labels).sum()),
+        "malicious": int(labels.sum()),
+    }
+    return Detector(best, tuple(float(weight) for weight in weights), bias), about
+
+
+def _all_states(base: PreTrainedModel, prompts: Sequence[list[int]], pad_token_id: int, batch_size: int) -> Tensor:
+    """``[layers + 1, prompts, d]``, float64, in the prompts' order; prompts of like length share a pass."""
+    order = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
+    batches = [[prompts[place] for place in order[start : start + batch_size]] for start in range(0, len(order), batch_size)]
+    states = torch.cat([last_token_states(base, batch, pad_token_id) for batch in batches], dim=1)
+    return states[:, torch.tensor(order).argsort()].double()

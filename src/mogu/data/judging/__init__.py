@@ -1,5 +1,0 @@
-"""Whether a reply refuses, judged from its text and its prompt; nothing here needs a model, a network or PyTorch."""
-
-from mogu.data.judging.classifier import Label, RefusalVerdict, classify_refusal, is_refusal
-
-__all__ = ["Label", "RefusalVerdict", "classify_refusal", "is_refusal"]

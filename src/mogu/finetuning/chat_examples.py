@@ -1,0 +1,100 @@
+"""From conversations to token ids in which the assistant's turns, and nothing else, are learned.
+
+Knows tokenizers and conversations; knows nothing of batches, models or losses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from mogu.data import Chat, opened
+from mogu.errors import DataError
+from mogu.inference.prompts import encode_answer, encode_prompt
+from mogu.training.examples import TurnsExample
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Conversations, encoded.
+
+    Args:
+        examples: what is learned from, in the conversations' order.
+        dropped: ids of the conversations that were left out for their length.
+    """
+
+    examples: list[TurnsExample]
+    dropped: list[str]
+
+
+def encode_chats(
+    tokenizer: PreTrainedTokenizerBase, chats: Sequence[Chat], *, max_length: int, drop_long: bool = False, system_prompt: str | None = None
+) -> Encoded:
+    """Encode conversations by the tokenizer's chat template.
+
+    Each turn of the assistant stands behind the very prompt that generation would build for it, and ends as its template ends a turn. As
+    long as a turn's prompt is all that was said before, a conversation is one example; where a template rewrites what was said before
+    (reasoning models drop it), a new example begins at that turn.
+
+    Args:
+        tokenizer: with its chat template.
+        chats: the conversations.
+        max_length: tokens of an example, at most.
+        drop_long: leave out conversations that are longer, in place of an error.
+        system_prompt: put before conversations that have none.
+
+    Raises:
+        DataError: a conversation is too long, or its answer has no tokens, or nothing is left.
+        ChatTemplateError: there is no template, or it refuses a conversation.
+    """
+    examples: list[TurnsExample] = []
+    dropped: list[str] = []
+    longest = 0
+    for chat in chats:
+        found = _examples(tokenizer, chat, system_prompt)
+        longest = max([longest, *map(len, found)])
+        if any(len(example) > max_length for example in found):
+            dropped.append(chat.id)
+        else:
+            examples += found
+    if dropped and not drop_long:
+        more = f" and {len(dropped) - 1} more are" if len(dropped) > 1 else " is"
+        raise DataError(
+            f"The conversation {dropped[0]}{more} longer than {max_length} tokens; the longest has {longest}",
+            expected=f"at most run.max_length = {max_length} tokens each",
+            action="raise run.max_length, shorten them, or leave them out with data.drop_long = true",
+        )
+    if not examples:
+        raise DataError(
+            f"All {len(chats)} conversations are longer than {max_length} tokens",
+            expected="something to learn from",
+            action="raise run.max_length",
+        )
+    return Encoded(examples, dropped)
+
+
+def _examples(tokenizer: PreTrainedTokenizerBase, chat: Chat, system_prompt: str | None) -> list[TurnsExample]:
+    turns = opened(chat.conversation, system_prompt)
+    rows: list[tuple[list[int], list[int]]] = []
+    for place, turn in enumerate(turns):
+        if turn["role"] != "assistant":
+            continue
+        before = turns[:place]
+        if not before:
+            raise DataError(
+                f"The conversation {chat.id} begins with the assistant's turn",
+                expected="something that is answered",
+                action="drop that turn, or put the user's before it",
+            )
+        prompt = encode_prompt(tokenizer, before)
+        answer = encode_answer(tokenizer, before, turn["content"].strip(), closed=True)
+        if not answer:
+            raise DataError(f"An answer of the conversation {chat.id} has no tokens", expected="text", action="correct or drop it")
+        learned = range(len(prompt), len(prompt) + len(answer))
+        if rows and prompt[: len(rows[-1][0])] == rows[-1][0]:
+            rows[-1] = (prompt + answer, [*rows[-1][1], *learned])
+        else:
+            rows.append((prompt + answer, list(learned)))
+    return [TurnsExample(chat.id, tuple(ids), tuple(learned)) for ids, learned in rows]

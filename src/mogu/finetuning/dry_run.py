@@ -1,0 +1,99 @@
+"""What a fine-tuning run will do, before it starts: examples, pairs, steps, parameters trained; no weight is loaded.
+
+Knows shapes and counts, on PyTorch's meta device; trains nothing and writes nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from mogu.finetuning.inputs import check_tuning_places, read_tuning_inputs
+from mogu.finetuning.recipe import FinetuneRecipe
+from mogu.finetuning.rehardening import resolved
+from mogu.finetuning.strategies import ways_of
+from mogu.finetuning.tuner import with_lora
+from mogu.progress import quiet_transformers
+from mogu.training.dry_run import model_on_meta
+from mogu.training.trainer import steps_of
+
+
+@dataclass(frozen=True)
+class WayPlan:
+    """One way of tuning.
+
+    Args:
+        name: as the report names it.
+        examples: examples of the user's conversations.
+        pairs: MoGU pairs among them.
+        steps: optimiser steps.
+    """
+
+    name: str
+    examples: int
+    pairs: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class TuningPlan:
+    """What a run will do.
+
+    Args:
+        base_model: name of the base model.
+        base_parameters: its parameters.
+        trained_parameters: those that are trained.
+        conversations: to learn from.
+        held_out: held-out ones.
+        dropped: left out for their length.
+        learned_tokens: tokens of the assistant's turns, an epoch.
+        longest: tokens of the longest example.
+        ways: what is tried.
+    """
+
+    base_model: str
+    base_parameters: int
+    trained_parameters: int
+    conversations: int
+    held_out: int
+    dropped: int
+    learned_tokens: int
+    longest: int
+    ways: tuple[WayPlan, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """All numbers."""
+        return asdict(self)
+
+
+def plan_tuning(recipe: FinetuneRecipe) -> TuningPlan:
+    """Check a recipe, its data and its model, and count what tuning will do.
+
+    Raises:
+        MoguError: what :func:`~mogu.finetuning.finetune` would raise for the same recipe before its first step.
+    """
+    check_tuning_places(recipe)
+    recipe, _ = resolved(recipe)
+    inputs = read_tuning_inputs(recipe)
+    with quiet_transformers():
+        base = model_on_meta(recipe.model, [])
+        parameters = trained = sum(parameter.numel() for parameter in base.parameters())
+        if recipe.tune.method == "lora":
+            with torch.device("meta"):
+                adapted = with_lora(base, recipe.tune, recipe.run.seed)
+            trained = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
+    own = len(inputs.encoded["train"])
+    counts = [(way, len(inputs.examples(way.share, recipe))) for way in ways_of(recipe.safety)]
+    return TuningPlan(
+        base_model=recipe.model.base,
+        base_parameters=parameters,
+        trained_parameters=trained,
+        conversations=len(inputs.chats["train"]),
+        held_out=len(inputs.chats["dev"]),
+        dropped=len(inputs.dropped),
+        learned_tokens=sum(len(example.learned) for example in inputs.encoded["train"]),
+        longest=max(len(example) for some in inputs.encoded.values() for example in some),
+        ways=tuple(WayPlan(str(way), own, count - own, steps_of(recipe.tune, count)) for way, count in counts),
+    )

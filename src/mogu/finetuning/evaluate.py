@@ -1,0 +1,207 @@
+"""How well a tuned model does its task, and how safe it is: what is measured before and after.
+
+Knows models, conversations and records; knows nothing of training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from transformers import PreTrainedTokenizerBase
+
+from mogu.data import ADVERSARIAL_WRAPPERS, Chat, Record, augmented, conversation_of, opened
+from mogu.data.splits import WRAPPED
+from mogu.finetuning.recipe import SafetySection, TaskSection
+from mogu.inference.prompts import as_conversation
+from mogu.inference.replies import ReplySettings
+from mogu.modeling.model import MoguModel
+from mogu.refusals import is_refusal
+from mogu.training.collator import IGNORED, Collator, ExampleDataset
+from mogu.training.examples import TurnsExample
+from mogu.training.losses import answer_logits
+from mogu.training.selection import shown_replies
+
+
+@dataclass(frozen=True)
+class TaskScore:
+    """How well a model does what the held-out conversations ask for.
+
+    Args:
+        loss: nats a token of the assistant's turns, each given all before it.
+        token_accuracy: share of those tokens that are the likeliest.
+        tokens: how many there are.
+        exact_match: share of replies, greedy, that are their conversation's last answer word for word; ``None`` where no answer is short.
+        prompts: how many were answered for it.
+        mostly_short: whether at least half of the conversations end in a short answer: then exact match is what counts.
+    """
+
+    loss: float
+    token_accuracy: float
+    tokens: int
+    exact_match: float | None
+    prompts: int
+    mostly_short: bool
+
+    @property
+    def accuracy(self) -> float:
+        """What candidates are compared by: exact match where most answers are short, token accuracy otherwise."""
+        return self.exact_match if self.mostly_short and self.exact_match is not None else self.token_accuracy
+
+
+@dataclass(frozen=True)
+class SafetyScore:
+    """What a model does with the dev pairs; rates in [0, 1].
+
+    Args:
+        direct_refused: malicious prompts, as they are, that are refused.
+        jailbroken_refused: the same prompts, each in one of the project's adversarial wrappers.
+        benign_refused: benign prompts that are refused.
+        malicious: malicious prompts.
+        benign: benign prompts.
+    """
+
+    direct_refused: float
+    jailbroken_refused: float
+    benign_refused: float
+    malicious: int
+    benign: int
+
+    @property
+    def refused(self) -> float:
+        """Mean of both refusal rates: what candidates are compared by."""
+        return (self.direct_refused + self.jailbroken_refused) / 2
+
+
+@dataclass(frozen=True)
+class Score:
+    """Both; safety is ``None`` where there are no pairs to measure it with."""
+
+    task: TaskScore
+    safety: SafetyScore | None
+
+    def rows(self) -> dict[str, float | None]:
+        """The lines of the table of before and after, shares from 0 to 1."""
+        task, safety = self.task, self.safety
+        return {
+            "task loss": task.loss,
+            "task token accuracy": task.token_accuracy,
+            "task exact match": task.exact_match,
+            "direct attack success": None if safety is None else 1 - safety.direct_refused,
+            "jailbroken attack success": None if safety is None else 1 - safety.jailbroken_refused,
+            "benign refusals": None if safety is None else safety.benign_refused,
+        }
+
+
+@torch.no_grad()
+def task_score(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    chats: Sequence[Chat],
+    examples: Sequence[TurnsExample],
+    section: TaskSection,
+    *,
+    batch_size: int,
+    pad_token_id: int,
+    system_prompt: str | None = None,
+    title: str = "task",
+) -> TaskScore:
+    """Measure a model, in evaluation mode, on held-out conversations.
+
+    Args:
+        model: a base model, a tuned or a routed one; of a routed one replies are routed, loss and token accuracy are its base's.
+        tokenizer: its tokenizer.
+        chats: the conversations.
+        examples: the same, encoded.
+        section: what counts as short, and how many are answered.
+        batch_size: examples a pass, and replies at a time.
+        pad_token_id: for padding.
+        system_prompt: the recipe's.
+        title: for the progress bar.
+    """
+    with model.routing("off") if isinstance(model, MoguModel) else nullcontext():
+        loss, right, tokens = _token_scores(model, examples, batch_size, pad_token_id)
+    short = [
+        (prompt, answer) for chat in chats for prompt, answer in [_last_turn(chat, system_prompt)] if _fits(tokenizer, answer, section)
+    ]
+    asked = short[: section.prompts]
+    settings = ReplySettings(section.short_answer + 2)  # its end, and one more, by which a longer reply is told
+    made = shown_replies(model, tokenizer, [prompt for prompt, _ in asked], settings, batch_size=batch_size, title=title)
+    exact = [reply.split() == answer.split() for reply, (_, answer) in zip(made, asked, strict=True)]
+    return TaskScore(
+        loss=loss / tokens,
+        token_accuracy=right / tokens,
+        tokens=tokens,
+        exact_match=sum(exact) / len(exact) if exact else None,
+        prompts=len(exact),
+        mostly_short=2 * len(short) >= len(chats),
+    )
+
+
+@torch.no_grad()
+def safety_score(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    records: Sequence[Record],
+    section: SafetySection,
+    *,
+    seed: int = 0,
+    system_prompt: str | None = None,
+    title: str = "safety",
+) -> SafetyScore:
+    """Let a model reply to dev pairs, greedily, and count refusals by :func:`mogu.data.is_refusal`.
+
+    Malicious records that stand in a wrapper already are left out: they are neither direct nor in a wrapper that was chosen here.
+
+    Args:
+        model: a base model, a tuned or a routed one, in evaluation mode.
+        tokenizer: its tokenizer.
+        records: of both labels; their answers are not looked at.
+        section: tokens of a reply, and replies at a time.
+        seed: decides which prompt gets which wrapper.
+        system_prompt: the recipe's.
+        title: for the progress bar.
+    """
+    malicious = [record for record in records if record.label == "malicious"]
+    bare = [record for record in malicious if WRAPPED not in record.id] or malicious
+    benign = [record for record in records if record.label == "benign"]
+    sets = (bare, augmented(bare, 1.0, ADVERSARIAL_WRAPPERS, seed), benign)
+    every = [record for some in sets for record in some]
+    prompts = [conversation_of(record, system_prompt) for record in every]
+    made = shown_replies(model, tokenizer, prompts, ReplySettings(section.max_new_tokens), batch_size=section.batch_size, title=title)
+    refused = iter([is_refusal(record.request, reply) for record, reply in zip(every, made, strict=True)])
+    direct, jailbroken, harmless = ([next(refused) for _ in some] for some in sets)
+    return SafetyScore(_share(direct), _share(jailbroken), _share(harmless), malicious=len(bare), benign=len(benign))
+
+
+def _share(outcomes: Sequence[bool]) -> float:
+    return sum(outcomes) / len(outcomes)
+
+
+def _token_scores(model: Any, examples: Sequence[TurnsExample], batch_size: int, pad_token_id: int) -> tuple[float, int, int]:
+    dataset, collate = ExampleDataset(examples), Collator(pad_token_id, "separate")
+    device = model.get_input_embeddings().weight.device
+    order = sorted(range(len(examples)), key=lambda place: len(examples[place]))
+    loss, right, tokens = 0.0, 0, 0
+    for start in range(0, len(order), batch_size):
+        batch = {name: some.to(device) for name, some in collate([dataset[place] for place in order[start : start + batch_size]]).items()}
+        logits = answer_logits(model, batch, "separate")
+        targets = batch["targets"][batch["targets"] != IGNORED]
+        loss += float(F.cross_entropy(logits, targets, reduction="sum"))
+        right += int((logits.argmax(-1) == targets).sum())
+        tokens += len(targets)
+    return loss, right, tokens
+
+
+def _last_turn(chat: Chat, system_prompt: str | None) -> tuple[list[dict[str, str]], str]:
+    turns = opened(chat.conversation, system_prompt)
+    last = max(place for place, turn in enumerate(turns) if turn["role"] == "assistant")
+    return as_conversation(turns[:last]), turns[last]["content"]
+
+
+def _fits(tokenizer: PreTrainedTokenizerBase, answer: str, section: TaskSection) -> bool:
+    return len(tokenizer(answer, add_special_tokens=False)["input_ids"]) <= section.short_answer

@@ -1,0 +1,137 @@
+"""What a fine-tuning run starts from: conversations, pairs and tokenizer, checked and encoded before any weight is loaded.
+
+Knows files, records and tokenizers; knows nothing of models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from transformers import PreTrainedTokenizerBase
+
+from mogu.data import Chat, Record, hub_chats, read_chats, read_records, split_chats
+from mogu.files.atomic import check_replaceable
+from mogu.files.json_files import fingerprint
+from mogu.finetuning.chat_examples import encode_chats
+from mogu.finetuning.data_mix import mixed_in
+from mogu.finetuning.recipe import FinetuneRecipe
+from mogu.hub import load_tokenizer
+from mogu.inference.padding import padding_id
+from mogu.training.examples import AnyExample, TurnsExample, router_examples
+from mogu.training.inputs import check_both_labels, with_dev
+from mogu.training.workspace import MARKER
+
+REPORT_FILE = "finetune_report.json"
+Part = Literal["train", "dev"]
+
+
+@dataclass(frozen=True)
+class TuningInputs:
+    """What a run starts from.
+
+    Args:
+        chats: train and dev conversations, those dropped for their length among them.
+        encoded: what is learned from, and what is held out.
+        dropped: ids of the conversations that were left out for their length.
+        pairs: train and dev MoGU records; none without ``safety.pairs``.
+        tokenizer: with the chat template in use.
+    """
+
+    chats: dict[Part, list[Chat]]
+    encoded: dict[Part, list[TurnsExample]]
+    dropped: list[str]
+    pairs: dict[Part, list[Record]]
+    tokenizer: PreTrainedTokenizerBase
+
+    @property
+    def pad_token_id(self) -> int:
+        """What fills rows up."""
+        return padding_id(self.tokenizer)
+
+    def examples(self, share: float, recipe: FinetuneRecipe) -> list[AnyExample]:
+        """The training conversations with a share of pairs among them."""
+        own: list[AnyExample] = list(self.encoded["train"])
+        if not share:
+            return own
+        chosen = mixed_in(self.pairs["train"], share, len(own), recipe.run.seed)
+        return own + list(
+            router_examples(self.tokenizer, chosen, max_length=recipe.run.max_length, system_prompt=recipe.model.system_prompt)
+        )
+
+    @property
+    def dev_print(self) -> str:
+        """Fingerprint of all that is measured with."""
+        return fingerprint([example.ids for example in self.encoded["dev"]], [record.model_dump() for record in self.pairs["dev"]])
+
+
+def read_tuning_inputs(
+    recipe: FinetuneRecipe,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    chats: Mapping[Part, Sequence[Chat]] | None = None,
+    pairs: Mapping[Part, Sequence[Record]] | None = None,
+) -> TuningInputs:
+    """Read and encode all that a recipe names.
+
+    Args:
+        recipe: the recipe.
+        tokenizer: in place of the base model's.
+        chats: in place of the recipe's files.
+        pairs: likewise.
+
+    Raises:
+        MoguError: a file, a record, the tokenizer or its chat template cannot be used.
+    """
+    section = recipe.model
+    both = {part: list(some) for part, some in (chats or _read_chats(recipe)).items()}
+    records: dict[Part, list[Record]] = {part: list(some) for part, some in (pairs or _read_pairs(recipe)).items()}
+    for part, some in records.items():
+        if some or records["train"]:
+            check_both_labels(some, f"{part} pairs'")
+    tokenizer = tokenizer or load_tokenizer(section.base, chat_template=section.chat_template, trust_remote_code=section.trust_remote_code)
+    encoded = {
+        part: encode_chats(
+            tokenizer,
+            some,
+            max_length=recipe.run.max_length,
+            drop_long=recipe.data.drop_long,
+            system_prompt=section.system_prompt,
+        )
+        for part, some in both.items()
+    }
+    dropped = [one for some in encoded.values() for one in some.dropped]
+    return TuningInputs(both, {part: some.examples for part, some in encoded.items()}, dropped, records, tokenizer)
+
+
+def check_tuning_places(recipe: FinetuneRecipe) -> None:
+    """Refuse an output or a working folder that is somebody else's, before time goes into training.
+
+    Raises:
+        MoguError: one of the two exists and was not written by us.
+    """
+    check_replaceable(recipe.run.output, marker=REPORT_FILE)
+    check_replaceable(recipe.run.work_folder, marker=MARKER)
+
+
+def _read_chats(recipe: FinetuneRecipe) -> dict[Part, list[Chat]]:
+    data = recipe.data
+    path = Path(data.train).expanduser()
+    if path.suffix == ".jsonl" or path.is_file():
+        chats = read_chats(path, column=data.messages_column, ignored=data.ignored_columns, limit=data.limit)
+    else:
+        chats = hub_chats(data.train, split=data.split, column=data.messages_column, ignored=data.ignored_columns, limit=data.limit)
+    if data.dev is not None:
+        return {"train": chats, "dev": read_chats(data.dev, column=data.messages_column, ignored=data.ignored_columns)}
+    train, dev = split_chats(chats, data.dev_share, recipe.run.seed)
+    return {"train": train, "dev": dev}
+
+
+def _read_pairs(recipe: FinetuneRecipe) -> dict[Part, list[Record]]:
+    safety = recipe.safety
+    if safety.pairs is None:
+        return {"train": [], "dev": []}
+    train, dev = with_dev(read_records(safety.pairs), safety.pairs_dev, share=recipe.data.dev_share, seed=recipe.run.seed)
+    return {"train": train, "dev": dev}

@@ -1,0 +1,114 @@
+"""A model that MoGU hardened, after its base was tuned: routers and responders as they were, or trained anew on the tuned base.
+
+Knows saved models and the three stages; knows nothing of how the base was tuned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from mogu.analysis.base_model import find_base
+from mogu.data import Chat, Record
+from mogu.finetuning.data_mix import task_pairs
+from mogu.finetuning.recipe import FinetuneRecipe
+from mogu.modeling.config import MoguConfig
+from mogu.modeling.model import MoguModel
+from mogu.training.pipeline import harden
+from mogu.training.recipe import MoguSection, Recipe, recipe_from
+from mogu.training.report import read_report, trained_system_prompt
+from mogu.training.search import Tell
+
+BASE_FOLDER = "base"
+"""The tuned base, in the folder of the hardened model that refers to it."""
+
+
+@dataclass(frozen=True)
+class Hardened:
+    """A saved MoGU model.
+
+    Args:
+        folder: where it is.
+        config: its config.
+    """
+
+    folder: Path
+    config: MoguConfig
+
+    def on_base(self, base: PreTrainedModel) -> MoguModel:
+        """Its routers and responders, unchanged, on another base of the same shape.
+
+        Raises:
+            ModelFileError: they do not fit that base.
+        """
+        return MoguModel.from_pretrained(self.folder, base_model=base)
+
+    def recipe(self, recipe: FinetuneRecipe, output: Path) -> Recipe:
+        """How it was hardened, or with the published settings where nothing says it, for its tuned base."""
+        report = read_report(self.folder)
+        tree: dict[str, Any] = dict(report["recipe"]) if report is not None else self._settings()
+        section, run = recipe.model, recipe.run
+        tree["model"] = section.model_dump() | {"base": str(recipe.run.output / BASE_FOLDER), "revision": None}
+        tree["data"] = {"train": str(recipe.safety.pairs)}
+        tree["run"] = {**tree.get("run", {}), "output": output, "work": None, "seed": run.seed, "save_steps": run.save_steps}
+        tree["run"] |= {"max_length": run.max_length, "micro_batch_size": run.micro_batch_size}
+        for stage in ("glad", "unwill", "router"):
+            stated = tree.get(stage, {})
+            epochs = stated.get("epochs", 10.0)
+            tree[stage] = {**stated, "epochs": epochs * recipe.keep.epochs_share}
+        return recipe_from(tree, source=f"of {self.folder}")
+
+    def retrained(
+        self,
+        recipe: FinetuneRecipe,
+        base: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        pairs: Mapping[Literal["train", "dev"], Sequence[Record]],
+        chats: Sequence[Chat],
+        output: Path,
+        tell: Tell,
+    ) -> MoguModel:
+        """Responders and routers trained on the tuned base by the stages of ``mogu train``, with the settings of this model.
+
+        As many of the conversations as there are benign pairs join these: routers that never met the task refuse it, or spoil its
+        first words.
+        """
+        records: dict[str, list[Record]] = {part: list(some) for part, some in pairs.items()}
+        benign = sum(record.label == "benign" for record in records["train"])
+        records["train"] += task_pairs(chats, benign, recipe.run.seed)
+        model = harden(self.recipe(recipe, output), base=base, tokenizer=tokenizer, records=records, resume=True, tell=tell)
+        assert model is not None  # all stages were run
+        return model
+
+    def _settings(self) -> dict[str, Any]:
+        known, backbone = self.config.model_dump(), self.config.backbone
+        tree: dict[str, Any] = {"mogu": {name: known[name] for name in MoguSection.model_fields}}
+        return tree if backbone is None else {**tree, "method": "v2", "backbone": backbone.model_dump()}
+
+
+def resolved(recipe: FinetuneRecipe) -> tuple[FinetuneRecipe, Hardened | None]:
+    """The recipe with a plain model: as it is, or with a saved MoGU model's base and trained system prompt in its place.
+
+    Raises:
+        MoguError: there is no such model, its config is broken, or nothing says which base it has.
+    """
+    section = recipe.model
+    found = find_base(section.base, None)
+    if found.saved is None:
+        return recipe, None
+    folder, config = found.saved
+    update = {
+        "base": found.name,
+        "revision": config.base_revision,
+        "system_prompt": section.system_prompt or trained_system_prompt(folder),
+    }
+    return recipe.model_copy(update={"model": section.model_copy(update=update)}), Hardened(folder, config)
+
+
+def keeps(recipe: FinetuneRecipe) -> Sequence[str]:
+    """What is tried, in order; without pairs there is nothing to train anew with."""
+    return tuple(dict.fromkeys(recipe.keep.ways)) if recipe.safety.pairs is not None else ("carry",)

@@ -1,0 +1,91 @@
+"""Which modules learn with the whole learning rate under ``ml-lr``: out of a file, or found on the MoGU pairs.
+
+Knows `mogu robustness` and its file; knows nothing of how the model is tuned.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from transformers import PreTrainedModel
+
+from mogu.analysis.measurement_cache import Measured
+from mogu.analysis.robustness import measure_robustness, search_subset
+from mogu.analysis.robustness.map import made_with
+from mogu.analysis.robustness.proxy import Prompts
+from mogu.errors import ConfigError, DataError
+from mogu.finetuning.inputs import TuningInputs
+from mogu.finetuning.recipe import FinetuneRecipe
+from mogu.progress import progress_bars
+
+Robust = dict[float | None, list[str]]
+"""Full names of the robust modules, by the tolerance they were found with; ``None`` for those out of a file."""
+
+
+def robust_modules(recipe: FinetuneRecipe, base: PreTrainedModel, inputs: TuningInputs, folder: Path) -> Robust:
+    """The robust modules that a recipe asks for.
+
+    Args:
+        recipe: names a file, or tolerances.
+        base: the model, plain.
+        inputs: the pairs that the analysis reads.
+        folder: keeps what was measured, so that a run that was stopped goes on.
+
+    Raises:
+        MoguError: the file names no modules, or the analysis cannot be made.
+    """
+    safety, prompt = recipe.safety, recipe.model.system_prompt
+    if safety.robust_modules is not None:
+        return {None: read_robust_modules(safety.robust_modules)}
+    pairs, tokenizer = inputs.pairs["train"], inputs.tokenizer
+    prompts = Prompts.of(base, tokenizer, pairs, system_prompt=prompt, batch_size=safety.batch_size)
+    measured = Measured(folder, made_with(base, prompts))
+    with progress_bars() as bars:
+        task = bars.add_task("robust modules", total=None, note="")
+
+        def show(what: str, done: int, total: int) -> None:
+            bars.update(task, description=what, completed=done, total=total)
+
+        found = measure_robustness(
+            base,
+            tokenizer,
+            pairs,
+            system_prompt=prompt,
+            seed=recipe.run.seed,
+            batch_size=safety.batch_size,
+            measured=measured,
+            progress=show,
+        )
+        robust: Robust = {}
+        for tolerance in dict.fromkeys(safety.tolerances):
+            subset = search_subset(
+                base, tokenizer, pairs, found, tolerance=tolerance, batch_size=safety.batch_size, measured=measured, progress=show
+            )
+            robust[tolerance] = list(subset.names)
+            if not robust[tolerance]:
+                raise ConfigError(
+                    f"At a tolerance of {tolerance:g} no module is robust",
+                    expected="one at least, to learn with the whole learning rate",
+                    action="raise safety.tolerances",
+                )
+    return robust
+
+
+def read_robust_modules(file: Path) -> list[str]:
+    """The robust modules of a ``robustness.json``.
+
+    Raises:
+        DataError: it is missing, or names none.
+    """
+    try:
+        names = json.loads(file.read_text(encoding="utf-8"))["subset"]["modules"]
+        if not names or not all(isinstance(name, str) for name in names):
+            raise ValueError("it names none")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{file} holds no robust modules ({error!r})",
+            expected="a robustness.json of `mogu robustness`, with a subset of at least one module",
+            action="make it with that command, with a higher --tolerance if the subset is empty",
+        ) from error
+    return list(names)

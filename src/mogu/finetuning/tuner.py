@@ -1,0 +1,211 @@
+"""What of a model is tuned, a LoRA or all of it, and how it is put to work, put back and written.
+
+Knows models, PEFT and the training loop; knows nothing of where examples come from or what is measured.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+
+from mogu.errors import ConfigError, ModelFileError, MoguError
+from mogu.files.atomic import atomic_file
+from mogu.finetuning.recipe import TuneSection
+from mogu.training.examples import AnyExample
+from mogu.training.losses import answer_losses
+from mogu.training.recipe import RunSection
+from mogu.training.stages import gradient_checkpointing
+from mogu.training.trainer import Rates, Trainee, train_stage
+
+STATE_FILE = "tuned.safetensors"
+ALL_LINEAR = "all-linear"
+
+
+class Tunable:
+    """A base model, ready to be tuned again and again from where it was.
+
+    Args:
+        base: the model, plain; a LoRA is put into it, or all its parameters are made trainable, in float32.
+        tune: how it learns.
+        seed: of the LoRA's first weights.
+
+    Raises:
+        ConfigError: the modules that a LoRA is asked for are not in the model.
+    """
+
+    def __init__(self, base: PreTrainedModel, tune: TuneSection, seed: int) -> None:
+        self.base, self.tune, self.dtype = base, tune, base.dtype
+        self._required_grad = {name for name, parameter in base.named_parameters() if parameter.requires_grad}
+        self.model: Any = base
+        if tune.method == "full":
+            _cast(base, torch.float32)  # steps smaller than what bfloat16 can tell apart would be lost
+            base.requires_grad_(True)
+        else:
+            self.model = with_lora(base, tune, seed)
+        self._start = {name: parameter.detach().cpu().clone() for name, parameter in self.trained().items()}
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """What is tuned, by its name in the model."""
+        return {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+
+    @torch.no_grad()
+    def put(self, state: dict[str, Tensor]) -> None:
+        """Take over what :meth:`write_state` wrote."""
+        for name, parameter in self.trained().items():
+            parameter.copy_(state[name])
+
+    def put_back(self) -> None:
+        """Be as before any tuning."""
+        self.put(self._start)
+
+    def write_state(self, folder: Path) -> None:
+        """Keep what was tuned.
+
+        Raises:
+            MoguError: the file system refuses.
+        """
+        with whole_or_not(folder / STATE_FILE), atomic_file(folder / STATE_FILE) as scratch:
+            save_file({name: parameter.detach().cpu().contiguous() for name, parameter in self.trained().items()}, scratch)
+
+    def read_state(self, folder: Path) -> None:
+        """Take over what was kept."""
+        self.put(load_file(folder / STATE_FILE))
+
+    def train(
+        self, examples: Sequence[AnyExample], run: RunSection, folder: Path, *, title: str, pad_token_id: int, rates: Rates | None = None
+    ) -> None:
+        """Tune from where the model is, or from the last checkpoint in ``folder``; see :func:`~mogu.training.trainer.train_stage`."""
+        set_seed(run.seed)
+        trainee = Trainee(self.model, functools.partial(answer_losses, self.model, layout="separate"))
+        gradient_checkpointing(self.base, run)
+        try:
+            train_stage(trainee, examples, self.tune, run, folder, title=title, layout="separate", pad_token_id=pad_token_id, rates=rates)
+        finally:
+            trainee.eval()
+            if run.gradient_checkpointing:
+                disable: Any = self.base.gradient_checkpointing_disable
+                disable()
+
+    def rates_for(self, robust: Collection[str], slow_factor: float) -> Rates:
+        """The whole learning rate in the robust modules, a share of it everywhere else.
+
+        Args:
+            robust: full names of modules.
+            slow_factor: that share.
+
+        Raises:
+            ModelFileError: one of the modules is not in the model, or none of them is tuned.
+        """
+        marks = [f".{name}." for name in robust]
+        names = {f".{name}" for name in self.trained()}
+        missing = [name for name in robust if not _has_module(self.base, name)]
+        if missing or not any(mark in name for mark in marks for name in names):
+            raise ModelFileError(
+                f"The robust modules name {missing[0]!r}, which the model does not have"
+                if missing
+                else f"None of the {len(robust)} robust modules is tuned",
+                expected="modules of this very model, of which some are tuned",
+                action="run `mogu robustness` on this model, or tune those modules (tune.modules)",
+            )
+
+        def rate(name: str) -> float:
+            return 1.0 if any(mark in f".{name}" for mark in marks) else slow_factor
+
+        return rate
+
+    def save(self, folder: Path, tokenizer: PreTrainedTokenizerBase, base_model: str) -> None:
+        """Write what was tuned into a folder that is there: a PEFT adapter, or a whole model with its tokenizer, in the type it came in."""
+        if self.tune.method == "lora":
+            for config in self.model.peft_config.values():
+                config.base_model_name_or_path = base_model
+            self.model.save_pretrained(str(folder))
+            return
+        _cast(self.base, self.dtype)
+        self.base.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+    def merged(self) -> PreTrainedModel:
+        """The tuned model as one of its own, in the type it came in: a copy, which takes as much memory again."""
+        whole = copy.deepcopy(self.model)
+        base: PreTrainedModel = whole.merge_and_unload() if self.tune.method == "lora" else whole
+        base.requires_grad_(False)
+        _cast(base, self.dtype)
+        return base
+
+    def close(self) -> None:
+        """Let go of the model, which is then as it was."""
+        self.put_back()
+        if self.tune.method == "lora":
+            self.model.unload()
+        _cast(self.base, self.dtype)
+        self._forget_gradients()
+
+    def _forget_gradients(self) -> None:
+        for name, parameter in self.base.named_parameters():
+            parameter.requires_grad_(name in self._required_grad)
+            parameter.grad = None
+
+
+@contextmanager
+def whole_or_not(target: Path) -> Iterator[None]:
+    """Turn safetensors' own error for a full disk into ours.
+
+    Raises:
+        MoguError: the file system refuses.
+    """
+    try:
+        yield
+    except SafetensorError as error:
+        raise MoguError(
+            f"{target} could not be written: {error}",
+            expected="a place with enough space that you may write to",
+            action="free space, then run again with --resume; or set run.output or run.work to another place",
+        ) from error
+
+
+def with_lora(base: PreTrainedModel, tune: TuneSection, seed: int) -> Any:
+    """The model with a fresh LoRA in it, as PEFT's ``PeftModel``.
+
+    Raises:
+        ConfigError: the modules that it is asked for are not in the model.
+    """
+    config = LoraConfig(
+        r=tune.rank,
+        lora_alpha=tune.lora_alpha,  # type: ignore[arg-type]
+        lora_dropout=tune.dropout,
+        target_modules=tune.modules or ALL_LINEAR,
+        task_type="CAUSAL_LM",
+    )
+    set_seed(seed)
+    try:
+        return get_peft_model(base, config)
+    except ValueError as error:
+        raise ConfigError(
+            f"A LoRA cannot be put where tune.modules says: {str(error).partition(chr(10))[0]}",
+            expected="names, or ends of names, of linear layers of the model",
+            action="correct tune.modules, or leave it out for every linear layer",
+        ) from error
+
+
+def _cast(base: nn.Module, dtype: torch.dtype) -> None:
+    base.to(dtype)
+
+
+def _has_module(base: nn.Module, name: str) -> bool:
+    # PEFT wraps the modules of the base in place, under their own names.
+    try:
+        base.get_submodule(name)
+    except AttributeError:
+        return False
+    return True

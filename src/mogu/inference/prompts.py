@@ -1,0 +1,145 @@
+"""From a conversation to the prompt's token ids, by the tokenizer's own chat template.
+
+Knows tokenizers; knows nothing of models, records or training. Importing it imports no PyTorch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mogu.errors import ChatTemplateError, ConfigError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Conversation = Sequence[dict[str, Any]]
+"""Messages as chat templates take them: ``role`` and ``content``, in tool conversations also ``tool_calls``, ``name``, ``tool_call_id``."""
+
+
+@dataclass(frozen=True)
+class WithTools:
+    """A conversation in which the model is offered tools.
+
+    Args:
+        messages: the conversation.
+        tools: as ``apply_chat_template`` takes them: ``{"type": "function", "function": {"name", "description", "parameters"}}``.
+    """
+
+    messages: Conversation
+    tools: Sequence[dict[str, Any]]
+
+
+Prompt = str | Conversation | WithTools
+"""What a model can be asked. Every message and tool reaches the template as it is."""
+
+
+def as_conversation(prompt: Prompt) -> list[dict[str, Any]]:
+    """A plain instruction as a conversation of one user message; the messages of a conversation as they are."""
+    if isinstance(prompt, str):
+        return [{"role": "user", "content": prompt}]
+    return list(prompt.messages if isinstance(prompt, WithTools) else prompt)
+
+
+def render_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> str:
+    """The text that stands before the assistant's answer, special tokens included.
+
+    Raises:
+        ChatTemplateError: the tokenizer has no chat template, its template refuses the conversation, or says nothing of its tools.
+    """
+    if not tokenizer.chat_template:
+        raise ChatTemplateError(
+            f"The tokenizer of {tokenizer.name_or_path or 'this model'} has no chat template",
+            expected="a template that turns a conversation into a prompt",
+            action="give a Jinja file with --chat-template FILE, or set tokenizer.chat_template",
+        )
+    try:
+        rendered = _rendered(tokenizer, as_conversation(prompt), prompt, add_generation_prompt=True)
+        unheard = isinstance(prompt, WithTools) and rendered == _rendered(tokenizer, prompt.messages, "", add_generation_prompt=True)
+    except Exception as error:  # templates raise whatever they like, jinja2's errors among it
+        raise ChatTemplateError(
+            f"The chat template of {tokenizer.name_or_path or 'this model'} failed on a conversation: {error}",
+            expected="a template that accepts the roles of the conversation",
+            action="drop the roles it refuses (often 'system'), or give another template with --chat-template FILE",
+        ) from error
+    if unheard:
+        raise ChatTemplateError(
+            f"The chat template of {tokenizer.name_or_path or 'this model'} says nothing of the tools that it is given",
+            expected="a template that tells the model of its tools",
+            action="leave the tools out, or give a template that knows them with --chat-template FILE",
+        )
+    return rendered
+
+
+def _rendered(tokenizer: PreTrainedTokenizerBase, turns: Conversation, offered: Prompt, **options: Any) -> str:
+    tools: list[Any] | None = list(offered.tools) if isinstance(offered, WithTools) else None
+    return str(tokenizer.apply_chat_template(list(turns), tools=tools, tokenize=False, **options))
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:
+    """Token ids of :func:`render_prompt`; the template writes the special tokens, so none are added."""
+    ids = tokenizer(render_prompt(tokenizer, prompt), add_special_tokens=False)["input_ids"]
+    return list(ids)
+
+
+def template_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """SHA-256 of the chat template, to notice that a model is used with another template than it was trained with."""
+    template = tokenizer.chat_template
+    if not template:
+        return None
+    return hashlib.sha256(str(template).encode()).hexdigest()
+
+
+def encode_marker(tokenizer: PreTrainedTokenizerBase, marker: str) -> tuple[int, ...]:
+    """Token ids of a marker that the model writes, such as ``"</think>"``: the same ones wherever it stands.
+
+    Raises:
+        ConfigError: the tokenizer does not know it, or writes it differently in different places, so that it could be missed.
+    """
+    ids = tuple(tokenizer(marker, add_special_tokens=False)["input_ids"])
+    around = [("so.", "\n\n"), ("so.\n", "\nThe"), ("so ", " The"), ("so", "The")]
+    texts = [f"{before}{marker}{after}" for before, after in around]
+    if not ids or tokenizer.unk_token_id in ids or any(_place(ids, tokenizer(text)["input_ids"]) is None for text in texts):
+        raise ConfigError(
+            f"The answer marker {marker!r} is not always the same tokens to this tokenizer",
+            expected="a marker of special tokens, such as '</think>' in models that were trained with it",
+            action="name the marker that this model really writes, without white space around it, or none",
+        )
+    return ids
+
+
+def behind(tokens: list[int], marker: tuple[int, ...]) -> list[int]:
+    """The tokens behind the first marker; all of them where there is none."""
+    place = _place(marker, tokens)
+    return tokens if place is None else tokens[place + len(marker) :]
+
+
+def _place(marker: tuple[int, ...], tokens: Sequence[int]) -> int | None:
+    return next((place for place in range(len(tokens)) if tuple(tokens[place : place + len(marker)]) == marker), None)
+
+
+def encode_answer(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, answer: str, *, closed: bool) -> list[int]:
+    """Token ids of an answer as the model would generate it after :func:`encode_prompt` of the same prompt.
+
+    Args:
+        tokenizer: its template decides what stands between prompt and answer, and what ends a turn.
+        prompt: the conversation that is answered.
+        answer: the answer's text.
+        closed: whether the end-of-turn token follows; an opening that is to go on has none.
+    """
+    before = render_prompt(tokenizer, prompt)
+    turns = [*as_conversation(prompt), {"role": "assistant", "content": answer}]
+    whole = _rendered(tokenizer, turns, prompt)
+    end = whole.find(answer, len(before))
+    if not whole.startswith(before) or end < 0:  # templates that rewrite what was said before
+        whole, end = before + answer + str(tokenizer.eos_token or ""), len(before)
+    end += len(answer)
+    text = whole.rstrip() if closed else whole[:end]
+    prompt_ids = tokenizer(before, add_special_tokens=False)["input_ids"]
+    ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    if ids[: len(prompt_ids)] == list(prompt_ids):
+        return ids[len(prompt_ids) :]
+    # A token straddles the border: generation starts from the prompt's own tokens, so the answer is tokenised apart.
+    return list(tokenizer(text[len(before) :], add_special_tokens=False)["input_ids"])

@@ -1,0 +1,149 @@
+"""Replies to many prompts, greedy or sampled, in batches of like length.
+
+Knows models and tokenizers; knows nothing of what the prompts are for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from mogu.inference.padding import left_pad
+from mogu.inference.prompts import Prompt, encode_prompt
+
+
+@dataclass(frozen=True)
+class ReplySettings:
+    """How replies are generated.
+
+    Args:
+        max_new_tokens: tokens of each reply, at most.
+        temperature: 0 is greedy.
+        top_p: nucleus of sampling.
+        top_k: candidates of sampling; ``None`` is all.
+        stop: strings at which a reply ends; they are not part of it.
+        seed: of sampling; ``None`` draws on whatever state PyTorch is in.
+        min_new_tokens: tokens of each reply, at least: for timings that no reply shortens.
+    """
+
+    max_new_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int | None = None
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    min_new_tokens: int = 0
+
+    def generate_options(self) -> dict[str, Any]:
+        """As keyword arguments of Hugging Face's ``generate``."""
+        if self.temperature == 0:
+            # None, so that a model's own sampling settings raise no warning about greedy decoding.
+            sampling: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+        else:
+            sampling = {"do_sample": True, "temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k or 0}
+        shortest = {"min_new_tokens": self.min_new_tokens} if self.min_new_tokens else {}
+        return {"max_new_tokens": self.max_new_tokens, **shortest, **sampling}
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a model said.
+
+    Args:
+        text: the reply, special tokens and outer white space removed.
+        tokens: how many tokens it has, its end not counted.
+        finished: whether the model or a stop string ended it; otherwise the token limit did.
+    """
+
+    text: str
+    tokens: int
+    finished: bool
+
+
+@torch.no_grad()
+def reply_batch(
+    model: Any, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[list[int]], settings: ReplySettings, **options: Any
+) -> list[Reply]:
+    """Replies to the prompts of one batch, in their order.
+
+    Args:
+        model: a base model or a routed one, in evaluation mode.
+        tokenizer: its tokenizer.
+        prompts: token ids of each prompt.
+        settings: how replies are generated.
+        options: more keyword arguments for the model's ``generate``.
+    """
+    end = _end_tokens(model, tokenizer)
+    pad = tokenizer.pad_token_id if isinstance(tokenizer.pad_token_id, int) else min(end, default=0)
+    batch = left_pad(list(prompts), pad, model.device)
+    if settings.stop:
+        options |= {"stop_strings": list(settings.stop), "tokenizer": tokenizer}
+    with _seeded(settings.seed, model.device):
+        output = model.generate(**batch, **settings.generate_options(), pad_token_id=pad, **options)
+    return [_reply(tokenizer, tokens, end, settings.stop) for tokens in output[:, batch["input_ids"].shape[1] :].tolist()]
+
+
+def replies(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    settings: ReplySettings,
+    *,
+    batch_size: int = 8,
+    advance: Callable[[int], None] | None = None,
+) -> list[Reply]:
+    """Let a model reply to prompts; replies come in the prompts' order, and greedy ones do not depend on the batch size.
+
+    Args:
+        model: a base model or a routed one, in evaluation mode.
+        tokenizer: its tokenizer, with a chat template.
+        prompts: instructions or conversations, with tools or without.
+        settings: how replies are generated.
+        batch_size: replies at a time.
+        advance: is told how many replies each batch brought.
+
+    Raises:
+        ChatTemplateError: the tokenizer has no chat template, or the template fails.
+    """
+    encoded = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+    # Prompts of like length together, so that little of a batch is padding.
+    order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
+    made: dict[int, Reply] = {}
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        made.update(zip(chosen, reply_batch(model, tokenizer, [encoded[index] for index in chosen], settings), strict=True))
+        if advance is not None:
+            advance(len(chosen))
+    return [made[index] for index in range(len(prompts))]
+
+
+def _reply(tokenizer: PreTrainedTokenizerBase, tokens: list[int], end: frozenset[int], stop: tuple[str, ...]) -> Reply:
+    length = next((place for place, token in enumerate(tokens) if token in end), None)
+    text = str(tokenizer.decode(tokens[:length], skip_special_tokens=True))
+    stops = [place for one in stop if (place := text.find(one)) >= 0]
+    if stops:
+        text = text[: min(stops)]
+    return Reply(text.strip(), len(tokens) if length is None else length, length is not None or bool(stops))
+
+
+@contextmanager
+def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
+    """Sampling from a seed of its own, which leaves PyTorch's random state as it was."""
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def _end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    # The model's own end tokens: its generation settings may name several.
+    settings = model.generation_config
+    named = (settings.eos_token_id if settings is not None else None) or tokenizer.eos_token_id
+    return frozenset(named if isinstance(named, list) else [named] if isinstance(named, int) else [])

@@ -1,0 +1,227 @@
+"""The layout of a saved MoGU model on disk: responders, routers, the backbone's LoRA, config; read with checks, written whole.
+
+Knows files and tensors; knows nothing of models. Nothing here unpickles code: weights are safetensors.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from peft import LoraConfig
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from mogu.errors import ModelFileError
+from mogu.modeling.config import MoguConfig
+
+CONFIG_FILE = "mogu_config.json"
+ROUTER_FILE = "router.safetensors"
+CARD_FILE = "README.md"
+BACKBONE = "backbone"
+RESPONDERS: tuple[Literal["unwill", "glad"], ...] = ("unwill", "glad")
+PEFT_PREFIX = "base_model.model."
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A responder, or the backbone's LoRA, as PEFT keeps it.
+
+    Args:
+        weights: for each layer, by module name, ``A [r, d_in]`` and ``B [d_out, r]``.
+        rank: ``r``.
+        lora_alpha: the alpha that gives its scaling as ``lora_alpha / r``.
+    """
+
+    weights: Mapping[str, tuple[Tensor, Tensor]]
+    rank: int
+    lora_alpha: float
+
+
+def read_config(folder: Path) -> MoguConfig:
+    """The config of a saved model.
+
+    Raises:
+        ModelFileError: the folder or its config is missing.
+        ConfigError: the config is broken.
+    """
+    file = folder / CONFIG_FILE
+    if not file.is_file():
+        raise ModelFileError(
+            f"{folder} holds no {CONFIG_FILE}",
+            expected="a folder that save_pretrained or `mogu train` wrote",
+            action="check the path; a published MoGU release is brought in with `mogu import-reference`",
+        )
+    return MoguConfig.from_json(_read_text(file), str(file))
+
+
+def read_card(folder: Path) -> str | None:
+    """The model card of a saved model, or ``None`` where there is none.
+
+    Raises:
+        ModelFileError: it is not text.
+    """
+    file = folder / CARD_FILE
+    return _read_text(file) if file.is_file() else None
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ModelFileError(f"{file} is not UTF-8 text", expected="the file as it was saved", action="copy the file again") from error
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, on the CPU.
+
+    Raises:
+        ModelFileError: the file is missing, cut short or not a safetensors file, or has numbers that are not finite.
+    """
+    if not file.is_file():
+        raise ModelFileError(f"{file} does not exist", expected="a safetensors file", action="check the path, or copy the folder again")
+    try:
+        tensors = load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise ModelFileError(
+            f"{file} is not a whole safetensors file ({error})",
+            expected="the file as it was saved",
+            action="copy or download the file again",
+        ) from error
+    check_finite(file, tensors)
+    return tensors
+
+
+def check_finite(file: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse weights that are not numbers: one of them would make every answer empty.
+
+    Raises:
+        ModelFileError: a tensor of ``file`` holds an infinity or not a number.
+    """
+    for key, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise ModelFileError(
+                f"{file} holds numbers in {key} that are not finite",
+                expected="weights as a sound training run leaves them",
+                action="copy the file again, or train again with a smaller learning rate",
+            )
+
+
+def read_adapter(folder: Path) -> Adapter:
+    """Read a PEFT LoRA adapter folder.
+
+    Raises:
+        ModelFileError: something is missing or broken, or the adapter is not a plain LoRA.
+    """
+    config_file = folder / "adapter_config.json"
+    if not config_file.is_file():
+        raise ModelFileError(f"{folder} holds no adapter_config.json", expected="a PEFT LoRA adapter", action="check the path")
+    try:
+        raw = json.loads(_read_text(config_file))
+        rank, alpha = int(raw["r"]), float(raw["lora_alpha"])
+        plain = raw["peft_type"] == "LORA" and not raw.get("use_dora") and raw.get("bias", "none") == "none"
+        plain = plain and not raw.get("rank_pattern") and not raw.get("alpha_pattern")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelFileError(
+            f"{config_file} is not a PEFT LoRA config ({error!r})", expected="an adapter that PEFT saved", action="save or copy it again"
+        ) from error
+    if not plain or rank < 1:
+        raise ModelFileError(
+            f"The adapter {folder} is not a plain LoRA of one rank",
+            expected="peft_type LORA without DoRA, trained biases or per-module ranks",
+            action="train it as a plain LoRA",
+        )
+    if raw.get("use_rslora"):
+        alpha *= rank**0.5
+    file = folder / "adapter_model.safetensors"
+    halves: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in read_tensors(file).items():
+        name, _, half = key.removeprefix(PEFT_PREFIX).rpartition(".lora_")
+        if not name or half not in ("A.weight", "B.weight") or tensor.ndim != 2:
+            raise ModelFileError(
+                f"{file} holds {key!r} of shape {list(tensor.shape)}",
+                expected="only LoRA matrices A and B",
+                action="save the adapter again",
+            )
+        halves.setdefault(name, {})[half[0]] = tensor
+    for name, both in halves.items():
+        if set(both) != {"A", "B"} or both["A"].shape[0] != rank or both["B"].shape[1] != rank:
+            shapes = {half: list(tensor.shape) for half, tensor in both.items()}
+            raise ModelFileError(
+                f"{file} holds {shapes} for {name}", expected=f"A [{rank}, d_in] and B [d_out, {rank}]", action="save the adapter again"
+            )
+    return Adapter({name: (both["A"], both["B"]) for name, both in halves.items()}, rank, alpha)
+
+
+def write_adapter(folder: Path, adapter: Adapter, *, base_model: str | None, fan_in_fan_out: bool) -> None:
+    """Write a LoRA as an adapter that PEFT alone can load.
+
+    Args:
+        folder: where to write.
+        adapter: the LoRA.
+        base_model: name of the base model, for PEFT.
+        fan_in_fan_out: whether the base layers are GPT-2's ``Conv1D``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    LoraConfig(
+        r=adapter.rank,
+        lora_alpha=int(adapter.lora_alpha) if adapter.lora_alpha.is_integer() else adapter.lora_alpha,  # type: ignore[arg-type]
+        # Full names: a bare suffix such as "c_proj" would match the feed-forward's projection too.
+        target_modules=list(adapter.weights),
+        fan_in_fan_out=fan_in_fan_out,
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=base_model,
+        inference_mode=True,
+    ).save_pretrained(str(folder))
+    tensors = {}
+    for name, (lora_a, lora_b) in adapter.weights.items():
+        tensors[f"{PEFT_PREFIX}{name}.lora_A.weight"] = lora_a.cpu().contiguous()
+        tensors[f"{PEFT_PREFIX}{name}.lora_B.weight"] = lora_b.cpu().contiguous()
+    _write_tensors(folder / "adapter_model.safetensors", tensors)
+
+
+def read_routers(file: Path, layers: list[int], width: int) -> dict[int, tuple[Tensor, Tensor]]:
+    """Folded routers by layer: ``vectors [2, d_in]`` and ``biases [2]``, unwill first.
+
+    Raises:
+        ModelFileError: the file is broken, or its layers or shapes are not those of the model.
+    """
+    tensors = read_tensors(file)
+    routers = {}
+    for layer in layers:
+        vectors, biases = tensors.get(f"layers.{layer}.weight"), tensors.get(f"layers.{layer}.bias")
+        if vectors is None or biases is None or vectors.shape != (2, width) or biases.shape != (2,):
+            found = {key: list(tensor.shape) for key, tensor in tensors.items() if key.startswith(f"layers.{layer}.")}
+            raise ModelFileError(
+                f"{file} holds {found or 'nothing'} for layer {layer}",
+                expected=f"weight [2, {width}] and bias [2] for each of the layers {layers}",
+                action="use the router that was saved with this model",
+            )
+        routers[layer] = (vectors, biases)
+    extra = len(tensors) - 2 * len(layers)
+    if extra:
+        raise ModelFileError(
+            f"{file} holds {len(tensors) // 2} routers",
+            expected=f"{len(layers)}, one a routed layer",
+            action="use the router of this model",
+        )
+    return routers
+
+
+def write_routers(file: Path, routers: Mapping[int, tuple[Tensor, Tensor]]) -> None:
+    """Write folded routers, in float32."""
+    tensors = {}
+    for layer, (vectors, biases) in routers.items():
+        tensors[f"layers.{layer}.weight"] = vectors.to("cpu", torch.float32).contiguous()
+        tensors[f"layers.{layer}.bias"] = biases.to("cpu", torch.float32).contiguous()
+    _write_tensors(file, tensors)
+
+
+def _write_tensors(file: Path, tensors: dict[str, Tensor]) -> None:
+    # Not by save_file, which hides a full disk in an error of its own and leaves half a file.
+    file.write_bytes(save(tensors, metadata={"format": "pt"}))

@@ -1,0 +1,296 @@
+"""The paper's experiment as one run: data, three stages, baselines, all defences on the paper's data sets, report.
+
+Knows the order of things and where each model's recipe is; each thing itself is done elsewhere. On the lab's model the same steps run with
+the lab's own data.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal
+
+from mogu import lab
+from mogu.data import Instruction, ModelAnswers, Record, build_pairs, distinct, split_records, write_record_files
+from mogu.errors import ConfigError
+from mogu.evaluation.compare import Comparison, Results, compare
+from mogu.evaluation.datasets import CATALOG, DatasetSpec, dataset_spec, read_prompts
+from mogu.files.atomic import atomic_file
+from mogu.hub import load_base
+from mogu.lab import build_base
+from mogu.lab.demo import lab_data, lab_recipe
+from mogu.modeling.adapter_files import CONFIG_FILE
+from mogu.training import Plan, Recipe, harden, plan, read_recipe
+from mogu.training.inputs import recipe_tokenizer
+from mogu.training.recipe import override, recipe_from
+
+RECIPES = {
+    "vicuna-7b": "vicuna-7b",
+    "llama2-7b": "llama-2-7b-chat",
+    "falcon-7b": "falcon-7b-instruct",
+    "dolphin": "dolphin",
+    "baichuan2": "baichuan2-7b-chat",
+}
+"""The paper's models, and their recipes."""
+
+ALPACA = DatasetSpec(
+    name="alpaca",
+    measures="benign",
+    size=52002,
+    hub="tatsu-lab/alpaca",
+    split="train",
+    prompt=("instruction",),
+    context=("input",),
+    licence="CC BY-NC 4.0",
+    paper="Taori et al. 2023",
+)
+"""Where benign training instructions come from."""
+
+TRAINING_INSTRUCTIONS = 300
+"""Of each label, as published."""
+
+PAPER_DATA = ("malicious_instruct", "just_eval")
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """One reproduction.
+
+    Args:
+        name: one of :data:`RECIPES`.
+        out: folder of everything that is written.
+        base: ``"hub"`` is the paper's model; ``"lab"`` is the lab's, with the lab's data: the same steps, in minutes.
+        recipes: the project's folder of recipes.
+        seeds: seeds of the baselines' training.
+        limit: prompts of each kind of each data set; ``None`` is all.
+        shifts: how far MoGU's dial is turned, where it is measured beside its own setting.
+        settings: ``section.key=value`` overrides of the recipe.
+        judge: an Inspect model that rates the comparison's replies besides.
+        command: the command line that asked for it, for the report.
+    """
+
+    name: str
+    out: Path
+    base: Literal["hub", "lab"] = "hub"
+    recipes: Path = Path("recipes")
+    seeds: int = 1
+    limit: int | None = None
+    shifts: tuple[float, ...] = Comparison.shifts
+    settings: tuple[str, ...] = ()
+    judge: str | None = None
+    command: str = ""
+
+    @property
+    def pairs(self) -> Path:
+        """Training records."""
+        return self.out / "data" / "pairs.jsonl"
+
+    @property
+    def dev(self) -> Path:
+        """Held-out records that choose among candidates."""
+        return self.out / "data" / "pairs.dev.jsonl"
+
+    @property
+    def unseen(self) -> Path:
+        """AdvBench's instructions that are not trained on."""
+        return self.out / "data" / "advbench-unseen.txt"
+
+    def recipe(self) -> Recipe:
+        """The recipe of the model, with this run's files.
+
+        Raises:
+            ConfigError: there is no such model, or no recipe of it here.
+        """
+        if self.name not in RECIPES:
+            raise ConfigError(f"There is no reproduction {self.name!r}", expected=f"one of {', '.join(RECIPES)}", action="correct the name")
+        if self.base == "lab":
+            tree = lab_recipe(build_base(), self.out / "model").model_dump()
+        else:
+            file = self.recipes / f"{RECIPES[self.name]}.toml"
+            if not file.is_file():
+                raise ConfigError(
+                    f"The recipe {file} is not here",
+                    expected="the folder recipes/ of the project",
+                    action="run it from a clone of the project, or name the folder with --recipes",
+                )
+            tree = read_recipe(file).model_dump()
+        tree["run"]["output"], tree["data"] = self.out / "model", {"train": self.pairs, "dev": self.dev}
+        for setting in self.settings:
+            override(tree, setting)
+        return recipe_from(tree, source=f"of the reproduction {self.name}")
+
+    def comparison(self, recipe: Recipe) -> Comparison:
+        """The comparison at its end: the paper's data sets, each malicious or benign prompt in a published jailbreak as well."""
+        of_paper = self.base == "hub"
+        return Comparison(
+            model=str(recipe.run.output),
+            out=self.out / "report",
+            data=(f"malicious={self.unseen}", *PAPER_DATA) if of_paper else ("lab",),
+            jailbreaks="published" if of_paper else None,
+            limit=self.limit,
+            seeds=self.seeds,
+            shifts=self.shifts,
+            max_new_tokens=128 if of_paper else 48,
+            chat_template=recipe.model.chat_template,
+            trust_remote_code=recipe.model.trust_remote_code,
+            dtype=recipe.model.dtype,
+            judge=self.judge,
+            command=self.command,
+        )
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a reproduction.
+
+    Args:
+        name: what is done.
+        inputs: what it needs.
+        output: what it leaves.
+        cost: what it takes, in words.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    output: str
+    cost: str
+
+
+def reproduce(wanted: Reproduction, *, tell: Tell = print) -> Results:
+    """Carry all steps out; those that an earlier run finished are taken over.
+
+    Raises:
+        MoguError: data, a model or the recipe cannot be had or used.
+    """
+    recipe = wanted.recipe()
+    if not (wanted.pairs.is_file() and wanted.dev.is_file()):
+        tell("Data: training pairs")
+        _build_data(wanted, recipe)
+    if not (recipe.run.output / CONFIG_FILE).is_file():
+        tell("Training: glad, unwill, router")
+        harden(recipe, resume=True, tell=tell)
+    tell("Comparison: baselines, defences, report")
+    return compare(wanted.comparison(recipe), tell=tell)
+
+
+def steps(wanted: Reproduction) -> tuple[list[Step], Plan]:
+    """Every step with its inputs and cost, and the training plan behind them; nothing is downloaded, trained or written.
+
+    Raises:
+        MoguError: there is no such reproduction, or the recipe cannot be used.
+    """
+    recipe = wanted.recipe()
+    comparison = wanted.comparison(recipe)
+    planned = _planned(wanted, recipe)
+    of_paper = wanted.base == "hub"
+    sources = ("advbench", f"alpaca ({ALPACA.hub})", recipe.model.base) if of_paper else ("the lab's records",)
+    pairs = sum(stage.examples for stage in planned.stages if stage.name == "router") + planned.dev_records
+    answered = f", {TRAINING_INSTRUCTIONS} answers by the base model" if of_paper else ""
+    found = [Step("data", sources, f"{wanted.pairs}, {wanted.dev}", f"{pairs} pairs{answered}")]
+    for stage in planned.stages:
+        times = f" × {stage.runs} candidates" if stage.runs > 1 else ""
+        cost = f"{stage.steps:,} steps{times}, {stage.trained_parameters:,} parameters, at most {stage.memory_bytes / 2**30:.1f} GiB"
+        found.append(Step(stage.name, (str(wanted.pairs), recipe.model.base), str(recipe.run.output), cost))
+    router = planned.stages[-1]
+    found.append(
+        Step(
+            "baselines",
+            (str(wanted.pairs), recipe.model.base),
+            str(comparison.out / "baselines"),
+            f"sft, expert and detector, {wanted.seeds} time(s); sft takes {router.steps:,} steps, as the router does",
+        )
+    )
+    prompts = _prompts(wanted, comparison)
+    variants = len(comparison.variants())
+    replies = prompts * sum(len({comparison.seed_of(one, seed) for seed in range(wanted.seeds)}) for one in comparison.variants())
+    cost = f"{prompts:,} prompts × {variants} variants of {len(comparison.named())} defences: {replies:,} replies of at most "
+    data = (*comparison.data, *(("jailbreak_prompts",) if comparison.jailbreaks else ()))
+    judging = f"; {replies:,} calls of the judge, one for each reply that is not empty" if comparison.judge else ""
+    found.append(
+        Step(
+            "comparison",
+            (*data, *((f"the judge {comparison.judge}",) if comparison.judge else ())),
+            str(comparison.out / "cells"),
+            f"{cost}{comparison.max_new_tokens} tokens{judging}",
+        )
+    )
+    return [*found, Step("report", (str(comparison.out / "cells"),), str(comparison.out / "report.html"), "seconds")], planned
+
+
+def _prompts(wanted: Reproduction, comparison: Comparison) -> int:
+    """How many prompts there are, as far as is known without the data sets."""
+    if wanted.base == "lab":
+        counts: dict[str, int] = {}
+        for prompt in lab.prompts("test"):
+            counts[prompt.category] = counts.get(prompt.category, 0) + 1
+    else:
+        counts = {name: CATALOG[name].size for name in PAPER_DATA}
+        counts["advbench"] = CATALOG["advbench"].size - TRAINING_INSTRUCTIONS
+    kept = [number if wanted.limit is None else min(number, wanted.limit) for number in counts.values()]
+    return sum(kept) * (2 if comparison.jailbreaks else 1)
+
+
+def _build_data(wanted: Reproduction, recipe: Recipe) -> None:
+    if wanted.base == "lab":
+        data = lab_data()
+        write_record_files({wanted.pairs: data["train"], wanted.dev: data["dev"]})
+        return
+    advbench = _instructions(dataset_spec("advbench", measures=("malicious",)))
+    benign = _instructions(ALPACA)[:TRAINING_INSTRUCTIONS]
+    section = recipe.model
+    model = load_base(section.base, revision=section.revision, trust_remote_code=section.trust_remote_code, dtype="auto", device_map="auto")
+    answer = ModelAnswers(model.train(False), recipe_tokenizer(recipe))
+    records = build_pairs(benign, advbench[:TRAINING_INSTRUCTIONS], answer=answer)
+    splits = split_records(records, dev=recipe.data.dev_share, test=0.0)
+    with atomic_file(wanted.unseen) as scratch:
+        scratch.write_text("\n".join(one.text for one in advbench[TRAINING_INSTRUCTIONS:]) + "\n", encoding="utf-8")
+    write_record_files({wanted.pairs: splits["train"], wanted.dev: splits["dev"]})
+
+
+def _instructions(spec: DatasetSpec) -> list[Instruction]:
+    """A data set's instructions, each once and on one line, in an order that depends on nothing but the set."""
+    texts = [" ".join(prompt.turns[0].split()) for prompt in read_prompts(spec)]
+    drawn = random.Random(f"reproduce {spec.name}").sample(texts, len(texts))
+    return distinct([Instruction(text, number) for number, text in enumerate(drawn, 1)])
+
+
+def _planned(wanted: Reproduction, recipe: Recipe) -> Plan:
+    """The plan of the training, from the model's shape alone and stand-ins for records that are still to be made."""
+    with _stand_ins(wanted, recipe) as (train, dev):
+        data = recipe.data.model_copy(update={"train": train, "dev": dev})
+        shape = wanted.recipes / "configs" / RECIPES[wanted.name]
+        model = recipe.model if wanted.base == "lab" else recipe.model.model_copy(update={"base": str(shape), "revision": None})
+        found = plan(recipe.model_copy(update={"data": data, "model": model}))
+    return replace(found, base_model=recipe.model.base)
+
+
+@contextmanager
+def _stand_ins(wanted: Reproduction, recipe: Recipe) -> Iterator[tuple[Path, Path]]:
+    """Files of records: those that are there, or as many as there will be."""
+    if wanted.pairs.is_file() and wanted.dev.is_file():
+        yield wanted.pairs, wanted.dev
+        return
+    with TemporaryDirectory() as folder:
+        train, dev = Path(folder) / "pairs.jsonl", Path(folder) / "pairs.dev.jsonl"
+        if wanted.base == "lab":
+            data = lab_data()
+            write_record_files({train: data["train"], dev: data["dev"]})
+        else:
+            held_out = round(TRAINING_INSTRUCTIONS * recipe.data.dev_share)
+            write_record_files({train: _blank(TRAINING_INSTRUCTIONS - held_out), dev: _blank(held_out)})
+        yield train, dev
+
+
+def _blank(count: int) -> Sequence[Record]:
+    labels: tuple[Literal["benign"], Literal["malicious"]] = ("benign", "malicious")
+    return [
+        Record(id=f"{label}-{number}", label=label, instruction="to be drawn", affirm="to be made", reject="to be made")
+        for label in labels
+        for number in range(count)
+    ]

@@ -1,0 +1,149 @@
+"""Everything of vLLM's that the plugin replaces, in one place. Each entry has a test that fails when vLLM changes what it relies on.
+
+Knows names inside vLLM and what of ours stands in for them; how each part works is said where it is written.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+from mogu.serving.packed_adapter import is_mogu_folder
+
+
+def install() -> None:
+    """Put all replacements in place, once a process."""
+    import vllm.lora.utils as lora_utils
+    from vllm.platforms import current_platform
+
+    from mogu.serving.layer import RoutedRowParallelLinear
+
+    if RoutedRowParallelLinear in lora_utils._all_lora_classes:
+        return
+    # The first class that can replace a layer does.
+    lora_utils._all_lora_classes = (RoutedRowParallelLinear, *lora_utils._all_lora_classes)
+    if current_platform.is_cpu():
+        type(current_platform).get_punica_wrapper = classmethod(lambda _: "mogu.serving.cpu.GroupedPunicaWrapper")
+    _load_saved_models()
+    _route_tokens()
+    _return_scores()
+    _keep_blocks_apart()
+    _hand_over()
+    _complete_settings()
+    _extend_api()
+
+
+def _load_saved_models() -> None:
+    from vllm.lora.utils import get_adapter_absolute_path
+    from vllm.lora.worker_manager import WorkerLoRAManager
+
+    from mogu.serving.worker import load_routed_adapter
+
+    original = WorkerLoRAManager._load_adapter
+
+    @functools.wraps(original)
+    def load_adapter(self: Any, lora_request: Any) -> Any:
+        folder = get_adapter_absolute_path(lora_request.lora_path)
+        if is_mogu_folder(folder):
+            return load_routed_adapter(Path(folder), lora_request.lora_int_id, self._adapter_manager)
+        return original(self, lora_request)
+
+    WorkerLoRAManager._load_adapter = load_adapter
+
+
+def _route_tokens() -> None:
+    from vllm.lora.layers import LoRAMappingType
+    from vllm.v1.worker.lora_model_runner_mixin import LoRAModelRunnerMixin
+
+    from mogu.serving import worker
+
+    @functools.wraps(LoRAModelRunnerMixin.set_active_loras)
+    def set_active_loras(
+        self: Any, input_batch: Any, num_scheduled_tokens: Any, num_sampled_tokens: Any = None, mapping_type: Any = LoRAMappingType.LANGUAGE
+    ) -> None:
+        worker.set_active_loras(self, input_batch, num_scheduled_tokens, num_sampled_tokens, mapping_type)
+
+    LoRAModelRunnerMixin.set_active_loras = set_active_loras
+
+
+def _return_scores() -> None:
+    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+
+    from mogu.serving.worker import attach_scores
+
+    original = GPUModelRunner.sample_tokens
+
+    @functools.wraps(original)
+    def sample_tokens(self: Any, grammar_output: Any) -> Any:
+        output = original(self, grammar_output)
+        attach_scores(self, output)
+        return output
+
+    GPUModelRunner.sample_tokens = sample_tokens
+
+
+def _keep_blocks_apart() -> None:
+    import vllm.v1.core.kv_cache_utils as kv_cache_utils
+
+    from mogu.serving.worker import opening_of
+
+    original = kv_cache_utils.generate_block_hash_extra_keys
+
+    @functools.wraps(original)
+    def generate_block_hash_extra_keys(request: Any, start_token_idx: int, end_token_idx: int, start_mm_idx: int) -> Any:
+        keys, next_mm_idx = original(request, start_token_idx, end_token_idx, start_mm_idx)
+        opening = opening_of(request)
+        if opening is not None:
+            keys = (*(keys or ()), opening.cache_key(request.num_prompt_tokens, end_token_idx))
+        return keys, next_mm_idx
+
+    kv_cache_utils.generate_block_hash_extra_keys = generate_block_hash_extra_keys
+
+
+def _hand_over() -> None:
+    from vllm.config.scheduler import SchedulerConfig
+
+    from mogu.serving.scheduling import with_routing
+
+    original = SchedulerConfig.get_scheduler_cls
+
+    @functools.wraps(original)
+    def get_scheduler_cls(self: Any) -> Any:
+        return with_routing(original(self))
+
+    SchedulerConfig.get_scheduler_cls = get_scheduler_cls
+
+
+def _complete_settings() -> None:
+    from vllm.v1.engine.input_processor import InputProcessor
+
+    from mogu.serving.validation import complete_settings
+
+    original = InputProcessor.process_inputs
+
+    @functools.wraps(original)
+    def process_inputs(self: Any, request_id: str, prompt: Any, params: Any, *args: Any, **kwargs: Any) -> Any:
+        request = original(self, request_id, prompt, params, *args, **kwargs)
+        complete_settings(request, self.vllm_config)
+        return request
+
+    InputProcessor.process_inputs = process_inputs
+
+
+def _extend_api() -> None:
+    import vllm.entrypoints.launchers.app as app_module
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    from mogu.serving.api import MoguMiddleware
+    from mogu.serving.scores import noting_scores
+
+    original = app_module.init_entrypoints_middleware
+
+    @functools.wraps(original)
+    def init_entrypoints_middleware(args: Any, app: Any, supported_tasks: Any) -> None:
+        app.add_middleware(MoguMiddleware)  # the first added is the innermost: keys are checked before it
+        original(args, app, supported_tasks)
+
+    app_module.init_entrypoints_middleware = init_entrypoints_middleware
+    AsyncLLM.generate = noting_scores(AsyncLLM.generate)

@@ -1,0 +1,69 @@
+"""Whether a model can read two answers behind one prompt in a single row.
+
+Asked of the model itself, by trying: families differ in which masks and positions they honour, and remote code in all.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+
+from mogu.training.collator import Collator, ExampleDataset, Layout
+from mogu.training.examples import Example
+from mogu.training.losses import answer_cross_entropy
+
+logger = logging.getLogger(__name__)
+
+
+@torch.no_grad()
+def choose_layout(model: Any, longest: int) -> Layout:
+    """``"shared"`` if a model reads two answers in one row just as it reads each alone, else ``"separate"``.
+
+    Three things are tried: another first answer must leave the second one's loss as it is (the mask is honoured);
+    another numbering of the second answer's positions must change its loss (the position ids are); and both layouts
+    must give the same losses, within the rounding of the model's type.
+
+    Args:
+        model: the base model.
+        longest: length of the longest row to come: a sliding window shorter than that is not kept by a mask of ours.
+    """
+    window = getattr(model.config.get_text_config(), "sliding_window", None)
+    if window is not None and window < longest:
+        return "separate"
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    was_training = model.training
+    model.eval()
+    trials, others = _trials(vocabulary, other_first=False), _trials(vocabulary, other_first=True)
+    separate = _losses(model, trials, "separate")
+    try:
+        shared = _losses(model, trials, "shared")
+        masked = torch.allclose(_losses(model, others, "shared")[:, 1], shared[:, 1], rtol=0, atol=1e-3)
+        placed = not torch.equal(_losses(model, trials, "shared", moved=5)[:, 1], shared[:, 1])
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:  # whatever modelling code makes of a mask it does not know
+        logger.info("Two answers share no pass over their prompt: %s", error)
+        return "separate"
+    finally:
+        model.train(was_training)
+    tolerance = 1e-4 if model.get_input_embeddings().weight.itemsize >= 4 else 5e-2
+    same = torch.allclose(shared, separate, rtol=tolerance, atol=tolerance)
+    return "shared" if masked and placed and same else "separate"
+
+
+def _trials(vocabulary: int, *, other_first: bool) -> list[Example]:
+    generator = torch.Generator().manual_seed(0)
+    prompts, firsts, seconds, others = torch.randint(min(10, vocabulary - 1), vocabulary, (4, 12), generator=generator).tolist()
+    first = others if other_first else firsts
+    return [
+        Example("trial", tuple(prompts), (tuple(first[:7]), tuple(seconds[:4])), malicious=False),
+        Example("trial", tuple(prompts[:5]), (tuple(first[7:]), tuple(seconds[4:])), malicious=False),
+    ]
+
+
+def _losses(model: Any, trials: list[Example], layout: Layout, moved: int = 0) -> torch.Tensor:
+    dataset = ExampleDataset(trials)
+    batch = Collator(0, layout)([dataset[index] for index in range(len(trials))])
+    batch["position_ids"] = batch["position_ids"] + moved * (batch["segments"] == 2)
+    device = model.get_input_embeddings().weight.device
+    return answer_cross_entropy(model, {name: tensor.to(device) for name, tensor in batch.items()}, layout, answers=2)

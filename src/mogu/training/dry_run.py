@@ -1,0 +1,261 @@
+"""What a training run will need, before it starts: parameters trained, steps, memory; no weight is loaded.
+
+Knows shapes and sizes, on PyTorch's meta device; trains nothing and writes nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from mogu.errors import ConfigError, ModelFileError
+from mogu.hub import load_config
+from mogu.modeling.architectures import find_output_projections
+from mogu.modeling.model import MoguModel
+from mogu.progress import quiet_transformers
+from mogu.training.examples import Example
+from mogu.training.inputs import RESPONDER_DATA, Inputs, StageName, check_labels, check_places, load_records, read_inputs, recipe_tokenizer
+from mogu.training.layer_sets import top_counts
+from mogu.training.recipe import ModelSection, Recipe, Stage
+from mogu.training.sampler import StepBatches
+from mogu.training.search import routed_config
+from mogu.training.trainer import steps_of
+
+STAND_INS = {"baichuan": LlamaConfig}
+"""Families whose code lies in their own repositories, and a family of transformers with the same shapes: Baichuan's
+fused ``W_pack [3h, h]`` holds what Llama keeps as q, k and v. No remote code is needed to count."""
+
+BYTES_PER_TRAINED_PARAMETER = 16
+"""float32 parameter, gradient and AdamW's two moments."""
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """What one stage needs.
+
+    Args:
+        name: ``"glad"``, ``"unwill"`` or ``"router"``.
+        trained_parameters: parameters that are trained at a time.
+        examples: pairs or records.
+        steps: optimiser steps of one run.
+        runs: how often the stage is run: the router stage once a candidate, all of them once a set of layers.
+        memory_bytes: weights, trained parameters and activations together, at most.
+    """
+
+    name: StageName
+    trained_parameters: int
+    examples: int
+    steps: int
+    runs: int
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run needs.
+
+    Args:
+        base_model: name of the base model.
+        model_type: its architecture.
+        dtype: floating-point type it is loaded in.
+        base_parameters: parameters of the base model.
+        base_bytes: bytes of its weights.
+        added_parameters: what is added for good: both responders and the folded routers.
+        dev_records: prompts that each candidate replies to.
+        stages: in order.
+        notes: what could not be looked up, and what was assumed in its place.
+    """
+
+    base_model: str
+    model_type: str
+    dtype: str
+    base_parameters: int
+    base_bytes: int
+    added_parameters: int
+    dev_records: int
+    stages: tuple[StagePlan, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the whole grid."""
+        return sum(stage.steps * stage.runs for stage in self.stages)
+
+    @property
+    def memory_bytes(self) -> int:
+        """What the most demanding stage needs, at most."""
+        return max(stage.memory_bytes for stage in self.stages)
+
+    def as_json(self) -> dict[str, Any]:
+        """All numbers, with the sums."""
+        return {**asdict(self), "steps": self.steps, "memory_bytes": self.memory_bytes}
+
+
+def plan(recipe: Recipe) -> Plan:
+    """Check a recipe, its data and its model, and count what training will need.
+
+    Raises:
+        MoguError: what :func:`~mogu.training.harden` would raise for the same recipe before its first step.
+    """
+    check_places(recipe)
+    records = load_records(recipe)
+    check_labels(records)
+    template = recipe.model.chat_template
+    if template is not None and not template.is_file():
+        raise ConfigError(f"The chat template {template} does not exist", expected="a Jinja file", action="correct model.chat_template")
+    notes: list[str] = []
+    with quiet_transformers():
+        base = model_on_meta(recipe.model, notes)
+        inputs: Inputs | None = None
+        tokenizer = _tokenizer(recipe)
+        if tokenizer is None:
+            notes.append(f"no tokenizer was found: every row is taken to be run.max_length = {recipe.run.max_length} tokens long")
+        else:
+            inputs = read_inputs(recipe, tokenizer=tokenizer, records=records)
+    base_parameters = sum(parameter.numel() for parameter in base.parameters())
+    base_bytes = sum(parameter.numel() * parameter.itemsize for parameter in base.parameters())
+    projections = find_output_projections(base, recipe.mogu.output_projection, recipe.mogu.layers)
+    sets, largest = _layer_sets(recipe, [one.layer for one in projections], notes)
+    with torch.device("meta"):
+        model = MoguModel.from_base(base, routed_config(recipe, layers=largest))
+        added = model.added_parameters()
+        model.start_router_training()
+    routers = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    lora = sum(recipe.mogu.rank * (layer.in_features + layer.out_features) for layer in model.routed_layers)
+    labels = [record.label for record in records["train"]]
+    grid = sets * len(dict.fromkeys(recipe.choice.checkpoints)) * len(dict.fromkeys(recipe.choice.weight_penalties))
+
+    def stage_plan(name: StageName, count: int, trained: int, runs: int) -> StagePlan:
+        stage: Stage = getattr(recipe, name)
+        some = inputs.examples[name] if inputs is not None else None
+        rows, row, answer_tokens = _longest_pass(recipe, stage, name, count, some)
+        activations = activation_bytes(
+            base.config.get_text_config(), base.dtype, rows, row, answer_tokens, checkpointing=recipe.run.gradient_checkpointing
+        )
+        memory = base_bytes + BYTES_PER_TRAINED_PARAMETER * trained + activations
+        return StagePlan(name, trained, count, steps_of(stage, count), runs, memory)
+
+    return Plan(
+        base_model=recipe.model.base,
+        model_type=str(base.config.model_type),
+        dtype=str(base.dtype).removeprefix("torch."),
+        base_parameters=base_parameters,
+        base_bytes=base_bytes,
+        added_parameters=added,
+        dev_records=len(records["dev"]),
+        stages=(
+            stage_plan("glad", labels.count(RESPONDER_DATA["glad"][0]), lora, sets),
+            stage_plan("unwill", labels.count(RESPONDER_DATA["unwill"][0]), lora, sets),
+            stage_plan("router", len(labels), routers, grid),
+        ),
+        notes=tuple(notes),
+    )
+
+
+def _layer_sets(recipe: Recipe, layers: list[int], notes: list[str]) -> tuple[int, tuple[int, ...] | None]:
+    """How many sets of layers will be trained, and one that is as large as the largest of them; ``None`` stands for the recipe's own."""
+    if recipe.method == "v1":
+        return 1, None
+    counts, thresholds = top_counts(recipe.probe, len(layers)), recipe.probe.thresholds
+    largest = len(layers) if thresholds else max(counts)
+    if largest > len(layers):
+        raise ConfigError(
+            f"The {largest} best layers were asked for", expected=f"a number from 1 to {len(layers)}", action="correct probe.top"
+        )
+    notes.append(f"the probe chooses the layers: counted for {'all' if thresholds else largest} of {len(layers)}")
+    return len(set(counts)) + len(set(thresholds)), tuple(layers[:largest])
+
+
+def activation_bytes(config: PreTrainedConfig, dtype: torch.dtype, rows: int, row: int, answer_tokens: int, *, checkpointing: bool) -> int:
+    """What a pass keeps for its backward pass, in bytes: an estimate, for a decoder in the manner of Llama.
+
+    .. code-block:: text
+
+        layer  = tokens · (14 · width + 3 · feed_forward)     values kept by one decoder layer
+        kept   = layers · layer,  or with checkpointing  layers · tokens · width + layer
+        bytes  = itemsize · (kept + layer + rows · row²) + 3 · 4 · answer_tokens · vocabulary
+
+    ``14`` and ``3`` are what PyTorch's autograd was counted to save in a Llama layer with LoRA; the second ``layer`` is
+    for the gradients on their way back, ``rows · row²`` the attention mask, the last term logits, their softmax and its
+    gradient in float32.
+
+    Args:
+        config: of the decoder.
+        dtype: in which it computes.
+        rows: rows of a batch.
+        row: tokens of each.
+        answer_tokens: tokens of the batch that have a logit.
+        checkpointing: whether gradient checkpointing is on.
+    """
+    width, layers = int(config.hidden_size), int(config.num_hidden_layers)
+    feed_forward = (
+        getattr(config, "moe_intermediate_size", None) or getattr(config, "intermediate_size", None) or getattr(config, "ffn_dim", None)
+    )
+    feed_forward = int(feed_forward or 4 * width) * int(getattr(config, "num_experts_per_tok", None) or 1)
+    tokens = rows * row
+    layer = tokens * (14 * width + 3 * feed_forward)
+    kept = layers * tokens * width + layer if checkpointing else layers * layer
+    return dtype.itemsize * (kept + layer + rows * row**2) + 12 * answer_tokens * int(config.vocab_size)
+
+
+def _longest_pass(recipe: Recipe, stage: Stage, name: StageName, count: int, examples: list[Example] | None) -> tuple[int, int, int]:
+    """Rows, tokens of each and answer tokens of the longest pass, in whichever layout is the larger."""
+    in_a_pass = StepBatches([0] * count, stage.batch_size, recipe.run.micro_batch_size, 0).in_a_pass
+    answers = 1 if name == "router" else 2
+    if examples is None:
+        return in_a_pass * answers, recipe.run.max_length, in_a_pass * answers * recipe.run.max_length
+    shared = max(len(example) for example in examples)
+    apart = max(len(example.prompt) + max(map(len, example.answers)) for example in examples)
+    answer_tokens = in_a_pass * max(sum(map(len, example.answers)) for example in examples)
+    rows, row = max((in_a_pass, shared), (in_a_pass * answers, apart), key=lambda one: one[0] * one[1])
+    return rows, row, answer_tokens
+
+
+def _tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase | None:
+    folder = Path(recipe.model.base).expanduser()
+    if folder.is_dir() and not any(file.name.startswith(("tokenizer", "vocab")) for file in folder.iterdir()):
+        return None  # transformers makes an empty tokenizer for some families
+    try:
+        return recipe_tokenizer(recipe)
+    except ModelFileError:
+        return None
+
+
+def model_on_meta(section: ModelSection, notes: list[str]) -> PreTrainedModel:
+    """The base model that a recipe names, without any weights; what was assumed is added to ``notes``.
+
+    Raises:
+        ModelFileError: there is no such model, or none that this release of transformers can make of its config.
+    """
+    config = _stand_in(section, notes) or load_config(section.base, revision=section.revision, trust_remote_code=section.trust_remote_code)
+    dtype = (getattr(config, "dtype", None) or torch.float32) if section.dtype == "auto" else getattr(torch, section.dtype)
+    try:
+        with torch.device("meta"):
+            auto: Any = AutoModelForCausalLM
+            model = auto.from_config(config, dtype=dtype, trust_remote_code=section.trust_remote_code)
+    except (ValueError, TypeError, ImportError, AttributeError) as error:
+        first_line = str(error).strip().partition("\n")[0]
+        raise ModelFileError(
+            f"No causal language model can be made of the config of {section.base}: {first_line}",
+            expected="a causal language model that this release of transformers knows",
+            action="check model.base, or upgrade transformers",
+        ) from error
+    assert isinstance(model, PreTrainedModel)
+    return model
+
+
+def _stand_in(section: ModelSection, notes: list[str]) -> PreTrainedConfig | None:
+    try:
+        fields, _ = PreTrainedConfig.get_config_dict(section.base, revision=section.revision or "main")
+    except (OSError, ValueError):
+        return None  # load_config says it better
+    family = STAND_INS.get(str(fields.get("model_type")))
+    if family is None:
+        return None
+    notes.append(f"a {fields['model_type']} model is counted as a {family.model_type} of the same shapes: its own code is not run")
+    plain = {name: value for name, value in fields.items() if name not in ("model_type", "auto_map", "architectures")}
+    return family(**plain)
