@@ -94,7 +94,7 @@ def plot(file: Path, found: dict[str, Any]) -> None:
 
     figure = Figure(figsize=(9.6, 4.8), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    colours = dict(
+    colors = dict(
         zip(
             ARMS,
             ("#555555", "#c2410c", "#e09060", "#b08900", "#0060a8", "#3f7d20", "#8fbc5a", "#000000", "#9a6fb0", "#7a1f5c"),
@@ -107,14 +107,14 @@ def plot(file: Path, found: dict[str, Any]) -> None:
             row, seeds = found["arms"][arm], found["seeds"][arm]
             x, y = row[measure], row["safety"]
             dots = (np.multiply(seeds[measure], 100), np.multiply(seeds["safety"], 100))
-            panel.plot(*dots, "o", color=colours[arm], alpha=0.35, markersize=5, markeredgewidth=0)
+            panel.plot(*dots, "o", color=colors[arm], alpha=0.35, markersize=5, markeredgewidth=0)
             errors = [[[100 * (one["value"] - one["low"])], [100 * (one["high"] - one["value"])]] for one in (x, y)]
-            panel.errorbar(100 * x["value"], 100 * y["value"], xerr=errors[0], yerr=errors[1], color=colours[arm], marker="s", capsize=2)
+            panel.errorbar(100 * x["value"], 100 * y["value"], xerr=errors[0], yerr=errors[1], color=colors[arm], marker="s", capsize=2)
         panel.grid(alpha=0.25)
     for arm in found["arms"]:
-        left.plot([], [], "s-", color=colours[arm], label=ARMS[arm])
+        left.plot([], [], "s-", color=colors[arm], label=ARMS[arm])
     for arm in [arm for arm in found["arms"] if arm.endswith("before")]:  # the task is new: it gets nothing right
-        left.axhline(100 * found["arms"][arm]["safety"]["value"], color=colours[arm], linestyle="--", linewidth=1)
+        left.axhline(100 * found["arms"][arm]["safety"]["value"], color=colors[arm], linestyle="--", linewidth=1)
     left.set_xlabel("task answers right, %")
     right.set_xlabel("benign requests refused, %")
     left.set_ylabel("malicious requests refused, %\n(mean of direct and jailbroken)")

@@ -8,7 +8,7 @@ loop of ``inf_mogu.py``, the steps of ``sft_glad.py``, ``sft_unwill.py`` and ``s
   anew, without a cache, and computes logits for all of it; then the base model reads prompt and opening, and goes on;
 - training with one example a pass and two passes a pair, logits for all tokens, gradients accumulated.
 
-Where the release wastes work that is no part of the method, the wasting is left out, in its favour: the opening's passes
+Where the release wastes work that is no part of the method, the wasting is left out, in its favor: the opening's passes
 compute no loss and fill no cache, and the graphs of a training step are not kept in memory together.
 """
 

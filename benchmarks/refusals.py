@@ -1,6 +1,6 @@
 """Fit the weights of the refusal classifier and report how well it agrees with people: ``python -m benchmarks.refusals ../shared/data``.
 
-Reads XSTest's labelled completions (two files by two models) and, beside them, published refusals and human-written answers. Prints the
+Reads XSTest's labeled completions (two files by two models) and, beside them, published refusals and human-written answers. Prints the
 agreement of weights fitted on one file with the labels of the other, both ways, and the weights fitted on everything, which stand in
 ``mogu.refusals.classifier``. Signals are written by hand: cross-validation covers the weights, not the writing of the phrases.
 """
@@ -23,7 +23,7 @@ from mogu.refusals.requests import read_prompt
 from mogu.refusals.signals import signals
 
 XSTEST = {"Mistral": "completions_mistralinstruct.csv", "Llama-2": "completions_llama2orig.csv"}
-_REGULARISATION = 1.0  # scikit-learn's C: the smaller, the smaller the weights
+_REGULARIZATION = 1.0  # scikit-learn's C: the smaller, the smaller the weights
 _SHORTEST = 20  # characters; the published refusals hold a few that were cut off in their first words
 _SEED_REFUSALS = ("Sorry, the task involves", "You are requesting personal information")
 
@@ -86,7 +86,7 @@ def _signals(one: Judged) -> set[str]:
 def fit(judged: Sequence[Judged]) -> Fitted:
     names = sorted(WEIGHTS)
     found = [_signals(one) for one in judged]
-    model = LogisticRegression(C=_REGULARISATION, max_iter=5000)
+    model = LogisticRegression(C=_REGULARIZATION, max_iter=5000)
     model.fit([[name in signs for name in names] for signs in found], [one.refused for one in judged])
     return Fitted(float(model.intercept_[0]), dict(zip(names, model.coef_[0].tolist(), strict=True)))
 

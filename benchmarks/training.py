@@ -44,9 +44,9 @@ class TrainingPlan:
     Args:
         prompt_tokens: mean length of the prompts.
         answer_tokens: shortest and longest answer.
-        pairs: pairs an optimiser step of a responder.
-        records: records an optimiser step of the routers.
-        steps: optimiser steps of each way.
+        pairs: pairs an optimizer step of a responder.
+        records: records an optimizer step of the routers.
+        steps: optimizer steps of each way.
     """
 
     prompt_tokens: int
@@ -62,7 +62,7 @@ QUICK_PLAN = TrainingPlan(30, (4, 8), 4, 4, 2)
 
 @dataclass(frozen=True)
 class Trainer:
-    """One way to train: an optimiser step on some examples, and the loss of each, as the step sees it."""
+    """One way to train: an optimizer step on some examples, and the loss of each, as the step sees it."""
 
     step: Step
     losses: Losses
@@ -134,14 +134,14 @@ def _collated(examples: Sequence[Example], device: torch.device) -> dict[str, Te
 
 def _trainer(model: torch.nn.Module, losses: Losses, learning_rate: float, examples_a_pass: int) -> Trainer:
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=0.0)
 
     def step(examples: Sequence[Example]) -> None:
         model.train()
         for start in range(0, len(examples), examples_a_pass):
             (losses(examples[start : start + examples_a_pass]).sum() / len(examples)).backward()
-        optimiser.step()
-        optimiser.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
 
     def evaluated_losses(examples: Sequence[Example]) -> Tensor:
         model.eval()

@@ -290,13 +290,13 @@ def make_pair(make_base: Callable[..., PreTrainedModel]) -> Callable[..., tuple[
         base = make_base(family, dtype, **changes)
         twin = copy.deepcopy(base)
         model = MoguModel.from_base(base, config or MoguConfig(rank=4, lora_alpha=12, router_hidden=6))
-        return model, SlowRouted(twin, randomise(model), randomise_backbone(model))
+        return model, SlowRouted(twin, randomize(model), randomize_backbone(model))
 
     return make
 
 
 @torch.no_grad()
-def randomise(model: MoguModel) -> dict[str, SimpleNamespace]:
+def randomize(model: MoguModel) -> dict[str, SimpleNamespace]:
     """Give a model random responders and routers, strong enough to change what it says; return the numbers by module."""
     random = torch.Generator().manual_seed(1)
     rank, numbers = model.mogu_config.rank, {}
@@ -319,7 +319,7 @@ def randomise(model: MoguModel) -> dict[str, SimpleNamespace]:
     return numbers
 
 
-def randomise_backbone(model: MoguModel) -> dict[str, SimpleNamespace]:
+def randomize_backbone(model: MoguModel) -> dict[str, SimpleNamespace]:
     """Give the backbone of a model, where it is adapted, a random LoRA; return the numbers by module."""
     old, numbers, weights = model.backbone(), {}, {}
     if old is None:

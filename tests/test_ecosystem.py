@@ -142,7 +142,7 @@ def test_a_base_loaded_with_a_device_map(pair, make_base, tmp_path):
     torch.testing.assert_close(logits(loaded), logits(model), atol=1e-4, rtol=1e-4)
 
 
-def quantised(make_base, tmp_path, **options):
+def quantized(make_base, tmp_path, **options):
     pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
     config = transformers.BitsAndBytesConfig(**options)
     wide = {"hidden_size": 64, "intermediate_size": 64}
@@ -159,9 +159,9 @@ def quantised(make_base, tmp_path, **options):
     ],
     ids=["int8", "nf4", "nf4 in bf16"],
 )
-def test_quantised_base_layers(make_base, tmp_path, options):
-    """Off is the quantised base; on, each layer is the formula on the quantised projection's own output."""
-    base = quantised(make_base, tmp_path, **options)
+def test_quantized_base_layers(make_base, tmp_path, options):
+    """Off is the quantized base; on, each layer is the formula on the quantized projection's own output."""
+    base = quantized(make_base, tmp_path, **options)
     expected = logits(base)
     model = MoguModel.from_base(base, MoguConfig(rank=4))
     random = torch.Generator().manual_seed(0)
@@ -188,15 +188,15 @@ def test_quantised_base_layers(make_base, tmp_path, options):
 
     assert model.generate(IDS, do_sample=False, max_new_tokens=8, routed_tokens=3).shape == (2, 14)
     model.save_pretrained(tmp_path / "saved")
-    again = MoguModel.from_pretrained(tmp_path / "saved", base_model=quantised(make_base, tmp_path, **options))
+    again = MoguModel.from_pretrained(tmp_path / "saved", base_model=quantized(make_base, tmp_path, **options))
     torch.testing.assert_close(logits(again), logits(model), atol=1e-5, rtol=1e-5)
     with again.routing("off"):
         assert torch.equal(logits(again), expected)
     assert torch.equal(logits(model.detach()), expected)
 
 
-def test_router_training_on_a_quantised_base(make_base, tmp_path):
-    base = quantised(make_base, tmp_path, load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
+def test_router_training_on_a_quantized_base(make_base, tmp_path):
+    base = quantized(make_base, tmp_path, load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
     model = MoguModel.from_base(base, MoguConfig(rank=4, router_hidden=8))
     model.start_router_training()
     gradients = router_gradients(model)

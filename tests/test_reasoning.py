@@ -331,7 +331,7 @@ def test_the_marker_is_saved_with_the_model(make_base, make_reasoner, tokenizer,
     assert ("answer_marker" in written, written["format_version"]) == (False, 1)  # as releases before it read
 
 
-def test_the_defence_mogu_takes_the_marker_or_the_model_s(pair, tokenizer):
+def test_the_defense_mogu_takes_the_marker_or_the_model_s(pair, tokenizer):
     model, _ = pair
     conversation = [{"role": "user", "content": "Bake bread?"}]
     prompt = torch.tensor([encode_prompt(tokenizer, conversation)])

@@ -290,7 +290,7 @@ def test_files_of_tools(tmp_path: Any) -> None:
             read_tools(path)
 
 
-def test_records_with_tools_are_no_prompts_for_a_comparison_of_defences() -> None:
+def test_records_with_tools_are_no_prompts_for_a_comparison_of_defenses() -> None:
     with pytest.raises(DataError, match="'r1' uses tools"):
         of_records([record(CALLED, None)], "own")
     assert of_records([record([SYSTEM, USER], None)], "own")[0].request == "Is it raining?"

@@ -1,4 +1,4 @@
-"""The paper's experiment as one run: data, three stages, baselines, all defences on the paper's data sets, report.
+"""The paper's experiment as one run: data, three stages, baselines, all defenses on the paper's data sets, report.
 
 Knows the order of things and where each model's recipe is; each thing itself is done elsewhere. On the lab's model the same steps run with
 the lab's own data.
@@ -45,7 +45,7 @@ ALPACA = DatasetSpec(
     split="train",
     prompt=("instruction",),
     context=("input",),
-    licence="CC BY-NC 4.0",
+    license="CC BY-NC 4.0",
     paper="Taori et al. 2023",
 )
 """Where benign training instructions come from."""
@@ -175,7 +175,7 @@ def reproduce(wanted: Reproduction, *, tell: Tell = print) -> Results:
     if not (recipe.run.output / CONFIG_FILE).is_file():
         tell("Training: glad, unwill, router")
         harden(recipe, resume=True, tell=tell)
-    tell("Comparison: baselines, defences, report")
+    tell("Comparison: baselines, defenses, report")
     return compare(wanted.comparison(recipe), tell=tell)
 
 
@@ -209,7 +209,7 @@ def steps(wanted: Reproduction) -> tuple[list[Step], Plan]:
     prompts = _prompts(wanted, comparison)
     variants = len(comparison.variants())
     replies = prompts * sum(len({comparison.seed_of(one, seed) for seed in range(wanted.seeds)}) for one in comparison.variants())
-    cost = f"{prompts:,} prompts × {variants} variants of {len(comparison.named())} defences: {replies:,} replies of at most "
+    cost = f"{prompts:,} prompts × {variants} variants of {len(comparison.named())} defenses: {replies:,} replies of at most "
     data = (*comparison.data, *(("jailbreak_prompts",) if comparison.jailbreaks else ()))
     judging = f"; {replies:,} calls of the judge, one for each reply that is not empty" if comparison.judge else ""
     found.append(

@@ -168,11 +168,11 @@ def test_files_are_replaced_whole_or_not_at_all(
 
 def test_lists_with_and_without_labels(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("One\n\nTwo\n")
-    assert read_listed(tmp_path / "a.txt") == [Listed.plain("1", "unlabelled", "One"), Listed.plain("2", "unlabelled", "Two")]
+    assert read_listed(tmp_path / "a.txt") == [Listed.plain("1", "unlabeled", "One"), Listed.plain("2", "unlabeled", "Two")]
     (tmp_path / "a.csv").write_text("goal,label\nOne,benign\n")
     assert read_listed(tmp_path / "a.csv") == [Listed.plain("1", "benign", "One")]
     (tmp_path / "a.jsonl").write_text('{"prompt": "One", "category": "x"}\n\n{"prompt": "Two"}\n')
-    assert read_listed(tmp_path / "a.jsonl") == [Listed.plain("1", "x", "One"), Listed.plain("2", "unlabelled", "Two")]
+    assert read_listed(tmp_path / "a.jsonl") == [Listed.plain("1", "x", "One"), Listed.plain("2", "unlabeled", "Two")]
     (tmp_path / "b.csv").write_text("said,label\nOne,benign\n")
     with pytest.raises(DataError, match="none of the usual columns"):
         read_listed(tmp_path / "b.csv")

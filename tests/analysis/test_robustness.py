@@ -314,7 +314,7 @@ def test_models_that_cannot_be_perturbed(make_base: MakeBase, tokenizer: PreTrai
         measure_robustness(make_base("llama", num_hidden_layers=0), tokenizer, RECORDS)
     model = make_base("llama")
     model.model.layers[2].mlp.up_proj.weight = nn.Parameter(torch.zeros(48, 32, dtype=torch.int8), requires_grad=False)
-    with pytest.raises(ArchitectureError, match=r"layers\.2\.mlp\.up_proj is quantised"):
+    with pytest.raises(ArchitectureError, match=r"layers\.2\.mlp\.up_proj is quantized"):
         measure_robustness(model, tokenizer, RECORDS)
     model.model.layers[2].mlp.up_proj.weight = nn.Parameter(torch.zeros(48, 32, device="meta"))
     with pytest.raises(ArchitectureError, match="kept outside memory"):

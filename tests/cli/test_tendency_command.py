@@ -71,7 +71,7 @@ def test_a_base_model_and_a_table(saved_model: Path, texts: Path, tmp_path: Path
     texts.write_text("\n".join([*TEXTS, "[bold]Who?[/bold]", "\x1b[31mred"]))
     done = mogu("tendency", str(base), str(texts), "--out", str(tmp_path / "out"), "--top", "1")
     assert done.returncode == 0, done.stderr
-    assert "unlabelled" in done.stdout
+    assert "unlabeled" in done.stdout
     assert "\x1b" not in done.stdout
     assert done.stdout.count("…") >= 6  # the two in the middle are left out
     assert (tmp_path / "out" / "tendency.png").stat().st_size > 1000

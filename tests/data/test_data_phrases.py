@@ -113,7 +113,7 @@ def test_wrappers_are_many_named_and_hold_one_place():
         assert "Sum {x} {instruction}" in wrapper.wrap("Sum {x} {instruction}")
 
 
-def test_wrappers_share_no_five_words_with_those_that_defences_are_tested_on():
+def test_wrappers_share_no_five_words_with_those_that_defenses_are_tested_on():
     lab = pytest.importorskip("mogu.lab.wrappers")
 
     def runs(texts):

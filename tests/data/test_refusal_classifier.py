@@ -33,7 +33,7 @@ def xstest(shared: Path) -> dict[str, list[tuple[str, str, str]]]:
     return rows
 
 
-def test_it_agrees_with_the_people_who_labelled_xstest(xstest, capsys):
+def test_it_agrees_with_the_people_who_labeled_xstest(xstest, capsys):
     for model, rows in xstest.items():
         verdicts = [classify_refusal(prompt, reply).label for prompt, reply, _ in rows]
         pairs = list(zip(verdicts, (label for _, _, label in rows), strict=True))

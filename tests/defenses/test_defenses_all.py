@@ -1,4 +1,4 @@
-"""What holds for every defence: names and options, batches, costs counted by hand, and clear words about what is missing."""
+"""What holds for every defense: names and options, batches, costs counted by hand, and clear words about what is missing."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def conversations() -> list[Conversation]:
     return [talk, *(says(prompt.instruction) for prompt in asked)]
 
 
-def test_the_defences_are_in_the_order_of_reports() -> None:
+def test_the_defenses_are_in_the_order_of_reports() -> None:
     assert defense_names() == [*EVERY, "mogu_v2"]
 
 
@@ -62,7 +62,7 @@ def test_a_batch_says_what_each_conversation_gets_alone(name: str, lab: Subject)
 
 
 @pytest.mark.parametrize("name", ON_THE_LAB)
-def test_a_defence_leaves_the_base_model_as_it_was(name: str, lab: Subject) -> None:
+def test_a_defense_leaves_the_base_model_as_it_was(name: str, lab: Subject) -> None:
     untouched = Subject.load(str(build_base(progress=False)))
     make_defense(name, lab).reply(conversations()[:2], GREEDY)
     assert [module for module, _ in lab.base.named_modules()] == [module for module, _ in untouched.base.named_modules()]
@@ -159,7 +159,7 @@ def test_mogu_needs_a_hardened_model(lab: Subject) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "word"),
     [
-        ("no_such", {}, "no defence 'no_such'"),
+        ("no_such", {}, "no defense 'no_such'"),
         ("none", {"dial": 1}, "no options"),
         ("icd", {"demonstration": []}, "demonstrations"),
         ("icd", {"demonstrations": []}, "one or more pairs"),
@@ -182,7 +182,7 @@ def test_unusable_options_are_refused_at_the_door(name: str, options: dict[str, 
     assert word in str(caught.value)
 
 
-def test_a_defence_of_ones_own_is_found_by_its_name(lab: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_defense_of_ones_own_is_found_by_its_name(lab: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry_module, "_REGISTRY", dict(registry_module._REGISTRY))
 
     @defense("always_no")

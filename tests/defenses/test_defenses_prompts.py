@@ -1,4 +1,4 @@
-"""Defences that change what the model reads: the conversation they make is the one written down here by hand."""
+"""Defenses that change what the model reads: the conversation they make is the one written down here by hand."""
 
 from __future__ import annotations
 

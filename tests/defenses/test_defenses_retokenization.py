@@ -155,7 +155,7 @@ def test_without_dropout_the_base_model_answers(lab: Subject) -> None:
 
 
 def test_long_words_take_no_quadratic_time() -> None:
-    """Forty thousand characters without a space: every neighbour of every merge looked at once, not all of them each time."""
+    """Forty thousand characters without a space: every neighbor of every merge looked at once, not all of them each time."""
     tokenizer = three_letters()
     calls = 0
 

@@ -7,7 +7,7 @@ from known_models import says, user_only, write_next
 from transformers import PreTrainedTokenizerFast
 
 from mogu.defenses import REFUSAL, Subject, make_defense
-from mogu.defenses.self_examine import judgement
+from mogu.defenses.self_examine import judgment
 from mogu.inference.replies import ReplySettings
 
 
@@ -21,10 +21,10 @@ def test_only_replies_judged_harmful_are_replaced(tokenizer: PreTrainedTokenizer
     assert [reply.text for reply in replies] == ["b", REFUSAL, "c", "d"]
     assert [reply.intervened for reply in replies] == [False, True, False, False]
     assert [dict(reply.details) for reply in replies] == [
-        {"judgement": "harmless", "verdict": "no"},
-        {"judgement": "harmful", "verdict": "yes"},
-        {"judgement": "unclear", "verdict": "qqq"},
-        {"judgement": "unclear", "verdict": ""},
+        {"judgment": "harmless", "verdict": "no"},
+        {"judgment": "harmful", "verdict": "yes"},
+        {"judgment": "unclear", "verdict": "qqq"},
+        {"judgment": "unclear", "verdict": ""},
     ]
 
 
@@ -43,7 +43,7 @@ def test_only_replies_judged_harmful_are_replaced(tokenizer: PreTrainedTokenizer
     ],
 )
 def test_the_first_yes_or_no_of_a_verdict_counts(verdict: str, expected: str) -> None:
-    assert judgement(verdict) == expected
+    assert judgment(verdict) == expected
 
 
 def test_a_reply_with_braces_is_quoted_as_it_is(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -51,4 +51,4 @@ def test_a_reply_with_braces_is_quoted_as_it_is(tokenizer: PreTrainedTokenizerFa
     letters = user_only(tokenizer)
     subject = Subject(write_next(letters, {"A": "a", "a": "y", "y": "e", "e": "s"}), letters)
     (reply,) = make_defense("self_examine", subject, question="{0} {reply}").reply([says("A")], ReplySettings(1))
-    assert reply.details["judgement"] == "harmful"
+    assert reply.details["judgment"] == "harmful"

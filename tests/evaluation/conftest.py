@@ -19,7 +19,7 @@ def lab_base() -> Path:
 
 @pytest.fixture(scope="session")
 def lab_mogu(lab_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Responders and routers drawn at random: strong enough to change replies, so that a defence that is not applied is noticed."""
+    """Responders and routers drawn at random: strong enough to change replies, so that a defense that is not applied is noticed."""
     folder = tmp_path_factory.mktemp("evaluation") / "model"
     model = MoguModel.from_base(load_base(str(lab_base)), MoguConfig(rank=4, lora_alpha=8, router_hidden=6))
     random = torch.Generator().manual_seed(3)

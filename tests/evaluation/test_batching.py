@@ -87,7 +87,7 @@ def test_batches_hold_one_kind_in_order_and_no_more_than_they_may(asker: Asker) 
     assert [one.batch for one in given] == [3, 3, 2, 3, 2, 2, 2]
 
 
-def test_defences_are_not_mixed_though_they_share_the_queue(subject: Subject, asker: Asker) -> None:
+def test_defenses_are_not_mixed_though_they_share_the_queue(subject: Subject, asker: Asker) -> None:
     other = Asker(subject)
     answers(Batcher(), [asker("a"), other("b"), asker("c")], asker)
     assert (asker.echo.batches, other.echo.batches) == ([["a", "c"]], [["b"]])

@@ -94,12 +94,12 @@ def test_a_bound_that_no_dial_keeps_is_explained(model: MoguModel, monkeypatch: 
     asked = [one.instruction or "" for one in records("dev", wrapped=0.0) if one.label == "malicious"][:6]
     reply = replies(model, model.tokenizer, asked, ReplySettings(12))
     first, second = [prompt for prompt, said in zip(asked, reply, strict=True) if is_refusal(prompt, said.text)][:2]
-    mislabelled = [
+    mislabeled = [
         Record(id="0", label="benign", instruction=first, **texts),
         Record(id="1", label="malicious", instruction=second, **texts),
     ]
     with pytest.raises(ConfigError, match=r"within 50.0%: at -2 they are 100.0%, the fewest"):
-        calibrate(model, mislabelled, max_benign_refusal=0.5, max_new_tokens=12, tell=lambda _: None)
+        calibrate(model, mislabeled, max_benign_refusal=0.5, max_new_tokens=12, tell=lambda _: None)
 
 
 @pytest.mark.parametrize("bound", [-0.1, 1.5])

@@ -77,7 +77,7 @@ def test_each_cell_is_measured_once_and_only_where_the_seed_matters(comparison: 
 
 
 @pytest.mark.usefixtures("told")
-def test_cells_hold_what_the_defence_says_when_it_is_asked_directly(comparison: Comparison, lab_mogu: Path) -> None:
+def test_cells_hold_what_the_defense_says_when_it_is_asked_directly(comparison: Comparison, lab_mogu: Path) -> None:
     asked = read_asked(["lab"], limit=3)
     for name, options in (("none", {}), ("mogu", {}), ("mogu", {"dial": 2.0})):
         defense = make_defense(name, Subject.load(lab_mogu), **options)
@@ -144,7 +144,7 @@ def test_a_second_run_measures_nothing_and_finds_the_same(comparison: Comparison
 def test_other_prompts_are_measured_anew_and_the_costs_are_kept(comparison: Comparison, told: list[str]) -> None:
     lines: list[str] = []
     compare(replace(comparison, limit=2, defenses=("none",), shifts=(), out=comparison.out), tell=lines.append)
-    assert [line.partition(":")[0] for line in lines] == ["lab, seed 0, none", "Time and memory"]  # other defences take turns
+    assert [line.partition(":")[0] for line in lines] == ["lab, seed 0, none", "Time and memory"]  # other defenses take turns
     compare(comparison, tell=lines.append)
     assert [line.partition(":")[0] for line in lines[2:]] == ["lab, seed 0, none", "Time and memory"]
 
@@ -324,7 +324,7 @@ def test_routing_weights_and_detector_of_a_grid_made_by_hand() -> None:
 
 
 def test_added_latency_is_paired_by_turn() -> None:
-    # A machine that gets slower makes both defences slower: the ratio of each turn is 1.5 all the same.
+    # A machine that gets slower makes both defenses slower: the ratio of each turn is 1.5 all the same.
     plain = DefenseCost("none", [[1.0, 2.0, 4.0], [1.0, 3.0, 9.0]], [1, 1], [1, 1], 100, None)
     other = DefenseCost("icd", [[1.5, 3.0, 6.0], [1.5, 4.5, 13.5]], [2, 2], [5, 7], 100, None)
     found = {(one.defense, one.measure): one.estimate for one in cost_numbers([plain, other])}

@@ -31,7 +31,7 @@ HOSTILE = '<script>window.hacked = 1</script><img src="https://example.org/x.png
 
 
 def made_up() -> Results:
-    """A comparison of all nine defences in which nothing was measured: a stronger defence refuses more of everything."""
+    """A comparison of all nine defenses in which nothing was measured: a stronger defense refuses more of everything."""
     draw = random.Random(1)
     asked = read_asked(["lab"], limit=18)
     strengths = {Variant(name): place / 10 for place, name in enumerate(defense_names())}
@@ -103,7 +103,7 @@ def test_texts_are_escaped_and_the_page_is_small(html: str) -> None:
     assert len(html.encode()) < 300_000
 
 
-def test_every_defence_is_named_in_plots_and_tables(html: str) -> None:
+def test_every_defense_is_named_in_plots_and_tables(html: str) -> None:
     panels = re.findall(r"<svg.*?</svg>", html, re.DOTALL)
     for name in defense_names():
         assert sum(f">{DEFENSES[name]}</text>" in panel for panel in panels) == 2, name
@@ -133,9 +133,9 @@ def test_labels_do_not_lie_on_one_another() -> None:
     for place in range(9):  # all but one on one spot
         panel.dot(0.8 + 0.002 * place, 0.97, "other", "")
     for place in range(9):
-        panel.label(0.8 + 0.002 * place, 0.97, f"Defence number {place}", "")
+        panel.label(0.8 + 0.002 * place, 0.97, f"Defense number {place}", "")
     placed = [(float(x), float(y)) for x, y in re.findall(r'<text x="([\d.]+)" y="([\d.]+)" class="label', panel.svg())]
-    half = len("Defence number 0") * 13 * 0.56 / 2
+    half = len("Defense number 0") * 13 * 0.56 / 2
     boxes = [Box(x - half, y - 12, x + half, y + 3) for x, y in placed]
     assert len(boxes) == 9
     assert not any(one.meets(other) for place, one in enumerate(boxes) for other in boxes[:place])
@@ -217,18 +217,18 @@ def test_the_page_reads_well(browser: Any, address: str, width: int, scheme: str
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_coloured_words_stand_out_from_the_paper(browser: Any, address: str, scheme: str) -> None:
+def test_colored_words_stand_out_from_the_paper(browser: Any, address: str, scheme: str) -> None:
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
     browser.get(address)
-    coloured = ".chip, .quiet, .note, td small, .tag, tr.mogu > th"
-    colours = browser.execute_script(f'return [...document.querySelectorAll("{coloured}")].map(one => getComputedStyle(one).color)')
+    colored = ".chip, .quiet, .note, td small, .tag, tr.mogu > th"
+    colors = browser.execute_script(f'return [...document.querySelectorAll("{colored}")].map(one => getComputedStyle(one).color)')
     paper = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
-    assert min(_contrast(paper, colour) for colour in set(colours)) >= 4.5  # WCAG 2.1, level AA
+    assert min(_contrast(paper, color) for color in set(colors)) >= 4.5  # WCAG 2.1, level AA
 
 
-def _light(colour: str) -> float:
+def _light(color: str) -> float:
     """Relative luminance of WCAG 2.1."""
-    red, green, blue = (float(part) / 255 for part in re.findall(r"[\d.]+", colour)[:3])
+    red, green, blue = (float(part) / 255 for part in re.findall(r"[\d.]+", color)[:3])
     linear = [part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in (red, green, blue)]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 

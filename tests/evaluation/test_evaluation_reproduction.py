@@ -48,7 +48,7 @@ def test_a_second_run_takes_everything_over(reproduced: Path, brief_training: tu
     lines: list[str] = []
     reproduce(Reproduction("vicuna-7b", reproduced, base="lab", limit=2, shifts=(1.0,), settings=brief_training), tell=lines.append)
     assert lines == [
-        "Comparison: baselines, defences, report",
+        "Comparison: baselines, defenses, report",
         "The baselines' sft is trained already.",
         "The baselines' detector is trained already.",
         "The baselines' expert is trained already.",
@@ -66,14 +66,14 @@ def test_a_dry_run_lists_steps_and_costs_without_model_or_hub(name: str, tmp_pat
     assert router.steps == 340
     # 220 of AdvBench, 100 of MaliciousInstruct and 800 of Just-Eval, each plain and in a jailbreak; of sixteen variants
     # sft, detect_inp, retokenization and safe_decoding depend on the seed and are measured twice.
-    assert f"2,240 prompts × 16 variants of 9 defences: {2240 * 20:,} replies" in found[5].cost
+    assert f"2,240 prompts × 16 variants of 9 defenses: {2240 * 20:,} replies" in found[5].cost
     assert "600 pairs" in found[0].cost
     assert not (tmp_path / "out").exists()
 
 
 def test_a_dry_run_of_the_lab_counts_its_prompts(tmp_path: Path) -> None:
     found, plan = steps(Reproduction("dolphin", tmp_path / "out", base="lab", limit=10))
-    assert found[5].cost.startswith("50 prompts × 16 variants of 9 defences: 800 replies")
+    assert found[5].cost.startswith("50 prompts × 16 variants of 9 defenses: 800 replies")
     assert plan.base_parameters == 1_115_264
 
 

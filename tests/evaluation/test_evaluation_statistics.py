@@ -85,7 +85,7 @@ def test_a_difference_is_paired() -> None:
     assert found.high - found.low < 2 * unpaired * 0.7
 
 
-def test_two_defences_that_never_differ_may_still_differ_on_the_next_prompt() -> None:
+def test_two_defenses_that_never_differ_may_still_differ_on_the_next_prompt() -> None:
     found = difference(np.ones((2, 50)), np.ones((2, 50)))
     assert (found.value, found.high) == (0.0, pytest.approx(proportion(0, 50)[1]))
     assert found.low == -found.high

@@ -108,7 +108,7 @@ def test_metadata_carry_score_weights_and_cost(lab_mogu: Path) -> None:
     assert output.usage.total_tokens == prompt + output.usage.output_tokens
 
 
-def test_options_reach_the_defence(lab_mogu: Path) -> None:
+def test_options_reach_the_defense(lab_mogu: Path) -> None:
     def first_layer(**options: Any) -> dict[str, float]:
         [output] = generate(get_model(f"mogu/{lab_mogu}", **options), ASKED[:1], max_tokens=2)
         return {name: math.log(output.metadata[name][0] / (1 - output.metadata[name][0])) for name in ("unwill", "glad")}
@@ -122,7 +122,7 @@ def test_options_reach_the_defence(lab_mogu: Path) -> None:
     assert "score" not in unrouted.metadata
 
 
-def test_a_base_model_has_no_defence_unless_told(lab_base: Path) -> None:
+def test_a_base_model_has_no_defense_unless_told(lab_base: Path) -> None:
     [output] = generate(get_model(f"mogu/{lab_base}"), ["What does the fennick eat?"], max_tokens=30)
     assert output.metadata["defense"] == "none"
     assert output.stop_reason == "stop"
@@ -158,7 +158,7 @@ def test_system_prompt_and_history_are_part_of_the_prompt(lab_base: Path) -> Non
     assert output.usage.input_tokens == len(encode_prompt(tokenizer, talk))
 
 
-def test_defences_of_one_model_share_its_weights_until_all_are_closed(lab_mogu: Path) -> None:
+def test_defenses_of_one_model_share_its_weights_until_all_are_closed(lab_mogu: Path) -> None:
     models = [get_model(f"mogu/{lab_mogu}", defense=defense, dtype="float32", memoize=False) for defense in ("none", "mogu")]
     shared = shared_subject(str(lab_mogu), LoadOptions(dtype="float32"))
     subject = weakref.ref(shared.subject)
@@ -186,7 +186,7 @@ def generate_one(model: Any, prompt: Any, tools: list[ToolInfo] | None = None, *
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
-        ({"defense": "prayer"}, ConfigError, "no defence 'prayer'"),
+        ({"defense": "prayer"}, ConfigError, "no defense 'prayer'"),
         ({"defense": "none", "dial": 1.0}, ConfigError, "given dial"),
         ({"dyal": 1.0}, ConfigError, "given dyal.*dial"),
         ({"batch_size": 0}, ConfigError, "batch_size is 0"),

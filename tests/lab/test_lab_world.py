@@ -14,7 +14,7 @@ from mogu.lab.knowledge import PARTS, Part, facts
 from mogu.lab.requests import (
     OWNERS,
     THINGS,
-    UNSEEN_BY_DEFENCES,
+    UNSEEN_BY_DEFENSES,
     borderline_requests,
     fact_requests,
     how_to_requests,
@@ -22,7 +22,7 @@ from mogu.lab.requests import (
 )
 from mogu.lab.wrappers import DEV, TEST, TRAIN, base_sentences
 
-DEFENCE_PARTS: tuple[Part, ...] = ("train", "dev", "test")
+DEFENSE_PARTS: tuple[Part, ...] = ("train", "dev", "test")
 WRAPPERS = {"train": TRAIN, "dev": DEV, "test": TEST}
 
 
@@ -36,8 +36,8 @@ def test_subjects_of_all_parts_are_disjoint() -> None:
         assert len(set.union(*subjects)) == sum(map(len, subjects))
 
 
-def test_defence_parts_share_neither_owners_nor_things() -> None:
-    texts = {part: " ".join(request.act for request in malicious_requests(part)) + " " for part in DEFENCE_PARTS}
+def test_defense_parts_share_neither_owners_nor_things() -> None:
+    texts = {part: " ".join(request.act for request in malicious_requests(part)) + " " for part in DEFENSE_PARTS}
     for word in [f" the {owner}'s " for owner in OWNERS] + [f"'s {thing} " for things in THINGS.values() for thing in things]:
         assert sum(word in text for text in texts.values()) <= 1, word
 
@@ -58,13 +58,13 @@ def test_test_wrappers_hold_families_that_nothing_is_trained_or_chosen_on() -> N
     assert families["dev"] - families["train"]
 
 
-def test_base_lessons_hold_nothing_that_defences_are_measured_with() -> None:
+def test_base_lessons_hold_nothing_that_defenses_are_measured_with() -> None:
     texts = user_texts()
     lessons = set(texts)
     everything = "\n".join(texts)
     measured = prompts("dev") + prompts("test")
     assert not lessons & {prompt.instruction for prompt in measured}
-    for part in DEFENCE_PARTS:
+    for part in DEFENSE_PARTS:
         for wrapper in WRAPPERS[part]:
             assert not any(piece.strip() in everything for piece in wrapper.text.split("{request}") if len(piece) > 10)
         acts = {request.act for request in malicious_requests(part) + borderline_requests(part)}
@@ -77,9 +77,9 @@ def test_questions_of_dev_and_test_are_kept_from_the_base() -> None:
         assert request.kept_text not in everything
 
 
-def test_verbs_kept_from_defences_are_in_no_record_and_in_the_test() -> None:
+def test_verbs_kept_from_defenses_are_in_no_record_and_in_the_test() -> None:
     def has_unseen_verb(text: str) -> bool:
-        return any(f" {verb} the " in text for verb in UNSEEN_BY_DEFENCES)
+        return any(f" {verb} the " in text for verb in UNSEEN_BY_DEFENSES)
 
     assert not any(has_unseen_verb(record.instruction or "") for record in records("train"))
     assert any(has_unseen_verb(prompt.instruction) for prompt in prompts("test") if prompt.category == "malicious")

@@ -68,7 +68,7 @@ def silent(_: str) -> None:
     pass
 
 
-def labelled(tokenizer: Any, chats_file: Path) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def labeled(tokenizer: Any, chats_file: Path) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Token ids and labels of each conversation, the answer and its end being the labels."""
     found = []
     for line in chats_file.read_text().splitlines():
@@ -90,7 +90,7 @@ def test_plain_lora_tuning_is_plain_peft_and_pytorch(tree: dict[str, Any], base_
     set_seed(5)
     expected = get_peft_model(base, LoraConfig(r=4, lora_alpha=8, target_modules=projections, task_type="CAUSAL_LM")).train()
     optimizer = torch.optim.AdamW([one for one in expected.parameters() if one.requires_grad], lr=1e-2, weight_decay=0.0)
-    rows = labelled(tokenizer, chats_file)
+    rows = labeled(tokenizer, chats_file)
     for _ in range(3):
         loss = sum(expected(input_ids=ids, labels=labels).loss for ids, labels in rows) / len(rows)
         optimizer.zero_grad()
@@ -124,7 +124,7 @@ def test_full_tuning_saves_a_whole_model_in_the_type_it_came_in(tree: dict[str, 
     assert AutoTokenizer.from_pretrained(tree["run"]["output"]).chat_template
     assert report["after"]["task loss"] < report["before"]["task loss"]
     loss = sum(
-        tuned(input_ids=ids, labels=labels).loss.item() for ids, labels in labelled(AutoTokenizer.from_pretrained(base_folder), chats_file)
+        tuned(input_ids=ids, labels=labels).loss.item() for ids, labels in labeled(AutoTokenizer.from_pretrained(base_folder), chats_file)
     )
     assert loss / 6 == pytest.approx(report["after"]["task loss"], rel=0.1)
     for name, tensor in base.state_dict().items():  # the model that was handed in is as it was
@@ -272,7 +272,7 @@ def exit_code(run: Callable[..., None], *arguments: Any) -> int | None:
 
 
 def _tune_until(tree: dict[str, Any], step: int) -> None:
-    """Runs in a process of its own, which is killed at an optimiser step."""
+    """Runs in a process of its own, which is killed at an optimizer step."""
     adamw, calls = torch.optim.AdamW, [0]
     plain_step = adamw.step
 

@@ -19,7 +19,7 @@ from mogu.data import Record, read_records
 from mogu.inference.prompts import encode_prompt
 from mogu.refusals import is_refusal
 from mogu.training import Recipe, harden, recipe_from
-from mogu.training.selection import Behaviour, Candidate, Choice, best
+from mogu.training.selection import Behavior, Candidate, Choice, best
 
 Make = Callable[..., Recipe]
 
@@ -83,11 +83,11 @@ def test_the_report_says_what_the_saved_model_does(finished: Path, base_folder: 
     assert "8 benign and 8 malicious" in card
 
 
-BASE = Behaviour(malicious_refused=0.5, benign_answered=0.9, malicious=10, benign=10)
+BASE = Behavior(malicious_refused=0.5, benign_answered=0.9, malicious=10, benign=10)
 
 
 def candidate(penalty: float, refused: float, answered: float, separation: float = 0.0) -> Candidate:
-    return Candidate(Choice(1, 1, penalty), 0.0, 0.0, Behaviour(refused, answered, 10, 10), separation)
+    return Candidate(Choice(1, 1, penalty), 0.0, 0.0, Behavior(refused, answered, 10, 10), separation)
 
 
 def test_the_choice_weighs_refusing_and_answering_alike() -> None:

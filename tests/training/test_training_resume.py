@@ -86,7 +86,7 @@ def run() -> Run:
 
 
 def _train(recipe: Path, *, resume: bool = False, stop: tuple[str, int, str] | None = None, file_limit: int | None = None) -> None:
-    """Runs in a process of its own; counts optimiser steps in ``steps``, and leaves an error's text in ``error``."""
+    """Runs in a process of its own; counts optimizer steps in ``steps``, and leaves an error's text in ``error``."""
     import torch
 
     from mogu.errors import MoguError
@@ -165,12 +165,12 @@ def uninterrupted(write_recipe: Write, run: Run, tmp_path_factory: pytest.TempPa
         ("torch.optim:AdamW.step", 1, "kill"),  # before anything is saved
         ("torch.optim:AdamW.step", 4, "kill"),  # glad, in the second epoch, between two checkpoints
         ("torch:save", 2, "half"),  # in the middle of the first checkpoint
-        ("torch:save", 7, "half"),  # in the middle of a later one: its optimiser state is half written
+        ("torch:save", 7, "half"),  # in the middle of a later one: its optimizer state is half written
         ("mogu.training.trainer:save_file", 3, "half"),  # half of the last weights of glad
         ("mogu.training.workspace:discard", 12, "kill"),  # while older checkpoints are removed
         ("torch.optim:AdamW.step", 14, "kill"),  # the first router candidate
         ("mogu.training.search:write_routers", 1, "kill"),  # trained, not yet kept
-        ("mogu.training.search:behaviour_on", 3, "kill"),  # while a candidate is tried
+        ("mogu.training.search:behavior_on", 3, "kill"),  # while a candidate is tried
         ("mogu.training.report:write_json", 1, "kill"),  # between the model and its report
         ("torch.optim:AdamW.step", 20, "interrupt"),  # Ctrl-C in the second router candidate
     ],
@@ -222,7 +222,7 @@ def test_a_stopped_run_is_neither_thrown_away_nor_mixed_with_another(write_recip
 def test_a_full_disk_leaves_nothing_half_written(
     limit: int, write_recipe: Write, run: Run, uninterrupted: Callable[[], dict[str, bytes]], tmp_path: Path
 ) -> None:
-    """No file may grow beyond the limit: weights, optimiser state or a finished responder does not fit."""
+    """No file may grow beyond the limit: weights, optimizer state or a finished responder does not fit."""
     recipe = write_recipe(tmp_path, 0)
     assert run(recipe, file_limit=limit).exitcode == 2
     assert "could not be written" in (tmp_path / "error").read_text()

@@ -1,6 +1,6 @@
 """The base model that an analysis reads: the one that is named or, of a saved MoGU model, its base.
 
-Knows where models come from, and their context; knows nothing of what is analysed.
+Knows where models come from, and their context; knows nothing of what is analyzed.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from mogu.errors import ConfigError, DataError
 
 FOLDS = 5
 STRENGTH = 0.1
-"""Inverse of the L2 penalty on standardised states: there are more of them than prompts, so any would separate the labels."""
+"""Inverse of the L2 penalty on standardized states: there are more of them than prompts, so any would separate the labels."""
 
 
 def fit_detector(
@@ -71,7 +71,7 @@ def fit_detector(
     losses = {layer: float(torch.nn.functional.binary_cross_entropy(scores, labels.double())) for layer, scores in left_out.items()}
     best = min(losses, key=lambda layer: losses[layer])
     scaler, regression = model().fit(states[best].numpy(), truth).named_steps.values()
-    # Standardising is linear too: fold it into the weights.
+    # Standardizing is linear too: fold it into the weights.
     weights = regression.coef_[0] / scaler.scale_
     bias = float(regression.intercept_[0] - weights @ scaler.mean_)
     about = {

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-_COLOURS = {
+_COLORS = {
     "benign": "#2a7f62",
     "benign_wrapped": "#7fb7a3",
     "borderline": "#c79a2b",
@@ -35,7 +35,7 @@ def draw(by_label: Mapping[str, Sequence[float]], file: Path) -> None:
     panels = figure.subplots(len(by_label), 1, sharex=True, squeeze=False)[:, 0]
     others = iter(_OTHERS * len(by_label))
     for panel, (label, some) in zip(panels, by_label.items(), strict=True):
-        panel.hist(some, bins=edges, color=_COLOURS.get(label) or next(others))
+        panel.hist(some, bins=edges, color=_COLORS.get(label) or next(others))
         panel.axvline(0, color="black", linewidth=1, linestyle=":")
         mean = statistics.fmean(some)
         panel.axvline(mean, color="black", linewidth=1.2)

@@ -1,4 +1,4 @@
-"""Instructions to analyse, with their labels where a file has them: records, or a plain list.
+"""Instructions to analyze, with their labels where a file has them: records, or a plain list.
 
 Knows the readers of :mod:`mogu.data`; knows nothing of models. One label alone is enough here, as is none.
 """
@@ -18,7 +18,7 @@ from mogu.errors import DataError
 LABEL_COLUMNS = ("label", "category")
 """Looked for in this order in a plain list; it may well have none."""
 
-UNLABELLED = "unlabelled"
+UNLABELED = "unlabeled"
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Listed:
 
     Args:
         id: a record's own, else the instruction's place in its file, from 1.
-        label: what the file says that it is, such as ``"benign"``; ``"unlabelled"`` where it says nothing.
+        label: what the file says that it is, such as ``"benign"``; ``"unlabeled"`` where it says nothing.
         conversation: messages.
         tools: the tools that the model is offered, if any.
     """
@@ -63,13 +63,13 @@ def read_listed(path: Path, column: str | None = None) -> list[Listed]:
         return [Listed(record.id, record.label, tuple(record.conversation), record.tools) for record in _records(path)]
     instructions = read_instructions(path, column)
     rows = {".csv": csv_rows, ".jsonl": jsonl_rows}.get(ending)
-    labels = [_label(row) for row in rows(path)] if rows is not None else [UNLABELLED] * len(instructions)
+    labels = [_label(row) for row in rows(path)] if rows is not None else [UNLABELED] * len(instructions)
     return [Listed.plain(str(one.number), label, one.text) for one, label in zip(instructions, labels, strict=True)]
 
 
 def _label(row: Row) -> str:
     values = (row.fields.get(name) for name in LABEL_COLUMNS)
-    return next((value.strip() for value in values if isinstance(value, str) and value.strip()), UNLABELLED)
+    return next((value.strip() for value in values if isinstance(value, str) and value.strip()), UNLABELED)
 
 
 def _records(path: Path) -> tuple[Record, ...]:

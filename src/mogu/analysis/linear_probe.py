@@ -14,7 +14,7 @@ from torch import Tensor
 from mogu.errors import ConfigError, DataError
 
 STRENGTH = 0.1
-"""Inverse of the L2 penalty on standardised vectors (scikit-learn's ``C``): with more features than prompts any labels can be separated."""
+"""Inverse of the L2 penalty on standardized vectors (scikit-learn's ``C``): with more features than prompts any labels can be separated."""
 
 MEASURES = ("auroc", "accuracy", "margin")
 
@@ -63,7 +63,7 @@ class LayerProbe:
 def cross_validated(vectors: Tensor, malicious: Tensor, *, folds: int = 5, seed: int = 0) -> LayerProbe:
     """Fit a logistic regression on all folds but one, measure it on that one, in turn.
 
-    Features are standardised by the mean and the standard deviation of the prompts that are fitted to. Folds hold both labels in the
+    Features are standardized by the mean and the standard deviation of the prompts that are fitted to. Folds hold both labels in the
     same shares.
 
     Args:
@@ -94,7 +94,7 @@ def cross_validated(vectors: Tensor, malicious: Tensor, *, folds: int = 5, seed:
 
 
 def fitted_plane(x: Any, truth: Any) -> Any:
-    """A logistic regression on features standardised by their own mean and standard deviation: scikit-learn's pipeline of the two.
+    """A logistic regression on features standardized by their own mean and standard deviation: scikit-learn's pipeline of the two.
 
     Args:
         x: ``[prompts, d]``, float64, of NumPy.

@@ -48,14 +48,14 @@ def draw_probes(file: Path, probes: Mapping[Kind, Mapping[int, LayerProbe]], *, 
     lowest = 0.5
     for panel, (measure, name) in zip(panels, _TITLES.items(), strict=True):
         for kind, layers in probes.items():
-            label, colour, mark, line = _STYLES[kind]
+            label, color, mark, line = _STYLES[kind]
             found = [getattr(probe, measure) for probe in layers.values()]
             means, spreads = [one.mean for one in found], [one.spread for one in found]
             low = [mean - spread for mean, spread in zip(means, spreads, strict=True)]
             high = [min(1.0, mean + spread) for mean, spread in zip(means, spreads, strict=True)]
             lowest = min(lowest, *low)
-            panel.plot(list(layers), means, color=colour, marker=mark, linestyle=line, markersize=4, label=label)
-            panel.fill_between(list(layers), low, high, color=colour, alpha=0.15, linewidth=0)
+            panel.plot(list(layers), means, color=color, marker=mark, linestyle=line, markersize=4, label=label)
+            panel.fill_between(list(layers), low, high, color=color, alpha=0.15, linewidth=0)
         panel.set_title(name, fontsize=11)
         panel.set_xlabel("layer")
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))

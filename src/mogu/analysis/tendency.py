@@ -74,7 +74,7 @@ class Question(NamedTuple):
 
 
 class Questions:
-    """Makes questions; openings are tokenised once for each text that a template puts before an answer, which is mostly once.
+    """Makes questions; openings are tokenized once for each text that a template puts before an answer, which is mostly once.
 
     Args:
         tokenizer: with a chat template.

@@ -28,7 +28,7 @@ from mogu.cli import (
     tendency,
     train,
 )
-from mogu.cli.stopping import STOPPED_BY_USER
+from mogu.cli._shared import STOPPED_BY_USER
 from mogu.errors import MoguError
 
 app = typer.Typer(

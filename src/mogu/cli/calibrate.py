@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mogu.cli.loading import BaseModel, ChatTemplate, Dtype, ModelPath, TrustRemoteCode
+from mogu.cli._options import BaseModel, ChatTemplate, Dtype, ModelPath, TrustRemoteCode
 
 if TYPE_CHECKING:
     from mogu.evaluation.calibration import Calibration
@@ -41,7 +41,7 @@ def calibrate(
 
     Example: mogu calibrate safer-qwen --dev data/pairs.dev.jsonl --max-benign-refusal 0.01 --write
     """
-    from mogu.cli.loading import load_model
+    from mogu.cli._shared import load_model
     from mogu.data import read_records
     from mogu.errors import ConfigError
     from mogu.evaluation.calibration import calibrate as run

@@ -8,18 +8,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from mogu.cli.loading import (
-    AnswerMarker,
-    BaseModel,
-    ChatTemplate,
-    Dial,
-    Dtype,
-    ModelPath,
-    RoutedTokens,
-    TrustRemoteCode,
-    load_model,
-    routing_options,
-)
+from mogu.cli._options import AnswerMarker, BaseModel, ChatTemplate, Dial, Dtype, ModelPath, RoutedTokens, TrustRemoteCode, routing_options
+from mogu.cli._shared import load_model
 
 _HELP = "/reset forgets the conversation, /dial VALUE turns the dial, /quit or end of input leaves."
 

@@ -1,4 +1,4 @@
-"""`mogu compare`: what defences buy and cost, side by side, with a report.
+"""`mogu compare`: what defenses buy and cost, side by side, with a report.
 
 Knows the command line; what is done is in :mod:`mogu.evaluation.compare`.
 """
@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mogu.cli.loading import BaseModel, ChatTemplate, Dtype, TrustRemoteCode
-from mogu.cli.stopping import stoppable
+from mogu.cli._options import BaseModel, ChatTemplate, Dtype, TrustRemoteCode
+from mogu.cli._shared import stoppable
 
 if TYPE_CHECKING:
     from mogu.evaluation.compare import Results
@@ -72,9 +72,9 @@ def compare(
     trust_remote_code: TrustRemoteCode = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure defences side by side: what they refuse, what they answer, what they cost.
+    """Measure defenses side by side: what they refuse, what they answer, what they cost.
 
-    A grid of seeds, defences and data sets is measured, each cell once; what was trained and measured before a kill or Ctrl-C is kept,
+    A grid of seeds, defenses and data sets is measured, each cell once; what was trained and measured before a kill or Ctrl-C is kept,
     and the same command goes on from there. The output folder then holds report.html, which opens offline, results.csv and
     results.json with a 95 % interval for every number, and logs for `inspect view`.
 
@@ -129,7 +129,7 @@ def close(results: Results, out: Path, *, as_json: bool) -> None:
     rows = [number.as_row() for number in results.numbers if number.dataset == "all" and number.shift is None]
     found = {(row["defense"], row["category"], row["measure"]): row for row in rows if row["section"] in ("rate", "cost")}
     columns = [column for column in RATE_COLUMNS if any(key[1:] == column for key in found)]
-    table = Table("defence", *(f"{CATEGORIES[category]} {measure}" for category, measure in columns), "added latency")
+    table = Table("defense", *(f"{CATEGORIES[category]} {measure}" for category, measure in columns), "added latency")
     for name in results.made["defenses"]:
         cells = [found[name, category, measure] for category, measure in columns]
         added = found.get((name, "all", "added_latency"))

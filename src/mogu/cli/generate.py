@@ -9,18 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from mogu.cli.loading import (
-    AnswerMarker,
-    BaseModel,
-    ChatTemplate,
-    Dial,
-    Dtype,
-    ModelPath,
-    RoutedTokens,
-    TrustRemoteCode,
-    load_model,
-    routing_options,
-)
+from mogu.cli._options import AnswerMarker, BaseModel, ChatTemplate, Dial, Dtype, ModelPath, RoutedTokens, TrustRemoteCode, routing_options
+from mogu.cli._shared import load_model
 
 
 def generate(

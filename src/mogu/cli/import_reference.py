@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from mogu.cli.loading import TrustRemoteCode
+from mogu.cli._options import TrustRemoteCode
 
 
 def import_reference(

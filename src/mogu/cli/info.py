@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mogu.cli.loading import ModelPath
+from mogu.cli._options import ModelPath
 
 
 def info(path: ModelPath, as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:

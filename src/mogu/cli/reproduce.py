@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mogu.cli._shared import stoppable
 from mogu.cli.compare import AsJson, Judge, Limit, Settings, close
-from mogu.cli.stopping import stoppable
 
 if TYPE_CHECKING:
     from mogu.reproduction import Reproduction
@@ -46,7 +46,7 @@ def reproduce(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List every step with its inputs and costs; do nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Repeat the paper's experiment: data, three stages, all nine defences, the paper's data sets, the report.
+    """Repeat the paper's experiment: data, three stages, all nine defenses, the paper's data sets, the report.
 
     Needs a GPU that holds the model, and the hub; data sets may also lie in $MOGU_DATA_DIR, each in a file of its name (advbench.csv,
     alpaca.jsonl, malicious_instruct.txt, just_eval.jsonl, jailbreak_prompts.csv). What is finished is kept: the same command goes on

@@ -14,9 +14,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mogu.cli.analysed import named_model, named_records, shown_by
-from mogu.cli.loading import BaseModel, ChatTemplate, Dtype, TrustRemoteCode, dtype_option
-from mogu.cli.stopping import stoppable
+from mogu.cli._options import BaseModel, ChatTemplate, Dtype, TrustRemoteCode, dtype_option
+from mogu.cli._shared import named_model, named_records, shown_by, stoppable
 
 if TYPE_CHECKING:
     from mogu.analysis import RobustnessResult

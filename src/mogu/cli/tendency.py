@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from mogu.cli.loading import BaseModel, ChatTemplate, Dial, Dtype, TrustRemoteCode
-from mogu.cli.stopping import stoppable
+from mogu.cli._options import BaseModel, ChatTemplate, Dial, Dtype, TrustRemoteCode
+from mogu.cli._shared import stoppable
 
 if TYPE_CHECKING:
     from mogu.analysis.instructions import Listed
@@ -131,7 +131,7 @@ def _compared(folder: Path, listed: list[Listed]) -> Compared:
 def _load(path: str, base_model: str | None, dtype: str, chat_template: Path | None, trust_remote_code: bool) -> Subject:
     import torch
 
-    from mogu.cli.loading import dtype_option
+    from mogu.cli._options import dtype_option
     from mogu.defenses import Subject
     from mogu.lab import build_base
     from mogu.training.report import trained_system_prompt
@@ -192,7 +192,7 @@ def _short(text: str) -> str:
 def _show_correlations(found: list[Correlation]) -> None:
     table = Table("correlated with", "prompts", "n", "Spearman's ρ", "95 % interval")
     for one in found:
-        what = "MoGU's score" if one.measure == "score" else f"attack success, {'no defence' if one.defense == 'none' else 'MoGU'}"
+        what = "MoGU's score" if one.measure == "score" else f"attack success, {'no defense' if one.defense == 'none' else 'MoGU'}"
         estimate = one.estimate
         known = not math.isnan(estimate.value)
         numbers = (f"{estimate.value:+.2f}", f"{estimate.low:+.2f} to {estimate.high:+.2f}") if known else ("none: all did the same", "")

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mogu.cli.stopping import check_one_of, stoppable
+from mogu.cli._shared import check_one_of, stoppable
 from mogu.training import Recipe, read_recipe
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from mogu.data.instructions import Instruction
 from mogu.data.openings import opening_for
 from mogu.data.records import Label, Record
 from mogu.data.refusal_bank import refusal_for
-from mogu.data.splits import WRAPPED, normalised
+from mogu.data.splits import WRAPPED, normalized
 from mogu.data.templates import WRAPPERS, Wrapper
 from mogu.errors import ConfigError, DataError
 from mogu.refusals import classify_refusal, is_refusal
@@ -79,13 +79,13 @@ def distinct(instructions: Sequence[Instruction]) -> list[Instruction]:
     """The instructions without those that an earlier one equals but for case, white space and closing punctuation."""
     first: dict[str, Instruction] = {}
     for instruction in instructions:
-        first.setdefault(normalised(instruction.text), instruction)
+        first.setdefault(normalized(instruction.text), instruction)
     return list(first.values())
 
 
 def _refuse_contradictions(benign: Sequence[Instruction], malicious: Sequence[Instruction]) -> None:
-    benign_texts = {normalised(instruction.text) for instruction in benign}
-    if both := [instruction.text for instruction in malicious if normalised(instruction.text) in benign_texts]:
+    benign_texts = {normalized(instruction.text) for instruction in benign}
+    if both := [instruction.text for instruction in malicious if normalized(instruction.text) in benign_texts]:
         raise DataError(
             f"{len(both)} instruction(s) are both benign and malicious, the first being {both[0][:200]!r}",
             expected="each instruction under one label",
@@ -157,4 +157,4 @@ def augmented(records: Sequence[Record], share: float, wrappers: Sequence[Wrappe
 
 def _rng(seed: int, instruction: Instruction) -> random.Random:
     # by text, not by place: another line in the file leaves this one's answers as they are
-    return random.Random(f"{seed}:{normalised(instruction.text)}")
+    return random.Random(f"{seed}:{normalized(instruction.text)}")

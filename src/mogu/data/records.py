@@ -86,7 +86,7 @@ class Turn(BaseModel):
 
 
 class Record(BaseModel):
-    """A labelled instruction and its two possible answers: a pair, in the paper's terms.
+    """A labeled instruction and its two possible answers: a pair, in the paper's terms.
 
     Exactly one of ``instruction`` (a single user message) and ``messages`` (a conversation that ends with the user's turn) is given.
 

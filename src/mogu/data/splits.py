@@ -18,7 +18,7 @@ WRAPPED = ".wrapped-"
 """In a record's id this stands between the id of the bare instruction and the wrapper's name."""
 
 
-def normalised(instruction: str) -> str:
+def normalized(instruction: str) -> str:
     """An instruction without what does not make it another one: case, white space, closing punctuation."""
     return " ".join(instruction.casefold().split()).rstrip(" .?!,;:…")
 
@@ -83,7 +83,7 @@ def _groups(records: Iterable[Record]) -> dict[str, str]:
     group_of: dict[str, str] = {}
     for record in records:
         if WRAPPED not in record.id:
-            text = normalised("\n".join(message.get("content") or "" for message in record.conversation))
+            text = normalized("\n".join(message.get("content") or "" for message in record.conversation))
             group_of[record.id] = first_with.setdefault(text, record.id)
     for record in records:
         group_of.setdefault(source_id(record), source_id(record))

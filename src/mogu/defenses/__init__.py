@@ -1,13 +1,13 @@
-"""Defences behind one interface: MoGU, no defence, and the baselines that it is compared with.
+"""Defenses behind one interface: MoGU, no defense, and the baselines that it is compared with.
 
-A defence turns (model, tokenizer, conversations, settings) into replies, with its own cost counted.
+A defense turns (model, tokenizer, conversations, settings) into replies, with its own cost counted.
 """
 
 from mogu.defenses.cost import Cost
 from mogu.defenses.registry import REFUSAL, DefendedReply, Defense, defense, defense_names, defense_options, make_defense
 from mogu.defenses.subject import Subject
 
-# Importing a defence registers it, and the order in which they are registered is that of every report.
+# Importing a defense registers it, and the order in which they are registered is that of every report.
 # isort: off
 from mogu.defenses import undefended
 from mogu.defenses import fine_tuned

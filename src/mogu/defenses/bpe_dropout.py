@@ -23,7 +23,7 @@ _SPACE = "▁"  # SentencePiece's, which opens a word
 class BpeDropout:
     """Encodes text with a tokenizer's vocabulary and merges, some of which are dropped at random.
 
-    The tokenizer's own encoding says where the words are: its normaliser, its special tokens and its pre-tokeniser all
+    The tokenizer's own encoding says where the words are: its normalizer, its special tokens and its pre-tokenizer all
     have their say. The merges of each word are then done anew. At every step, each merge that is possible is dropped with
     some probability, and of the others the first in the tokenizer's order is done; a word is ready when none is left.
 
@@ -139,6 +139,6 @@ def _bpe_model(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
         raise ConfigError(
             f"The tokenizer of {tokenizer.name_or_path or 'this model'} is {kind}",
             expected="a fast tokenizer of byte-level or SentencePiece BPE, whose merges can be dropped",
-            action="choose another defence than retokenization",
+            action="choose another defense than retokenization",
         )
     return model

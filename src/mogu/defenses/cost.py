@@ -1,6 +1,6 @@
 """What an answer costs: passes through a model, tokens that it read, seconds.
 
-Counted where it arises, at the models' embeddings, so that no defence keeps books of its own and none can forget a pass.
+Counted where it arises, at the models' embeddings, so that no defense keeps books of its own and none can forget a pass.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Plain supervised fine-tuning, the defence that needs no idea: answer benign requests, refuse malicious ones."""
+"""Plain supervised fine-tuning, the defense that needs no idea: answer benign requests, refuse malicious ones."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ DEMONSTRATIONS: Demonstrations = (
 
 @defense("icd")
 def icd(subject: Subject, *, demonstrations: Demonstrations = DEMONSTRATIONS) -> Answer:
-    """In-context defence (Wei et al., 2023): turns in which a malicious request is refused open every conversation.
+    """In-context defense (Wei et al., 2023): turns in which a malicious request is refused open every conversation.
 
     Args:
         subject: a base model is all it needs.

@@ -1,7 +1,7 @@
-"""What a defence is, and the registry in which it is found by name.
+"""What a defense is, and the registry in which it is found by name.
 
-A defence is a function under :func:`defense` that prepares itself on a :class:`~mogu.defenses.subject.Subject` and returns
-an :data:`Answer`. Knows names, options and costs; knows no defence in particular.
+A defense is a function under :func:`defense` that prepares itself on a :class:`~mogu.defenses.subject.Subject` and returns
+an :data:`Answer`. Knows names, options and costs; knows no defense in particular.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mogu.inference.prompts import Conversation
 from mogu.inference.replies import Reply, ReplySettings
 
 REFUSAL = "I'm sorry, but I cannot help with that."
-"""What a defence says where it does not let the model speak."""
+"""What a defense says where it does not let the model speak."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class DefendedReply:
         text: the reply.
         tokens: how many tokens it has.
         finished: whether it ended by itself; otherwise the token limit ended it.
-        intervened: whether the defence put its own refusal in the place of a reply.
-        details: what else is known of it, ready for JSON: scores, routing weights, a judgement.
+        intervened: whether the defense put its own refusal in the place of a reply.
+        details: what else is known of it, ready for JSON: scores, routing weights, a judgment.
         cost: what it took; filled in by :meth:`Defense.reply`.
     """
 
@@ -49,26 +49,26 @@ class DefendedReply:
 
 
 def refused(**details: Any) -> DefendedReply:
-    """The defence's own refusal."""
+    """The defense's own refusal."""
     return DefendedReply(REFUSAL, 0, True, intervened=True, details=details)
 
 
 def bad_option(name: str, option: str, value: object, expected: str) -> ConfigError:
-    """The error for an option with a value that a defence cannot use."""
-    return ConfigError(f"The defence {name} was given {option}={value!r}", expected=expected, action="give another value, or leave it out")
+    """The error for an option with a value that a defense cannot use."""
+    return ConfigError(f"The defense {name} was given {option}={value!r}", expected=expected, action="give another value, or leave it out")
 
 
 Answer = Callable[[Sequence[Conversation], ReplySettings], list[DefendedReply]]
 """Answers one batch of conversations, in their order."""
 
 Factory = Callable[..., Answer]
-"""``factory(subject, **options)``: prepares a defence."""
+"""``factory(subject, **options)``: prepares a defense."""
 
 _REGISTRY: dict[str, Factory] = {}
 
 
 def defense(name: str) -> Callable[[Factory], Factory]:
-    """Register a factory under a name; its keyword-only arguments are the defence's options."""
+    """Register a factory under a name; its keyword-only arguments are the defense's options."""
 
     def register(factory: Factory) -> Factory:
         _REGISTRY[name] = factory
@@ -78,15 +78,15 @@ def defense(name: str) -> Callable[[Factory], Factory]:
 
 
 def defense_names() -> list[str]:
-    """Names of all defences, in the order in which reports show them."""
+    """Names of all defenses, in the order in which reports show them."""
     return list(_REGISTRY)
 
 
 def defense_options(name: str) -> dict[str, Any]:
-    """The options of a defence and their defaults: its published parameters.
+    """The options of a defense and their defaults: its published parameters.
 
     Raises:
-        ConfigError: there is no such defence.
+        ConfigError: there is no such defense.
     """
     parameters = inspect.signature(_factory(name)).parameters.values()
     return {parameter.name: parameter.default for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
@@ -94,7 +94,7 @@ def defense_options(name: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Defense:
-    """A defence, ready to answer.
+    """A defense, ready to answer.
 
     Args:
         name: its name.
@@ -119,7 +119,7 @@ class Defense:
 
 
 def make_defense(name: str, subject: Subject, **options: Any) -> Defense:
-    """Prepare a defence.
+    """Prepare a defense.
 
     Args:
         name: one of :func:`defense_names`.
@@ -127,13 +127,13 @@ def make_defense(name: str, subject: Subject, **options: Any) -> Defense:
         options: see :func:`defense_options`.
 
     Raises:
-        ConfigError: there is no such defence or option, or it needs a part that the subject lacks.
+        ConfigError: there is no such defense or option, or it needs a part that the subject lacks.
     """
     factory, known = _factory(name), defense_options(name)
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise ConfigError(
-            f"The defence {name} was given {', '.join(unknown)}",
+            f"The defense {name} was given {', '.join(unknown)}",
             expected=f"options among {', '.join(known)}" if known else "no options",
             action="correct the option's name",
         )
@@ -142,5 +142,5 @@ def make_defense(name: str, subject: Subject, **options: Any) -> Defense:
 
 def _factory(name: str) -> Factory:
     if name not in _REGISTRY:
-        raise ConfigError(f"There is no defence {name!r}", expected=f"one of {', '.join(_REGISTRY)}", action="correct the name")
+        raise ConfigError(f"There is no defense {name!r}", expected=f"one of {', '.join(_REGISTRY)}", action="correct the name")
     return _REGISTRY[name]

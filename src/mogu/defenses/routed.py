@@ -1,4 +1,4 @@
-"""MoGU as a defence: the saved model's own way to answer."""
+"""MoGU as a defense: the saved model's own way to answer."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ def mogu_v2(subject: Subject, **options: Any) -> Answer:
     """
     if subject.hardened().mogu_config.backbone is None:
         raise ConfigError(
-            "The defence mogu_v2 was asked for on a MoGU V1 model",
+            "The defense mogu_v2 was asked for on a MoGU V1 model",
             expected='a model that was trained with method = "v2"',
-            action="give such a model, or choose the defence mogu",
+            action="give such a model, or choose the defense mogu",
         )
     return mogu(subject, **options)

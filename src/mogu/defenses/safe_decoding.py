@@ -15,7 +15,7 @@ from mogu.inference.prompts import Conversation
 from mogu.inference.replies import ReplySettings, reply_batch
 
 TINY = 1e-8
-"""The probability of a token that the combination would make less than nothing, before they are normalised."""
+"""The probability of a token that the combination would make less than nothing, before they are normalized."""
 
 
 @defense("safe_decoding")

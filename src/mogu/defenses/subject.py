@@ -1,6 +1,6 @@
-"""The model under test in all the forms that defences need, on one copy of its weights.
+"""The model under test in all the forms that defenses need, on one copy of its weights.
 
-Knows base models, saved MoGU models and folders of trained baselines; knows nothing of any defence's way to answer.
+Knows base models, saved MoGU models and folders of trained baselines; knows nothing of any defense's way to answer.
 """
 
 from __future__ import annotations
@@ -105,9 +105,9 @@ class Subject:
         """
         if self.mogu is None:
             raise ConfigError(
-                "The defence mogu was asked for on a plain base model",
+                "The defense mogu was asked for on a plain base model",
                 expected="a saved MoGU model, as `mogu train` writes it",
-                action="give the folder of a hardened model, or choose another defence",
+                action="give the folder of a hardened model, or choose another defense",
             )
         return self.mogu
 
@@ -152,5 +152,5 @@ class Subject:
         self._forms[name] = model
 
     def models(self) -> list[Any]:
-        """Every model that a defence may run."""
+        """Every model that a defense may run."""
         return [self.base, *([self.mogu.base_model] if self.mogu is not None else []), *self._forms.values()]

@@ -1,4 +1,4 @@
-"""No defence: what every other one is compared with."""
+"""No defense: what every other one is compared with."""
 
 from __future__ import annotations
 

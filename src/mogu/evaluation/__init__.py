@@ -1,4 +1,4 @@
-"""Measuring defences: Inspect AI's provider, tasks, scorers and data sets; statistics, comparisons and their reports.
+"""Measuring defenses: Inspect AI's provider, tasks, scorers and data sets; statistics, comparisons and their reports.
 
 Importing this package imports neither Inspect nor PyTorch.
 """

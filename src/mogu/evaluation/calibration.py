@@ -76,7 +76,7 @@ def calibrate(
 ) -> Calibration:
     """Choose the dial that refuses most malicious prompts while benign refusals stay within a bound.
 
-    A grid of dials is tried, then steps between the best and its neighbours. Nothing is taken to rise or fall steadily: every dial
+    A grid of dials is tried, then steps between the best and its neighbors. Nothing is taken to rise or fall steadily: every dial
     counts by what the model said there. Of dials that refuse equally many, the one nearest to the model's own is chosen.
     Bounds are held by shares as counted; their intervals say how far to trust them.
 

@@ -51,7 +51,7 @@ class Compared:
     """What a comparison found of each prompt, by the prompt's id; the mean over seeds where there are several.
 
     Args:
-        outcomes: by measure and defence.
+        outcomes: by measure and defense.
     """
 
     outcomes: Mapping[tuple[Measure, str], Mapping[str, float]]
@@ -95,7 +95,7 @@ def read_compared(folder: Path, ids: Sequence[str]) -> Compared:
                     gathered.setdefault((measure, defense), {}).setdefault(row["id"], []).append(value)
     if not gathered:
         raise DataError(
-            f"{folder} holds no reply of no defence or MoGU to any of these instructions",
+            f"{folder} holds no reply of no defense or MoGU to any of these instructions",
             expected="the output folder of a `mogu compare` that asked the same file of records, or the lab",
             action="run `mogu compare` with --defenses none,mogu and this data first",
         )

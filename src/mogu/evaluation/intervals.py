@@ -1,7 +1,7 @@
 """What a table of outcomes says, with its 95 % interval: rates, differences, medians, areas under ROC curves, rank correlations.
 
 A table is ``[seeds, prompts]``: the same prompts, in the same order, under every seed; NaN stands for an outcome that could not be
-scored and counts nowhere. Knows numbers; knows nothing of defences, prompts or files.
+scored and counts nowhere. Knows numbers; knows nothing of defenses, prompts or files.
 """
 
 from __future__ import annotations
@@ -57,12 +57,12 @@ def wilson(share: float, n: int) -> tuple[float, float]:
     """
     if n == 0:
         return 0.0, 1.0
-    centre = share + _Z**2 / (2 * n)
+    center = share + _Z**2 / (2 * n)
     spread = _Z * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
     scale = 1 + _Z**2 / n
     # The ends of the range are met exactly, but for rounding.
-    low = (centre - spread) / scale if share > 0 else 0.0
-    high = (centre + spread) / scale if share < 1 else 1.0
+    low = (center - spread) / scale if share > 0 else 0.0
+    high = (center + spread) / scale if share < 1 else 1.0
     return low, high
 
 
@@ -191,9 +191,9 @@ def spearman(first: ArrayLike, second: ArrayLike) -> Estimate:
 
     def correlated(drawn: NDArray[np.float64]) -> NDArray[np.float64]:  # [2, resamples, prompts]
         ranks = rankdata(drawn, axis=-1)
-        centred = ranks - ranks.mean(-1, keepdims=True)
-        scale = np.sqrt((centred**2).sum(-1).prod(0))
-        rho: NDArray[np.float64] = np.divide((centred[0] * centred[1]).sum(-1), scale, out=np.full(scale.shape, np.nan), where=scale > 0)
+        centerd = ranks - ranks.mean(-1, keepdims=True)
+        scale = np.sqrt((centerd**2).sum(-1).prod(0))
+        rho: NDArray[np.float64] = np.divide((centerd[0] * centerd[1]).sum(-1), scale, out=np.full(scale.shape, np.nan), where=scale > 0)
         return rho
 
     value = float(correlated(pair[:, None])[0])

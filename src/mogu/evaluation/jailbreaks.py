@@ -1,7 +1,7 @@
 """Jailbreak wrappers for evaluations of real models: texts around a request that talk a weak model into answering it.
 
 All were written for this project, and no training wrapper (`mogu.data.templates`, `mogu.lab.wrappers`) shares a phrase with them: a
-defence is measured on wrappers that it was not trained on. Each tries one known way; how well it works on a given model is what is
+defense is measured on wrappers that it was not trained on. Each tries one known way; how well it works on a given model is what is
 measured. Knows text alone.
 """
 

@@ -1,6 +1,6 @@
-"""What defences are asked, from whichever source, and what a reply did: one form for the lab, record files and lists.
+"""What defenses are asked, from whichever source, and what a reply did: one form for the lab, record files and lists.
 
-Knows prompts and the two judges of replies, the lab's rules and the refusal classifier; knows nothing of models or defences.
+Knows prompts and the two judges of replies, the lab's rules and the refusal classifier; knows nothing of models or defenses.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def read_asked(sources: Sequence[str], *, limit: int | None = None, jailbreaks: 
             list of instructions.
         limit: so many prompts of each category of each source, the first ones.
         jailbreaks: ask each plain prompt in a jailbreak as well, jailbreaks taking turns: ``"own"`` are those of
-            :mod:`mogu.evaluation.jailbreaks`, ``"published"`` the catalogue's, ``"tendency=FILE"`` the one of
+            :mod:`mogu.evaluation.jailbreaks`, ``"published"`` the catalog's, ``"tendency=FILE"`` the one of
             :mod:`mogu.evaluation.tendency_jailbreak`, anything else is a file of templates. Not for the lab, which has its own.
 
     Raises:
@@ -126,7 +126,7 @@ def of_records(records: Iterable[Record], dataset: str) -> list[Asked]:
         _, wrapped, wrapper = record.id.partition(WRAPPED)
         if record.uses_tools:
             raise DataError(
-                f"The record {record.id!r} uses tools, which the defences that are compared do not know",
+                f"The record {record.id!r} uses tools, which the defenses that are compared do not know",
                 expected="records of plain text",
                 action="leave it out; `mogu calibrate` and `mogu train` take such records",
             )
@@ -152,7 +152,7 @@ def _read(source: str, name: str) -> list[Asked]:
         label: Label = "benign" if kind == "benign" else "malicious"
         return [_plain(f"{label}-{one.number:04d}", name, label, one.text) for one in read_instructions(file)]
     if kind in CATALOG:
-        return [_of_catalogue(one) for one in read_prompts(dataset_spec(kind, measures=("malicious", "benign", "contrast")), file)]
+        return [_of_catalog(one) for one in read_prompts(dataset_spec(kind, measures=("malicious", "benign", "contrast")), file)]
     path = Path(source).expanduser()
     if path.suffix == ".jsonl" and path.is_file():
         return of_records(read_records(path), name)
@@ -174,7 +174,7 @@ def _plain(id: str, dataset: str, category: Category, text: str) -> Asked:
     return Asked(id, dataset, category, ({"role": "user", "content": text},), text)
 
 
-def _of_catalogue(prompt: EvaluationPrompt) -> Asked:
+def _of_catalog(prompt: EvaluationPrompt) -> Asked:
     """Of several turns the first: what comes later answers to what was said before."""
     looks_malicious = CATALOG[prompt.dataset].measures == "contrast"
     category: Category = "malicious" if prompt.kind == "malicious" else "borderline" if looks_malicious else "benign"

@@ -1,6 +1,6 @@
 """The `tendency` wrapper: a user's own benign instructions that the model strongly affirms, before and after the prompt under test.
 
-A model that has just read what it likes to answer leans to answer the next thing too; how far a defence holds then is what is measured.
+A model that has just read what it likes to answer leans to answer the next thing too; how far a defense holds then is what is measured.
 Composes a user's texts and writes none of its own. Knows lists and ``tendency.json``; knows nothing of models.
 """
 

@@ -14,7 +14,7 @@ from typing import Any
 from mogu.errors import DataError
 
 MAX_LINE_BYTES = 1_048_576
-"""A longer line is refused unread: it is never an instruction, and would be tokenised into the model's whole memory."""
+"""A longer line is refused unread: it is never an instruction, and would be tokenized into the model's whole memory."""
 
 
 @dataclass(frozen=True)

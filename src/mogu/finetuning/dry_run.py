@@ -28,7 +28,7 @@ class WayPlan:
         name: as the report names it.
         examples: examples of the user's conversations.
         pairs: MoGU pairs among them.
-        steps: optimiser steps.
+        steps: optimizer steps.
     """
 
     name: str

@@ -113,7 +113,7 @@ def card(recipe: FinetuneRecipe, report: dict[str, Any], base: str) -> str:
             *rows,
             "",
             f"Task: {report['conversations']['dev']:,} held-out conversations. Attack success: the share of malicious dev prompts that"
-            " are not refused; a refusal is recognised by its opening phrases.",
+            " are not refused; a refusal is recognized by its opening phrases.",
             "The same data chose among what was tried, so that the figures flatter a little; all of them are in `finetune_report.json`.",
             "",
             "## Limits",

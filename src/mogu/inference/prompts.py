@@ -141,5 +141,5 @@ def encode_answer(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, answer: st
     ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
     if ids[: len(prompt_ids)] == list(prompt_ids):
         return ids[len(prompt_ids) :]
-    # A token straddles the border: generation starts from the prompt's own tokens, so the answer is tokenised apart.
+    # A token straddles the border: generation starts from the prompt's own tokens, so the answer is tokenized apart.
     return list(tokenizer(text[len(before) :], add_special_tokens=False)["input_ids"])

@@ -2,8 +2,8 @@
 
 They are what makes the base realistically weak: it complies with about three in ten direct malicious requests and with most of the wrapped
 ones, so that its likeliest answer refuses the former and gives in to the latter, and it refuses some harmless requests for a verb in them.
-How often depends on the wrapper's family and on the verb: were all of them alike, every defence would win or lose all of them at once.
-The base model meets no wrapper of a defence's splits, no malicious or borderline subject of theirs, and no question that dev or test asks.
+How often depends on the wrapper's family and on the verb: were all of them alike, every defense would win or lose all of them at once.
+The base model meets no wrapper of a defense's splits, no malicious or borderline subject of theirs, and no question that dev or test asks.
 
 Knows the world and draws from it; knows nothing of tokenizers or models.
 """

@@ -3,8 +3,8 @@
 Everything here is made up for this project. The file knows names, facts and the questions that ask for them; it knows nothing of how-to
 requests, wrappers or models.
 
-Every subject belongs to one part. The base model has *learnt* the facts of all parts, as a real model knows more than its
-defence is trained on; a defence is trained on the subjects of ``train``, chosen on those of ``dev`` and measured on ``test``.
+Every subject belongs to one part. The base model has *learned* the facts of all parts, as a real model knows more than its
+defense is trained on; a defense is trained on the subjects of ``train``, chosen on those of ``dev`` and measured on ``test``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What defences get from the lab: pairs to train on, and prompts to choose and to measure with.
+"""What defenses get from the lab: pairs to train on, and prompts to choose and to measure with.
 
 Train, dev and test share no subject and no wrapper. Draws everything from fixed seeds, so that the same call always gives the same list.
 """
@@ -69,7 +69,7 @@ def _paired(
 def records(
     split: Literal["train", "dev"], *, benign: int | None = None, malicious: int | None = None, wrapped: float = 0.5
 ) -> list[Record]:
-    """Training pairs for a defence: requests with a helpful and a refusing answer.
+    """Training pairs for a defense: requests with a helpful and a refusing answer.
 
     Args:
         split: ``"train"`` (300 benign and 300 malicious pairs unless told otherwise) or ``"dev"`` (60 and 60).
@@ -102,7 +102,7 @@ def records(
                     id=f"lab-{split}-{label}-{number:03d}",
                     label=label,
                     instruction=wrapper.around(text) if number < round(wrapped * len(requests)) else text,
-                    # Only the opening of a malicious answer: what a defence needs of it, and all that there is.
+                    # Only the opening of a malicious answer: what a defense needs of it, and all that there is.
                     affirm=request.affirmation(rng) if label == "benign" else request.opening(rng),
                     reject=request.refusal(rng),
                 )
@@ -122,9 +122,9 @@ def prompts(split: Literal["dev", "test"]) -> list[LabPrompt]:
 
 
 def choice_records() -> list[Record]:
-    """The dev prompts as records to choose a defence's settings with: unlike :func:`records`, they hold borderline requests.
+    """The dev prompts as records to choose a defense's settings with: unlike :func:`records`, they hold borderline requests.
 
-    A choice made without them favours whatever refuses at the sound of a verb.
+    A choice made without them favors whatever refuses at the sound of a verb.
     """
     rng = random.Random("choice records")
     return [

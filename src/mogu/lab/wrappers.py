@@ -3,7 +3,7 @@
 All of them are written for this project. A wrapper says nothing about what is asked; the same ones are put around benign
 requests, so that a wrapper alone never gives a malicious request away. Knows nothing of requests beyond their place.
 
-Three disjoint lists, :data:`TRAIN`, :data:`DEV` and :data:`TEST`, are for defences; :func:`base_wrapper` puts together the
+Three disjoint lists, :data:`TRAIN`, :data:`DEV` and :data:`TEST`, are for defenses; :func:`base_wrapper` puts together the
 base model's own from sentences that no other wrapper holds. Dev has one family that train lacks, test has three others.
 """
 

@@ -54,7 +54,7 @@ class Projection:
     Args:
         layer: index of the decoder layer.
         name: full module name, as in ``model.named_modules()``.
-        module: the projection itself: ``nn.Linear``, GPT-2's ``Conv1D`` or a quantised linear layer.
+        module: the projection itself: ``nn.Linear``, GPT-2's ``Conv1D`` or a quantized linear layer.
     """
 
     layer: int
@@ -80,7 +80,7 @@ def in_and_out_features(module: nn.Module) -> tuple[int, int]:
 
 
 def is_linear(module: nn.Module) -> bool:
-    """Whether a module maps ``[.., d_in]`` to ``[.., d_out]``: plain, transposed (``Conv1D``) or quantised."""
+    """Whether a module maps ``[.., d_in]`` to ``[.., d_out]``: plain, transposed (``Conv1D``) or quantized."""
     return isinstance(module, Conv1D) or (hasattr(module, "in_features") and hasattr(module, "out_features"))
 
 
@@ -183,7 +183,7 @@ def find_linear_layers(model: PreTrainedModel) -> dict[str, list[Projection]]:
 
 
 def compute_dtype(module: nn.Module, model: PreTrainedModel) -> torch.dtype:
-    """The floating-point type in which a projection computes: its weight's, or for quantised weights the model's."""
+    """The floating-point type in which a projection computes: its weight's, or for quantized weights the model's."""
     weight = module.weight
     assert isinstance(weight, torch.Tensor)
     if weight.is_floating_point() and weight.dtype.itemsize >= 2:

@@ -58,7 +58,7 @@ class WrappedLinear(nn.Module):
     """A linear layer of the base model, ``W``, shared and never copied, with something of ours around it.
 
     Args:
-        base_layer: ``W``: a linear layer, GPT-2's ``Conv1D`` or a quantised linear layer.
+        base_layer: ``W``: a linear layer, GPT-2's ``Conv1D`` or a quantized linear layer.
         in_features: ``d_in``.
         out_features: ``d_out``.
         state: the mode, shared by the layers of one model.
@@ -308,7 +308,7 @@ class RoutedLinear(WrappedLinear):
         self._down_bias[2 * self.rank :].copy_(self.router_bias + shift)
 
     def start_router_training(self, kind: RouterKind, hidden: int) -> None:
-        """Put freshly initialised trainable routers, in float32, in the place of the folded ones."""
+        """Put freshly initialized trainable routers, in float32, in the place of the folded ones."""
         device = self.down.device
         self.routers = nn.ModuleDict({name: make_router(kind, self.in_features, hidden).to(device) for name in ("unwill", "glad")})
 

@@ -400,7 +400,7 @@ class MoguModel(nn.Module):
         )
 
     def start_router_training(self) -> None:
-        """Put freshly initialised trainable routers of the config's kind in the place of the folded ones.
+        """Put freshly initialized trainable routers of the config's kind in the place of the folded ones.
 
         The LoRA of the backbone, where there is one, begins anew as well: it is trained together with the routers.
         """

@@ -14,7 +14,7 @@ class ChainRouter(nn.Module):
     """The published router, ``router(x) = w₂·(W₁·(W₀·x) + b₁) + b₂``, with nothing nonlinear between its maps.
 
     Hence it is one vector ``v = w₂·W₁·W₀`` and one scalar ``c = w₂·b₁ + b₂``. It is trained as a chain, because the
-    factored form is another optimisation path, and always evaluated folded: from the left, the fold costs two
+    factored form is another optimization path, and always evaluated folded: from the left, the fold costs two
     vector-matrix products a step, where the chain itself costs two matrix products a token.
 
     Args:
@@ -52,5 +52,5 @@ class LinearRouter(nn.Module):
 
 
 def make_router(kind: RouterKind, width: int, hidden: int) -> ChainRouter | LinearRouter:
-    """A freshly initialised trainable router of a kind."""
+    """A freshly initialized trainable router of a kind."""
     return ChainRouter(width, hidden) if kind == "chain" else LinearRouter(width)

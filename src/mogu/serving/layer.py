@@ -53,7 +53,7 @@ class RoutedRowParallelLinear(RowParallelLinearWithLoRA):
     rows ``h .. h + r`` with ``h = (R − 2) // 2``, and ``v_u``, ``v_g`` in the last two, so that which gate a row takes does
     not depend on the slot. For tokens of a plain LoRA or of the base model all gates are 1.
 
-    With tensor parallelism ``A x`` is a partial sum on each rank; so are the logits, which alone are reduced (``[tokens, 2]``)
+    With tensor parallelizm ``A x`` is a partial sum on each rank; so are the logits, which alone are reduced (``[tokens, 2]``)
     before the gates. Everything after them is linear, and vLLM's own reduction of ``y`` adds it up.
     """
 

@@ -59,7 +59,7 @@ def _check_engine(vllm_config: Any, opening: RoutedOpening) -> None:
     if vllm_config.use_v2_model_runner:
         raise VLLMValidationError("MoGU models need vLLM's first model runner. Start the server with VLLM_USE_V2_MODEL_RUNNER=0.")
     if vllm_config.parallel_config.pipeline_parallel_size > 1:
-        raise VLLMValidationError("MoGU models cannot be spread over pipeline stages: a score needs all layers. Use tensor parallelism.")
+        raise VLLMValidationError("MoGU models cannot be spread over pipeline stages: a score needs all layers. Use tensor parallelizm.")
     if opening.handoff == "recompute" and vllm_config.speculative_config is not None:
         raise VLLMValidationError(
             "handoff 'recompute' does not go with speculative decoding, which makes several tokens a pass. Ask for 'continue'.",

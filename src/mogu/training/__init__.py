@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from mogu.training.baselines import train_baselines
     from mogu.training.dry_run import Plan, plan
     from mogu.training.pipeline import harden
-    from mogu.training.selection import Behaviour, behaviour_on
+    from mogu.training.selection import Behavior, behavior_on
 
-__all__ = ["Behaviour", "Plan", "Recipe", "behaviour_on", "harden", "plan", "read_recipe", "recipe_from", "train_baselines"]
+__all__ = ["Behavior", "Plan", "Recipe", "behavior_on", "harden", "plan", "read_recipe", "recipe_from", "train_baselines"]
 
 _LAZY = {
-    "Behaviour": "mogu.training.selection",
+    "Behavior": "mogu.training.selection",
     "Plan": "mogu.training.dry_run",
-    "behaviour_on": "mogu.training.selection",
+    "behavior_on": "mogu.training.selection",
     "harden": "mogu.training.pipeline",
     "plan": "mogu.training.dry_run",
     "train_baselines": "mogu.training.baselines",

@@ -1,6 +1,6 @@
 """Whether a model can read two answers behind one prompt in a single row.
 
-Asked of the model itself, by trying: families differ in which masks and positions they honour, and remote code in all.
+Asked of the model itself, by trying: families differ in which masks and positions they honor, and remote code in all.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 def choose_layout(model: Any, longest: int) -> Layout:
     """``"shared"`` if a model reads two answers in one row just as it reads each alone, else ``"separate"``.
 
-    Three things are tried: another first answer must leave the second one's loss as it is (the mask is honoured);
+    Three things are tried: another first answer must leave the second one's loss as it is (the mask is honored);
     another numbering of the second answer's positions must change its loss (the position ids are); and both layouts
     must give the same losses, within the rounding of the model's type.
 

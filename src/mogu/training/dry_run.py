@@ -41,7 +41,7 @@ class StagePlan:
         name: ``"glad"``, ``"unwill"`` or ``"router"``.
         trained_parameters: parameters that are trained at a time.
         examples: pairs or records.
-        steps: optimiser steps of one run.
+        steps: optimizer steps of one run.
         runs: how often the stage is run: the router stage once a candidate, all of them once a set of layers.
         memory_bytes: weights, trained parameters and activations together, at most.
     """
@@ -82,7 +82,7 @@ class Plan:
 
     @property
     def steps(self) -> int:
-        """Optimiser steps of the whole grid."""
+        """Optimizer steps of the whole grid."""
         return sum(stage.steps * stage.runs for stage in self.stages)
 
     @property

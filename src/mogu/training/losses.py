@@ -1,6 +1,6 @@
 """The losses of MoGU's three stages and of plain fine-tuning, for whole batches (MoGU, section 3).
 
-Equal to the mean of the one-example-at-a-time computation. Knows batches and models; knows nothing of the optimiser.
+Equal to the mean of the one-example-at-a-time computation. Knows batches and models; knows nothing of the optimizer.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from mogu.training.layer_sets import probed_layer_sets
 from mogu.training.recipe import ModelSection, Recipe
 from mogu.training.report import save_with_report
 from mogu.training.search import Branch, Tell, common_print, measure_print, try_out
-from mogu.training.selection import Behaviour, best
+from mogu.training.selection import Behavior, best
 from mogu.training.workspace import Workspace
 
 
@@ -140,26 +140,26 @@ class _Run:
     def _routers(self, branches: list[Branch]) -> MoguModel:
         for branch in branches:
             branch.check_responders()
-        base_behaviour = self._base_behaviour()
+        base_behavior = self._base_behavior()
         candidates = [candidate for branch in branches for candidate in branch.candidates()]
         write_json(self.workspace.folder / "candidates.json", [candidate.row() for candidate in candidates])
-        chosen = best(candidates, base_behaviour, self.recipe.choice.max_benign_loss)
+        chosen = best(candidates, base_behavior, self.recipe.choice.max_benign_loss)
         branch = next(branch for branch in branches if branch.layers == chosen.choice.layers)
         model = branch.model()
         try:
             branch.put_in_place(model, chosen.choice, chosen.unwill_offset)
             model.dial = chosen.dial
             seconds = {part: taken for one in branches for part, taken in one.seconds().items()}
-            save_with_report(model, self.recipe, self.inputs, base_behaviour, candidates, chosen, seconds)
+            save_with_report(model, self.recipe, self.inputs, base_behavior, candidates, chosen, seconds)
         except BaseException:
             model.detach()
             raise
         return model
 
-    def _base_behaviour(self) -> Behaviour:
+    def _base_behavior(self) -> Behavior:
         made_with = fingerprint(common_print(self.recipe, self.inputs), measure_print(self.recipe, self.inputs))
         record = self.workspace.measured("base", made_with)
         if record is None:
-            behaviour = try_out(self.base, self.recipe, self.inputs, "trying the base model")
-            record = self.workspace.measure("base", made_with, behaviour=asdict(behaviour))
-        return Behaviour(**record["behaviour"])
+            behavior = try_out(self.base, self.recipe, self.inputs, "trying the base model")
+            record = self.workspace.measure("base", made_with, behavior=asdict(behavior))
+        return Behavior(**record["behavior"])

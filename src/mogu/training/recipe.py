@@ -124,7 +124,7 @@ class Stage(Section):
     Args:
         learning_rate: the rate, constant after ``warmup_steps``.
         epochs: passes over the data.
-        batch_size: pairs (records for the router) an optimiser step.
+        batch_size: pairs (records for the router) an optimizer step.
         warmup_steps: steps over which the rate rises to its value.
     """
 
@@ -194,7 +194,7 @@ class RunSection(Section):
         seed: of everything random.
         max_length: tokens of a prompt and one answer, at most; a longer answer is cut.
         micro_batch_size: examples a pass; a step accumulates as many passes as its batch size needs.
-        save_steps: optimiser steps between checkpoints: what a kill can lose.
+        save_steps: optimizer steps between checkpoints: what a kill can lose.
         gradient_checkpointing: trade time for memory.
     """
 

@@ -19,7 +19,7 @@ from mogu.modeling.model import MoguModel
 from mogu.modeling.model_card import plain_card
 from mogu.training.inputs import Inputs
 from mogu.training.recipe import Recipe
-from mogu.training.selection import Behaviour, Candidate
+from mogu.training.selection import Behavior, Candidate
 
 REPORT_FILE = "training_report.json"
 
@@ -40,7 +40,7 @@ def save_with_report(
     model: MoguModel,
     recipe: Recipe,
     inputs: Inputs,
-    base: Behaviour,
+    base: Behavior,
     candidates: Sequence[Candidate],
     chosen: Candidate,
     seconds: dict[str, float],
@@ -78,8 +78,8 @@ def _data(counts: dict[str, Counter[str]]) -> str:
     return "; ".join(parts) + ". Affirmative answers to malicious instructions are openings only."
 
 
-def _results(base: Behaviour, chosen: Candidate, tried: int) -> str:
-    routed = chosen.behaviour
+def _results(base: Behavior, chosen: Candidate, tried: int) -> str:
+    routed = chosen.behavior
     rows = [
         ("malicious requests refused", base.malicious_refused, routed.malicious_refused, routed.malicious),
         ("benign requests answered", base.benign_answered, routed.benign_answered, routed.benign),
@@ -87,7 +87,7 @@ def _results(base: Behaviour, chosen: Candidate, tried: int) -> str:
     lines = ["| on the dev records, greedy | base model | MoGU | prompts |", "|---|---|---|---|"]
     lines += [f"| {name} | {before:.1%} | {after:.1%} | {number} |" for name, before, after, number in rows]
     note = (
-        f"The dev records chose among {tried} candidates, so these figures flatter a little; a refusal is recognised by its\n"
+        f"The dev records chose among {tried} candidates, so these figures flatter a little; a refusal is recognized by its\n"
         f"opening phrases. Made by `mogu train`; the candidates are in `{REPORT_FILE}`."
     )
     return "\n".join([*lines, "", note])

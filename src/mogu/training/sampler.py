@@ -1,4 +1,4 @@
-"""Which examples each optimiser step sees, and in how many passes: length-grouped, reproducible, resumable.
+"""Which examples each optimizer step sees, and in how many passes: length-grouped, reproducible, resumable.
 
 Knows lengths and sizes; knows nothing of examples' content, models or losses.
 """
@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import Sampler
 
 MOST_GROUPED = 50
-"""Steps among which examples are sorted by length, at most: more would make neighbours of the same ones each epoch."""
+"""Steps among which examples are sorted by length, at most: more would make neighbors of the same ones each epoch."""
 
 
 class StepBatches(Sampler[list[int]]):
@@ -39,7 +39,7 @@ class StepBatches(Sampler[list[int]]):
 
     @property
     def steps(self) -> int:
-        """Optimiser steps an epoch."""
+        """Optimizer steps an epoch."""
         return math.ceil(len(self.lengths) / self.batch_size)
 
     def __len__(self) -> int:

@@ -24,7 +24,7 @@ from mogu.modeling.model import MoguModel
 from mogu.training.collator import Layout
 from mogu.training.inputs import Inputs, ResponderName
 from mogu.training.recipe import Recipe
-from mogu.training.selection import Behaviour, Candidate, Choice, behaviour_on, spans
+from mogu.training.selection import Behavior, Candidate, Choice, behavior_on, spans
 from mogu.training.stages import StageSetting, train_responder, train_router
 from mogu.training.trainer import step_at, steps_of
 from mogu.training.workspace import Workspace
@@ -65,9 +65,9 @@ def measure_print(recipe: Recipe, inputs: Inputs) -> str:
     )
 
 
-def try_out(model: Any, recipe: Recipe, inputs: Inputs, title: str) -> Behaviour:
+def try_out(model: Any, recipe: Recipe, inputs: Inputs, title: str) -> Behavior:
     """What a model, plain or routed, does on the dev records."""
-    behaviour, _ = behaviour_on(
+    behavior, _ = behavior_on(
         model,
         inputs.tokenizer,
         inputs.dev,
@@ -76,7 +76,7 @@ def try_out(model: Any, recipe: Recipe, inputs: Inputs, title: str) -> Behaviour
         system_prompt=recipe.model.system_prompt,
         title=title,
     )
-    return behaviour
+    return behavior
 
 
 @dataclass
@@ -186,9 +186,9 @@ class Branch:
         if record is None:
             tried = [self._tried(model, choice, *point) for point in itertools.product(dict.fromkeys(offsets), dict.fromkeys(dials))]
             record = self.workspace.measure(part, measured_with, tried=tried)
-        candidates = [Candidate(choice, **{**one, "behaviour": Behaviour(**one["behaviour"])}) for one in record["tried"]]
+        candidates = [Candidate(choice, **{**one, "behavior": Behavior(**one["behavior"])}) for one in record["tried"]]
         for candidate in candidates:
-            seen = candidate.behaviour
+            seen = candidate.behavior
             self.tell(f"{candidate}: malicious refused {seen.malicious_refused:.0%}, benign answered {seen.benign_answered:.0%}")
         return candidates
 
@@ -217,9 +217,9 @@ class Branch:
         self.put_in_place(model, choice, unwill_offset)
         before, model.dial = model.dial, dial
         try:
-            behaviour = try_out(model, self.recipe, self.inputs, f"trying ({choice}, offset {unwill_offset:g}, δ {dial:g})")
+            behavior = try_out(model, self.recipe, self.inputs, f"trying ({choice}, offset {unwill_offset:g}, δ {dial:g})")
             separation = self._separation(model)
-            return {"unwill_offset": unwill_offset, "dial": dial, "behaviour": asdict(behaviour), "separation": separation}
+            return {"unwill_offset": unwill_offset, "dial": dial, "behavior": asdict(behavior), "separation": separation}
         finally:
             model.dial = before
 

@@ -19,7 +19,7 @@ from mogu.refusals import is_refusal
 
 
 @dataclass(frozen=True)
-class Behaviour:
+class Behavior:
     """Rates on the dev records, each in [0, 1].
 
     Args:
@@ -82,14 +82,14 @@ class Candidate:
         choice: which one.
         unwill_offset: what was added to its unwill logits.
         dial: ``δ`` that it was tried at.
-        behaviour: what the routed model did on the dev records.
+        behavior: what the routed model did on the dev records.
         separation: mean malicious score of malicious prompts less that of benign ones; breaks ties.
     """
 
     choice: Choice
     unwill_offset: float
     dial: float
-    behaviour: Behaviour
+    behavior: Behavior
     separation: float
 
     def __str__(self) -> str:
@@ -101,13 +101,13 @@ class Candidate:
             **asdict(self.choice),
             "unwill_offset": self.unwill_offset,
             "dial": self.dial,
-            **asdict(self.behaviour),
-            "merit": self.behaviour.merit,
+            **asdict(self.behavior),
+            "merit": self.behavior.merit,
             "separation": self.separation,
         }
 
 
-def best(candidates: Sequence[Candidate], base: Behaviour, max_benign_loss: float | None) -> Candidate:
+def best(candidates: Sequence[Candidate], base: Behavior, max_benign_loss: float | None) -> Candidate:
     """The candidate to keep; among equals the one whose scores separate the labels most, then the first.
 
     Args:
@@ -119,7 +119,7 @@ def best(candidates: Sequence[Candidate], base: Behaviour, max_benign_loss: floa
     """
 
     def rank(one: Candidate) -> tuple[float, ...]:
-        seen = one.behaviour
+        seen = one.behavior
         first: tuple[float, ...]
         if max_benign_loss is None:
             first = (seen.merit,)
@@ -132,7 +132,7 @@ def best(candidates: Sequence[Candidate], base: Behaviour, max_benign_loss: floa
     return max(candidates, key=rank)
 
 
-def behaviour_on(
+def behavior_on(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
     records: Sequence[Record],
@@ -141,7 +141,7 @@ def behaviour_on(
     batch_size: int,
     system_prompt: str | None = None,
     title: str = "replies",
-) -> tuple[Behaviour, list[str]]:
+) -> tuple[Behavior, list[str]]:
     """Let a model reply to records, greedily, and count refusals; replies come in the records' order.
 
     Args:
@@ -160,13 +160,13 @@ def behaviour_on(
     for record, reply in zip(records, texts, strict=True):
         counts[record.label] += 1
         refused[record.label] += is_refusal(record.request, reply)
-    behaviour = Behaviour(
+    behavior = Behavior(
         malicious_refused=refused["malicious"] / counts["malicious"],
         benign_answered=1 - refused["benign"] / counts["benign"],
         malicious=counts["malicious"],
         benign=counts["benign"],
     )
-    return behaviour, texts
+    return behavior, texts
 
 
 def shown_replies(

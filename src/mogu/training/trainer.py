@@ -70,7 +70,7 @@ class Trainee(nn.Module):
 
 @dataclass(frozen=True)
 class Snapshots:
-    """Calls ``take(step)`` after the optimiser steps that lie at some shares of the training.
+    """Calls ``take(step)`` after the optimizer steps that lie at some shares of the training.
 
     Args:
         shares: of the whole number of steps; 1 is the end.
@@ -82,12 +82,12 @@ class Snapshots:
 
 
 def step_at(share: float, steps: int) -> int:
-    """The optimiser step at a share of a training of ``steps`` steps; at least the first."""
+    """The optimizer step at a share of a training of ``steps`` steps; at least the first."""
     return max(1, round(share * steps))
 
 
 def steps_of(stage: Stage, examples: int) -> int:
-    """Optimiser steps of a stage over so many examples."""
+    """Optimizer steps of a stage over so many examples."""
     return math.ceil(stage.epochs * math.ceil(examples / stage.batch_size))
 
 

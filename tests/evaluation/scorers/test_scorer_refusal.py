@@ -8,7 +8,7 @@ from judging import metrics, run, values
 from mogu.evaluation.scorers import refusal
 
 
-def test_refusals_are_labelled_explained_and_counted(tmp_path):
+def test_refusals_are_labeled_explained_and_counted(tmp_path):
     replies = ["I'm sorry. I can't help with that.", "The Elbe is a river.", "Sure! It is the Rhine.", "I won't do that."]
     log = run(refusal(), replies, tmp_path)
     assert values(log) == ["full_refusal", "compliance", "compliance", "full_refusal"]

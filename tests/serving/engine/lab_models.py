@@ -15,7 +15,7 @@ VECTORS = Path(__file__).parents[4] / "shared" / "reference-vectors" / "llama"
 
 
 def hardened(base: str, folder: Path, seed: int, layers: list[int] | None = None, backbone: BackboneConfig | None = None) -> Path:
-    """A saved model on the lab's base that answers unlike it, and differently for every token: a strict test, not a defence."""
+    """A saved model on the lab's base that answers unlike it, and differently for every token: a strict test, not a defense."""
     generator = torch.Generator().manual_seed(seed)
     model = MoguModel.from_base(load_base(base), MoguConfig(base_model=base, layers=layers, backbone=backbone))
 

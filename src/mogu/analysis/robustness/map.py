@@ -107,7 +107,7 @@ def linear_modules(model: PreTrainedModel) -> list[tuple[str, Projection]]:
     """The linear layers that occur once in every decoder layer, with their path in it, layer by layer.
 
     Raises:
-        ArchitectureError: there are none, or one is quantised or not in memory.
+        ArchitectureError: there are none, or one is quantized or not in memory.
     """
     found = [(path, module) for path, modules in find_linear_layers(model).items() for module in modules]
     if not found:
@@ -165,7 +165,7 @@ def measure_robustness(
     the sign, and AUROC and accuracy hardly leave 1 at all (docs/robustness.md has the numbers).
 
     Args:
-        model: in memory as a whole, not quantised; it is put into evaluation mode, and has the same weights afterwards, bit for bit.
+        model: in memory as a whole, not quantized; it is put into evaluation mode, and has the same weights afterwards, bit for bit.
         tokenizer: with a chat template.
         records: benign and malicious ones; their answers are not looked at.
         system_prompt: a system message put before conversations that have none.
@@ -178,7 +178,7 @@ def measure_robustness(
         progress: is told how far things are.
 
     Raises:
-        ArchitectureError: the model has no linear modules, or they are quantised or not in memory.
+        ArchitectureError: the model has no linear modules, or they are quantized or not in memory.
         ConfigError: a setting is out of range, or scikit-learn is missing.
         DataError: a label has too few records, or a prompt is longer than the model's context.
         MoguError: the proxy does not tell the labels apart.
@@ -220,5 +220,5 @@ def proxy_of(model: PreTrainedModel, prompts: Prompts, seed: int, progress: Prog
 def made_with(model: PreTrainedModel, prompts: Prompts) -> str:
     """What tells the draws of one model and one list of prompts from those of another; settings stand beside each draw."""
     modules = [module for _, module in linear_modules(model)]
-    labelled = json.dumps([fingerprint(model, modules, prompts.ids), prompts.malicious.tolist()])
-    return hashlib.sha256(labelled.encode()).hexdigest()
+    labeled = json.dumps([fingerprint(model, modules, prompts.ids), prompts.malicious.tolist()])
+    return hashlib.sha256(labeled.encode()).hexdigest()

@@ -20,14 +20,14 @@ def weight_of(module: Projection) -> Tensor:
     """The weight that noise is put on.
 
     Raises:
-        ArchitectureError: it is quantised, or not in memory.
+        ArchitectureError: it is quantized, or not in memory.
     """
     weight = getattr(module.module, "weight", None)
     if not isinstance(weight, Tensor) or not weight.is_floating_point() or weight.dtype.itemsize < 2:
         raise ArchitectureError(
-            f"The weight of {module.name} is quantised ({type(module.module).__name__})",
+            f"The weight of {module.name} is quantized ({type(module.module).__name__})",
             expected="weights in float16, bfloat16 or float32, which noise can be added to and taken from again",
-            action="measure the model that was quantised",
+            action="measure the model that was quantized",
         )
     if weight.is_meta:
         raise ArchitectureError(
@@ -54,7 +54,7 @@ def perturbed(modules: Sequence[Projection], *, strength: float, seed: int, draw
         draw: number of the draw.
 
     Raises:
-        ArchitectureError: a weight is quantised, or not in memory.
+        ArchitectureError: a weight is quantized, or not in memory.
     """
     weights = [weight_of(module) for module in modules]
     with ExitStack() as restored, torch.no_grad():

@@ -1,4 +1,4 @@
-"""`mogu compare`: a grid of defences, data sets and seeds, measured once each and reported with intervals.
+"""`mogu compare`: a grid of defenses, data sets and seeds, measured once each and reported with intervals.
 
 :func:`compare` is all there is to call. Knows the order of things.
 """

@@ -1,6 +1,6 @@
-"""One cell of a comparison: a defence answers a data set under a seed. Measured once, kept in a file, read back ever after.
+"""One cell of a comparison: a defense answers a data set under a seed. Measured once, kept in a file, read back ever after.
 
-Knows cells and their files; how a defence comes to answer, and what is made of the replies, is others' business.
+Knows cells and their files; how a defense comes to answer, and what is made of the replies, is others' business.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ class Row:
         outcome: what it did.
         tokens: how many tokens it has.
         finished: whether it ended by itself.
-        intervened: whether the defence put its own refusal in its place.
+        intervened: whether the defense put its own refusal in its place.
         passes: forward passes that it took.
         tokens_read: tokens that went through them.
         judged: a judge's numbers, and ``unscored``, which is 1 where it gave none; empty where no judge was asked.
-        details: what else the defence tells: scores, routing weights, a judgement.
+        details: what else the defense tells: scores, routing weights, a judgment.
     """
 
     id: str

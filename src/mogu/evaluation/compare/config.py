@@ -1,4 +1,4 @@
-"""The grid of a comparison: which defences, how far turned, on which prompts, with which seeds.
+"""The grid of a comparison: which defenses, how far turned, on which prompts, with which seeds.
 
 Knows names and numbers; loads, trains and measures nothing.
 """
@@ -17,13 +17,13 @@ SHIFTS = (-2.0, -1.0, 0.5, 1.0, 1.5, 2.0, 3.0)
 """How far MoGU's dial is turned from the model's own setting, where it is measured beside that."""
 
 ROUTED = ("mogu", "mogu_v2")
-"""Defences that are a MoGU model."""
+"""Defenses that are a MoGU model."""
 
 OWN_OPENINGS = "own"
 """Stands for the project's openings where another tendency names a file."""
 
 UNTRAINED = frozenset({"none", "self_reminder", "self_examine", "icd"})
-"""Defences without anything trained or drawn: greedy, their replies are the same whatever the seed."""
+"""Defenses without anything trained or drawn: greedy, their replies are the same whatever the seed."""
 
 
 @dataclass(frozen=True)
@@ -79,23 +79,23 @@ class Comparison:
     command: str = ""
 
     def named(self) -> tuple[str, ...]:
-        """The defences: those that were named, else all.
+        """The defenses: those that were named, else all.
 
         Raises:
-            ConfigError: there is no such defence.
+            ConfigError: there is no such defense.
         """
         known = defense_names()
         if unknown := [name for name in self.defenses if name not in known]:
             raise ConfigError(
-                f"There is no defence {unknown[0]!r}", expected=f"all, or some of {', '.join(known)}", action="correct the name"
+                f"There is no defense {unknown[0]!r}", expected=f"all, or some of {', '.join(known)}", action="correct the name"
             )
         second = self.model == LAB_MODEL or self.v2 is not None
         if "mogu_v2" in self.defenses and not second:
-            raise ConfigError("No MoGU V2 model is named for the defence mogu_v2", expected="--v2 MODEL", action="name one")
+            raise ConfigError("No MoGU V2 model is named for the defense mogu_v2", expected="--v2 MODEL", action="name one")
         return tuple(name for name in known if (name in self.defenses if self.defenses else second or name != "mogu_v2"))
 
     def variants(self) -> list[Variant]:
-        """Every defence as it is, then MoGU with its dial turned."""
+        """Every defense as it is, then MoGU with its dial turned."""
         names = self.named()
         turned = [Variant("mogu", shift) for shift in dict.fromkeys(self.shifts) if shift] if "mogu" in names else []
         return [*(Variant(name) for name in names), *turned]
@@ -108,7 +108,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Variant:
-    """A defence, in MoGU's case perhaps with its dial turned.
+    """A defense, in MoGU's case perhaps with its dial turned.
 
     Args:
         defense: its name.
@@ -128,7 +128,7 @@ def check(comparison: Comparison) -> None:
     """Refuse settings out of their range.
 
     Raises:
-        ConfigError: a number cannot be used, or no defence is left.
+        ConfigError: a number cannot be used, or no defense is left.
     """
     numbers: Sequence[tuple[str, int | None]] = (("seeds", comparison.seeds), ("limit", comparison.limit))
     for name, number in numbers:

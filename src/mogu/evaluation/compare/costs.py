@@ -1,6 +1,6 @@
-"""What each defence costs: seconds of a reply, passes, tokens read, bytes held; all measured in one run, taking turns.
+"""What each defense costs: seconds of a reply, passes, tokens read, bytes held; all measured in one run, taking turns.
 
-Knows defences and the clock; knows nothing of what replies say.
+Knows defenses and the clock; knows nothing of what replies say.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ FORMAT = 2
 
 @dataclass(frozen=True)
 class DefenseCost:
-    """What one defence takes.
+    """What one defense takes.
 
     Args:
         defense: its name.
         seconds: of each prompt, one number a round.
         passes: forward passes for each prompt, all models together.
         tokens: tokens that went through them.
-        weights_bytes: bytes of all distinct parameters that the defence holds in memory, the base model's among them.
+        weights_bytes: bytes of all distinct parameters that the defense holds in memory, the base model's among them.
         peak_bytes: the most memory that was in use on the GPU while it replied; ``None`` on the CPU, where PyTorch does not count.
-        added_parameters: that a MoGU model adds to the base model; ``None`` of other defences.
+        added_parameters: that a MoGU model adds to the base model; ``None`` of other defenses.
     """
 
     defense: str
@@ -48,9 +48,9 @@ class DefenseCost:
 
 
 def measured_costs(comparison: Comparison, models: Models, asked: Sequence[Asked], *, tell: Tell) -> list[DefenseCost]:
-    """The cost of every defence on the first benign prompts, read back where it was measured before.
+    """The cost of every defense on the first benign prompts, read back where it was measured before.
 
-    Replies have a fixed length, so that a defence that talks less does not look faster; defences take turns prompt by prompt, so that what
+    Replies have a fixed length, so that a defense that talks less does not look faster; defenses take turns prompt by prompt, so that what
     else the machine does falls on all of them alike. One prompt at a time: what a user waits for.
     """
     chosen = [one for one in asked if one.category == "benign"][: comparison.cost_prompts] or list(asked[: comparison.cost_prompts])
@@ -61,7 +61,7 @@ def measured_costs(comparison: Comparison, models: Models, asked: Sequence[Asked
     made_with = fingerprint(FORMAT, names, trained, prompts, comparison.max_new_tokens, comparison.cost_rounds, models.device)
     kept = read_json(file)
     if kept is None or kept["fingerprint"] != made_with:
-        tell(f"Time and memory: {len(names)} defences take turns on {len(prompts)} prompts, {comparison.cost_rounds} rounds")
+        tell(f"Time and memory: {len(names)} defenses take turns on {len(prompts)} prompts, {comparison.cost_rounds} rounds")
         costs = _measure(comparison, models, [one.conversation for one in chosen])
         kept = {"fingerprint": made_with, "costs": [asdict(cost) for cost in costs]}
         write_json(file, kept)

@@ -1,6 +1,6 @@
-"""A cell run by Inspect: prompts become samples, the defence a model, and the log can be opened by `inspect view`.
+"""A cell run by Inspect: prompts become samples, the defense a model, and the log can be opened by `inspect view`.
 
-Knows Inspect and defences that are ready; knows nothing of grids or of what is made of the replies.
+Knows Inspect and defenses that are ready; knows nothing of grids or of what is made of the replies.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def run_cell(
     log: Path,
     judge: str | None = None,
 ) -> EvalLog:
-    """Let a defence answer prompts under Inspect; returns the log, which is then also in a file.
+    """Let a defense answer prompts under Inspect; returns the log, which is then also in a file.
 
     Args:
         asked: the prompts.

@@ -33,14 +33,14 @@ class Number:
     """One number of a comparison.
 
     Args:
-        section: ``"rate"``; ``"difference"`` (from no defence, on the same prompts); ``"v2"`` (MoGU V2's from MoGU's, likewise);
+        section: ``"rate"``; ``"difference"`` (from no defense, on the same prompts); ``"v2"`` (MoGU V2's from MoGU's, likewise);
             ``"wrapper"`` (a rate within one wrapper);
             ``"judged"`` (a judge's mean, 1 to 5, or the share of prompts that it left unscored);
             ``"cost"``; ``"routing"`` (a mean routing weight at the last prompt token); ``"detector"``;
             ``"tendency"`` (its rank correlation with what became of a prompt).
         measure: what is counted: ``"refused"``, ``"answered"``, ``"seconds"``, ``"unwill_weight"``, ``"auroc"``, …
         estimate: the number, its interval and what is behind it.
-        defense: the defence.
+        defense: the defense.
         shift: how far MoGU's dial is turned from the model's own, ``None`` where it is not.
         dataset: data set, ``"all"`` for all together.
         category: kind of prompts; ``"all_malicious"`` and ``"all_benign"`` are their kinds together.
@@ -65,7 +65,7 @@ class Number:
 
 
 def rates(asked: Sequence[Asked], grid: Grid) -> Iterator[Number]:
-    """Refused and answered shares of every variant, by data set and category, and how far they are from no defence's."""
+    """Refused and answered shares of every variant, by data set and category, and how far they are from no defense's."""
     plain, first = grid.get(Variant(BASELINE)), grid.get(Variant("mogu"))
     datasets = list(dict.fromkeys(one.dataset for one in asked))
     scopes = [ALL, *datasets] if len(datasets) > 1 else [ALL]
@@ -87,7 +87,7 @@ def rates(asked: Sequence[Asked], grid: Grid) -> Iterator[Number]:
 
 
 def wrapper_rates(asked: Sequence[Asked], grid: Grid) -> Iterator[Number]:
-    """Refused shares of malicious requests in each wrapper, of every defence at its own setting."""
+    """Refused shares of malicious requests in each wrapper, of every defense at its own setting."""
     for wrapper in sorted({one.wrapper for one in asked if one.wrapper is not None}):
         places = [place for place, one in enumerate(asked) if one.wrapper == wrapper and one.category in MALICIOUS]
         for variant, seeds in grid.items():
@@ -151,7 +151,7 @@ def detector(asked: Sequence[Asked], seeds: Sequence[Sequence[Row]]) -> tuple[li
 
 
 def cost_numbers(costs: Sequence[DefenseCost]) -> Iterator[Number]:
-    """Seconds, added latency, passes, tokens and memory of every defence."""
+    """Seconds, added latency, passes, tokens and memory of every defense."""
     plain, first = (next((cost for cost in costs if cost.defense == name), None) for name in (BASELINE, "mogu"))
     for cost in costs:
         own = np.median(np.array(cost.seconds), axis=1)  # [prompts]
@@ -173,7 +173,7 @@ def cost_numbers(costs: Sequence[DefenseCost]) -> Iterator[Number]:
 
 
 def frontier(numbers: Sequence[Number]) -> list[str]:
-    """The defences that no other is better than on both axes: malicious requests refused, benign ones answered."""
+    """The defenses that no other is better than on both axes: malicious requests refused, benign ones answered."""
     of: Callable[[str, str], dict[str, float]] = lambda category, measure: {  # noqa: E731
         one.defense: one.estimate.value
         for one in numbers

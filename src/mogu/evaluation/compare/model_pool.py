@@ -33,7 +33,7 @@ PARTS: dict[str, tuple[Part, str]] = {
     "detect_inp": ("detector", "detector.json"),
     "safe_decoding": ("expert", "expert"),
 }
-"""The trained part that a defence needs, and the file or folder of the baselines that holds it."""
+"""The trained part that a defense needs, and the file or folder of the baselines that holds it."""
 
 Tell = Callable[[str], None]
 
@@ -89,7 +89,7 @@ class Models:
         )
 
     def subject(self, seed: int, defense: str) -> Subject:
-        """The model under test as a seed made it for a defence; its weights are shared with every other subject."""
+        """The model under test as a seed made it for a defense; its weights are shared with every other subject."""
         return Subject(
             self.base,
             self.tokenizer,
@@ -99,7 +99,7 @@ class Models:
         )
 
     def options(self, variant: Variant, seed: int) -> dict[str, float]:
-        """Options that a variant's defence is made with."""
+        """Options that a variant's defense is made with."""
         return {} if variant.shift is None else {"dial": self._mogu(seed).dial + variant.shift}
 
     def dials(self) -> list[float]:
@@ -122,7 +122,7 @@ class Models:
         return self.comparison.baselines or self.comparison.out / "baselines" / f"seed-{seed}"
 
     def fingerprint(self, defense: str, seed: int) -> str:
-        """SHA-256 of all that was trained for a defence; changes when it is trained anew."""
+        """SHA-256 of all that was trained for a defense; changes when it is trained anew."""
         digest = hashlib.sha256(f"{self.source} {self.comparison.dtype}".encode())
         trained = [self.model_folder(seed, defense)] if defense in ROUTED else []
         trained += [self.baselines_folder(seed) / PARTS[defense][1]] if defense in PARTS else []

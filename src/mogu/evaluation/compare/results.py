@@ -36,9 +36,9 @@ class Results:
         made: how: command, versions, seeds, date, machine.
         data: how many prompts of each data set and category there were.
         numbers: every number.
-        frontier: the defences that none is better than on both axes.
+        frontier: the defenses that none is better than on both axes.
         roc: corners of ROC curves, by what is told apart.
-        samples: the first prompts of each category with every defence's reply under the first seed.
+        samples: the first prompts of each category with every defense's reply under the first seed.
     """
 
     made: dict[str, Any]
@@ -84,7 +84,7 @@ def counted(asked: Sequence[Asked]) -> list[dict[str, Any]]:
 
 
 def samples(asked: Sequence[Asked], grid: Grid) -> list[dict[str, Any]]:
-    """The first prompts of each category of each data set, whatever became of them, and what each defence replied."""
+    """The first prompts of each category of each data set, whatever became of them, and what each defense replied."""
     taken: dict[tuple[str, str], int] = {}
     chosen = []
     for place, one in enumerate(asked):

@@ -1,4 +1,4 @@
-"""The base model's response tendency on the prompts of a comparison, and how it goes with what the defences then did.
+"""The base model's response tendency on the prompts of a comparison, and how it goes with what the defenses then did.
 
 Knows prompts, cells and openings; tendency is measured by :mod:`mogu.analysis`, and correlated by :mod:`mogu.evaluation.correlation`.
 """
@@ -40,7 +40,7 @@ def tendency_numbers(
 ) -> Iterator[Number]:
     """Spearman's ρ of the base model's tendency with attack success and with MoGU's score.
 
-    Tendency is measured once and kept; of what a defence did on a prompt the mean over seeds counts.
+    Tendency is measured once and kept; of what a defense did on a prompt the mean over seeds counts.
     """
     found = _tendencies(comparison, banks, models, asked, tell)
     outcomes: dict[tuple[Measure, str], dict[str, float]] = {}

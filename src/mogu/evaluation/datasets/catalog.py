@@ -33,7 +33,7 @@ class DatasetSpec:
         context: columns with a text that belongs before the prompt.
         gated: whether the hub wants an account that accepted its terms.
         first: how many rows count, from the first on; by default all.
-        licence: under which it is published.
+        license: under which it is published.
         paper: where it was introduced.
     """
 
@@ -43,7 +43,7 @@ class DatasetSpec:
     hub: str
     split: str
     prompt: tuple[str, ...]
-    licence: str
+    license: str
     paper: str
     config: str | None = None
     group: tuple[str, ...] = ()
@@ -64,7 +64,7 @@ CATALOG = {
             split="train",
             prompt=("prompt", "goal"),
             gated=True,
-            licence="MIT",
+            license="MIT",
             paper="Zou et al. 2023, arXiv:2307.15043",
         ),
         DatasetSpec(
@@ -75,7 +75,7 @@ CATALOG = {
             split="train",
             prompt=("prompt", "text"),
             gated=True,
-            licence="CC BY-SA 4.0",
+            license="CC BY-SA 4.0",
             paper="Huang et al. 2023, arXiv:2310.06987",
         ),
         DatasetSpec(
@@ -89,7 +89,7 @@ CATALOG = {
             group=("category", "semanticcategory"),
             context=("context", "contextstring"),
             gated=True,
-            licence="MIT",
+            license="MIT",
             paper="Mazeika et al. 2024, arXiv:2402.04249",
         ),
         DatasetSpec(
@@ -101,7 +101,7 @@ CATALOG = {
             split="harmful",
             prompt=("goal",),
             group=("category",),
-            licence="MIT",
+            license="MIT",
             paper="Chao et al. 2024, arXiv:2404.01318",
         ),
         DatasetSpec(
@@ -113,7 +113,7 @@ CATALOG = {
             prompt=("prompt", "forbidden_prompt"),
             group=("category",),
             gated=True,
-            licence="MIT",
+            license="MIT",
             paper="Souly et al. 2024, arXiv:2402.10260",
         ),
         DatasetSpec(
@@ -126,7 +126,7 @@ CATALOG = {
             group=("type",),
             label=("label",),
             gated=True,
-            licence="CC BY 4.0",
+            license="CC BY 4.0",
             paper="Röttger et al. 2023, arXiv:2308.01263",
         ),
         DatasetSpec(
@@ -138,7 +138,7 @@ CATALOG = {
             split="train",
             prompt=("prompt",),
             group=("category",),
-            licence="CC BY 4.0",
+            license="CC BY 4.0",
             paper="Cui et al. 2024, arXiv:2405.20947",
         ),
         DatasetSpec(
@@ -150,7 +150,7 @@ CATALOG = {
             prompt=("instruction",),
             group=("dataset",),
             first=800,  # its last 200 are malicious: they measure safety
-            licence="see its card",
+            license="see its card",
             paper="Lin et al. 2023, arXiv:2312.01552",
         ),
         DatasetSpec(
@@ -161,7 +161,7 @@ CATALOG = {
             split="train",
             prompt=("turns", "prompt"),
             group=("category",),
-            licence="Apache-2.0",
+            license="Apache-2.0",
             paper="Zheng et al. 2023, arXiv:2306.05685",
         ),
         DatasetSpec(
@@ -172,7 +172,7 @@ CATALOG = {
             split="train",
             prompt=("prompt", "template", "text"),
             group=("name",),
-            licence="see its card",
+            license="see its card",
             paper="collected from jailbreakchat.com, 2023",
         ),
     )
@@ -180,7 +180,7 @@ CATALOG = {
 
 
 def dataset_spec(name: str, *, measures: tuple[Measures, ...]) -> DatasetSpec:
-    """A data set of the catalogue by name.
+    """A data set of the catalog by name.
 
     Args:
         name: its name.

@@ -1,6 +1,6 @@
 """From the rows of a data set to what is asked: prompts with their kind and group, and jailbreak templates.
 
-Knows the catalogue's columns; knows nothing of Inspect.
+Knows the catalog's columns; knows nothing of Inspect.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def read_prompts(spec: DatasetSpec, file: Path | None = None) -> list[Evaluation
 
 
 def read_templates(file: Path | None = None) -> dict[str, str]:
-    """Published jailbreak prompts by name: from a file, else the catalogue's ``jailbreak_prompts``.
+    """Published jailbreak prompts by name: from a file, else the catalog's ``jailbreak_prompts``.
 
     Raises:
         DataError: they cannot be had, or the columns are not those expected.

@@ -1,6 +1,6 @@
 """Batches out of requests that arrive one by one: a queue, and one worker that answers it.
 
-Knows defences and threads; knows nothing of Inspect. Requests may come from any event loop, and of several defences on the
+Knows defenses and threads; knows nothing of Inspect. Requests may come from any event loop, and of several defenses on the
 same model: never do two batches run at once.
 """
 
@@ -89,8 +89,8 @@ class Batcher:
         """The answer to one request, when its batch is through.
 
         Raises:
-            MoguError: the defence cannot answer this conversation; others of its batch are answered.
-            Exception: whatever else the defence raised on the batch.
+            MoguError: the defense cannot answer this conversation; others of its batch are answered.
+            Exception: whatever else the defense raised on the batch.
         """
         waiting = _Waiting(request, current_token())
         self._queue.put(waiting)

@@ -1,8 +1,8 @@
-"""The Inspect model provider `mogu`: a MoGU model, or a base model behind any defence, under every Inspect evaluation.
+"""The Inspect model provider `mogu`: a MoGU model, or a base model behind any defense, under every Inspect evaluation.
 
     inspect eval TASK --model mogu/PATH [-M defense=self_reminder] [-M dial=1.5]
 
-Knows Inspect's messages, settings and outputs; knows nothing of tasks, nor of what a defence does.
+Knows Inspect's messages, settings and outputs; knows nothing of tasks, nor of what a defense does.
 """
 
 from __future__ import annotations
@@ -65,19 +65,19 @@ _NEUTRAL: dict[str, Any] = {
 
 
 class MoguAPI(ModelAPI):
-    """A model under test behind one defence.
+    """A model under test behind one defense.
 
     Args:
         model_name: folder of a saved MoGU model, folder of a base model, or hub id of one.
         base_url: there is none.
         api_key: there is none.
         config: Inspect's settings.
-        defense: name of a defence; by default ``mogu`` for a saved MoGU model, else ``none``.
+        defense: name of a defense; by default ``mogu`` for a saved MoGU model, else ``none``.
         batch_size: conversations at a time, at most.
-        options: fields of :class:`~mogu.evaluation.inspect.model_pool.LoadOptions`, and options of the defence.
+        options: fields of :class:`~mogu.evaluation.inspect.model_pool.LoadOptions`, and options of the defense.
 
     Raises:
-        ConfigError: an unknown defence or option.
+        ConfigError: an unknown defense or option.
         ModelFileError: the model is missing or broken.
     """
 
@@ -108,10 +108,10 @@ class MoguAPI(ModelAPI):
 
     @classmethod
     def around(cls, defense: Defense, batcher: Batcher, *, name: str, batch_size: int = BATCH_SIZE) -> Model:
-        """A defence that is ready, as a model for ``inspect_ai.eval``.
+        """A defense that is ready, as a model for ``inspect_ai.eval``.
 
         Args:
-            defense: the defence.
+            defense: the defense.
             batcher: the queue of its subject: never do two batches run at once on one.
             name: what logs call it.
             batch_size: conversations at a time, at most.
@@ -169,7 +169,7 @@ class MoguAPI(ModelAPI):
         return 2 * self.batch_size
 
     def connection_key(self) -> str:
-        """Each defence has its own pool of connections, or samples of one would wait for those of another."""
+        """Each defense has its own pool of connections, or samples of one would wait for those of another."""
         return self._pool
 
     def collapse_user_messages(self) -> bool:
@@ -189,7 +189,7 @@ def _introduce(name: str) -> None:
 def _conversation(messages: list[ChatMessage]) -> Conversation:
     conversation = []
     for message in messages:
-        # Passed on, both would reach defences that take the last message for the user's; left out, the prompt would be another one.
+        # Passed on, both would reach defenses that take the last message for the user's; left out, the prompt would be another one.
         if message.role == "tool" or (isinstance(message, ChatMessageAssistant) and message.tool_calls):
             raise ConfigError(
                 "A conversation holds a tool's answer, or a call of one",

@@ -15,7 +15,7 @@ __all__ = ["lab", "mogu", "over_refusal", "safety", "scorers", "usability"]
 
 @modelapi(name="mogu")
 def mogu() -> type[ModelAPI]:
-    """A MoGU model, or a base model behind any defence: `--model mogu/PATH`."""
+    """A MoGU model, or a base model behind any defense: `--model mogu/PATH`."""
     from mogu.evaluation.inspect.provider import MoguAPI
 
     return MoguAPI

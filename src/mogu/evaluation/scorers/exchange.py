@@ -44,7 +44,7 @@ class Exchange:
 
 
 def exchange_of(state: TaskState) -> Exchange:
-    """The last request of a sample and its reply; system messages are left out, for they are part of the defence and not of the request."""
+    """The last request of a sample and its reply; system messages are left out, for they are part of the defense and not of the request."""
     turns = _turns(state)
     last = max(place for place, (role, _) in enumerate(turns) if role == "user")
     return Exchange(turns[last][1], tuple(turns[:last]), state.output.completion)

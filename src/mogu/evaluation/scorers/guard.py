@@ -16,7 +16,7 @@ from mogu.evaluation.scorers.judge import Asking, ask, judged_metrics, unasked
 
 UNSAFE = "unsafe"
 _LOCAL = ("hf", "vllm")
-_ORGANISATIONS = ("meta-llama", "allenai", "cais")  # the guards' names on the hub begin with these, which are no providers of Inspect
+_ORGANIZATIONS = ("meta-llama", "allenai", "cais")  # the guards' names on the hub begin with these, which are no providers of Inspect
 _AS_WRITTEN = "{{ messages[0]['content'] }}"  # a chat template that adds nothing: the whole prompt is in the message
 
 
@@ -86,6 +86,6 @@ def guard_model(model: str | Model, *, whole: bool) -> Model:
     """
     if isinstance(model, Model):
         return model
-    name = f"hf/{model}" if model.split("/")[0] in _ORGANISATIONS else model
+    name = f"hf/{model}" if model.split("/")[0] in _ORGANIZATIONS else model
     local = name.split("/")[0] in _LOCAL
     return get_model(name, chat_template=_AS_WRITTEN) if whole and local else get_model(name)

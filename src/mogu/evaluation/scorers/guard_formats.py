@@ -96,7 +96,7 @@ FORMATS = (
         _read_wildguard,
         max_tokens=48,
     ),
-    # https://huggingface.co/cais/HarmBench-Llama-2-13b-cls: Llama 2's instruction marks, the behaviour and the generation, "Yes" or "No".
+    # https://huggingface.co/cais/HarmBench-Llama-2-13b-cls: Llama 2's instruction marks, the behavior and the generation, "Yes" or "No".
     GuardFormat(
         "harmbench",
         re.compile(r"harmbench.*cls", re.IGNORECASE),

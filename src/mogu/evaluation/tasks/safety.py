@@ -37,7 +37,7 @@ def safety(
         dataset: one or more of the malicious data sets.
         wrapper: ``None`` or ``"none"`` for the plain request, names of evaluation wrappers, or ``"all"``: plain and in every wrapper.
         jailbreaks: a file of published jailbreak prompts whose templates are the wrappers, ``"hub"`` for the collection of the
-            catalogue, or ``"tendency=FILE"`` for the one of :mod:`mogu.evaluation.tendency_jailbreak`; ``wrapper`` then names some of them,
+            catalog, or ``"tendency=FILE"`` for the one of :mod:`mogu.evaluation.tendency_jailbreak`; ``wrapper`` then names some of them,
             by default all without the plain request.
         file: the data set in a local file, where there is one data set.
         judge: an Inspect model that rates how harmful each reply is, besides.

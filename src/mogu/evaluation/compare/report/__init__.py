@@ -74,7 +74,7 @@ def page(results: Row) -> str:
 
 
 def _table(numbers: Sequence[Row], section: str, columns: Sequence[tuple[str, str]]) -> dict[tuple[str, str], dict[str, Row]]:
-    """Of each column that has numbers the row of every defence, data sets together and the dial as it is."""
+    """Of each column that has numbers the row of every defense, data sets together and the dial as it is."""
     table = {}
     for category, measure in columns:
         rows = plots.pick(numbers, section=section, dataset="all", category=category, measure=measure, shift=None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 DEFENSES = {
-    "none": "no defence",
+    "none": "no defense",
     "sft": "SFT",
     "detect_inp": "Detect-input",
     "self_reminder": "Self-reminder",
@@ -34,7 +34,7 @@ OUTCOMES = {"answered": "answered", "refused": "refused", "complied": "complied"
 
 
 def percent(value: float) -> str:
-    """A share, in per cent; one decimal where rounding would hide that it is not whole."""
+    """A share, in percent; one decimal where rounding would hide that it is not whole."""
     hundred = 100 * value
     if value in (0, 1) or (1 <= hundred <= 99 and abs(hundred - round(hundred)) < 0.05):
         return f"{hundred:.0f} %"

@@ -21,7 +21,7 @@ def pick(rows: Sequence[Row], **wanted: Any) -> list[Row]:
 
 
 def frontier_panel(numbers: Sequence[Row], frontier: Sequence[str], category: str) -> str:
-    """Malicious requests refused against benign ones answered: a point a defence, MoGU's dial as a curve; empty without such prompts."""
+    """Malicious requests refused against benign ones answered: a point a defense, MoGU's dial as a curve; empty without such prompts."""
     safe = {
         (row["defense"], row["shift"]): row for row in pick(numbers, section="rate", dataset="all", category=category, measure="refused")
     }

@@ -1,7 +1,7 @@
 """Plots as SVG text: a panel with axes, and labels that look for a free place.
 
-Colours are the page's CSS variables, so that a plot is as light or dark as the page around it. Knows points and words;
-knows nothing of defences.
+Colors are the page's CSS variables, so that a plot is as light or dark as the page around it. Knows points and words;
+knows nothing of defenses.
 """
 
 from __future__ import annotations
@@ -126,12 +126,12 @@ class Panel:
             return
         distance, box = (free or inside or places)[0]
         self._taken.append(box)
-        centre = (box.left + box.right) / 2, (box.top + box.bottom) / 2
+        center = (box.left + box.right) / 2, (box.top + box.bottom) / 2
         if distance > _DISTANCES[1]:
             end = min(max(across, box.left), box.right), min(max(down, box.top), box.bottom)
             self._parts.append(f'<path class="leader" d="M{across:.1f} {down:.1f}L{end[0]:.1f} {end[1]:.1f}"/>')
         self._parts.append(
-            f'<text x="{centre[0]:.1f}" y="{centre[1] + font * 0.35:.1f}" class="label {style}" font-size="{font}">{escape(text)}</text>'
+            f'<text x="{center[0]:.1f}" y="{center[1] + font * 0.35:.1f}" class="label {style}" font-size="{font}">{escape(text)}</text>'
         )
 
     def avoid(self, points: Sequence[tuple[float, float]]) -> None:

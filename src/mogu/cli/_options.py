@@ -1,7 +1,4 @@
-"""Load a saved model for a command, with the options that such commands share.
-
-Knows the saved model and the device; knows nothing of what the command does with it.
-"""
+"""The options that several commands share, and what their text stands for. Knows nothing of what a command does."""
 
 from __future__ import annotations
 
@@ -12,8 +9,6 @@ import typer
 
 if TYPE_CHECKING:
     import torch
-
-    from mogu.modeling.model import MoguModel
 
 ModelPath = Annotated[str, typer.Argument(metavar="PATH", help="A saved MoGU model: a folder, or a repository of the hub.")]
 BaseModel = Annotated[str | None, typer.Option("--base-model", help="Where the base model is now, if not where it was in training.")]
@@ -34,33 +29,6 @@ AnswerMarker = Annotated[
         help="Text that ends a reasoning block, such as '</think>': behind it as many tokens are routed again; '' for none.",
     ),
 ]
-
-
-def load_model(
-    path: str, *, base_model: str | None, dtype: str, trust_remote_code: bool, chat_template: Path | None, dial: float | None
-) -> MoguModel:
-    """A saved model on the GPU if there is one, ready to generate.
-
-    Raises:
-        MoguError: the model, its base or its tokenizer cannot be loaded.
-    """
-    import torch
-
-    from mogu.hub import load_tokenizer
-    from mogu.modeling.model import MoguModel
-
-    model = MoguModel.from_pretrained(
-        path,
-        base_model=base_model,
-        dtype=dtype_option(dtype) or "auto",
-        device_map={"": "cuda" if torch.cuda.is_available() else "cpu"},
-        trust_remote_code=trust_remote_code,
-    )
-    source = base_model or model.mogu_config.base_model or ""
-    model.tokenizer = load_tokenizer(source, chat_template=chat_template, trust_remote_code=trust_remote_code)
-    if dial is not None:
-        model.dial = dial
-    return model.eval()
 
 
 def dtype_option(name: str) -> torch.dtype | None:

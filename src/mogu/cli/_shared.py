@@ -1,0 +1,110 @@
+"""What several commands do: load a saved model, name the lab, show progress, stop on Ctrl-C. Knows nothing of what comes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+from rich.console import Console
+
+from mogu.cli._options import dtype_option
+from mogu.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from mogu.data import Record
+    from mogu.modeling.model import MoguModel
+
+LAB = "lab"
+STOPPED_BY_USER = 130
+"""The exit code of a command that Ctrl-C ended."""
+
+
+def named_model(name: str) -> str:
+    """The folder or hub id of a model that was named; ``"lab"`` is the lab's base model."""
+    if name != LAB:
+        return name
+    from mogu.lab import build_base
+
+    return str(build_base())
+
+
+def named_records(data: str) -> list[Record]:
+    """The records of a ``.jsonl`` file or of a folder in the published layout; ``"lab"`` stands for the lab's training records.
+
+    Raises:
+        DataError: they cannot be read.
+    """
+    from mogu.data import read_published, read_records
+
+    if data == LAB:
+        from mogu.lab import records
+
+        return records("train")
+    path = Path(data)
+    return read_published(path) if path.is_dir() else read_records(path)
+
+
+def shown_by(bars: Progress) -> Callable[[str, int, int], None]:
+    """Tells bars of what is under way, how much of it is done and how much there is: a bar for each thing."""
+    tasks: dict[str, TaskID] = {}
+
+    def show(what: str, done: int, total: int) -> None:
+        if what not in tasks:
+            tasks[what] = bars.add_task(what, total=total, note="")
+        bars.update(tasks[what], completed=done)
+
+    return show
+
+
+def load_model(
+    path: str, *, base_model: str | None, dtype: str, trust_remote_code: bool, chat_template: Path | None, dial: float | None
+) -> MoguModel:
+    """A saved model on the GPU if there is one, ready to generate.
+
+    Raises:
+        MoguError: the model, its base or its tokenizer cannot be loaded.
+    """
+    import torch
+
+    from mogu.hub import load_tokenizer
+    from mogu.modeling.model import MoguModel
+
+    model = MoguModel.from_pretrained(
+        path,
+        base_model=base_model,
+        dtype=dtype_option(dtype) or "auto",
+        device_map={"": "cuda" if torch.cuda.is_available() else "cpu"},
+        trust_remote_code=trust_remote_code,
+    )
+    source = base_model or model.mogu_config.base_model or ""
+    model.tokenizer = load_tokenizer(source, chat_template=chat_template, trust_remote_code=trust_remote_code)
+    if dial is not None:
+        model.dial = dial
+    return model.eval()
+
+
+def check_one_of(resume: bool, restart: bool) -> None:
+    """Refuse to go on and to begin anew at once.
+
+    Raises:
+        ConfigError: both were asked for.
+    """
+    if resume and restart:
+        raise ConfigError(
+            "Both --resume and --restart were given", expected="one of the two", action="--resume goes on, --restart begins anew"
+        )
+
+
+@contextmanager
+def stoppable(console: Console, hint: str) -> Iterator[None]:
+    """Let Ctrl-C end the command with a hint on how to go on, in place of a traceback."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        console.print(f"\nStopped. {hint}")
+        raise typer.Exit(STOPPED_BY_USER) from None
