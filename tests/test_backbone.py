@@ -37,7 +37,7 @@ def test_every_family(make_pair, make_base, every_family):
     assert {int(one.layer) for one in model._adapted_modules} == {1, 2}
     with model.routing("off"):
         assert torch.equal(logits(model), plain)
-    assert torch.equal(logits(model.plain_twin()), plain)
+    assert torch.equal(logits(model.plain_base_model()), plain)
 
 
 @pytest.mark.parametrize("name", ["glad", "unwill"])

@@ -340,7 +340,7 @@ def test_the_defense_mogu_takes_the_marker_or_the_model_s(pair, tokenizer):
     letter = tokenizer.decode([once[7]])
     again = model.generate(prompt, **options, answer_marker=letter)[0, prompt.shape[1] :].tolist()
     assert again != once
-    subject = Subject(model.plain_twin(), tokenizer, mogu=model)
+    subject = Subject(model.plain_base_model(), tokenizer, mogu=model)
     said = []
     for own, asked in (("</think>", letter), (letter, None), (letter, "")):
         model.mogu_config.answer_marker = own
@@ -375,7 +375,7 @@ def test_routing_of_some_rows(pair):
     assert torch.equal(some, torch.stack([routed[0], plain[1], routed[2]]))
     with model.routing("on", rows=torch.tensor([True, False, True])):
         answers = model.generate(ids, max_new_tokens=9, do_sample=False)
-    expected = [model.generate(ids[row : row + 1], max_new_tokens=9, do_sample=False, routed_tokens=m) for row, m in ((0, None), (1, 0))]
+    expected = [model.generate(ids[row : row + 1], max_new_tokens=9, do_sample=False, routed_tokens=m) for row, m in ((0, "all"), (1, 0))]
     assert torch.equal(answers[:2], torch.cat(expected))
     for mode, rows in (("off", torch.tensor([True])), ("on", torch.tensor([1])), ("on", torch.tensor([[True]]))):
         with pytest.raises(ConfigError, match="rows"):

@@ -19,7 +19,7 @@ from mogu.errors import ConfigError, ModelFileError
 from mogu.inference.prompts import Conversation
 from mogu.inference.replies import ReplySettings, reply_batch
 from mogu.lab import build_base, prompts
-from mogu.modeling.shared_weights import twin
+from mogu.modeling.shared_weights import share_weights
 
 EVERY = ["none", "sft", "detect_inp", "self_reminder", "self_examine", "retokenization", "icd", "safe_decoding", "mogu"]
 ON_THE_LAB = [name for name in EVERY if name != "mogu"]
@@ -112,7 +112,7 @@ def test_sft_says_what_its_adapter_says(random_subject: Subject) -> None:
 
 
 def test_mogu_shifts_its_dial_for_the_reply_only(lab: Subject) -> None:
-    model = MoguModel.from_base(twin(lab.base), MoguConfig(router_hidden=8))
+    model = MoguModel.from_base(share_weights(lab.base), MoguConfig(router_hidden=8))
     model.tokenizer = lab.tokenizer
     subject = Subject(lab.base, lab.tokenizer, mogu=model.eval())
     asked = conversations()[:3]

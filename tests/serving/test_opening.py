@@ -17,7 +17,7 @@ def test_what_a_request_leaves_out_is_the_saved_model_s():
     assert RoutedOpening.of(CONFIG) == RoutedOpening(routed_tokens=5, dial=0.25, handoff="recompute")
     assert RoutedOpening.of(CONFIG, {"dial": -1}) == RoutedOpening(routed_tokens=5, dial=-1, handoff="recompute")
     assert RoutedOpening.of(CONFIG, json.dumps({"routed_tokens": None, "handoff": "continue"})) == RoutedOpening(
-        routed_tokens=None, dial=0.25, handoff="continue"
+        routed_tokens="all", dial=0.25, handoff="continue"
     )
     assert RoutedOpening.of(CONFIG, "null") == RoutedOpening.of(CONFIG, {}) == RoutedOpening.of(CONFIG)
 
@@ -73,4 +73,4 @@ def test_blocks_are_shared_where_they_are_the_same():
     longer = [RoutedOpening(routed_tokens=5, dial=0.5, handoff="continue").cache_key(prompt + 80, end) for end in ends]
     assert longer[:2] == keys()[:2]
     assert longer[2] not in keys()[2:]
-    assert len(set(keys(routed_tokens=None))) == 1
+    assert len(set(keys(routed_tokens="all"))) == 1

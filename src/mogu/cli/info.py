@@ -54,7 +54,7 @@ def _facts(path: str) -> dict[str, Any]:
         "adapted_modules": len(backbone.weights) if backbone is not None else 0,
         "rank": config.rank,
         "lora_alpha": config.lora_alpha,
-        "routed_tokens": "all" if config.routed_tokens is None else config.routed_tokens,
+        "routed_tokens": config.routed_tokens,
         "answer_marker": config.answer_marker,
         "handoff": config.handoff,
         "dial": config.dial,

@@ -17,7 +17,7 @@ from mogu.hub import fetch_model_folder, load_base, load_tokenizer
 from mogu.inference.prompts import Conversation, encode_prompt
 from mogu.modeling.adapter_files import CONFIG_FILE
 from mogu.modeling.model import MoguModel
-from mogu.modeling.shared_weights import twin
+from mogu.modeling.shared_weights import share_weights
 
 
 class Subject:
@@ -29,7 +29,7 @@ class Subject:
     Args:
         base: the base model, plain; put into evaluation mode.
         tokenizer: its tokenizer.
-        mogu: the hardened model, on a :func:`~mogu.modeling.shared_weights.twin` of ``base``; ``None`` where there is none.
+        mogu: the hardened model, on a :func:`~mogu.modeling.shared_weights.share_weights` of ``base``; ``None`` where there is none.
         baselines: folder of trained baselines: ``sft/`` and ``expert/``, PEFT adapters, and ``detector.json``.
         system_prompt: put before conversations that have none: the one that the model was hardened with.
     """
@@ -78,7 +78,7 @@ class Subject:
         mogu = None
         if hardened:
             mogu = MoguModel.from_pretrained(path, base_model=base_model, trust_remote_code=trust_remote_code, **model_kwargs)
-            base = mogu.plain_twin()
+            base = mogu.plain_base_model()
             source = base_model or mogu.mogu_config.base_model or ""
         else:
             source = str(path)
@@ -123,7 +123,7 @@ class Subject:
 
             folder = self.part(name, marker="adapter_config.json")
             try:
-                self._forms[name] = PeftModel.from_pretrained(twin(self.base), str(folder)).eval()
+                self._forms[name] = PeftModel.from_pretrained(share_weights(self.base), str(folder)).eval()
             except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:  # PEFT lets its readers' errors through
                 raise ModelFileError(
                     f"The adapter {folder} cannot be put into the base model: {str(error).strip().splitlines()[0]}",

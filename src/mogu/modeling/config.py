@@ -5,9 +5,9 @@ Knows names and numbers; knows nothing of tensors, models or files.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from mogu.errors import ConfigError
 
@@ -16,6 +16,8 @@ FORMAT_VERSION = 2
 
 RouterKind = Literal["chain", "linear"]
 Handoff = Literal["recompute", "continue"]
+RoutedTokens = Annotated[int, Field(ge=0)] | Literal["all"]
+"""How many tokens of an answer are routed (``m``); ``"all"`` is every token."""
 
 
 class BaseShape(BaseModel):
@@ -67,7 +69,7 @@ class MoguConfig(BaseModel):
             Both are saved folded to one vector and one scalar.
         router_hidden: width of the chain.
         backbone: the LoRA on the routed decoder layers that MoGU V2 has; ``None`` is V1, which has none.
-        routed_tokens: how many tokens of an answer are decoded with routing (``m``); ``None`` is every token.
+        routed_tokens: how many tokens of an answer are decoded with routing (``m``); ``"all"`` is every token.
         answer_marker: text that ends a reasoning block, such as ``"</think>"``: once it has been generated, the next ``m`` tokens
             are routed as well. ``None`` routes the first ``m`` tokens alone, whatever they are part of.
         handoff: how the base model goes on after them, see :meth:`mogu.MoguModel.generate`.
@@ -88,11 +90,16 @@ class MoguConfig(BaseModel):
     router: RouterKind = "chain"
     router_hidden: int = Field(default=512, ge=1)
     backbone: BackboneConfig | None = None
-    routed_tokens: int | None = Field(default=5, ge=0)
+    routed_tokens: RoutedTokens = 5
     answer_marker: str | None = Field(default=None, min_length=1)
     handoff: Handoff = "recompute"
     dial: float = Field(default=0.0, allow_inf_nan=False)
     chat_template_sha256: str | None = None
+
+    @field_validator("routed_tokens", mode="before")
+    @classmethod
+    def _null_is_all(cls, value: Any) -> Any:
+        return "all" if value is None else value  # formats 1 and 2 wrote null for every token
 
     @property
     def scaling(self) -> float:

@@ -13,7 +13,8 @@ from transformers import PreTrainedModel
 from mogu.errors import ConfigError, ModelFileError
 from mogu.modeling.architectures import Projection, compute_device, compute_dtype, find_backbone, find_output_projections
 from mogu.modeling.config import BackboneConfig, BaseShape, MoguConfig
-from mogu.modeling.layers import AdaptedLinear, RoutedLinear, RoutingState, WrappedLinear
+from mogu.modeling.layers import AdaptedLinear, RoutedLinear, WrappedLinear
+from mogu.modeling.routing import RoutingScope
 
 
 def find_projections(base_model: PreTrainedModel, config: MoguConfig) -> list[Projection]:
@@ -46,19 +47,19 @@ def find_adapted(base_model: PreTrainedModel, config: MoguConfig, projections: S
     return modules
 
 
-def adapt(base_model: PreTrainedModel, modules: Sequence[Projection], config: BackboneConfig, state: RoutingState) -> list[AdaptedLinear]:
-    """Put an adapted layer around each linear layer; all of them heed one state."""
+def adapt(base_model: PreTrainedModel, modules: Sequence[Projection], config: BackboneConfig, scope: RoutingScope) -> list[AdaptedLinear]:
+    """Put an adapted layer around each linear layer; all of them share one scope."""
     layers = []
     for one in modules:
         dtype, device = compute_dtype(one.module, base_model), compute_device(one.module)
-        layer = AdaptedLinear(one.module, one.in_features, one.out_features, config, state, dtype=dtype, device=device)
+        layer = AdaptedLinear(one.module, one.in_features, one.out_features, config, scope, dtype=dtype, device=device)
         _put(base_model, one.name, layer)
         layers.append(layer)
     return layers
 
 
-def route(base_model: PreTrainedModel, projections: Sequence[Projection], config: MoguConfig, state: RoutingState) -> list[RoutedLinear]:
-    """Put a routed layer around each projection, or around what has been put in its place; all of them heed one state."""
+def route(base_model: PreTrainedModel, projections: Sequence[Projection], config: MoguConfig, scope: RoutingScope) -> list[RoutedLinear]:
+    """Put a routed layer around each projection, or around what has been put in its place; all of them share one scope."""
     layers = []
     for projection in projections:
         layer = RoutedLinear(
@@ -66,7 +67,7 @@ def route(base_model: PreTrainedModel, projections: Sequence[Projection], config
             projection.in_features,
             projection.out_features,
             config,
-            state,
+            scope,
             dtype=compute_dtype(projection.module, base_model),
             device=compute_device(projection.module),
         )

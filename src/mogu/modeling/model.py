@@ -6,7 +6,6 @@ Knows the base model, its routed layers and the saved layout; knows nothing of t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self, cast
@@ -19,9 +18,10 @@ from transformers.pipelines.base import SUPPORTED_PEFT_TASKS
 from mogu.errors import ConfigError
 from mogu.files.atomic import atomic_folder
 from mogu.hub import fetch_model_folder, load_tokenizer, push_folder
-from mogu.inference.prompts import Prompt, WithTools, encode_marker
+from mogu.inference.padding import padding_id
+from mogu.inference.prompts import Prompt, WithTools, encode_marker, encode_prompt
 from mogu.modeling.adapter_files import CONFIG_FILE, Adapter, read_config
-from mogu.modeling.architectures import Projection
+from mogu.modeling.architectures import Projection, decoder_layer_name
 from mogu.modeling.checkpoint import (
     Responder,
     backbone_of,
@@ -33,12 +33,15 @@ from mogu.modeling.checkpoint import (
     write_backbone,
     write_into,
 )
-from mogu.modeling.config import Handoff, MoguConfig
-from mogu.modeling.generation import routed_generate
+from mogu.modeling.config import Handoff, MoguConfig, RoutedTokens
+from mogu.modeling.generation import RoutedGeneration
+from mogu.modeling.generation_options import REFUSED_METHODS, refused_method
 from mogu.modeling.injection import adapt, find_adapted, find_projections, route, shape_of, unwrap
-from mogu.modeling.layers import ROUTING_MODES, AdaptedLinear, RoutedLinear, RoutingMode, RoutingState
+from mogu.modeling.layers import AdaptedLinear, RoutedLinear
+from mogu.modeling.routing import ROUTING_MODES, RoutingBlock, RoutingController, RoutingMode, RoutingScope, current_controller
+from mogu.modeling.routing_schedule import RoutingSchedule
 from mogu.modeling.scoring import malicious_score, score_prompts
-from mogu.modeling.shared_weights import twin
+from mogu.modeling.shared_weights import share_weights
 
 _MODEL_DEFAULT: Any = object()
 """Stands for "as the model's config says" where ``None`` has a meaning of its own."""
@@ -46,21 +49,6 @@ _MODEL_DEFAULT: Any = object()
 
 # A pipeline knows wrapped models by name, and logs an error for a name that it does not know.
 SUPPORTED_PEFT_TASKS["text-generation"].append("MoguModel")
-
-
-class Routing(AbstractContextManager[None]):
-    """What :meth:`MoguModel.routing` returns: as a context manager, it brings the mode before back.
-
-    Args:
-        state: the state that has been set.
-        before: what it was before.
-    """
-
-    def __init__(self, state: RoutingState, before: RoutingState) -> None:
-        self._state, self._before = state, before
-
-    def __exit__(self, *_: object) -> None:
-        self._state.mode, self._state.rows = self._before.mode, self._before.rows
 
 
 class MoguModel(nn.Module):
@@ -80,11 +68,6 @@ class MoguModel(nn.Module):
         ModelFileError: the base model does not have the shape that ``config`` was made for.
     """
 
-    prompt_weights: dict[str, Tensor] | None
-    """``{"unwill": α, "glad": β}``, each ``[layers, batch]``, at the last prompt token of the last :meth:`generate`.
-
-    Read off its own pass over the prompts; ``None`` where that pass was not routed."""
-
     def __init__(self, base_model: PreTrainedModel, config: MoguConfig | None = None) -> None:
         super().__init__()
         config = (config or MoguConfig()).model_copy(deep=True)
@@ -97,15 +80,14 @@ class MoguModel(nn.Module):
             config.base_revision = getattr(base_model.config, "_commit_hash", None)
         self.mogu_config = config
         self.base_model = base_model
-        self.prompt_weights = None
         self._tokenizer: PreTrainedTokenizerBase | None = None
-        self._state = RoutingState()
+        self._scope = RoutingScope()
         self._required_grad = [name for name, parameter in base_model.named_parameters() if parameter.requires_grad]
         base_model.requires_grad_(False)
         self._adapted_layers: list[AdaptedLinear] = []
         if config.backbone is not None:
-            self._adapted_layers = adapt(base_model, self._adapted_modules, config.backbone, self._state)
-        self._layers = route(base_model, self._projections, config, self._state)
+            self._adapted_layers = adapt(base_model, self._adapted_modules, config.backbone, self._scope)
+        self._layers = route(base_model, self._projections, config, self._scope)
         self.train(base_model.training)
 
     @classmethod
@@ -208,9 +190,9 @@ class MoguModel(nn.Module):
             parameter.requires_grad_(name in self._required_grad)
         return self.base_model
 
-    def plain_twin(self) -> PreTrainedModel:
+    def plain_base_model(self) -> PreTrainedModel:
         """The base model as it was, as a second model object on the very same weights."""
-        base = twin(self.base_model)
+        base = share_weights(self.base_model)
         unwrap(base, self._wrapped)
         return base
 
@@ -281,18 +263,20 @@ class MoguModel(nn.Module):
 
     @property
     def routing_mode(self) -> RoutingMode:
-        """The mode that is set."""
-        return self._state.mode
+        """The mode that holds in this thread."""
+        return current_controller(self._scope).mode
 
-    def routing(self, mode: RoutingMode, *, rows: Tensor | None = None) -> Routing:
+    def routing(self, mode: RoutingMode, *, rows: Tensor | None = None, dial: float | None = None) -> RoutingBlock:
         """Set the mode: ``"on"``; ``"off"``, which is the base model bit for bit; or one responder alone, for research.
 
-        A plain call sets it for good; as the head of a ``with`` block, the mode before comes back after the block.
+        As the head of a ``with`` block, it holds for that block; a plain call holds until the next one. Either is for this thread
+        alone: what other threads do with the model at the same time is not touched.
 
         Args:
             mode: the mode.
             rows: with ``"on"``, which rows of the batch are routed, bool ``[batch]``, the others being as with ``"off"``. Passes must
                 then be of that batch. ``None`` is every row.
+            dial: the logit shift ``δ`` to route at; ``None`` is the model's.
 
         Raises:
             ConfigError: there is no such mode, or ``rows`` do not go with it.
@@ -305,36 +289,33 @@ class MoguModel(nn.Module):
                 expected="rows as a tensor of torch.bool, [batch], with the mode 'on'",
                 action="correct them, or leave them out",
             )
-        before = RoutingState(self._state.mode, self._state.rows)
-        self._state.mode, self._state.rows = mode, rows
-        return Routing(self._state, before)
+        return RoutingBlock(RoutingController(self._scope, mode, rows=rows, dial=dial))
 
     @property
     def routing_weights(self) -> dict[str, Tensor]:
         """``{"unwill": α, "glad": β}`` of the last routed pass, each ``[layers, batch, tokens]``.
 
+        Where several threads use the model, read them inside the ``with model.routing("on")`` block that made the pass.
+
         Raises:
             ConfigError: no pass has been routed yet.
         """
-        stacked = torch.stack([weights.to(self.device) for weights in self._recorded_weights()])
-        return {"unwill": stacked[..., 0], "glad": stacked[..., 1]}
+        return current_controller(self._scope).routing_weights(self.device)
 
-    def _recorded_weights(self) -> list[Tensor]:
-        weights = [layer.routing_weights for layer in self._layers]
-        if any(one is None for one in weights):
-            raise ConfigError("No routed pass has been made", expected="a forward pass with routing on", action="call the model first")
-        # OPT hands its projections the batch flattened, or not, as it pleases; three axes are ours.
-        return [cast(Tensor, one) for one in weights]
+    @property
+    def prompt_weights(self) -> dict[str, Tensor] | None:
+        """``{"unwill": α, "glad": β}``, each ``[layers, batch]``, at the last prompt token of the last :meth:`generate`.
 
-    def last_token_weights(self) -> dict[str, Tensor]:
-        """``{"unwill": α, "glad": β}`` at the last token of the last routed pass, each ``[layers, batch]``, float32."""
-        last = torch.stack([weights[..., -1, :].detach().float().to(self.device) for weights in self._recorded_weights()])
-        return {"unwill": last[..., 0], "glad": last[..., 1]}
+        Of this thread's last call, or, where it has made none, of the last call of any thread. ``None`` where the pass over the
+        prompts was not routed.
+        """
+        return self._scope.prompt_weights
 
     @property
     def prompt_scores(self) -> Tensor | None:
-        """Malicious score ``[batch]`` of the prompts of the last :meth:`generate`; ``None`` where that was not routed."""
-        return None if self.prompt_weights is None else malicious_score(self.prompt_weights)
+        """Malicious score ``[batch]`` of the prompts that :attr:`prompt_weights` belong to; ``None`` where they were not routed."""
+        weights = self.prompt_weights
+        return None if weights is None else malicious_score(weights)
 
     def score(self, prompts: str | WithTools | Sequence[Prompt], *, batch_size: int = 8) -> Tensor:
         """How malicious the model finds each prompt, in [0, 1]: the unwill share at the last prompt token.
@@ -350,7 +331,18 @@ class MoguModel(nn.Module):
         Raises:
             ChatTemplateError: the tokenizer has no chat template.
         """
-        return score_prompts(self, [prompts] if isinstance(prompts, str | WithTools) else prompts, batch_size)
+        listed = [prompts] if isinstance(prompts, str | WithTools) else prompts
+        tokenizer = self.tokenizer
+        ids = [encode_prompt(tokenizer, prompt) for prompt in listed]
+        controller = RoutingController(self._scope, dial=self.dial)
+        was_training = self.training
+        if was_training:
+            self.eval()
+        try:
+            return score_prompts(self.base_model, controller, ids, pad_token_id=padding_id(tokenizer), batch_size=batch_size)
+        finally:
+            if was_training:
+                self.train()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The base model's forward pass, in the mode that is set."""
@@ -361,8 +353,8 @@ class MoguModel(nn.Module):
         self,
         inputs: Tensor | None = None,
         *,
-        routed_tokens: int | None = _MODEL_DEFAULT,
-        handoff: Handoff = _MODEL_DEFAULT,
+        routed_tokens: RoutedTokens | None = None,
+        handoff: Handoff | None = None,
         answer_marker: str | None = _MODEL_DEFAULT,
         **kwargs: Any,
     ) -> Any:
@@ -372,7 +364,7 @@ class MoguModel(nn.Module):
 
         Args:
             inputs: prompt token ids ``[batch, tokens]``, padded on the left.
-            routed_tokens: how many tokens to route (``m``); ``None`` is every token. Default: the model's config.
+            routed_tokens: how many tokens to route (``m``), or ``"all"``. Default: the model's config.
             handoff: ``"recompute"``: the base model then re-reads prompt and opening, one more prefill, as published;
                 ``"continue"``: it goes on with the cache that routing left. Default: the model's config.
             answer_marker: text that ends a reasoning block, such as ``"</think>"``; in each row that generates it, the next
@@ -385,19 +377,28 @@ class MoguModel(nn.Module):
         Raises:
             ConfigError: options that do not go together, such as speculative decoding with a routed opening.
         """
-        self.prompt_weights = None
-        if self._state.mode != "on" or self._state.rows is not None:
+        self._scope.prompt_weights = None
+        current = current_controller(self._scope)
+        if current.mode != "on" or current.rows is not None:
             return cast(Any, self.base_model).generate(inputs, **kwargs)
         config = self.mogu_config
         marker = config.answer_marker if answer_marker is _MODEL_DEFAULT else answer_marker
-        return routed_generate(
-            self,
-            inputs,
-            routed_tokens=config.routed_tokens if routed_tokens is _MODEL_DEFAULT else routed_tokens,
-            marker=() if marker is None else encode_marker(self.tokenizer, marker),
-            handoff=config.handoff if handoff is _MODEL_DEFAULT else handoff,
-            **kwargs,
+        controller = RoutingController(self._scope, dial=self.dial if current.dial is None else current.dial)
+        call = RoutedGeneration(
+            self.base_model,
+            controller,
+            RoutingSchedule(
+                config.routed_tokens if routed_tokens is None else routed_tokens,
+                () if marker is None else encode_marker(self.tokenizer, marker),
+            ),
+            config.handoff if handoff is None else handoff,
+            decoder_layers=decoder_layer_name(self.routed_module_names[0]).rpartition(".")[0],
+            first_routed=self.routed_layer_indices[0],
         )
+        with controller:
+            output = call.generate(inputs, **kwargs)
+        self._scope.prompt_weights = call.prompt_weights
+        return output
 
     def start_router_training(self) -> None:
         """Put freshly initialized trainable routers of the config's kind in the place of the folded ones.
@@ -428,6 +429,8 @@ class MoguModel(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
+            if name in REFUSED_METHODS:
+                return refused_method(name)
             if name == "base_model":  # not set yet: looking it up on itself would never end
                 raise
             return getattr(self.base_model, name)

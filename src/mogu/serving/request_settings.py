@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mogu.errors import ConfigError
-from mogu.modeling.config import Handoff, MoguConfig
+from mogu.modeling.config import Handoff, MoguConfig, RoutedTokens
 
 # Under this name an API request carries its wishes, and inside vLLM a request carries its settings (in `SamplingParams.extra_args`).
 FIELD = "mogu"
@@ -22,7 +22,7 @@ class _Wishes(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    routed_tokens: int | None = Field(default=None, ge=0)
+    routed_tokens: RoutedTokens | None = None
     dial: float | None = Field(default=None, allow_inf_nan=False)
     handoff: Handoff | None = None
 
@@ -31,7 +31,7 @@ class RoutedOpening(BaseModel):
     """Settings of one routed request, all of them known.
 
     Args:
-        routed_tokens: ``m``, how many tokens of the answer are decoded with routing; ``None`` is every token.
+        routed_tokens: ``m``, how many tokens of the answer are decoded with routing; ``"all"`` is every token.
         dial: ``δ``, added to the unwill logit and subtracted from the glad logit.
         handoff: ``"continue"`` drops the adapter after ``m`` tokens and keeps the cache; ``"recompute"`` has the base model
             read prompt and opening anew, as published.
@@ -39,7 +39,7 @@ class RoutedOpening(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    routed_tokens: int | None = Field(ge=0)
+    routed_tokens: RoutedTokens
     dial: float = Field(allow_inf_nan=False)
     handoff: Handoff
 
@@ -50,14 +50,16 @@ class RoutedOpening(BaseModel):
         Args:
             config: the saved model's.
             asked: a mapping with any of ``routed_tokens``, ``dial`` and ``handoff``, or such a mapping as JSON text.
-                ``routed_tokens: null`` routes every token.
+                ``"routed_tokens": "all"`` (or ``null``) routes every token.
 
         Raises:
             ConfigError: it is no such mapping, or a value is out of its range.
         """
         wishes = _wishes(asked)
         settings: dict[str, Any] = {"routed_tokens": config.routed_tokens, "dial": config.dial, "handoff": config.handoff}
-        settings |= {name: value for name, value in wishes.items() if value is not None or name == "routed_tokens"}
+        settings |= {name: value for name, value in wishes.items() if value is not None}
+        if "routed_tokens" in wishes and wishes["routed_tokens"] is None:
+            settings["routed_tokens"] = "all"
         return cls(**settings)
 
     def routes(self, computed: int, scheduled: int, prompt: int, generated: int) -> int:
@@ -72,7 +74,7 @@ class RoutedOpening(BaseModel):
             prompt: length of the prompt.
             generated: tokens that the answer has so far.
         """
-        if self.routed_tokens is None:
+        if self.routed_tokens == "all":
             return scheduled
         if self.routed_tokens == 0 or self.handed_over(generated):
             return 0
@@ -80,7 +82,7 @@ class RoutedOpening(BaseModel):
 
     def handed_over(self, generated: int) -> bool:
         """Whether the base model is to read prompt and opening anew, now that the answer has so many tokens."""
-        return self.handoff == "recompute" and self.routed_tokens is not None and generated >= self.routed_tokens
+        return self.handoff == "recompute" and self.routed_tokens != "all" and generated >= self.routed_tokens
 
     def cache_key(self, prompt: int, end: int) -> tuple[str, str]:
         """What sets a block of keys and values apart from those of other requests with the same adapter and tokens.
@@ -92,7 +94,7 @@ class RoutedOpening(BaseModel):
             prompt: length of the prompt.
             end: position behind the block's last token.
         """
-        routed = self.routed_tokens is None or end <= prompt + self.routed_tokens - 1
+        routed = self.routed_tokens == "all" or end <= prompt + self.routed_tokens - 1
         return FIELD, f"{self.dial!r}" if routed else f"{self.dial!r} {prompt} {self.routed_tokens}"
 
 
