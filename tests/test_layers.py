@@ -11,8 +11,8 @@ from transformers.pytorch_utils import Conv1D
 
 from mogu import MoguConfig
 from mogu.modeling.layers import RoutedLinear
-from mogu.modeling.routing import RoutingScope
 from mogu.modeling.routers import ChainRouter
+from mogu.modeling.routing import RoutingScope
 
 WIDTH, OUT, RANK = 48, 40, 4
 # Routers and unscaled responders are kept in float32 at best, so float64 is held to that.

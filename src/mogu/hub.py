@@ -129,16 +129,25 @@ def load_tokenizer(source: str, *, chat_template: Path | None = None, trust_remo
         raise _explain(source, error, what="tokenizer") from error
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
     if chat_template is not None:
-        try:
-            tokenizer.chat_template = chat_template.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ModelFileError(
-                f"The chat template {chat_template} cannot be read: {error}", expected="a Jinja file in UTF-8", action="check the path"
-            ) from error
+        tokenizer.chat_template = read_template(chat_template)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
     return tokenizer
+
+
+def read_template(file: Path) -> str:
+    """The text of a chat template.
+
+    Raises:
+        ModelFileError: the file cannot be read.
+    """
+    try:
+        return file.expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelFileError(
+            f"The chat template {file} cannot be read: {error}", expected="a Jinja file in UTF-8", action="check the path"
+        ) from error
 
 
 def _expand(source: str) -> str:

@@ -1,4 +1,4 @@
-"""Ways of generating that do not go with a routed opening, wherever they are set; and every generating method of the library, decided about."""
+"""Ways of generating that do not go with a routed opening, wherever they are set; every method of the library is decided about."""
 
 from __future__ import annotations
 

@@ -36,7 +36,8 @@ def _short(value: Any) -> str:
 
 def _facts(path: str) -> dict[str, Any]:
     from mogu.hub import fetch_model_folder
-    from mogu.modeling.adapter_files import BACKBONE, CONFIG_FILE, RESPONDERS, ROUTER_FILE, read_adapter, read_config, read_tensors
+    from mogu.modeling.adapter_files import RESPONDERS, read_adapter, read_tensors
+    from mogu.modeling.checkpoint import BACKBONE, CONFIG_FILE, ROUTER_FILE, read_config
 
     folder = fetch_model_folder(path, marker=CONFIG_FILE)
     config = read_config(folder)

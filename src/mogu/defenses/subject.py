@@ -15,7 +15,7 @@ from mogu.data import opened
 from mogu.errors import ConfigError, ModelFileError
 from mogu.hub import fetch_model_folder, load_base, load_tokenizer
 from mogu.inference.prompts import Conversation, encode_prompt
-from mogu.modeling.adapter_files import CONFIG_FILE
+from mogu.modeling.checkpoint import CONFIG_FILE
 from mogu.modeling.model import MoguModel
 from mogu.modeling.shared_weights import share_weights
 

@@ -5,19 +5,25 @@ Knows names and numbers; knows nothing of tensors, models or files.
 
 from __future__ import annotations
 
+import hashlib
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from mogu.errors import ConfigError
 
-FORMAT_VERSION = 2
-"""Of the newest saved layout. Models with neither an adapted backbone nor an answer marker are version 1, which older releases read."""
+FORMAT_VERSION = 3
+"""Of the saved layout. Since version 3 a saved model carries its chat template, its system prompt and numbers of its base's weights."""
 
 RouterKind = Literal["chain", "linear"]
 Handoff = Literal["recompute", "continue"]
 RoutedTokens = Annotated[int, Field(ge=0)] | Literal["all"]
 """How many tokens of an answer are routed (``m``); ``"all"`` is every token."""
+
+
+def text_fingerprint(text: str) -> str:
+    """SHA-256 of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class BaseShape(BaseModel):
@@ -74,12 +80,16 @@ class MoguConfig(BaseModel):
             are routed as well. ``None`` routes the first ``m`` tokens alone, whatever they are part of.
         handoff: how the base model goes on after them, see :meth:`mogu.MoguModel.generate`.
         dial: logit shift ``δ``: added to the unwill logit, subtracted from the glad logit. Positive refuses more.
-        chat_template_sha256: fingerprint of the chat template that the model was trained with.
+        system_prompt: put before conversations that have no system message, as in training; ``None`` for none.
+        chat_template: Jinja text of the template that the model was trained with, which writes the system prompt by itself where a
+            conversation has none. Saved in a file of its own.
+        chat_template_sha256: its fingerprint.
+        tokenizer_sha256: fingerprint of the tokenizer's vocabulary.
     """
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True)
 
-    format_version: int = Field(default=1, ge=1, le=FORMAT_VERSION)
+    format_version: int = Field(default=FORMAT_VERSION, ge=1, le=FORMAT_VERSION)
     base_model: str | None = None
     base_revision: str | None = None
     base_shape: BaseShape | None = None
@@ -94,7 +104,10 @@ class MoguConfig(BaseModel):
     answer_marker: str | None = Field(default=None, min_length=1)
     handoff: Handoff = "recompute"
     dial: float = Field(default=0.0, allow_inf_nan=False)
+    system_prompt: str | None = None
+    chat_template: str | None = Field(default=None, exclude=True)
     chat_template_sha256: str | None = None
+    tokenizer_sha256: str | None = None
 
     @field_validator("routed_tokens", mode="before")
     @classmethod
@@ -106,11 +119,24 @@ class MoguConfig(BaseModel):
         """LoRA scaling ``s = lora_alpha / rank``."""
         return self.lora_alpha / self.rank
 
+    def with_chat_template(self, template: str, *, source: str) -> MoguConfig:
+        """This config with the text of its chat template; ``source`` names it in errors.
+
+        Raises:
+            ConfigError: it is not the template that the fingerprint is of.
+        """
+        found = text_fingerprint(template)
+        if self.chat_template_sha256 not in (None, found):
+            raise ConfigError(
+                f"{source} is not the chat template that the model was trained with: its fingerprint is {found[:12]}…",
+                expected=f"the template of fingerprint {str(self.chat_template_sha256)[:12]}…",
+                action="copy the folder again; to use another template on purpose, pass it with --chat-template FILE",
+            )
+        return self.model_copy(update={"chat_template": template, "chat_template_sha256": found})
+
     def to_json(self) -> str:
-        """The text of a ``mogu_config.json``: of version 1, without what that does not know, where older releases can read it."""
-        version = 1 if self.backbone is None and self.answer_marker is None else FORMAT_VERSION
-        unknown = {"backbone", "answer_marker"} if version == 1 else set()
-        return self.model_copy(update={"format_version": version}).model_dump_json(indent=2, exclude=unknown) + "\n"
+        """The text of a ``mogu_config.json``; the chat template has a file of its own."""
+        return self.model_copy(update={"format_version": FORMAT_VERSION}).model_dump_json(indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str, source: str) -> MoguConfig:

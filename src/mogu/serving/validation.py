@@ -14,7 +14,7 @@ from vllm.exceptions import VLLMValidationError
 from vllm.lora.utils import get_adapter_absolute_path
 
 from mogu.errors import MoguError
-from mogu.modeling.adapter_files import CONFIG_FILE, read_config
+from mogu.modeling.checkpoint import CONFIG_FILE, read_config
 from mogu.modeling.config import MoguConfig
 from mogu.serving.packed_adapter import is_mogu_folder
 from mogu.serving.request_settings import FIELD, RoutedOpening

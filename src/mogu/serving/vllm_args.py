@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mogu.errors import ConfigError
 from mogu.hub import fetch_model_folder
-from mogu.modeling.adapter_files import CONFIG_FILE
+from mogu.modeling.checkpoint import CONFIG_FILE
 from mogu.modeling.config import MoguConfig
 from mogu.serving.packed_adapter import read_served_adapter
 

@@ -19,7 +19,7 @@ from mogu.evaluation.compare.config import LAB_MODEL, ROUTED, Comparison, Varian
 from mogu.hub import fetch_model_folder, load_base, load_tokenizer
 from mogu.lab import build_base
 from mogu.lab.demo import LAB_RECORDS, lab_data, lab_recipe
-from mogu.modeling.adapter_files import CONFIG_FILE, read_config
+from mogu.modeling.checkpoint import CONFIG_FILE, read_config
 from mogu.modeling.model import MoguModel
 from mogu.modeling.shared_weights import share_weights
 from mogu.training import Recipe, harden
