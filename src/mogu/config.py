@@ -5,9 +5,10 @@ Knows names and numbers; knows nothing of tensors, models or files.
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from mogu.errors import ConfigError
 
@@ -16,6 +17,33 @@ FORMAT_VERSION = 2
 
 RouterKind = Literal["chain", "linear"]
 Handoff = Literal["recompute", "continue"]
+
+
+def check_model_name(value: str, where: str) -> str:
+    """Return the name of a model, or its revision, once it cannot be taken for anything else.
+
+    A saved model may come from anyone, and what it calls its base model ends on a command line and in a terminal.
+
+    Args:
+        value: a hub id, a folder or a revision.
+        where: what holds it, for the error.
+
+    Raises:
+        ConfigError: it reads as a command-line option, is empty, begins or ends with a space, or has control characters.
+    """
+    if value.startswith("-"):
+        problem = "which a command line would take for an option"
+    elif value != value.strip() or not value:
+        problem = "which is empty, or begins or ends with a space"
+    elif any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in value):
+        problem = "which has control characters in it"
+    else:
+        return value
+    raise ConfigError(
+        f"{where} is {value!r:.200}, {problem}",
+        expected="a hub id, a folder or a revision, in printable characters",
+        action="write a folder whose name begins with a dash as ./-name; do not use a saved model whose maker you do not trust",
+    )
 
 
 class BaseShape(BaseModel):
@@ -94,6 +122,11 @@ class MoguConfig(BaseModel):
     dial: float = Field(default=0.0, allow_inf_nan=False)
     chat_template_sha256: str | None = None
 
+    @field_validator("base_model", "base_revision")
+    @classmethod
+    def _names_a_model(cls, value: str | None, info: ValidationInfo) -> str | None:
+        return value if value is None else check_model_name(value, str(info.field_name))
+
     @property
     def scaling(self) -> float:
         """LoRA scaling ``s = lora_alpha / rank``."""
@@ -110,10 +143,13 @@ class MoguConfig(BaseModel):
         """Parse the text of a ``mogu_config.json``; ``source`` names it in errors.
 
         Raises:
-            ConfigError: not JSON, an unknown or ill-typed field, or a format version that this release does not know.
+            ConfigError: not JSON, an unknown or ill-typed field, a base model that reads as a command-line option, or a format
+                version that this release does not know.
         """
         try:
             config = cls.model_validate_json(text)
+        except ConfigError as error:  # of `check_model_name`, which does not know the file
+            raise ConfigError(f"{source}: {error.found}", expected=error.expected, action=error.action) from error
         except ValidationError as error:
             # A newer format may have fields that this release does not know: its version says more than they do.
             versions = [one for one in error.errors() if one["loc"] == ("format_version",)]
