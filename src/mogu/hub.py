@@ -21,6 +21,15 @@ from transformers import (
 
 from mogu.errors import ModelFileError, MoguError
 
+# Exact names: with a pattern a repository could bring any file along, code among them.
+_SAVED_FILES = (
+    "README.md",
+    "base_identity.safetensors",
+    "chat_template.jinja",
+    "router.safetensors",
+    *(f"{part}/{file}" for part in ("unwill", "glad", "backbone") for file in ("adapter_config.json", "adapter_model.safetensors")),
+)
+
 
 def fetch_model_folder(path_or_hub_id: str, *, marker: str) -> Path:
     """The folder of a saved model: a local one as it is, a hub repository downloaded to the hub's cache.
@@ -39,7 +48,7 @@ def fetch_model_folder(path_or_hub_id: str, *, marker: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(path_or_hub_id, allow_patterns=[marker, "*/adapter_*", "router.safetensors", "README.md"]))
+        return Path(snapshot_download(path_or_hub_id, allow_patterns=[marker, *_SAVED_FILES]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise _not_found(path_or_hub_id, error) from error
 

@@ -6,9 +6,10 @@ Knows names and numbers; knows nothing of tensors, models or files.
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from mogu.errors import ConfigError
 
@@ -24,6 +25,33 @@ RoutedTokens = Annotated[int, Field(ge=0)] | Literal["all"]
 def text_fingerprint(text: str) -> str:
     """SHA-256 of a text."""
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def check_model_name(value: str, where: str) -> str:
+    """Return the name of a model, or its revision, once it cannot be taken for anything else.
+
+    A saved model may come from anyone, and what it calls its base model ends on a command line and in a terminal.
+
+    Args:
+        value: a hub id, a folder or a revision.
+        where: what holds it, for the error.
+
+    Raises:
+        ConfigError: it reads as a command-line option, is empty, begins or ends with a space, or has control characters.
+    """
+    if value.startswith("-"):
+        problem = "which a command line would take for an option"
+    elif value != value.strip() or not value:
+        problem = "which is empty, or begins or ends with a space"
+    elif any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in value):
+        problem = "which has control characters in it"
+    else:
+        return value
+    raise ConfigError(
+        f"{where} is {value!r:.200}, {problem}",
+        expected="a hub id, a folder or a revision, in printable characters",
+        action="write a folder whose name begins with a dash as ./-name; do not use a saved model whose maker you do not trust",
+    )
 
 
 class BaseShape(BaseModel):
@@ -114,6 +142,11 @@ class MoguConfig(BaseModel):
     def _null_is_all(cls, value: Any) -> Any:
         return "all" if value is None else value  # formats 1 and 2 wrote null for every token
 
+    @field_validator("base_model", "base_revision")
+    @classmethod
+    def _names_a_model(cls, value: str | None, info: ValidationInfo) -> str | None:
+        return value if value is None else check_model_name(value, str(info.field_name))
+
     @property
     def scaling(self) -> float:
         """LoRA scaling ``s = lora_alpha / rank``."""
@@ -143,10 +176,13 @@ class MoguConfig(BaseModel):
         """Parse the text of a ``mogu_config.json``; ``source`` names it in errors.
 
         Raises:
-            ConfigError: not JSON, an unknown or ill-typed field, or a format version that this release does not know.
+            ConfigError: not JSON, an unknown or ill-typed field, a base model that reads as a command-line option, or a format
+                version that this release does not know.
         """
         try:
             config = cls.model_validate_json(text)
+        except ConfigError as error:  # of `check_model_name`, which does not know the file
+            raise ConfigError(f"{source}: {error.found}", expected=error.expected, action=error.action) from error
         except ValidationError as error:
             # A newer format may have fields that this release does not know: its version says more than they do.
             versions = [one for one in error.errors() if one["loc"] == ("format_version",)]

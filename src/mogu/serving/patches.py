@@ -31,6 +31,7 @@ def install() -> None:
     _keep_blocks_apart()
     _hand_over()
     _complete_settings()
+    _guard_the_engine()
     _extend_api()
 
 
@@ -129,6 +130,21 @@ def _complete_settings() -> None:
         return request
 
     InputProcessor.process_inputs = process_inputs
+
+
+def _guard_the_engine() -> None:
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    from mogu.serving.validation import check_admitted
+
+    original = AsyncLLM.add_request
+
+    @functools.wraps(original)
+    async def add_request(self: Any, *args: Any, **kwargs: Any) -> Any:
+        check_admitted()
+        return await original(self, *args, **kwargs)
+
+    AsyncLLM.add_request = add_request
 
 
 def _extend_api() -> None:

@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from packaging.specifiers import SpecifierSet
 
 from mogu.errors import ConfigError
+from mogu.serving.lock import is_locked
 
 SUPPORTED = SpecifierSet(">=0.32,<0.33")
 
@@ -19,9 +20,10 @@ def register() -> None:
     """Teach vLLM to serve MoGU models.
 
     Raises:
-        ConfigError: this vLLM is not one of the supported versions.
+        ConfigError: this vLLM is not one of the supported versions, or ``MOGU_LOCKED`` says neither yes nor no.
     """
     check_version(installed_version())
+    is_locked()
     os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")  # the second one maps adapters to requests in code of its own
     from mogu.serving.patches import install
 

@@ -6,20 +6,19 @@ Knows vLLM's requests; knows nothing of HTTP or of the layers.
 from __future__ import annotations
 
 import functools
-import os
 from pathlib import Path
 from typing import Any
 
 from vllm.exceptions import VLLMValidationError
 from vllm.lora.utils import get_adapter_absolute_path
 
-from mogu.errors import MoguError
+from mogu.errors import LockedError, MoguError
 from mogu.modeling.checkpoint import CONFIG_FILE, read_config
 from mogu.modeling.config import MoguConfig
+from mogu.serving.lock import ADMITTED, is_locked
+from mogu.serving.locked_requests import CHAT, check_parameters
 from mogu.serving.packed_adapter import is_mogu_folder
 from mogu.serving.request_settings import FIELD, RoutedOpening
-
-LOCKED = "MOGU_LOCKED"  # environment variable of `mogu serve --locked`
 
 
 def complete_settings(request: Any, vllm_config: Any) -> None:
@@ -30,8 +29,8 @@ def complete_settings(request: Any, vllm_config: Any) -> None:
         vllm_config: the engine's.
 
     Raises:
-        VLLMValidationError: a value is wrong, the request's model is not a MoGU model, the server is locked, or its engine runs in
-            a way that cannot route; the API answers it with HTTP 400.
+        VLLMValidationError: a value is wrong, the request's model is not a MoGU model, the server is locked and the request begins
+            or forces the answer, or its engine runs in a way that cannot route; the API answers it with HTTP 400.
     """
     parameters = request.sampling_params
     if parameters is None:
@@ -39,7 +38,7 @@ def complete_settings(request: Any, vllm_config: Any) -> None:
     extra = parameters.extra_args or {}
     asked = extra.get(FIELD)
     config = _config_of(request.lora_request)
-    _check_lock(config, asked)
+    _check_lock(request, config, asked)
     if config is None:
         if asked is not None:
             raise VLLMValidationError(
@@ -67,13 +66,40 @@ def _check_engine(vllm_config: Any, opening: RoutedOpening) -> None:
         )
 
 
-def _check_lock(config: MoguConfig | None, asked: object) -> None:
-    if os.environ.get(LOCKED) != "1":
+def _check_lock(request: Any, config: MoguConfig | None, asked: object) -> None:
+    if not _locked():
         return
     if config is None:
         raise VLLMValidationError("This server is locked: only its MoGU models answer.", parameter="model")
     if asked is not None:
         raise VLLMValidationError(f"This server is locked: the field {FIELD!r} is not accepted.", parameter=FIELD)
+    if request.prompt_embeds is not None:
+        raise VLLMValidationError(
+            "This server is locked: a prompt of embeddings is not accepted, since it can begin the answer.", parameter="prompt_embeds"
+        )
+    try:
+        check_parameters(request.sampling_params)
+    except LockedError as error:
+        raise VLLMValidationError(str(error), parameter=error.parameter) from error
+
+
+def check_admitted() -> None:
+    """Refuse a request to a locked server's engine that came in by no endpoint where requests are checked.
+
+    What a prompt says of the answer can be checked where it is a conversation, and no longer where it is tokens.
+
+    Raises:
+        VLLMValidationError: it came by gRPC, a plugin or another server around vLLM's engine.
+    """
+    if _locked() and not ADMITTED.get():
+        raise VLLMValidationError(f"This server is locked: its engine takes requests from {CHAT} of MoGU's own API alone.")
+
+
+def _locked() -> bool:
+    try:
+        return is_locked()
+    except MoguError as error:
+        raise VLLMValidationError(str(error)) from error
 
 
 def _config_of(lora_request: Any) -> MoguConfig | None:

@@ -61,6 +61,7 @@ def test_the_plugin_is_in_place_once():
         InputProcessor.process_inputs,
         app_module.init_entrypoints_middleware,
         AsyncLLM.generate,
+        AsyncLLM.add_request,
     ):
         assert replaced.__module__.startswith("vllm.")  # it goes under vLLM's name,
         assert replaced.__code__.co_filename.startswith(str(PACKAGE))  # and is ours,
