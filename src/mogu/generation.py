@@ -17,6 +17,7 @@ from mogu.config import Handoff
 from mogu.errors import ConfigError
 from mogu.openings import Openings
 from mogu.rereading import LowerLayers
+from mogu.transformers_compat import CACHE
 
 if TYPE_CHECKING:
     from mogu.model import MoguModel
@@ -148,7 +149,7 @@ class _Opening:
     def prepare(self, input_ids: Tensor, next_sequence_length: int | None = None, **kwargs: Any) -> Any:
         """Stand in for ``prepare_inputs_for_generation``: same arguments, same result."""
         if self.passes == 0:
-            self._remember_cache(kwargs.get("past_key_values"))
+            self._remember_cache(kwargs.get(CACHE))
         self.passes += 1
         answers = input_ids[:, self.prompt_length :]
         routed = self.openings.routed(answers)
@@ -175,7 +176,7 @@ class _Opening:
 
     def _begin_again(self, input_ids: Tensor, tokens: int, kwargs: dict[str, Any]) -> None:
         """Make ready for a reading of ``tokens`` tokens, all that is not in the caller's cache."""
-        past = kwargs.get("past_key_values")
+        past = kwargs.get(CACHE)
         lower, self.lower = self.lower, None  # it serves once
         if lower is not None and not lower.can_be_spared(past, tokens):
             lower.close()
@@ -191,7 +192,7 @@ class _Opening:
         if past is None:
             raise ConfigError(
                 f"{type(self.model.base_model).__name__} generates without a key-value cache",
-                expected="a model that keeps its cache in past_key_values",
+                expected="a model that generates with a key-value cache of transformers",
                 action="use handoff='continue'",
             )
         if self.past_length:

@@ -38,6 +38,7 @@ from mogu.storing import (
     write_backbone,
     write_into,
 )
+from mogu.transformers_compat import accept_cache
 from mogu.wrapping import adapt, find_adapted, find_projections, route, shape_of, unwrap
 
 _MODEL_DEFAULT: Any = object()
@@ -102,6 +103,7 @@ class MoguModel(nn.Module):
         self._state = RoutingState()
         self._required_grad = [name for name, parameter in base_model.named_parameters() if parameter.requires_grad]
         base_model.requires_grad_(False)
+        self._cache_hook = accept_cache(base_model)
         self._adapted_layers: list[AdaptedLinear] = []
         if config.backbone is not None:
             self._adapted_layers = adapt(base_model, self._adapted_modules, config.backbone, self._state)
@@ -204,6 +206,8 @@ class MoguModel(nn.Module):
     def detach(self) -> PreTrainedModel:
         """Put the plain layers back and return the base model as it was; this object is then of no more use."""
         unwrap(self.base_model, self._wrapped)
+        if self._cache_hook is not None:
+            self._cache_hook.remove()
         for name, parameter in self.base_model.named_parameters():
             parameter.requires_grad_(name in self._required_grad)
         return self.base_model
