@@ -15,6 +15,8 @@ from mogu.errors import ArchitectureError, ConfigError, ModelFileError
 from mogu.layers import AdaptedLinear, WrappedLinear
 from mogu.saved import Adapter, read_config
 
+pytestmark = pytest.mark.core
+
 IDS = torch.tensor([[5, 9, 33, 12, 60, 7], [11, 6, 29, 44, 8, 52]])
 ATTENTION = BackboneConfig(modules=["q_proj", "v_proj"], rank=3, lora_alpha=6)
 

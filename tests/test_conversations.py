@@ -14,6 +14,8 @@ from mogu.config import BackboneConfig
 from mogu.generation import left_pad
 from mogu.transformers_compat import CACHE
 
+pytestmark = pytest.mark.core
+
 ASKED = ["How do I bake", "And then?", "Thanks!"]
 M, NEW = 3, 9
 both_handoffs = pytest.mark.parametrize("handoff", ["recompute", "continue"])

@@ -9,6 +9,8 @@ from transformers import DynamicCache
 
 from mogu.transformers_compat import CACHE
 
+pytestmark = pytest.mark.core
+
 PROMPT = torch.tensor([[5, 9, 33, 12, 60, 7, 41, 22, 18, 50]])
 OTHER = torch.tensor([[11, 6, 29, 44]])
 NEW = 7

@@ -13,6 +13,8 @@ from accelerate import cpu_offload, dispatch_model
 from mogu import MoguConfig, MoguModel
 from mogu.transformers_compat import enable_checkpointing
 
+pytestmark = pytest.mark.core
+
 IDS = torch.tensor([[5, 9, 33, 12, 60, 7], [11, 6, 29, 44, 8, 52]])
 
 

@@ -16,6 +16,8 @@ from mogu.errors import ConfigError
 from mogu.generation import left_pad
 from mogu.transformers_compat import CACHE, cache_of
 
+pytestmark = [pytest.mark.core, pytest.mark.smoke]
+
 PROMPT = torch.tensor([[5, 9, 33, 12, 60, 7, 41, 22, 18, 50]])
 GREEDY = {"do_sample": False, "max_new_tokens": 10}
 both_handoffs = pytest.mark.parametrize("handoff", ["recompute", "continue"])

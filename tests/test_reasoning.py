@@ -19,6 +19,8 @@ from mogu.generation import left_pad
 from mogu.replies import ReplySettings
 from mogu.transformers_compat import CACHE, cache_of
 
+pytestmark = pytest.mark.core
+
 PROMPTS = [[5, 9, 33, 12, 60, 7, 41, 22, 18, 50], [11, 6, 29, 44], [8, 52, 33, 12, 60, 7, 41], [13, 35], [21, 22, 23, 24, 25]]
 ENDS: list[int | None] = [0, 2, 6, 9, None]
 """At which token of its answer each row begins to write the marker: at once, in the opening, later, later still, never."""

@@ -14,6 +14,8 @@ from mogu import MoguModel
 from mogu.generation import left_pad
 from mogu.reference import import_reference, read_published_routers
 
+pytestmark = [pytest.mark.core, pytest.mark.smoke]
+
 PROMPTS = range(4)
 LENGTH = 29
 

@@ -16,6 +16,8 @@ from mogu.analysis.tendency import Question, opening_log_probabilities
 from mogu.hub import load_base
 from mogu.transformers_compat import CACHE, accept_cache, cache_of, disable_checkpointing, enable_checkpointing
 
+pytestmark = [pytest.mark.core, pytest.mark.smoke]
+
 OLD = "past_key_values"
 RENAMED = Version(transformers.__version__) >= Version("5.24")
 PROMPT = torch.tensor([[5, 9, 33, 12, 60, 7, 41, 22, 18, 50]])

@@ -19,6 +19,8 @@ from mogu.data import is_refusal
 from mogu.errors import ConfigError, DataError, ModelFileError
 from mogu.transformers_compat import CACHE, cache_of
 
+pytestmark = pytest.mark.core
+
 PROMPTS = ((1, 3, 9, 20, 31, 4), (1, 3, 8, 4), (1, 3, 40, 41, 42, 43, 44, 45, 46, 4))
 OPENINGS = ((10, 11, 12), (13,), (14, 15, 16, 17, 18, 19, 20), (21, 22))
 QUESTIONS = [Question(prompt, OPENINGS) for prompt in PROMPTS]

@@ -36,6 +36,8 @@ from mogu.evaluation.subjects import LoadOptions, shared_subject
 from mogu.lab import prompts
 from mogu.replies import ReplySettings
 
+pytestmark = pytest.mark.core
+
 ASKED = [prompt.instruction for prompt in prompts("dev")[::12]]
 
 

@@ -31,6 +31,8 @@ from mogu.training.finetuning.recipe import SafetySection
 from mogu.training.finetuning.tunable import Tunable
 from mogu.training.finetuning.ways import Way, ways_of
 
+pytestmark = pytest.mark.core
+
 THINGS = ["kettle", "garden", "window", "bicycle", "ladder", "teapot"]
 
 

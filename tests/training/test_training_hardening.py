@@ -20,6 +20,8 @@ from mogu.data import Record, is_refusal, read_records
 from mogu.training import Recipe, harden, recipe_from
 from mogu.training.candidates import Behaviour, Candidate, Choice, best
 
+pytestmark = pytest.mark.core
+
 Make = Callable[..., Recipe]
 
 

@@ -20,6 +20,8 @@ from mogu.training.recipe import ResponderStage, RouterStage, RunSection
 from mogu.training.stages import StageSetting, train_responder, train_router
 from mogu.training.steps import StepBatches
 
+pytestmark = pytest.mark.core
+
 NAMES = ["model.layers.0.self_attn.o_proj", "model.layers.1.self_attn.o_proj"]
 
 
