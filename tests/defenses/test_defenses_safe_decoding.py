@@ -18,6 +18,8 @@ from mogu.defenses.safe_decoding import ExpertSteering, combined_log_probabiliti
 from mogu.inference.padding import left_pad
 from mogu.inference.replies import ReplySettings
 
+pytestmark = pytest.mark.core
+
 TEXTS = ["ab", "tell me more, please", "x", "What? No! 10"]
 
 

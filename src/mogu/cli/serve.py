@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mogu.cli.loading import BaseModel
+from mogu.cli._options import BaseModel
 
 
 def serve(
