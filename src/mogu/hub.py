@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from mogu.errors import ModelFileError, MoguError
+from mogu.recipes import find_template
 
 
 def fetch_model_folder(path_or_hub_id: str, *, marker: str) -> Path:
@@ -117,11 +118,12 @@ def load_tokenizer(source: str, *, chat_template: Path | None = None, trust_remo
 
     Args:
         source: folder or hub id.
-        chat_template: a Jinja file that takes the place of the tokenizer's own template.
+        chat_template: a Jinja file, or the name of a shipped template, that takes the place of the tokenizer's own.
         trust_remote_code: whether the tokenizer's own code may run.
 
     Raises:
         ModelFileError: there is no tokenizer, or the template file cannot be read.
+        ConfigError: there is no such template.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(_expand(source), trust_remote_code=trust_remote_code)
@@ -130,7 +132,7 @@ def load_tokenizer(source: str, *, chat_template: Path | None = None, trust_remo
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
     if chat_template is not None:
         try:
-            tokenizer.chat_template = chat_template.read_text(encoding="utf-8")
+            tokenizer.chat_template = find_template(chat_template).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ModelFileError(
                 f"The chat template {chat_template} cannot be read: {error}", expected="a Jinja file in UTF-8", action="check the path"

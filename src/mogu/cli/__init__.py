@@ -22,6 +22,7 @@ from mogu.cli import (
     import_reference,
     info,
     probe,
+    recipes,
     reproduce,
     robustness,
     serve,
@@ -40,6 +41,7 @@ app = typer.Typer(
 )
 app.command()(demo.demo)
 app.add_typer(data.app, name="data")
+app.add_typer(recipes.app, name="recipes")
 app.command()(train.train)
 app.command()(finetune.finetune)
 app.command()(compare.compare)
