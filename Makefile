@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 VLLM_VENV := .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
 
-.PHONY: demo test test-vllm bench bench-vllm lint clean
+.PHONY: demo test test-vllm test-wheel bench bench-vllm lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/mogu demo
@@ -16,6 +16,10 @@ test: lint
 # vLLM pins its own PyTorch and transformers, so it has an environment of its own.
 test-vllm: $(VLLM_VENV)/.installed
 	$(VLLM_BIN)/python -m pytest tests/serving
+
+# Installs the wheel and all it depends on into an empty environment, and runs the README's commands there.
+test-wheel: $(VENV)/.installed-dev
+	MOGU_EMPTY_ENVIRONMENT=1 $(BIN)/python -m pytest tests/test_wheel.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
