@@ -10,7 +10,7 @@ LATEST_BIN := $(LATEST_VENV)/bin
 LATEST_TORCH ?= torch
 LATEST_TESTS ?= core
 
-.PHONY: demo test test-latest test-vllm bench bench-vllm lint clean
+.PHONY: demo test test-latest test-vllm test-wheel bench bench-vllm lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/mogu demo
@@ -28,6 +28,10 @@ test-latest: $(LATEST_BIN)/python
 # vLLM pins its own PyTorch and transformers, so it has an environment of its own.
 test-vllm: $(VLLM_VENV)/.installed
 	$(VLLM_BIN)/python -m pytest tests/serving
+
+# Installs the wheel and all it depends on into an empty environment, and runs the README's commands there.
+test-wheel: $(VENV)/.installed-dev
+	MOGU_EMPTY_ENVIRONMENT=1 $(BIN)/python -m pytest tests/test_wheel.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

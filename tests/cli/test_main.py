@@ -9,7 +9,20 @@ from pathlib import Path
 
 import pytest
 
-COMMANDS = ["demo", "data", "train", "compare", "calibrate", "probe", "reproduce", "generate", "chat", "info", "import-reference"]
+COMMANDS = [
+    "demo",
+    "data",
+    "recipes",
+    "train",
+    "compare",
+    "calibrate",
+    "probe",
+    "reproduce",
+    "generate",
+    "chat",
+    "info",
+    "import-reference",
+]
 
 
 def mogu(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
@@ -24,7 +37,7 @@ def test_help_names_every_command() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself_with_an_example(command: str) -> None:
-    arguments = ["data", "build"] if command == "data" else [command]
+    arguments = {"data": ["data", "build"], "recipes": ["recipes", "cp"]}.get(command, [command])
     done = mogu(*arguments, "--help")
     assert done.returncode == 0
     shown = " ".join(done.stdout.replace("│", " ").split())

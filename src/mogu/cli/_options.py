@@ -14,7 +14,10 @@ ModelPath = Annotated[str, typer.Argument(metavar="PATH", help="A saved MoGU mod
 BaseModel = Annotated[str | None, typer.Option("--base-model", help="Where the base model is now, if not where it was in training.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")]
 TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with the base model. Read it first.")]
-ChatTemplate = Annotated[Path | None, typer.Option("--chat-template", help="A Jinja file in place of the tokenizer's chat template.")]
+ChatTemplate = Annotated[
+    Path | None,
+    typer.Option("--chat-template", help="A Jinja file, or the name of a shipped template (mogu recipes ls), in place of the tokenizer's."),
+]
 Dial = Annotated[
     float | None, typer.Option("--dial", help="Shift toward refusing (positive) or answering (negative); 0 is as trained. Try 0.5 to 2.")
 ]
