@@ -1,4 +1,4 @@
-"""Routed generation against decoding written out in ``conftest.SlowRouted`` and against Hugging Face's own."""
+"""Routed generation against decoding written out in ``tests.reference.SlowRouted`` and against Hugging Face's own."""
 
 from __future__ import annotations
 
