@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 VLLM_VENV := .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
 
-.PHONY: demo test test-vllm bench bench-vllm lint clean
+.PHONY: demo test test-vllm bench bench-vllm lint docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/mogu demo
@@ -22,6 +22,11 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Writes what is taken from the source, then builds the site into site/.
+docs: $(VENV)/.installed-docs
+	$(BIN)/python docs/generate.py
+	$(BIN)/mkdocs build --strict
+
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks
 
@@ -29,7 +34,7 @@ bench-vllm: $(VLLM_VENV)/.installed
 	$(VLLM_BIN)/python -m benchmarks.serving
 
 clean:
-	rm -rf $(VENV) $(VLLM_VENV) .mypy_cache .ruff_cache .pytest_cache bench-results demo
+	rm -rf $(VENV) $(VLLM_VENV) .mypy_cache .ruff_cache .pytest_cache bench-results demo site
 
 # pip's own choice of PyTorch is the newest build, CUDA and all; constraints.txt pins the versions that CI ran with.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -39,6 +44,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed-dev
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[docs]'
 	touch $@
 
 # vLLM's build for the CPU asks for packages of pictures and sound that do not go with this PyTorch; serving text needs none of them.
