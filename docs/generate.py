@@ -78,17 +78,19 @@ def _continued(line: str) -> str:
 def api_page() -> str:
     """Every public name of every package that lists its names in ``__all__``, with its signature and docstring."""
     parts = [_generated("the docstrings"), "# The Python API", "Public is what a package lists in its `__all__`; anything else may change."]
+    described: dict[int, str] = {}
     for package in _packages():
+        names = {name: getattr(package, name) for name in sorted(package.__all__)}
+        callables = {name: thing for name, thing in names.items() if inspect.isclass(thing) or inspect.isfunction(thing)}
+        plain = [f"`{name}`" for name, thing in names.items() if name not in callables and not inspect.ismodule(thing)]
+        elsewhere = [f"`{name}` ({described[id(thing)]})" for name, thing in callables.items() if id(thing) in described]
         parts += [f"## {package.__name__}", _markdown(inspect.getdoc(package) or "")]
-        plain = []
-        for name in sorted(package.__all__):
-            thing = getattr(package, name)
-            if inspect.isclass(thing) or inspect.isfunction(thing):
+        parts += [f"Constants and types: {', '.join(plain)}."] if plain else []
+        parts += [f"Described above: {', '.join(elsewhere)}."] if elsewhere else []
+        for name, thing in callables.items():
+            if id(thing) not in described:
+                described[id(thing)] = f"`{package.__name__}`"
                 parts += _entry(f"{package.__name__}.{name}", name, thing)
-            elif not inspect.ismodule(thing):
-                plain.append(f"`{name}`")
-        if plain:
-            parts.append(f"Constants and types: {', '.join(plain)}.")
     return _wrapped("\n\n".join(part for part in parts if part))
 
 
@@ -190,26 +192,39 @@ _TABLE = re.compile(r"(?<=<!-- settings: )(\w+)\.(\w+)( -->\n\n)((?:\|.*\n)*)")
 
 
 def recipes_page(text: str) -> str:
-    """recipes.md with its tables of settings as the models have them; the words of a setting are those that stand there.
+    """recipes.md with its tables of settings as the models have them.
+
+    The words of a setting are those that stand there, and for a new one those of the model's docstring.
 
     Raises:
-        SystemExit: a setting has no words yet.
+        SystemExit: the page lacks a section, has one that is not there, or nothing says what a setting is.
     """
-    return _TABLE.sub(lambda found: f"{found[1]}.{found[2]}{found[3]}{_settings(found[1], found[2], found[4])}", text)
-
-
-def _settings(command: str, section: str, table: str) -> str:
-    from mogu.training import Recipe
-    from mogu.training.finetuning import FinetuneRecipe
-
-    model = {"train": Recipe, "finetune": FinetuneRecipe}[command].model_fields[section].annotation
-    words = {
-        key: said.strip() for key, said in re.findall(r"^\| `(\w+)` \|.*?\|.*?\|(.*)\|$", table.replace(r"\|", "\0"), flags=re.MULTILINE)
+    recipes = {command: _public(name).model_fields for command, name in (("train", "Recipe"), ("finetune", "FinetuneRecipe"))}
+    shown = {(command, section) for command, section in re.findall(r"<!-- settings: (\w+)\.(\w+) -->", text)}
+    there = {
+        (command, name)
+        for command, fields in recipes.items()
+        for name, field in fields.items()
+        if hasattr(field.annotation, "model_fields")
     }
-    missing = [key for key in model.model_fields if not words.get(key)]  # type: ignore[union-attr]
+    if wrong := (shown - there) | {(command, name) for command, name in there - shown if name not in ("model", "run")}:
+        sys.exit(f"docs/reference/recipes.md: these sections are in the page or in the recipes, but not in both: {sorted(wrong)}")
+    return _TABLE.sub(lambda found: f"{found[1]}.{found[2]}{found[3]}{_settings(recipes[found[1]][found[2]].annotation, found[4])}", text)
+
+
+def _public(name: str) -> Any:
+    (thing,) = {getattr(package, name) for package in _packages() if name in package.__all__}
+    return thing
+
+
+def _settings(model: Any, table: str) -> str:
+    by_hand = dict(re.findall(r"^\| `(\w+)` \|.*?\|.*?\| (.*) \|$", table.replace(r"\|", "\0"), flags=re.MULTILINE))
+    written = "\n".join(_markdown(inspect.getdoc(kind) or "") for kind in reversed(model.__mro__) if issubclass(kind, BaseModel))
+    words = dict(re.findall(r"^- `(\w+)`: (.+)$", written.replace("|", "\0"), flags=re.MULTILINE)) | by_hand
+    missing = [key for key in model.model_fields if not words.get(key)]
     if missing:
-        sys.exit(f"docs/reference/recipes.md: say what these settings of [{section}] ({command}) are: {', '.join(missing)}")
-    rows = [f"| `{key}` | {_type(field.annotation)} | {_default(field)} | {words[key]} |" for key, field in model.model_fields.items()]  # type: ignore[union-attr]
+        sys.exit(f"docs/reference/recipes.md: say what these settings of {model.__name__} are: {', '.join(missing)}")
+    rows = [f"| `{key}` | {_type(field.annotation)} | {_default(field)} | {words[key]} |" for key, field in model.model_fields.items()]
     return "\n".join(["| key | type | default | what it does |", "|---|---|---|---|", *rows, ""]).replace("\0", r"\|")
 
 
