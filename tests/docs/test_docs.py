@@ -95,6 +95,17 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert anchor in anchors, f"{name(page)}: {target}#{anchor}"
 
 
+def test_pages_that_other_files_name_exist() -> None:
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    named = {
+        (file, page)
+        for file in tracked
+        if Path(file).suffix in {".py", ".toml", ".md", ".yaml", ".yml", ".jinja"} and (ROOT / file).is_file()
+        for page in re.findall(r"(?<![\w/])docs/[\w/-]+\.md", (ROOT / file).read_text(encoding="utf-8"))
+    }
+    assert not [f"{file}: {page}" for file, page in sorted(named) if not (ROOT / page).is_file()]
+
+
 def test_generated_pages_are_what_the_source_says() -> None:
     sys.path.insert(0, str(ROOT / "docs"))
     try:
