@@ -91,7 +91,7 @@ def test_a_dry_run_counts_and_writes_nothing(config: Path, mogu: Mogu, tmp_path:
         (("--shares", "2"), "safety.shares"),
         (("--set", "data.train=no-such.jsonl"), "There is no file no-such.jsonl"),
         (("--set", "run.max_length=16"), "longer than 16 tokens"),
-        (("--set", "tune.steps=3"), "docs/finetuning.md"),
+        (("--set", "tune.steps=3"), "docs/reference/recipes.md"),
     ],
 )
 def test_bad_input_ends_with_one_error(arguments: tuple[str, ...], words: str, config: Path, mogu: Mogu, tmp_path: Path) -> None:

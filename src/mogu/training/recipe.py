@@ -285,7 +285,7 @@ def recipe_from(tree: dict[str, Any], *, source: str) -> Recipe:
     Raises:
         ConfigError: a setting is unknown, missing or out of range.
     """
-    return checked(Recipe, tree, source=source, page="docs/recipes.md")
+    return checked(Recipe, tree, source=source, page="docs/reference/recipes.md")
 
 
 def checked(kind: type[SectionT], tree: dict[str, Any], *, source: str, page: str) -> SectionT:
