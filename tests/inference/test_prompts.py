@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -18,7 +20,7 @@ from mogu.analysis.tendency import Questions
 from mogu.data import Record, conversation_of, inspect_records, offered, read_records, read_tools, write_records
 from mogu.errors import ChatTemplateError, DataError
 from mogu.evaluation.prompts import of_records
-from mogu.inference.prompts import WithTools, encode_answer, encode_prompt
+from mogu.inference.prompts import WithTools, encode_answer, encode_prompt, fixed_date, render_prompt
 from mogu.inference.replies import ReplySettings, replies
 from mogu.training.examples import responder_examples, router_examples
 
@@ -294,3 +296,11 @@ def test_records_with_tools_are_no_prompts_for_a_comparison_of_defenses() -> Non
     with pytest.raises(DataError, match="'r1' uses tools"):
         of_records([record(CALLED, None)], "own")
     assert of_records([record([SYSTEM, USER], None)], "own")[0].request == "Is it raining?"
+
+
+def test_a_fixed_date_is_the_date_that_templates_write(tokenizer) -> None:
+    dated = copy.copy(tokenizer)
+    dated.chat_template = "{{ strftime_now('%d %b %Y') }}{% for message in messages %} {{ message['content'] }}{% endfor %}"
+    with fixed_date(datetime(2024, 2, 29)):
+        assert render_prompt(dated, "hello") == "29 Feb 2024 hello"
+    assert render_prompt(dated, "hello") == f"{datetime.now():%d %b %Y} hello"
