@@ -93,12 +93,9 @@ def many(label, count):
 def test_both_labels_get_each_wrapper_equally_often():
     records = build_pairs(many("first", 300), many("second", 300), augment=0.5)
     assert len(records) == 600
-    wrapped = {
-        label: Counter(record.id.partition(".wrapped-")[2] for record in records if record.label == label)
-        for label in ("benign", "malicious")
-    }
+    wrapped = {label: Counter(record.wrapper for record in records if record.label == label) for label in ("benign", "malicious")}
     assert wrapped["benign"] == wrapped["malicious"]
-    assert wrapped["benign"][""] == 150
+    assert wrapped["benign"][None] == 150
     assert all("request number" in record.instruction for record in records)
 
 
@@ -130,7 +127,8 @@ def test_no_instruction_leaks_whatever_dress_or_spelling_it_wears():
         for record in records
     ]
     wrapped = [
-        record.model_copy(update={"id": f"{record.id}.wrapped-x", "instruction": f"Hi! {record.instruction}"}) for record in respelled
+        record.model_copy(update={"id": f"x-{record.id}", "instruction": f"Hi! {record.instruction}", "source": record.id})
+        for record in respelled
     ]
     splits = split_records(wrapped + records + respelled, dev=0.2, test=0.2, seed=5)
     said = {
@@ -174,7 +172,7 @@ def test_advbench_and_alpaca_three_hundred_each():
     benign = [Instruction(row.text, row.number, "An answer.") for row in read_instructions(SHARED / "alpaca_instructions.jsonl")[:300]]
     records = build_pairs(benign, read_instructions(SHARED / "advbench.csv")[:300], augment=0.5)
     assert Counter(record.label for record in records) == {"benign": 300, "malicious": 300}
-    assert sum(".wrapped-" in record.id for record in records) == 300
+    assert sum(record.wrapper is not None for record in records) == 300
     prompts = [record.instruction for record in records]
     assert all(is_refusal(prompt, record.reject) for prompt, record in zip(prompts, records, strict=True))
     assert not any(is_refusal(prompt, record.affirm) for prompt, record in zip(prompts, records, strict=True))

@@ -108,9 +108,9 @@ def test_wrappers_are_many_named_and_hold_one_place():
     assert len(ADVERSARIAL_WRAPPERS) >= 16
     assert len({wrapper.name for wrapper in WRAPPERS}) == len(WRAPPERS)
     for wrapper in WRAPPERS:
-        assert wrapper.template.count("{instruction}") == 1
+        assert wrapper.text.count("{instruction}") == 1
         assert re.fullmatch(r"[a-z-]+", wrapper.name)
-        assert "Sum {x} {instruction}" in wrapper.wrap("Sum {x} {instruction}")
+        assert "Sum {x} {instruction}" in wrapper.apply("Sum {x} {instruction}")
 
 
 def test_wrappers_share_no_five_words_with_those_that_defenses_are_tested_on():
@@ -120,5 +120,5 @@ def test_wrappers_share_no_five_words_with_those_that_defenses_are_tested_on():
         words = [re.findall(r"\w+", text.lower().replace("{instruction}", "§").replace("{request}", "§")) for text in texts]
         return {tuple(found[start : start + 5]) for found in words for start in range(len(found) - 4)}
 
-    ours = runs(wrapper.template for wrapper in WRAPPERS)
+    ours = runs(wrapper.text for wrapper in WRAPPERS)
     assert not ours & runs(wrapper.text for wrapper in (*lab.DEV, *lab.TEST))

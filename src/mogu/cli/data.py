@@ -29,7 +29,6 @@ from mogu.data import (
     distinct,
     inspect_records,
     read_instructions,
-    source_id,
     split_records,
     write_record_files,
 )
@@ -187,7 +186,7 @@ def _print_splits(console: Console, splits: dict[Split, list[Record]], outputs: 
     table = Table("split", "benign", "malicious", "in a wrapper", "file")
     for split, records in splits.items():
         labels = Counter(record.label for record in records)
-        wrapped = sum(source_id(record) != record.id for record in records)
+        wrapped = sum(record.wrapper is not None for record in records)
         table.add_row(split, str(labels["benign"]), str(labels["malicious"]), str(wrapped), escape(str(outputs[split])))
     console.print(table)
 
