@@ -1,4 +1,4 @@
-"""The figures of `python -m benchmarks.finetuning`: what each way of tuning costs in safety, and how much of it is won back.
+"""The figures of `python -m experiments.finetuning`: what each way of tuning costs in safety, and how much of it is won back.
 
 Knows what was measured of each seed and arm; measures nothing.
 """

@@ -1,6 +1,6 @@
 """What fine-tuning on a benign task does to the lab model's safety, and what each way of `mogu finetune` wins back.
 
-    python -m benchmarks.finetuning --out bench-results/finetuning
+    python -m experiments.finetuning --out bench-results/finetuning
 
 Each seed tunes the lab's base model on the lab's fleet of ships: plain, with MoGU pairs mixed in, and at two learning rates. Share,
 slow factor and robust modules are chosen by the command itself, on dev, with the first seed; the others take them over. Safety and
@@ -25,7 +25,7 @@ import transformers
 from rich.console import Console
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
-from benchmarks.erosion import estimates, markdown, plot
+from experiments.erosion import estimates, markdown, plot
 from mogu import MoguModel
 from mogu.data import Chat, Message, Record
 from mogu.files.atomic import atomic_file
@@ -84,7 +84,7 @@ def tuned(model: Path, arm: dict[str, Any], seed: int, output: Path, pairs: dict
             "safety": {"pairs": "the lab's own records", "batch_size": _BATCH, **arm},
             "run": {"output": output, "work": work, "seed": seed, "micro_batch_size": 16, "max_length": 256, "save_steps": 1000},
         },
-        source="of the benchmark",
+        source="of the experiment",
     )
     task = {split: chats(split) for split in ("train", "dev")}
     return finetune(recipe, chats=task, pairs=pairs, resume=True, tell=lambda line: console.print(f"  {line}"))
@@ -179,7 +179,7 @@ def _tuned_hardened(folder: Path, seed: int, output: Path, keep: str, out: Path)
             "keep": {"ways": [keep]},
             "run": {"output": output, "work": output.with_name("mogu-training"), "seed": seed, "micro_batch_size": 16, "max_length": 256},
         },
-        source="of the benchmark",
+        source="of the experiment",
     )
     task = {split: chats(split) for split in ("train", "dev")}
     return finetune(recipe, chats=task, pairs=lab_data(), resume=True, tell=lambda line: console.print(f"  {line}"))
@@ -192,7 +192,9 @@ def _write(file: Path, content: dict[str, Any]) -> None:
 
 def main() -> None:
     """Run what is asked for, then show and save all that is there."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.finetuning", description="Safety before and after fine-tuning, on the lab.")
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.finetuning", description="Safety before and after fine-tuning, on the lab."
+    )
     parser.add_argument("--out", type=Path, default=Path("bench-results/finetuning"))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--hardened", type=int, default=0, metavar="N", help="tune the hardened model as well, with so many seeds")

@@ -1,4 +1,4 @@
-"""How far a robustness map can be relied on, on the lab's base model: ``python -m benchmarks.robustness``; some ten minutes.
+"""How far a robustness map can be relied on, on the lab's base model: ``python -m experiments.robustness``; some ten minutes.
 
 Prints rank correlations over modules (Spearman's):
 
