@@ -1,4 +1,4 @@
-"""Module robustness for secure fine-tuning (ML-LR): which modules can change without the model's sense of what is malicious suffering."""
+"""Module robustness for secure fine-tuning (ML-LR): which modules can change without harming the model's sense of what is malicious."""
 
 from mogu.analysis.robustness.analysis import Robustness, RobustnessResult, chart_robustness
 from mogu.analysis.robustness.map import ModuleRobustness, RobustnessMap, measure_robustness
