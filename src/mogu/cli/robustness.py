@@ -60,7 +60,7 @@ def robustness(
     mogu robustness lab --data lab
     """
     records = named_records(data)  # before anything that takes time
-    from mogu.analysis import Robustness, chart_robustness
+    from mogu.analysis import Robustness, analyze_robustness
     from mogu.progress import progress_bars, quiet_transformers
     from mogu.training.report import trained_system_prompt
 
@@ -82,7 +82,7 @@ def robustness(
     )
     hint = "The same command resumes from the last perturbation that was measured."
     with stoppable(Console(stderr=True), hint), quiet_transformers(), progress_bars() as bars:
-        result = chart_robustness(settings, progress=shown_by(bars))
+        result = analyze_robustness(settings, progress=shown_by(bars))
     if as_json:
         typer.echo(json.dumps(result.as_json()))
         return

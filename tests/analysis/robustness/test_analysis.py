@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from mogu.analysis import Robustness, chart_robustness
+from mogu.analysis import Robustness, analyze_robustness
 from mogu.data import Record
 from mogu.errors import ConfigError, DataError, MoguError
 
@@ -49,31 +49,31 @@ def test_a_stopped_run_resumes_and_measures_nothing_twice(settings: MakeSettings
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        chart_robustness(settings(base, out), progress=stop)
+        analyze_robustness(settings(base, out), progress=stop)
     assert {path.name for path in out.iterdir()} == {"measured.jsonl"}
     first = kept(out)
     assert len(first) == 10
     with (out / "measured.jsonl").open("a") as file:
         file.write('{"key": "cut o')  # a kill in the middle of a line
-    result = chart_robustness(settings(base, out))
+    result = analyze_robustness(settings(base, out))
     assert kept(out)[:10] == first
     assert len(set(kept(out))) == len(kept(out))
-    assert result == chart_robustness(settings(base, tmp_path / "whole"))
+    assert result == analyze_robustness(settings(base, tmp_path / "whole"))
     assert json.loads((out / "robustness.json").read_text()) == json.loads(json.dumps(result.as_json()))
     whole = kept(out)
-    assert chart_robustness(settings(base, out)) == result
+    assert analyze_robustness(settings(base, out)) == result
     assert kept(out) == whole
-    chart_robustness(settings(base, out, draws=3))
+    analyze_robustness(settings(base, out, draws=3))
     assert kept(out)[: len(whole)] == whole
     model = Path(base / "model.safetensors")
     model.write_bytes(model.read_bytes()[:-4] + b"\x00\x00\x80\x3e")  # one weight is another
     before = len(kept(out))
-    chart_robustness(settings(base, out, draws=1))
+    analyze_robustness(settings(base, out, draws=1))
     assert len(kept(out)) > before + 21
 
 
 def test_what_is_written(settings: MakeSettings, base: Path, tmp_path: Path) -> None:
-    result = chart_robustness(settings(base, tmp_path / "out", name="tiny", strength=0.5, tolerance=0.3))
+    result = analyze_robustness(settings(base, tmp_path / "out", name="tiny", strength=0.5, tolerance=0.3))
     numbers = json.loads((tmp_path / "out" / "robustness.json").read_text())
     assert (numbers["format"], numbers["model"], numbers["base"]) == (1, "tiny", None)
     assert numbers["settings"] == {"strength": 0.5, "draws": 2, "seed": 0, "tolerance": 0.3, "system_prompt": None}
@@ -98,7 +98,7 @@ def test_bad_input_writes_nothing(
     settings: MakeSettings, base: Path, tmp_path: Path, changes: dict[str, object], error: type[MoguError], complaint: str
 ) -> None:
     with pytest.raises(error, match=complaint):
-        chart_robustness(settings(base, tmp_path / "out", **changes))
+        analyze_robustness(settings(base, tmp_path / "out", **changes))
     assert not (tmp_path / "out").exists()
 
 
@@ -120,14 +120,14 @@ def test_records_that_make_no_proxy_write_nothing(
     complaint: str,
 ) -> None:
     with pytest.raises(error, match=complaint):
-        chart_robustness(settings(base, tmp_path / "out", records=make_records(**counts)))
+        analyze_robustness(settings(base, tmp_path / "out", records=make_records(**counts)))
     assert not (tmp_path / "out").exists()
 
 
 def test_a_prompt_beyond_the_context_writes_nothing(settings: MakeSettings, base: Path, tmp_path: Path, word_records: list[Record]) -> None:
     long = word_records[0].model_copy(update={"instruction": "a" * 80})
     with pytest.raises(DataError, match=r"has 83 tokens.*at most 64"):
-        chart_robustness(settings(base, tmp_path / "out", records=[*word_records, long]))
+        analyze_robustness(settings(base, tmp_path / "out", records=[*word_records, long]))
     assert not (tmp_path / "out").exists()
 
 
@@ -135,7 +135,7 @@ def test_a_foreign_folder_is_left_alone(settings: MakeSettings, base: Path, tmp_
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "kept.txt").write_text("mine")
     with pytest.raises(MoguError, match="was not written by mogu"):
-        chart_robustness(settings(base, tmp_path / "mine"))
+        analyze_robustness(settings(base, tmp_path / "mine"))
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["kept.txt"]
 
 
@@ -145,4 +145,4 @@ def test_what_the_extra_brings_is_asked_for_at_once(
 ) -> None:
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(ConfigError, match=r"is not installed.*mogu\[eval\]"):
-        chart_robustness(settings(Path("nowhere"), tmp_path / "out"))
+        analyze_robustness(settings(Path("nowhere"), tmp_path / "out"))

@@ -121,7 +121,7 @@ class RobustnessResult:
         }
 
 
-def chart_robustness(settings: Robustness, *, progress: ProgressCallback = lambda step, done, total: None) -> RobustnessResult:
+def analyze_robustness(settings: Robustness, *, progress: ProgressCallback = lambda step, done, total: None) -> RobustnessResult:
     """Measure the map, search the robust subset, and write ``robustness.json`` and ``robustness.png`` into ``settings.out``.
 
     Every draw is stored in the folder as it is measured: a run that was stopped resumes there, and another tolerance or more draws
