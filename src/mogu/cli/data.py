@@ -92,7 +92,7 @@ def build(
     refusals: Annotated[
         RefusalSource, typer.Option(help="Refusals of malicious instructions: written ones, or the model's own where it refuses.")
     ] = RefusalSource.BANK,
-    augment: Annotated[float, typer.Option(help="Share of each label's instructions to put into a prompt template, 0 to 1.")] = 0.0,
+    augment: Annotated[float, typer.Option(help="Share of each label's instructions to put into a wrapper, 0 to 1.")] = 0.0,
     limit: Annotated[int | None, typer.Option(min=1, help="Use at most this many instructions of each label, drawn at random.")] = None,
     dev: Annotated[float, typer.Option(help="Share of the instructions for the dev split, which chooses checkpoints.")] = 0.1,
     test: Annotated[float, typer.Option(help="Share of the instructions for the test split, which is for the final measurement.")] = 0.1,
@@ -194,7 +194,7 @@ def _load(model: str, chat_template: Path | None, trust_remote_code: bool, max_n
 
 
 def _print_splits(console: Console, splits: dict[Split, list[Record]], outputs: dict[Split, Path]) -> None:
-    table = Table("split", "benign", "malicious", "in a template", "file")
+    table = Table("split", "benign", "malicious", "in a wrapper", "file")
     for split, records in splits.items():
         labels = Counter(record.label for record in records)
         wrapped = sum(record.wrapper is not None for record in records)
