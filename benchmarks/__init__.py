@@ -1,1 +1,1 @@
-"""What MoGU costs beside its base model and beside the published procedure; run with ``python -m benchmarks``."""
+"""Time and memory of MoGU, its base model and the published procedure: ``python -m benchmarks``."""

@@ -1,4 +1,4 @@
-"""Run all benchmarks in one go, print one table and save it: ``python -m benchmarks`` (or ``make bench``)."""
+"""Run all benchmarks, print one table and save it: ``python -m benchmarks`` (or ``make bench``)."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ import torch
 import transformers
 from rich.console import Console
 
-from benchmarks import memory, rereading, speed, training
+from benchmarks import memory, prefix_reuse, speed, training
 from benchmarks.findings import Finding, save, show
-from benchmarks.models import FULL, SMALL, Shape
+from benchmarks.models import FULL, SMALL, LlamaShape
 
-Measure = Callable[[Shape, torch.device, torch.dtype], tuple[list[Finding], dict[str, Any]]]
+Measure = Callable[[LlamaShape, torch.device, torch.dtype], tuple[list[Finding], dict[str, Any]]]
 
 FULL_PLANS: dict[str, Measure] = {
     "speed": partial(speed.measure_speed, speed.FULL_PLAN),
-    "rereading": partial(rereading.measure_rereading, rereading.FULL_PLAN),
+    "prefix_reuse": partial(prefix_reuse.measure_prefix_reuse, prefix_reuse.FULL_PLAN),
     "memory": partial(memory.measure_memory, memory.FULL_PLAN),
     "training": partial(training.measure_training, training.FULL_PLAN),
 }
 QUICK_PLANS: dict[str, Measure] = {
     "speed": partial(speed.measure_speed, speed.QUICK_PLAN),
-    "rereading": partial(rereading.measure_rereading, rereading.QUICK_PLAN),
+    "prefix_reuse": partial(prefix_reuse.measure_prefix_reuse, prefix_reuse.QUICK_PLAN),
     "memory": partial(memory.measure_memory, memory.QUICK_PLAN),
     "training": partial(training.measure_training, training.QUICK_PLAN),
 }
@@ -50,8 +50,12 @@ def _machine(device: torch.device, dtype: torch.dtype) -> dict[str, str | int]:
 
 def main() -> None:
     """Measure, print, save."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Speed, memory and training, beside base and publication.")
-    parser.add_argument("--quick", action="store_true", help="a tiny model and few repetitions: shows that all runs, measures nothing")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description="Measure speed, memory and training next to the base model and the published procedure."
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="use a tiny model and few repetitions, to check that everything runs; the numbers mean nothing"
+    )
     parser.add_argument("--device", type=torch.device, default=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--out", type=Path, default=Path("bench-results"), help="folder for results.json and results.md")
@@ -61,15 +65,15 @@ def main() -> None:
     machine = _machine(options.device, dtype)
     console = Console(stderr=True)
     transformers.utils.logging.set_verbosity_error()
-    warnings.simplefilter("ignore", FutureWarning)  # between PEFT and transformers, of no use here
+    warnings.simplefilter("ignore", FutureWarning)  # PEFT and transformers warn about each other
 
     plans = QUICK_PLANS if options.quick else FULL_PLANS
     findings: list[Finding] = []
     details: dict[str, Any] = {}
     for name, measure in plans.items():
         console.print(f"{name}: {shape.name}")
-        found, details[name] = measure(shape, options.device, dtype)
-        findings += found
+        measured, details[name] = measure(shape, options.device, dtype)
+        findings += measured
     show(findings, machine)
     save(options.out, findings, machine, {"shape": shape.name, "quick": options.quick, **details})
     console.print(f"saved in {options.out}")

@@ -1,4 +1,4 @@
-"""What was measured, as rows: held against its target, printed as one table, saved as JSON and Markdown.
+"""Measured numbers as rows: compare them with their targets, print them as one table, save them as JSON and Markdown.
 
 Knows numbers and texts; knows nothing of how they were measured.
 """
@@ -21,12 +21,12 @@ class Finding:
 
     Args:
         what: the quantity.
-        case: the lengths or the way it was measured for.
+        case: the lengths or the method that it was measured for.
         value: the number.
         unit: ``"×"``, ``"%"``, ``"ms"`` … or none.
         at_most: target, an upper limit.
         at_least: target, a lower limit.
-        note: what stands beside it, such as the absolute numbers.
+        note: context, such as the absolute numbers.
     """
 
     what: str
@@ -39,7 +39,7 @@ class Finding:
 
     @property
     def holds(self) -> bool | None:
-        """Whether the target is met; ``None`` where there is none."""
+        """Whether the target is met; ``None`` if there is none."""
         if self.at_most is not None:
             return self.value <= self.at_most
         if self.at_least is not None:
@@ -47,7 +47,7 @@ class Finding:
         return None
 
     def cells(self) -> list[str]:
-        """The row, as text."""
+        """Return the row as texts."""
         limit = self.at_most if self.at_most is not None else self.at_least
         sign = "≤" if self.at_most is not None else "≥"
         target = "" if limit is None else f"{sign} {limit:g} {self.unit}".rstrip()
@@ -67,13 +67,13 @@ def show(findings: Sequence[Finding], machine: Mapping[str, Any]) -> None:
         style = {None: None, True: "green", False: "red"}[finding.holds]
         table.add_row(*finding.cells(), style=style)
     console = Console()
-    if not console.is_terminal:  # a log wraps nothing
+    if not console.is_terminal:  # a log file does not wrap lines
         console.width = 160
     console.print(table)
 
 
 def save(folder: Path, findings: Sequence[Finding], machine: Mapping[str, Any], details: Mapping[str, Any]) -> None:
-    """Write ``results.json``, with every single timing, and ``results.md``, the table."""
+    """Write ``results.json``, which has every single timing, and ``results.md``, the table."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = [asdict(finding) | {"holds": finding.holds} for finding in findings]
     content = {"machine": dict(machine), "findings": rows, **details}

@@ -1,4 +1,4 @@
-"""CPU time that Inspect adds to a sample: the lab's test prompts through `inspect_ai.eval`, beside the same batches answered directly.
+"""Measure the CPU time that Inspect adds to a sample: the lab's test prompts through `inspect_ai.eval` and directly, in equal batches.
 
 python -m benchmarks.inspect_overhead
 """
@@ -30,13 +30,13 @@ def main() -> None:
             started = time.process_time()
             [log] = inspect_eval(lab("test"), model=f"mogu/{base}", log_dir=logs, display="none", **options)
             seconds = time.process_time() - started
-            # Inspect reads the samples when they are looked at.
+            # Inspect reads the samples only when they are accessed.
             same = sum(sample.scores["lab_verdict"].value == verdicts[sample.id] for sample in log.samples)
         print(f"{name}: {seconds:.2f} s, {(seconds - direct) / len(asked) * 1e3:.1f} ms a sample more; {same} verdicts are the same")
 
 
 def directly(base: str) -> tuple[float, dict[str, str]]:
-    """CPU seconds of all prompts in batches, the second time round, and their verdicts."""
+    """Return the CPU seconds of answering all prompts in batches for the second time, and their verdicts."""
     asked = prompts("test")
     defense = make_defense("none", shared_subject(base, LoadOptions()).subject)
     for _ in range(2):

@@ -1,7 +1,7 @@
-"""Memory at its peak for each way to reply, and the parameters that routing adds at the shape of Llama-2-7B.
+"""Measure the peak memory of each way to reply, and the parameters that routing adds at the shape of Llama-2-7B.
 
-Each way runs in a process of its own, which prints how far its peak lies above what it held before there was a model:
-on the CPU resident memory as the kernel counts it, on a GPU what PyTorch has allocated.
+Each way runs in a process of its own, which prints by how much its peak exceeds the memory it held before there was a model: on the CPU
+resident memory as the kernel counts it, on a GPU what PyTorch has allocated.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.findings import Finding
-from benchmarks.models import FULL, LLAMA_2_7B, SMALL, Shape, make_base, make_published, make_routed, random_prompt
+from benchmarks.models import FULL, LLAMA_2_7B, SMALL, LlamaShape, make_base, make_published, make_routed, random_prompt
 from benchmarks.speed import ROUTED_TOKENS
 from mogu import MoguModel
 
@@ -31,13 +31,13 @@ MOST = 1.02
 MOST_ADDED_PERCENT = 0.1
 WAYS = ("base", "continue", "recompute", "published")
 MEGABYTE = 1e6
-GIVE_BACK_AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
-"""For glibc: otherwise blocks that were freed stay resident, and the peak tells how the heap is cut up, not what is in use."""
+RELEASE_AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
+"""For glibc: otherwise freed blocks stay resident, and the peak shows how fragmented the heap is rather than what is in use."""
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """How much is measured: tokens of prompt, new tokens, and processes of each way."""
+    """How much is measured: prompt tokens, new tokens, and processes for each way."""
 
     prompt_tokens: int
     new_tokens: int
@@ -48,14 +48,14 @@ FULL_PLAN = MemoryPlan(1024, 16, 3)
 QUICK_PLAN = MemoryPlan(64, 8, 1)
 
 
-def measure_memory(plan: MemoryPlan, shape: Shape, device: torch.device, dtype: torch.dtype) -> tuple[list[Finding], dict[str, Any]]:
-    """Findings, and the bytes behind them."""
+def measure_memory(plan: MemoryPlan, shape: LlamaShape, device: torch.device, dtype: torch.dtype) -> tuple[list[Finding], dict[str, Any]]:
+    """Return findings, and the bytes behind them."""
     runs: dict[str, list[dict[str, int]]] = {way: [] for way in WAYS}
     for _ in range(plan.repetitions):
         for way in WAYS:
             runs[way].append(_in_own_process(way, shape, plan, device, dtype))
-    peaks = {way: statistics.median(run["peak_bytes"] for run in some) for way, some in runs.items()}
-    weights = {way: some[0]["weight_bytes"] for way, some in runs.items()}
+    peaks = {way: statistics.median(run["peak_bytes"] for run in way_runs) for way, way_runs in runs.items()}
+    weights = {way: way_runs[0]["weight_bytes"] for way, way_runs in runs.items()}
     case = f"{plan.prompt_tokens} + {plan.new_tokens} tokens"
     findings = [
         Finding(
@@ -81,20 +81,20 @@ def measure_memory(plan: MemoryPlan, shape: Shape, device: torch.device, dtype: 
     return findings, {"runs": runs, "prompt_tokens": plan.prompt_tokens, "new_tokens": plan.new_tokens, "added_parameters": added}
 
 
-def added_parameters(shape: Shape) -> dict[str, int]:
-    """Parameters of the base model, and what routing and the published modules add, counted on models without memory."""
+def added_parameters(shape: LlamaShape) -> dict[str, int]:
+    """Count the parameters of the base model and those that routing and the published modules add, on models without memory."""
     meta = torch.device("meta")
     base = make_base(shape, meta, torch.float32)
     parameters = sum(parameter.numel() for parameter in base.parameters())
     mogu = MoguModel.from_base(base)
     counts = {"base": parameters, "mogu": mogu.added_parameters()}
-    # One published layer stands for all: they are alike, and drawing 270 million numbers only to count them takes long.
-    one_layer = Shape(shape.name, shape.hidden, 16, 1, shape.heads, 16)
+    # One published layer represents all: they are alike, and drawing 270 million numbers only to count them takes long.
+    one_layer = LlamaShape(shape.name, shape.hidden, 16, 1, shape.heads, 16)
     counts["published"] = shape.layers * make_published(make_base(one_layer, torch.device("cpu"), torch.float32)).added_parameters()
     return counts
 
 
-def _in_own_process(way: str, shape: Shape, plan: MemoryPlan, device: torch.device, dtype: torch.dtype) -> dict[str, int]:
+def _in_own_process(way: str, shape: LlamaShape, plan: MemoryPlan, device: torch.device, dtype: torch.dtype) -> dict[str, int]:
     lengths = ["--prompt", str(plan.prompt_tokens), "--new", str(plan.new_tokens)]
     options = ["--way", way, "--shape", shape.name, "--device", str(device), "--dtype", str(dtype).removeprefix("torch.")]
     run = subprocess.run(
@@ -103,7 +103,7 @@ def _in_own_process(way: str, shape: Shape, plan: MemoryPlan, device: torch.devi
         text=True,
         check=False,
         cwd=Path(__file__).resolve().parents[1],
-        env=os.environ | GIVE_BACK_AT_ONCE,
+        env=os.environ | RELEASE_AT_ONCE,
     )
     if run.returncode != 0:
         raise RuntimeError(f"the process that measures {way!r} failed:\n{run.stderr}")
@@ -111,9 +111,9 @@ def _in_own_process(way: str, shape: Shape, plan: MemoryPlan, device: torch.devi
     return measured
 
 
-def _measure_here(way: str, shape: Shape, plan: MemoryPlan, device: torch.device, dtype: torch.dtype) -> dict[str, int]:
+def _measure_here(way: str, shape: LlamaShape, plan: MemoryPlan, device: torch.device, dtype: torch.dtype) -> dict[str, int]:
     small, _ = _make(way, SMALL, device, dtype)
-    small(random_prompt(SMALL, 8, device), ROUTED_TOKENS + 2)  # libraries take their own memory at first use
+    small(random_prompt(SMALL, 8, device), ROUTED_TOKENS + 2)  # libraries allocate their own memory on first use
     del small
     gc.collect()
     before = _held(device)
@@ -130,7 +130,7 @@ def _measure_here(way: str, shape: Shape, plan: MemoryPlan, device: torch.device
 
 
 def _make(
-    way: str, shape: Shape, device: torch.device, dtype: torch.dtype
+    way: str, shape: LlamaShape, device: torch.device, dtype: torch.dtype
 ) -> tuple[Callable[[Tensor, int], Tensor], list[torch.nn.Module]]:
     base = make_base(shape, device, dtype)
     if way == "published":
@@ -140,10 +140,8 @@ def _make(
     options = {} if way == "base" else {"handoff": way, "routed_tokens": ROUTED_TOKENS}
 
     def reply(prompt: Tensor, new_tokens: int) -> Tensor:
-        whole: Tensor = model.generate(
-            prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=new_tokens, do_sample=False, **options
-        )
-        return whole
+        ids: Tensor = model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=new_tokens, do_sample=False, **options)
+        return ids
 
     return reply, [model]
 
@@ -157,7 +155,7 @@ def _held(device: torch.device) -> int:
 def _peak(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    # Not ru_maxrss where there is better: Linux hands it down from the process that started this one.
+    # Rather than ru_maxrss, which Linux inherits from the process that started this one.
     return _status_bytes("VmHWM") or _highest_rss()
 
 
@@ -175,7 +173,7 @@ def _highest_rss() -> int:
 
 
 def _main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Measure one way in this process; `python -m benchmarks` starts it.")
+    parser = argparse.ArgumentParser(description="Measure one way to reply in this process; `python -m benchmarks` starts it.")
     parser.add_argument("--way", choices=WAYS, required=True)
     parser.add_argument("--shape", choices=[FULL.name, SMALL.name], required=True)
     parser.add_argument("--device", type=torch.device, required=True)

@@ -1,6 +1,6 @@
-"""The models that are measured: a random Llama, its routed twin and the published pair, all with the same numbers.
+"""The models that are measured: a random Llama, a routed model on the same weights, and the published pair, all with the same numbers.
 
-Knows how to build them; knows nothing of clocks.
+Knows how to build them; knows nothing of timing.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ SEED = 0
 
 
 @dataclass(frozen=True)
-class Shape:
-    """Sizes of a Llama; ``tied`` is whether input and output embeddings are one matrix."""
+class LlamaShape:
+    """The sizes of a Llama; ``tied`` is whether input and output embeddings are one matrix."""
 
     name: str
     hidden: int
@@ -32,7 +32,7 @@ class Shape:
     tied: bool = True
 
     def config(self) -> LlamaConfig:
-        """As a config of ``transformers``; no token ends an answer, so that every reply has the length asked for."""
+        """Return a config of ``transformers``; no token ends an answer, so that every reply has the length asked for."""
         return LlamaConfig(
             hidden_size=self.hidden,
             intermediate_size=self.intermediate,
@@ -41,35 +41,35 @@ class Shape:
             vocab_size=self.vocabulary,
             tie_word_embeddings=self.tied,
             max_position_embeddings=4096,
-            initializer_range=self.hidden**-0.5,  # large enough that replies are not one token again and again
+            initializer_range=self.hidden**-0.5,  # large enough that replies do not repeat one token
             bos_token_id=1,
             eos_token_id=None,
             pad_token_id=0,
         )
 
 
-FULL = Shape("Llama, 110M parameters", 768, 2048, 12, 12, 32000)
-SMALL = Shape("Llama, 0.1M parameters", 64, 128, 2, 4, 512)
-LLAMA_2_7B = Shape("Llama-2-7B", 4096, 11008, 32, 32, 32000, tied=False)
+FULL = LlamaShape("Llama, 110M parameters", 768, 2048, 12, 12, 32000)
+SMALL = LlamaShape("Llama, 0.1M parameters", 64, 128, 2, 4, 512)
+LLAMA_2_7B = LlamaShape("Llama-2-7B", 4096, 11008, 32, 32, 32000, tied=False)
 
 
-def make_base(shape: Shape, device: torch.device, dtype: torch.dtype) -> LlamaForCausalLM:
-    """A plain Llama with random weights, never wrapped."""
+def make_base(shape: LlamaShape, device: torch.device, dtype: torch.dtype) -> LlamaForCausalLM:
+    """Make a plain Llama with random weights, never wrapped."""
     torch.manual_seed(SEED)
-    before = torch.get_default_dtype()
+    default_dtype = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
         with device:
             model = LlamaForCausalLM(shape.config())
     finally:
-        torch.set_default_dtype(before)
+        torch.set_default_dtype(default_dtype)
     model.requires_grad_(False)
     model.eval()
     return model
 
 
 def make_routed(base: LlamaForCausalLM, layers: list[int] | None = None) -> MoguModel:
-    """Wrap a model in place, with random responders and random folded routers: nothing is zero, nothing is skipped."""
+    """Wrap a model in place, with random responders and random folded routers, so that nothing is zero and nothing is skipped."""
     model = MoguModel.from_base(base, MoguConfig(layers=layers))
     numbers = random_numbers(len(model.routed_layers), base.config.hidden_size)
     for layer, (responders, chains) in zip(model.routed_layers, numbers, strict=True):
@@ -81,7 +81,7 @@ def make_routed(base: LlamaForCausalLM, layers: list[int] | None = None) -> Mogu
 
 
 def make_published(base: LlamaForCausalLM) -> Published:
-    """The published pair of models, with the numbers of :func:`make_routed`; its routed model has weights of its own."""
+    """Make the published pair of models, with the numbers of :func:`make_routed`; its routed model has weights of its own."""
     routed = copy.deepcopy(base)
     numbers = random_numbers(base.config.num_hidden_layers, base.config.hidden_size)
     for decoder_layer, (responders, chains) in zip(routed.model.layers, numbers, strict=True):
@@ -98,11 +98,11 @@ Responder = tuple[Tensor, Tensor]
 
 
 def random_numbers(layers: int, width: int) -> Iterator[tuple[tuple[Responder, Responder], tuple[RouterChain, RouterChain]]]:
-    """For each layer both responders and both routers, unwill first, large enough to change what is said."""
-    random = torch.Generator().manual_seed(SEED)
+    """Yield both responders and both routers of each layer, unwill first, with numbers large enough to change the replies."""
+    generator = torch.Generator().manual_seed(SEED)
 
     def draw(*shape: int, std: float) -> Tensor:
-        return torch.randn(*shape, generator=random) * std
+        return torch.randn(*shape, generator=generator) * std
 
     rank, hidden = MoguConfig().rank, MoguConfig().router_hidden
     for _ in range(layers):
@@ -122,13 +122,13 @@ def random_numbers(layers: int, width: int) -> Iterator[tuple[tuple[Responder, R
 
 @torch.no_grad()
 def fold(chain: RouterChain) -> tuple[Tensor, Tensor]:
-    """``v = w₂·W₁·W₀`` and ``c = w₂·b₁ + b₂``, in float64."""
+    """Return ``v = w₂·W₁·W₀`` and ``c = w₂·b₁ + b₂``, in float64."""
     first, second, third = (getattr(chain, f"linear_{number}").weight.double() for number in range(3))
     bias = third[0] @ chain.linear_1.bias.double() + chain.linear_2.bias.double()[0]
     return (third @ second @ first)[0], bias
 
 
-def random_prompt(shape: Shape, tokens: int, device: torch.device) -> Tensor:
-    """Token ids ``[1, tokens]``."""
-    random = torch.Generator().manual_seed(SEED + tokens)
-    return torch.randint(2, shape.vocabulary, (1, tokens), generator=random).to(device)
+def random_prompt(shape: LlamaShape, tokens: int, device: torch.device) -> Tensor:
+    """Return random token ids ``[1, tokens]``."""
+    generator = torch.Generator().manual_seed(SEED + tokens)
+    return torch.randint(2, shape.vocabulary, (1, tokens), generator=generator).to(device)

@@ -1,15 +1,15 @@
-"""The published procedure, written anew from what the release does, to be measured beside ours.
+"""The published procedure, written again from what the release does, to be measured next to ours.
 
-Source: MoGU (NeurIPS 2024) and its public release: the routed model's projection in ``modeling_llama_mogu.py``, the
-loop of ``inf_mogu.py``, the steps of ``sft_glad.py``, ``sft_unwill.py`` and ``sft_mogu.py``. What is reproduced:
+Source: MoGU (NeurIPS 2024) and its public release: the routed model's projection in ``modeling_llama_mogu.py``, the loop of
+``inf_mogu.py``, the steps of ``sft_glad.py``, ``sft_unwill.py`` and ``sft_mogu.py``. This file reproduces:
 
-- a layer that computes ``W(x)``, both LoRAs and both routers apart, each router as its chain of three matrices;
-- decoding with two models in memory: for each of the first five tokens the routed model reads the whole sequence
-  anew, without a cache, and computes logits for all of it; then the base model reads prompt and opening, and goes on;
-- training with one example a pass and two passes a pair, logits for all tokens, gradients accumulated.
+- a layer that computes ``W(x)``, both LoRAs and both routers separately, each router as its chain of three matrices;
+- decoding with two models in memory: for each of the first five tokens the routed model reads the whole sequence again, without a
+  cache, and computes logits for all of it; then the base model reads prompt and opening, and continues;
+- training with one example a forward pass and two passes a pair, logits for all tokens, gradients accumulated.
 
-Where the release wastes work that is no part of the method, the wasting is left out, in its favor: the opening's passes
-compute no loss and fill no cache, and the graphs of a training step are not kept in memory together.
+Work that the release wastes and that is not part of the method is left out, in its favor: the passes over the opening compute no loss
+and fill no cache, and the graphs of a training step are not kept in memory together.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ IGNORED = -100
 
 
 class RouterChain(nn.Module):
-    """``σ(w₂·(W₁·(W₀·x) + b₁) + b₂)``, evaluated link by link: ``[.., d]`` to ``[.., 1]``."""
+    """``σ(w₂·(W₁·(W₀·x) + b₁) + b₂)``, evaluated matrix by matrix: ``[.., d]`` to ``[.., 1]``."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class PublishedProjection(nn.Module):
     Args:
         base_layer: ``W``.
         responders: ``(A, B)`` of unwill, then of glad.
-        chains: routers of unwill, then of glad.
+        chains: the routers of unwill, then of glad.
     """
 
     def __init__(
@@ -84,13 +84,13 @@ class Published:
         return [layer.self_attn.o_proj for layer in self.routed.model.layers]
 
     def added_parameters(self) -> int:
-        """Parameters of responders and routers; the second copy of the base model is not counted."""
-        counts = [sum(one.numel() for one in projection.parameters()) for projection in self.projections]
+        """Count the parameters of responders and routers, without the second copy of the base model."""
+        counts = [sum(parameter.numel() for parameter in projection.parameters()) for projection in self.projections]
         return sum(counts) - sum(projection.base_layer.weight.numel() for projection in self.projections)
 
     @torch.no_grad()
     def generate(self, prompt: Tensor, new_tokens: int, streamer: Any = None) -> Tensor:
-        """Greedy reply to a prompt ``[1, tokens]``: ``[1, tokens + new_tokens]``; a streamer is told of every token."""
+        """Return a prompt ``[1, tokens]`` with its greedy reply, ``[1, tokens + new_tokens]``; a streamer gets every token."""
         ids = prompt
         for _ in range(min(ROUTED_TOKENS, new_tokens)):
             logits = self.routed(input_ids=ids, use_cache=False).logits
@@ -106,7 +106,7 @@ class Published:
 
 
 def answer_loss(model: nn.Module, prompt: Sequence[int], answer: Sequence[int], device: torch.device) -> Tensor:
-    """Cross-entropy of one answer from one pass of its own, by Hugging Face's ``labels``."""
+    """Return the cross-entropy of one answer from a forward pass of its own, by Hugging Face's ``labels``."""
     ids = torch.tensor([[*prompt, *answer]], device=device)
     labels = torch.tensor([[*[IGNORED] * len(prompt), *answer]], device=device)
     loss: Tensor = model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels).loss
@@ -114,15 +114,15 @@ def answer_loss(model: nn.Module, prompt: Sequence[int], answer: Sequence[int], 
 
 
 def responder_loss(model: nn.Module, prompt: Sequence[int], answers: Sequence[Sequence[int]], device: torch.device) -> Tensor:
-    """``CE(wanted) / CE(other)`` of one pair, from two passes."""
-    wanted, other = (answer_loss(model, prompt, answer, device) for answer in answers)
-    return wanted / other
+    """Return ``CE(target) / CE(other)`` of one pair, from two forward passes."""
+    target, other = (answer_loss(model, prompt, answer, device) for answer in answers)
+    return target / other
 
 
 def router_loss(
     published: Published, prompt: Sequence[int], answer: Sequence[int], *, malicious: bool, weight_penalty: float, device: torch.device
 ) -> Tensor:
-    """``CE + λ·(mean (α − α*)² + mean (β − β*)²)`` of one record, from one pass."""
+    """Return ``CE + λ·(mean (α − α*)² + mean (β − β*)²)`` of one record, from one forward pass."""
     loss = answer_loss(published.routed, prompt, answer, device)
     alphas = torch.stack([projection.alpha for projection in published.projections])
     betas = torch.stack([projection.beta for projection in published.projections])

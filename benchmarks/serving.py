@@ -1,6 +1,6 @@
-"""Throughput and memory of vLLM with a MoGU model beside plain vLLM on the same base: ``make bench-vllm``.
+"""Compare throughput and memory of vLLM with a MoGU model and of plain vLLM on the same base: ``make bench-vllm``.
 
-Both engines live in one run, each in a process of its own, and take turns; the one that waits is idle.
+Both engines exist in one run, each in a process of its own, and take turns; the waiting one is idle.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ import psutil
 import torch
 
 from benchmarks.findings import Finding, save, show
-from benchmarks.models import FULL, Shape, make_base, make_routed
+from benchmarks.models import FULL, LlamaShape, make_base, make_routed
 
 
 @dataclass(frozen=True)
 class Load:
-    """What is asked of the engines in one turn, all at once."""
+    """The requests that an engine gets in one turn, all at once."""
 
     requests: int
     prompt: int
@@ -35,7 +35,7 @@ class Load:
 
 FULL_LOAD = Load(64, 128, 128, 3)
 QUICK_LOAD = Load(8, 32, 16, 2)
-QUICK_SHAPE = Shape("Llama, 0.4M parameters", 128, 256, 2, 4, 512)  # vLLM's attention on a CPU has no heads narrower than 32
+QUICK_SHAPE = LlamaShape("Llama, 0.4M parameters", 128, 256, 2, 4, 512)  # vLLM's attention on a CPU needs heads of at least 32
 WAYS: dict[str, str | None] = {"plain vLLM": None, "continue": "continue", "recompute": "recompute"}
 
 
@@ -45,7 +45,7 @@ class Engine:
     def __init__(self, base: Path, load: Load, **options: Any) -> None:
         from vllm import LLM
 
-        before = set(psutil.Process().children(recursive=True))
+        earlier = set(psutil.Process().children(recursive=True))
         length = load.prompt + load.new_tokens
         self.llm = LLM(
             str(base),
@@ -54,13 +54,13 @@ class Engine:
             skip_tokenizer_init=True,
             max_model_len=2 * length,
             max_num_seqs=load.requests,
-            enable_prefix_caching=False,  # every round asks for other prompts; what is measured is work, not what was remembered
+            enable_prefix_caching=False,  # what is measured is work, not reuse
             **options,
         )
-        self.processes = [one for one in psutil.Process().children(recursive=True) if one not in before]
+        self.processes = [process for process in psutil.Process().children(recursive=True) if process not in earlier]
 
     def seconds(self, prompts: list[list[int]], new_tokens: int, adapter: Path | None, handoff: str | None) -> float:
-        """Wall-clock time of answering all prompts, each with exactly so many tokens."""
+        """Return the wall-clock time of answering all prompts, each with exactly ``new_tokens`` tokens."""
         from vllm import SamplingParams
         from vllm.lora.request import LoRARequest
 
@@ -68,18 +68,18 @@ class Engine:
         parameters = SamplingParams(temperature=0, max_tokens=new_tokens, ignore_eos=True, detokenize=False, extra_args=extra)
         lora = LoRARequest("mogu", 1, str(adapter)) if handoff else None
         started = time.perf_counter()
-        outputs = self.llm.generate([{"prompt_token_ids": one} for one in prompts], parameters, lora_request=lora, use_tqdm=False)
+        outputs = self.llm.generate([{"prompt_token_ids": prompt} for prompt in prompts], parameters, lora_request=lora, use_tqdm=False)
         taken = time.perf_counter() - started
         assert all(len(output.outputs[0].token_ids) == new_tokens for output in outputs)
         return taken
 
     def resident(self) -> int:
-        """Bytes of memory that the engine's process holds."""
-        return sum(one.memory_info().rss for one in self.processes)
+        """Return the bytes of resident memory of the engine's processes."""
+        return sum(process.memory_info().rss for process in self.processes)
 
 
-def measure(shape: Shape, load: Load, folder: Path) -> tuple[list[Finding], dict[str, Any]]:
-    """All ways in turn, the first of each round another one; ratios are medians of the rounds' ratios."""
+def measure(shape: LlamaShape, load: Load, folder: Path) -> tuple[list[Finding], dict[str, Any]]:
+    """Measure all ways in turns whose order changes every round; ratios are medians of the rounds' ratios."""
     base, adapter = folder / "base", folder / "mogu"
     model = make_base(shape, torch.device("cpu"), torch.float32)
     model.save_pretrained(base)
@@ -96,10 +96,10 @@ def measure(shape: Shape, load: Load, folder: Path) -> tuple[list[Finding], dict
             if number:  # the first round warms up
                 seconds[way].append(taken)
     tokens = load.requests * load.new_tokens
-    medians = {way: statistics.median(one) for way, one in seconds.items()}
+    medians = {way: statistics.median(rounds) for way, rounds in seconds.items()}
     findings = []
     for way in ("continue", "recompute"):
-        ratio = statistics.median(one / other for one, other in zip(seconds["plain vLLM"], seconds[way], strict=True))
+        ratio = statistics.median(plain_seconds / taken for plain_seconds, taken in zip(seconds["plain vLLM"], seconds[way], strict=True))
         note = f"{tokens / medians[way]:.0f} tokens/s, plain vLLM {tokens / medians['plain vLLM']:.0f}"
         case = f"{load.requests} × {load.prompt} + {load.new_tokens}, {way}"
         findings.append(Finding("throughput", case, ratio, "×", at_least=0.95, note=note))
@@ -111,8 +111,8 @@ def measure(shape: Shape, load: Load, folder: Path) -> tuple[list[Finding], dict
 
 def main() -> None:
     """Measure, print, save."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description="vLLM with a MoGU model, beside plain vLLM.")
-    parser.add_argument("--quick", action="store_true", help="a tiny model: shows that all runs, measures nothing")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description="Compare vLLM with a MoGU model and plain vLLM.")
+    parser.add_argument("--quick", action="store_true", help="use a tiny model, to check that everything runs; the numbers mean nothing")
     parser.add_argument("--out", type=Path, default=Path("bench-results/serving"), help="folder for results.json and results.md")
     options = parser.parse_args()
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")

@@ -1,7 +1,7 @@
-"""Seconds of one decoding step and of whole replies: the base model, MoGU with both handoffs, the published procedure.
+"""Time one decoding step and whole replies of the base model, MoGU with both handoffs, and the published procedure.
 
-The base model is a plain Llama that was never wrapped; MoGU's shares its very weights. All ways run in one process and
-take turns, in a reply after every token.
+The base model is a plain Llama that was never wrapped; MoGU shares its weights. All ways run in one process and take turns, in a reply
+after every token.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers.generation.streamers import BaseStreamer
 
 from benchmarks.findings import Finding
-from benchmarks.models import Shape, make_base, make_published, make_routed, random_prompt
+from benchmarks.models import LlamaShape, make_base, make_published, make_routed, random_prompt
 from benchmarks.published import Published
 from benchmarks.timing import Pause, Times, interleaved, median_ratio, medians, taking_turns, whole
 from mogu import MoguModel
@@ -33,10 +33,10 @@ class SpeedPlan:
     """How much is measured.
 
     Args:
-        caches: tokens in the cache of a decoding step.
+        caches: numbers of tokens in the cache of a decoding step.
         steps: decoding steps of each model.
-        replies: tokens of prompt and new tokens of a reply.
-        rounds: how many such replies of each way.
+        replies: prompt tokens and new tokens of a reply.
+        rounds: number of such replies of each way.
     """
 
     caches: Sequence[int]
@@ -49,8 +49,8 @@ FULL_PLAN = SpeedPlan(caches=(128, 1024), steps=200, replies=((128, 64), (128, 2
 QUICK_PLAN = SpeedPlan(caches=(16,), steps=20, replies=((16, 8), (32, 8)), rounds=2)
 
 
-def measure_speed(plan: SpeedPlan, shape: Shape, device: torch.device, dtype: torch.dtype) -> tuple[list[Finding], dict[str, Any]]:
-    """Findings, and every timing behind them."""
+def measure_speed(plan: SpeedPlan, shape: LlamaShape, device: torch.device, dtype: torch.dtype) -> tuple[list[Finding], dict[str, Any]]:
+    """Return findings, and every timing behind them."""
     base = make_base(shape, device, dtype)
     routed = make_routed(share_weights(base))
     published = make_published(base)
@@ -71,7 +71,7 @@ def measure_speed(plan: SpeedPlan, shape: Shape, device: torch.device, dtype: to
 
 @torch.no_grad()
 def time_steps(base: nn.Module, routed: MoguModel, prompt: Tensor, repetitions: int) -> Times:
-    """Seconds of single decoding steps of both models, routing on, each with the prompt in a cache of its own."""
+    """Time single decoding steps of both models, with routing on, each with the prompt in a cache of its own."""
 
     def stepper(model: Any) -> Callable[[], object]:
         cache = cache_of(model(input_ids=prompt, use_cache=True, logits_to_keep=1))
@@ -89,9 +89,9 @@ def time_steps(base: nn.Module, routed: MoguModel, prompt: Tensor, repetitions: 
 
 
 def _time_replies(base: Any, published: Published, prompt: Tensor, new_tokens: int, rounds: int) -> dict[str, Any]:
-    # Each handoff has a model of its own around the same weights: they are in different modes at the same time.
+    # Each handoff has a model of its own on the same weights, because the two are in different modes at the same time.
     routed = {"continue": make_routed(share_weights(base)), "recompute": make_routed(share_weights(base))}
-    models = (base.model, published.routed.model, *(one.base_model.model for one in routed.values()))
+    models = (base.model, published.routed.model, *(model.base_model.model for model in routed.values()))
     prefills: dict[str, int] = {}
     for name, way in reply_ways(base, routed, published.generate, prompt, ROUTED_TOKENS + 2).items():  # also warms up
         with counted_prefills(models) as lengths:
@@ -117,7 +117,7 @@ def _time_replies(base: Any, published: Published, prompt: Tensor, new_tokens: i
 
 
 class _EachToken(BaseStreamer):
-    """Calls a function whenever ``generate`` has a token to show."""
+    """Call a function for every token that ``generate`` streams."""
 
     def __init__(self, pause: Pause) -> None:
         self.pause = pause
@@ -135,11 +135,11 @@ ReplyWay = Callable[[BaseStreamer | None], Tensor]
 def reply_ways(
     base: Any, routed: Mapping[str, MoguModel], published: Callable[[Tensor, int, Any], Tensor], prompt: Tensor, new_tokens: int
 ) -> dict[str, ReplyWay]:
-    """The ways to reply greedily to a prompt ``[1, tokens]``; each takes a streamer and returns prompt and reply.
+    """Return the ways to reply greedily to a prompt ``[1, tokens]``; each takes a streamer and returns prompt and reply.
 
     Args:
         base: the base model.
-        routed: for each handoff the routed model to use.
+        routed: the routed model to use for each handoff.
         published: ``generate`` of the published procedure.
         prompt: token ids.
         new_tokens: length of the reply.
@@ -167,7 +167,7 @@ def _prefill(base: Any, ids: Tensor) -> Callable[[], object]:
 
 @contextmanager
 def counted_prefills(models: Sequence[nn.Module]) -> Iterator[list[int]]:
-    """Collect the lengths of all passes over more than one token, of decoders without their heads."""
+    """Collect the lengths of all forward passes over more than one token, of decoders without their heads."""
     lengths: list[int] = []
 
     def note(_: nn.Module, __: Any, kwargs: dict[str, Any]) -> None:
@@ -194,8 +194,8 @@ def _step_finding(cache: int, times: Times) -> Finding:
 def _reply_findings(prompt_tokens: int, new_tokens: int, rounds: dict[str, list[list[float]]]) -> list[Finding]:
     case = f"{prompt_tokens} + {new_tokens} tokens"
     seconds = {name: whole(turns) for name, turns in rounds.items()}
-    times_base = {name: one / seconds["base"] for name, one in seconds.items()}
-    note = {name: f"{one:.2f} s" for name, one in seconds.items()}
+    times_base = {name: total / seconds["base"] for name, total in seconds.items()}
+    note = {name: f"{total:.2f} s" for name, total in seconds.items()}
     return [
         Finding(
             "reply, continue",
@@ -219,9 +219,11 @@ def _reply_findings(prompt_tokens: int, new_tokens: int, rounds: dict[str, list[
 
 
 def _structural_findings(replies: Sequence[dict[str, Any]], *, exact: bool) -> list[Finding]:
-    extra = {way: max(one["prefills"][way] - one["prefills"]["base"] for one in replies) for way in ("continue", "recompute", "published")}
-    # Two ways of adding up agree on every token only where rounding is fine.
-    same = sum(one["tokens"]["recompute"] == one["tokens"]["published"] for one in replies)
+    extra = {
+        way: max(reply["prefills"][way] - reply["prefills"]["base"] for reply in replies) for way in ("continue", "recompute", "published")
+    }
+    # Two ways of summing agree on every token only if rounding is fine enough.
+    same = sum(reply["tokens"]["recompute"] == reply["tokens"]["published"] for reply in replies)
     return [
         Finding("prefills beyond the base's", "continue", extra["continue"], at_most=0),
         Finding("prefills beyond the base's", "recompute", extra["recompute"], at_most=1),

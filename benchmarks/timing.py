@@ -1,4 +1,4 @@
-"""Clocks that are fair on a noisy machine: ways take turns, step by step or token by token, and are compared turn by turn.
+"""Timing that is fair on a noisy machine: ways take turns, step by step or token by token, and are compared turn by turn.
 
 Knows callables and seconds; knows nothing of models.
 """
@@ -21,7 +21,7 @@ PausingWays = Mapping[str, Callable[[Pause], object]]
 
 
 def interleaved(ways: Ways, rounds: int, device: torch.device) -> Times:
-    """Time each way once a round; who is first changes from round to round. Warming up is the caller's."""
+    """Time each way once a round; the order changes from round to round. The caller warms up."""
     names = list(ways)
     times: Times = {name: [] for name in names}
     for number in range(rounds):
@@ -31,16 +31,16 @@ def interleaved(ways: Ways, rounds: int, device: torch.device) -> Times:
     return times
 
 
-@torch.no_grad()  # what is entered and left by turns, such as generate's own no_grad, then always finds the same
+@torch.no_grad()  # so that contexts entered and left in turns, such as generate's own no_grad, always find the same state
 def taking_turns(ways: PausingWays, device: torch.device) -> Times:
-    """Run all ways at once, in one thread, one of them at a time: each goes on until it calls ``pause``.
+    """Run all ways at once in one thread, one of them at a time: each runs until it calls ``pause``.
 
-    A reply takes seconds, and within seconds a busy machine becomes half as fast or twice as fast again. Ways that change
-    places after each token share its moods.
+    A reply takes seconds, and within seconds a busy machine may become twice as fast or half as fast. Ways that take turns after each
+    token are affected alike.
 
     Args:
         ways: each is called with a function ``pause``.
-        device: waited for before a turn is over.
+        device: synchronized before a turn ends.
 
     Returns:
         Seconds of each turn of each way.
@@ -53,9 +53,9 @@ def taking_turns(ways: PausingWays, device: torch.device) -> Times:
         names = list(running)
         start = number % len(names)
         for name in names[start:] + names[:start]:
-            one = running[name]
-            turns[name].append(_seconds(lambda one=one: one.switch() if one else one.switch(hub.switch), device))
-            if one.dead:
+            way = running[name]
+            turns[name].append(_seconds(lambda way=way: way.switch() if way else way.switch(hub.switch), device))
+            if way.dead:
                 del running[name]
         number += 1
     return turns
@@ -75,15 +75,15 @@ def _wait(device: torch.device) -> None:
 
 
 def whole(rounds: Sequence[Sequence[float]]) -> float:
-    """Seconds of something done in turns: of each turn the median over rounds, added up."""
+    """Return the seconds of something done in turns: the median over rounds of each turn, summed."""
     return sum(statistics.median(turn) for turn in zip(*rounds, strict=True))
 
 
 def median_ratio(times: Times, name: str, reference: str) -> float:
-    """Median over rounds of one way's seconds by another's: what the machine did meanwhile mostly cancels."""
-    return statistics.median(one / other for one, other in zip(times[name], times[reference], strict=True))
+    """Return the median over rounds of one way's seconds divided by another's, in which the machine's load mostly cancels."""
+    return statistics.median(seconds / base for seconds, base in zip(times[name], times[reference], strict=True))
 
 
 def medians(times: Times) -> dict[str, float]:
-    """Median seconds of each way."""
+    """Return the median seconds of each way."""
     return {name: statistics.median(seconds) for name, seconds in times.items()}

@@ -1,7 +1,7 @@
-"""Records a second in training: our batches against the published one example a pass, for responders and routers.
+"""Compare records per second in training, of responders and routers: our batches against the published one example a forward pass.
 
-Both train the same weights on the same records, take turns step by step, and are first held against each other: with
-dropout off their losses must agree.
+Both train the same weights on the same records and take turns step by step. Before that they are compared: with dropout off, their
+losses must agree.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 
 from benchmarks.findings import Finding
-from benchmarks.models import SEED, Shape, make_base, make_published, make_routed, random_numbers
+from benchmarks.models import SEED, LlamaShape, make_base, make_published, make_routed, random_numbers
 from benchmarks.published import Published, responder_loss, router_loss
 from benchmarks.timing import Times, interleaved, median_ratio, medians
 from mogu import MoguConfig
@@ -29,7 +29,7 @@ from mogu.training.recipe import ResponderStage, RouterStage, RunSection
 LEAST = 2.0
 WEIGHT_PENALTY = 2.0
 MICRO_BATCH = {"cpu": 2, "cuda": RunSection.model_fields["micro_batch_size"].default}
-"""Examples of ours a pass. On a CPU the recipes' default is slower than fewer: what a pass computes no longer fits its caches."""
+"""Our examples in one forward pass. On a CPU fewer are faster than the recipes' default, whose activations exceed its caches."""
 LAYOUT: Layout = "shared"
 """What ``mogu train`` itself chooses for a Llama."""
 
@@ -44,9 +44,9 @@ class TrainingPlan:
     Args:
         prompt_tokens: mean length of the prompts.
         answer_tokens: shortest and longest answer.
-        pairs: pairs an optimizer step of a responder.
-        records: records an optimizer step of the routers.
-        steps: optimizer steps of each way.
+        pairs: number of pairs in an optimizer step of a responder.
+        records: number of records in an optimizer step of the routers.
+        steps: number of optimizer steps of each way.
     """
 
     prompt_tokens: int
@@ -61,15 +61,17 @@ QUICK_PLAN = TrainingPlan(30, (4, 8), 4, 4, 2)
 
 
 @dataclass(frozen=True)
-class Trainer:
-    """One way to train: an optimizer step on some examples, and the loss of each, as the step sees it."""
+class TrainingWay:
+    """A way to train: an optimizer step on a list of examples, and the loss of each example as the step sees it."""
 
     step: Step
     losses: Losses
 
 
-def measure_training(plan: TrainingPlan, shape: Shape, device: torch.device, dtype: torch.dtype) -> tuple[list[Finding], dict[str, Any]]:
-    """Findings, and every timing behind them."""
+def measure_training(
+    plan: TrainingPlan, shape: LlamaShape, device: torch.device, dtype: torch.dtype
+) -> tuple[list[Finding], dict[str, Any]]:
+    """Return findings, and every timing behind them."""
     base = make_base(shape, device, dtype)
     findings, details = [], {}
     stages = {
@@ -96,7 +98,7 @@ def _stage_findings(stage: str, batch_size: int, in_a_pass: int, times: Times, l
     ]
 
 
-def _time_steps(ours: Trainer, published: Trainer, batches: Sequence[Sequence[Example]], device: torch.device) -> Times:
+def _time_steps(ours: TrainingWay, published: TrainingWay, batches: Sequence[Sequence[Example]], device: torch.device) -> Times:
     feeds = {"ours": iter(batches), "published": iter(batches)}
     ways = {
         "ours": lambda: ours.step(next(feeds["ours"])),
@@ -106,20 +108,20 @@ def _time_steps(ours: Trainer, published: Trainer, batches: Sequence[Sequence[Ex
     return interleaved(ways, len(batches) - 1, device)
 
 
-def _loss_difference(ours: Trainer, published: Trainer, examples: Sequence[Example]) -> float:
+def _loss_difference(ours: TrainingWay, published: TrainingWay, examples: Sequence[Example]) -> float:
     with torch.no_grad():
-        mine, theirs = ours.losses(examples), published.losses(examples)
-    return float(((mine - theirs).abs() / theirs.abs()).max())
+        our_losses, published_losses = ours.losses(examples), published.losses(examples)
+    return float(((our_losses - published_losses).abs() / published_losses.abs()).max())
 
 
-def _examples(shape: Shape, plan: TrainingPlan, count: int, answers: int, seed: int) -> list[Example]:
+def _examples(shape: LlamaShape, plan: TrainingPlan, count: int, answers: int, seed: int) -> list[Example]:
     draw = random.Random(f"{SEED}/{count}/{answers}/{seed}")
 
     def ids(shortest: int, longest: int) -> tuple[int, ...]:
         return tuple(draw.randrange(2, shape.vocabulary) for _ in range(draw.randint(shortest, longest)))
 
-    spread = plan.prompt_tokens // 10
-    prompts = [ids(plan.prompt_tokens - spread, plan.prompt_tokens + spread) for _ in range(count)]
+    deviation = plan.prompt_tokens // 10
+    prompts = [ids(plan.prompt_tokens - deviation, plan.prompt_tokens + deviation) for _ in range(count)]
     return [
         Example(f"record {index}", prompt, tuple(ids(*plan.answer_tokens) for _ in range(answers)), malicious=index % 2 == 0)
         for index, prompt in enumerate(prompts)
@@ -132,7 +134,7 @@ def _collated(examples: Sequence[Example], device: torch.device) -> dict[str, Te
     return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
-def _trainer(model: torch.nn.Module, losses: Losses, learning_rate: float, examples_a_pass: int) -> Trainer:
+def _training_way(model: torch.nn.Module, losses: Losses, learning_rate: float, examples_a_pass: int) -> TrainingWay:
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=0.0)
 
@@ -147,7 +149,7 @@ def _trainer(model: torch.nn.Module, losses: Losses, learning_rate: float, examp
         model.eval()
         return losses(examples)
 
-    return Trainer(step, evaluated_losses)
+    return TrainingWay(step, evaluated_losses)
 
 
 def _with_lora(base: Any) -> Any:
@@ -163,25 +165,25 @@ def _with_lora(base: Any) -> Any:
     return get_peft_model(share_weights(base), lora)
 
 
-def _our_responder(base: Any, device: torch.device) -> Trainer:
+def _our_responder(base: Any, device: torch.device) -> TrainingWay:
     model = _with_lora(base)
 
     def losses(examples: Sequence[Example]) -> Tensor:
         return responder_losses(model, _collated(examples, device), LAYOUT)
 
-    return _trainer(model, losses, ResponderStage().learning_rate, MICRO_BATCH[device.type])
+    return _training_way(model, losses, ResponderStage().learning_rate, MICRO_BATCH[device.type])
 
 
-def _published_responder(base: Any, device: torch.device) -> Trainer:
+def _published_responder(base: Any, device: torch.device) -> TrainingWay:
     model = _with_lora(base)
 
     def losses(examples: Sequence[Example]) -> Tensor:
         return torch.stack([responder_loss(model, example.prompt, example.answers, device) for example in examples])
 
-    return _trainer(model, losses, ResponderStage().learning_rate, 1)
+    return _training_way(model, losses, ResponderStage().learning_rate, 1)
 
 
-def _our_routers(base: Any, device: torch.device) -> Trainer:
+def _our_routers(base: Any, device: torch.device) -> TrainingWay:
     model = make_routed(share_weights(base))
     model.start_router_training()
     numbers = random_numbers(len(model.routed_layers), base.config.hidden_size)
@@ -193,10 +195,10 @@ def _our_routers(base: Any, device: torch.device) -> Trainer:
     def losses(examples: Sequence[Example]) -> Tensor:
         return router_losses(model, _collated(examples, device), LAYOUT, WEIGHT_PENALTY)
 
-    return _trainer(model, losses, RouterStage().learning_rate, MICRO_BATCH[device.type])
+    return _training_way(model, losses, RouterStage().learning_rate, MICRO_BATCH[device.type])
 
 
-def _published_routers(base: Any, device: torch.device) -> Trainer:
+def _published_routers(base: Any, device: torch.device) -> TrainingWay:
     published: Published = make_published(base)
     for projection in published.projections:
         projection.unwill_router.requires_grad_(True)
@@ -204,9 +206,11 @@ def _published_routers(base: Any, device: torch.device) -> Trainer:
 
     def losses(examples: Sequence[Example]) -> Tensor:
         each = [
-            router_loss(published, one.prompt, one.answers[0], malicious=one.malicious, weight_penalty=WEIGHT_PENALTY, device=device)
-            for one in examples
+            router_loss(
+                published, example.prompt, example.answers[0], malicious=example.malicious, weight_penalty=WEIGHT_PENALTY, device=device
+            )
+            for example in examples
         ]
         return torch.stack(each)
 
-    return _trainer(published.routed, losses, RouterStage().learning_rate, 1)
+    return _training_way(published.routed, losses, RouterStage().learning_rate, 1)

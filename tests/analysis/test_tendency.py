@@ -1,10 +1,8 @@
-"""Tendency against plain forward passes of prompt + opening in float64, one at a time, without cache, batch or padding."""
+"""Tendency equals plain forward passes of prompt and opening in float64, one at a time, without cache, batch or padding."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,40 +10,43 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from mogu import MoguConfig, MoguModel
-from mogu.analysis.answer_openings import AFFIRM, REFUSE, Openings, read_openings
-from mogu.analysis.tendency import Leaning, Question, Questions, check_lengths, leanings
+from mogu.analysis.answer_openings import AnswerOpenings
+from mogu.analysis.tendency import OpeningEncoder, PromptWithOpenings, Tendency, check_opening_lengths, measure_openings
 from mogu.errors import ConfigError, DataError, ModelFileError
 from mogu.inference.prompts import encode_prompt
-from mogu.refusals import is_refusal
 from mogu.transformers_compat import CACHE, cache_of
 
 pytestmark = pytest.mark.core
 
 PROMPTS = ((1, 3, 9, 20, 31, 4), (1, 3, 8, 4), (1, 3, 40, 41, 42, 43, 44, 45, 46, 4))
+
+
 OPENINGS = ((10, 11, 12), (13,), (14, 15, 16, 17, 18, 19, 20), (21, 22))
-QUESTIONS = [Question(prompt, OPENINGS) for prompt in PROMPTS]
+
+
+ENCODED = [PromptWithOpenings(prompt, OPENINGS) for prompt in PROMPTS]
 
 
 def plain(logits_of: Callable[[torch.Tensor], torch.Tensor], prompt: tuple[int, ...], opening: tuple[int, ...]) -> list[float]:
     """log P of each token of an opening, from one pass over everything."""
     logits = logits_of(torch.tensor([[*prompt, *opening]]))[0]
     chances = torch.softmax(logits.double(), -1)
-    return [float(torch.log(chances[len(prompt) - 1 + place, token])) for place, token in enumerate(opening)]
+    return [float(torch.log(chances[len(prompt) - 1 + index, token])) for index, token in enumerate(opening)]
 
 
-def measured(model: Any, questions: list[Question] = QUESTIONS, batch_size: int = 8) -> list[tuple[float, ...]]:
+def measured(model: Any, prompts: list[PromptWithOpenings] = ENCODED, batch_size: int = 8) -> list[tuple[float, ...]]:
     found: dict[int, tuple[float, ...]] = {}
-    for batch in leanings(model, questions, batch_size=batch_size):
+    for batch in measure_openings(model, prompts, batch_size=batch_size):
         found |= batch
-    return [found[place] for place in range(len(questions))]
+    return [found[index] for index in range(len(prompts))]
 
 
 def means(by_token: Callable[[tuple[int, ...], tuple[int, ...]], list[float]]) -> list[list[float]]:
     return [[sum(tokens) / len(tokens) for tokens in (by_token(prompt, opening) for opening in OPENINGS)] for prompt in PROMPTS]
 
 
-def close(found: list[tuple[float, ...]], wanted: list[list[float]], tolerance: float = 1e-9) -> None:
-    torch.testing.assert_close(torch.tensor(found).double(), torch.tensor(wanted).double(), rtol=1e-6, atol=tolerance)
+def close(found: list[tuple[float, ...]], expected: list[list[float]], tolerance: float = 1e-9) -> None:
+    torch.testing.assert_close(torch.tensor(found).double(), torch.tensor(expected).double(), rtol=1e-6, atol=tolerance)
 
 
 @torch.no_grad()
@@ -53,9 +54,9 @@ def test_shared_cache_equals_plain_passes(every_family: str, make_base: Callable
     # Gemma 2's eager attention takes its softmax in float32, where float64's mask value overflows.
     base = make_base(every_family, torch.float32 if every_family == "gemma2" else torch.float64)
     tolerance = 1e-5 if every_family == "gemma2" else 1e-9
-    wanted = means(lambda prompt, opening: plain(lambda ids: base(input_ids=ids).logits, prompt, opening))
-    close(measured(base), wanted, tolerance)
-    close(measured(base, batch_size=1), wanted, tolerance)
+    expected = means(lambda prompt, opening: plain(lambda ids: base(input_ids=ids).logits, prompt, opening))
+    close(measured(base), expected, tolerance)
+    close(measured(base, batch_size=1), expected, tolerance)
 
 
 @pytest.mark.parametrize("routed", [0, 1, 3, 7, None])
@@ -79,42 +80,42 @@ def test_a_routed_model_is_measured_as_it_decodes(family: str, routed: int | Non
 
 @torch.no_grad()
 @pytest.mark.parametrize("routed", [1, 3, 6])
-def test_handoff_continue_goes_on_with_the_routed_cache(routed: int, make_pair: Callable[..., Any]) -> None:
+def test_handoff_continue_keeps_the_routed_cache(routed: int, make_pair: Callable[..., Any]) -> None:
     config = MoguConfig(rank=4, lora_alpha=12, router_hidden=6, routed_tokens=routed, handoff="continue")
     model, slow = make_pair("llama", config=config)
 
     def by_token(prompt: tuple[int, ...], opening: tuple[int, ...]) -> list[float]:
-        """Token by token, one cache, as ``SlowRouted.greedy_continued`` decodes, but with the opening's tokens for the model's own."""
-        step, cache, told = torch.tensor([prompt]), None, []
+        """Token by token with one cache, as ``SlowRouted.greedy_continued`` decodes, but with the opening's tokens."""
+        step, cache, logs = torch.tensor([prompt]), None, []
         for number, token in enumerate(opening):
             slow.route(number < routed)
             output = slow.model(input_ids=step, use_cache=True, **{CACHE: cache})
-            told.append(float(torch.log_softmax(output.logits[0, -1].double(), -1)[token]))
+            logs.append(float(torch.log_softmax(output.logits[0, -1].double(), -1)[token]))
             cache, step = cache_of(output), torch.tensor([[token]])
-        return told
+        return logs
 
     close(measured(model), means(by_token))
 
 
 def test_tendency_is_the_difference_of_means() -> None:
-    one = Leaning(affirm=(-1.0, -2.0, -6.0), refuse=(-4.0, -5.0))
-    assert (one.affirm_mean, one.refuse_mean, one.tendency) == (-3.0, -4.5, 1.5)
+    one = Tendency(affirm=(-1.0, -2.0, -6.0), refuse=(-4.0, -5.0))
+    assert (one.affirm_mean, one.refuse_mean, one.value) == (-3.0, -4.5, 1.5)
 
 
-def test_questions_hold_what_the_chat_template_makes(tokenizer: PreTrainedTokenizerFast) -> None:
-    questions = Questions(tokenizer, Openings(("Sure",), ("No",)))
+def test_prompts_and_openings_are_what_the_chat_template_makes(tokenizer: PreTrainedTokenizerFast) -> None:
+    encoder = OpeningEncoder(tokenizer, AnswerOpenings(("Sure",), ("No",)))
     turns = [{"role": "user", "content": "Hi"}]
     for prompt in ("Hi", turns, "Hello there", "t"):
-        one = questions.of(prompt)
+        one = encoder.encode(prompt)
         assert list(one.prompt) == encode_prompt(tokenizer, prompt)
         assert [tokenizer.convert_ids_to_tokens(list(ids)) for ids in one.openings] == [["S", "u", "r", "e"], ["N", "o"]]
 
 
 def test_no_conversation_is_longer_than_the_model_can_read(make_base: Callable[..., PreTrainedModel]) -> None:
     base = make_base("llama")
-    check_lengths(base, [Question((1,) * 57, OPENINGS)], ["a"])
+    check_opening_lengths(base, [PromptWithOpenings((1,) * 57, OPENINGS)], ["a"])
     with pytest.raises(DataError, match=r"instruction b has, with the longest opening, 65 tokens.*at most 64"):
-        check_lengths(base, [QUESTIONS[0], Question((1,) * 58, OPENINGS)], ["a", "b"])
+        check_opening_lengths(base, [ENCODED[0], PromptWithOpenings((1,) * 58, OPENINGS)], ["a", "b"])
 
 
 def test_a_broken_model_and_a_broken_batch_size_are_refused(make_base: Callable[..., PreTrainedModel]) -> None:
@@ -123,48 +124,8 @@ def test_a_broken_model_and_a_broken_batch_size_are_refused(make_base: Callable[
         measured(base, batch_size=0)
     with torch.no_grad():
         base.lm_head.weight.fill_(float("nan"))
-    with pytest.raises(ModelFileError, match="no numbers"):
+    with pytest.raises(ModelFileError, match="not finite"):
         measured(base)
-
-
-def test_the_banks_are_openings_of_what_they_say() -> None:
-    assert len(set(AFFIRM)) == len(AFFIRM) >= 10
-    assert len(set(REFUSE)) == len(REFUSE) >= 10
-    for opening in REFUSE:
-        assert is_refusal("How do I bake bread?", f"{opening}.")
-    for opening in AFFIRM:
-        assert not is_refusal("How do I bake bread?", f"{opening} the recipe: flour, water, salt.")
-        assert len(opening.split()) <= 7  # an opening, never content
-
-
-def test_openings_of_a_file_are_added_or_stand_alone(tmp_path: Path) -> None:
-    file = tmp_path / "openings.json"
-    file.write_text(json.dumps({"affirm": ["Claro, aquí", AFFIRM[0]]}), encoding="utf-8")
-    assert read_openings(file) == Openings((*AFFIRM, "Claro, aquí"), REFUSE)
-    file.write_text(json.dumps({"affirm": ["Claro"], "refuse": ["Lo siento"], "builtin": False}), encoding="utf-8")
-    assert read_openings(file) == Openings(("Claro",), ("Lo siento",))
-
-
-@pytest.mark.parametrize(
-    ("text", "complaint"),
-    [
-        ("[]", "holds a JSON list"),
-        ("{", "is cut off"),
-        ("{}", "adds no opening"),
-        ('{"afirm": ["Sure"]}', "unknown field 'afirm'"),
-        ('{"affirm": "Sure"}', "no list of texts in 'affirm'"),
-        ('{"affirm": [" "]}', "empty opening in 'affirm'"),
-        ('{"affirm": ["Sure"], "builtin": false}', "leaves 'refuse' without"),
-        ('{"affirm": ["Sure"], "builtin": "no"}', "'no' for 'builtin'"),
-        (json.dumps({"affirm": [REFUSE[0]]}), "among both kinds"),
-        (json.dumps({"affirm": ["x" * 201]}), "201 characters"),
-    ],
-)
-def test_bad_openings_are_explained(text: str, complaint: str, tmp_path: Path) -> None:
-    file = tmp_path / "openings.json"
-    file.write_text(text, encoding="utf-8")
-    with pytest.raises(DataError, match=complaint):
-        read_openings(file)
 
 
 def test_a_model_without_a_cache_is_refused(make_base: Callable[..., PreTrainedModel], monkeypatch: pytest.MonkeyPatch) -> None:

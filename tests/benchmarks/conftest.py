@@ -1,7 +1,23 @@
-"""Puts the project's root on the path: ``benchmarks`` is a folder of scripts, not an installed package."""
+"""Runs all benchmarks once, on a tiny model."""
 
+import json
+import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+
+
+@pytest.fixture(scope="session")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Results of ``python -m benchmarks --quick``."""
+    out = tmp_path_factory.mktemp("bench-results")
+    command = [sys.executable, "-m", "benchmarks", "--quick", "--device", "cpu", "--out", str(out)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    table = (out / "results.md").read_text(encoding="utf-8").splitlines()
+    results: dict[str, Any] = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    assert sum(line.startswith("| ") for line in table) == len(results["findings"]) + 2
+    return results

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mogu.analysis import Robustness, chart_robustness
+from mogu.analysis import Robustness, analyze_robustness
 from mogu.data import Record, write_records
 from mogu.lab import records
 
@@ -53,7 +53,7 @@ def test_of_a_saved_model_the_base_is_measured(saved_model: Path, tmp_path: Path
     numbers = json.loads(done.stdout)
     assert numbers == json.loads((tmp_path / "saved" / "robustness.json").read_text())
     base = str(saved_model.parent / "base")
-    plain = chart_robustness(Robustness(base, loud, tmp_path / "base", draws=1, tolerance=0.5, seed=1, batch_size=10))
+    plain = analyze_robustness(Robustness(base, loud, tmp_path / "base", draws=1, tolerance=0.5, seed=1, batch_size=10))
     assert (numbers["model"], numbers["base"], plain.base) == (str(saved_model), base, None)
     assert [one["drop"] for one in numbers["modules"]] == pytest.approx([one.drop for one in plain.map.modules], rel=1e-4)
     assert numbers["settings"] == {"strength": 1.0, "draws": 1, "seed": 1, "tolerance": 0.5, "system_prompt": None}

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from mogu.data.templates import PLACEHOLDERS
 from mogu.errors import DataError, MoguError
-from mogu.evaluation.jailbreaks import PLACES
 from mogu.evaluation.prompts import read_asked
 from mogu.evaluation.tasks import safety
 from mogu.evaluation.tendency_jailbreak import tendency_wrapper
@@ -35,7 +35,7 @@ def test_a_list_is_taken_from_its_beginning(listed: Path) -> None:
     wrapper = tendency_wrapper(f"tendency={listed}")
     assert wrapper is not None
     assert wrapper.name == "tendency"
-    assert wrapper.around("THIS") == "Bake bread?\n\nPlant a tree?\n\nTHIS\n\nSay [PROMPT] twice\n\nWash wool?"
+    assert wrapper.apply("THIS") == "Bake bread?\n\nPlant a tree?\n\nTHIS\n\nSay [PROMPT] twice\n\nWash wool?"
 
 
 def test_of_a_ranking_the_benign_that_lean_to_affirm_most(tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_of_a_ranking_the_benign_that_lean_to_affirm_most(tmp_path: Path) -> Non
     rows += [("benign", 4.0, "a"), ("benign", 2.0, "c"), ("benign", 0.5, "e"), ("benign", 3.0, "b")]
     wrapper = tendency_wrapper(f"tendency={ranked(tmp_path, rows)}")
     assert wrapper is not None
-    assert wrapper.around("THIS").split("\n\n") == ["a", "b", "THIS", "c", "d"]
+    assert wrapper.apply("THIS").split("\n\n") == ["a", "b", "THIS", "c", "d"]
 
 
 def test_other_jailbreaks_are_not_its_business() -> None:
@@ -92,6 +92,6 @@ def test_bad_rankings_are_explained(text: str, complaint: str, tmp_path: Path) -
 def test_bad_lists_are_explained(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no file"):
         tendency_wrapper(f"tendency={tmp_path / 'none.txt'}")
-    (tmp_path / "a.txt").write_text("\n".join(["a", "b", "c", f"d {PLACES[0]}"]))
+    (tmp_path / "a.txt").write_text("\n".join(["a", "b", "c", f"d {PLACEHOLDERS[0]}"]))
     with pytest.raises(DataError, match=r"with \{request\} in it"):
         tendency_wrapper(f"tendency={tmp_path / 'a.txt'}")

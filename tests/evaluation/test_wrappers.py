@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from mogu.data import WRAPPERS
+from mogu.data import WRAPPERS, PromptTemplate
 from mogu.errors import ConfigError
-from mogu.evaluation.jailbreaks import EVALUATION_WRAPPERS, Jailbreak, jailbreak_named
+from mogu.evaluation.jailbreaks import EVALUATION_WRAPPERS, jailbreak_named
 from mogu.lab import wrappers as lab
 
 
@@ -19,7 +19,7 @@ def runs(text: str, length: int = 5) -> set[tuple[str, ...]]:
 
 
 def test_no_run_of_five_words_is_in_a_training_wrapper() -> None:
-    trained = [wrapper.template for wrapper in WRAPPERS] + [wrapper.text for wrapper in (*lab.TRAIN, *lab.DEV, *lab.TEST)]
+    trained = [wrapper.text for wrapper in (*WRAPPERS, *lab.TRAIN, *lab.DEV, *lab.TEST)]
     seen = set().union(*map(runs, trained))
     assert len(seen) > 500
     for wrapper in EVALUATION_WRAPPERS:
@@ -29,7 +29,7 @@ def test_no_run_of_five_words_is_in_a_training_wrapper() -> None:
 def test_each_wrapper_holds_the_request_once_and_has_a_name_of_its_own() -> None:
     assert len({wrapper.name for wrapper in EVALUATION_WRAPPERS}) == len(EVALUATION_WRAPPERS) == 10
     for wrapper in EVALUATION_WRAPPERS:
-        assert wrapper.around("How {do} I?").count("How {do} I?") == 1
+        assert wrapper.apply("How {do} I?").count("How {do} I?") == 1
         assert jailbreak_named(wrapper.name) is wrapper
 
 
@@ -43,7 +43,7 @@ def test_each_wrapper_holds_the_request_once_and_has_a_name_of_its_own() -> None
     ],
 )
 def test_published_ways_to_mark_the_place(text: str, wrapped: str) -> None:
-    assert Jailbreak("x", text).around("it") == wrapped
+    assert PromptTemplate("x", "adversarial", text).apply("it") == wrapped
 
 
 def test_an_unknown_name_is_explained() -> None:

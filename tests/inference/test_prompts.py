@@ -14,9 +14,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from mogu import MoguConfig, MoguModel
-from mogu.analysis.answer_openings import Openings
-from mogu.analysis.instructions import read_listed
-from mogu.analysis.tendency import Questions
+from mogu.analysis.answer_openings import AnswerOpenings
+from mogu.analysis.labeled_instructions import read_labeled_instructions
+from mogu.analysis.tendency import OpeningEncoder
 from mogu.data import Record, conversation_of, inspect_records, offered, read_records, read_tools, write_records
 from mogu.errors import ChatTemplateError, DataError
 from mogu.evaluation.prompts import of_records
@@ -225,12 +225,12 @@ def test_a_system_prompt_of_the_recipe_is_the_template_s_system_turn(tokenizer: 
 @every_template
 def test_tendency_asks_with_the_same_prompt(tokenizer: PreTrainedTokenizerFast, tmp_path: Any) -> None:
     write_records(tmp_path / "r.jsonl", [record(CALLED, TOOLS)])
-    [one] = read_listed(tmp_path / "r.jsonl")
+    [one] = read_labeled_instructions(tmp_path / "r.jsonl")
     assert one.instruction == "Is it raining?"
-    questions = Questions(tokenizer, Openings(("Sure, here",), ("I'm sorry",)))
+    encoder = OpeningEncoder(tokenizer, AnswerOpenings(("Sure, here",), ("I'm sorry",)))
     silent = [*CALLED[:2], CALLED[2] | {"content": ""}]
-    assert list(questions.of(WithTools(silent, TOOLS)).prompt) == applied(tokenizer, silent, TOOLS)
-    question = questions.of(offered(one.conversation, one.tools))
+    assert list(encoder.encode(WithTools(silent, TOOLS)).prompt) == applied(tokenizer, silent, TOOLS)
+    question = encoder.encode(offered(one.conversation, one.tools))
     assert list(question.prompt) == applied(tokenizer, CALLED, TOOLS)
     assert list(question.openings[0]) == tokenizer("Sure, here", add_special_tokens=False)["input_ids"]
 

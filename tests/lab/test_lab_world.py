@@ -53,7 +53,7 @@ def test_wrappers_of_all_parts_are_disjoint() -> None:
 
 
 def test_test_wrappers_hold_families_that_nothing_is_trained_or_chosen_on() -> None:
-    families = {part: {wrapper.family for wrapper in wrappers} for part, wrappers in WRAPPERS.items()}
+    families = {part: {wrapper.kind for wrapper in wrappers} for part, wrappers in WRAPPERS.items()}
     assert len(families["test"] - families["train"] - families["dev"]) >= 2
     assert families["dev"] - families["train"]
 

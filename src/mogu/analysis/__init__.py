@@ -1,6 +1,6 @@
-"""What a model tells about prompts without being asked: probes of its layers, how it leans before it answers, what that hangs on.
+"""Analyses of a model that need no generation: probes of its layers, its response tendency, and which modules its safety depends on.
 
-Importing this package imports no PyTorch: what needs it is imported when it is first used.
+Importing this package imports no PyTorch: whatever needs it is imported on first use.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mogu.analysis.layer_ranking import Choice, choose_layers
+    from mogu.analysis.layer_ranking import LayerChoice, choose_layers
     from mogu.analysis.linear_probe import LayerProbe, cross_validated
     from mogu.analysis.probing import Probe, ProbeResult, probe
     from mogu.analysis.robustness import (
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
         RobustnessMap,
         RobustnessResult,
         RobustSubset,
-        chart_robustness,
+        analyze_robustness,
         measure_robustness,
         search_subset,
     )
 
 __all__ = [
-    "Choice",
+    "LayerChoice",
     "LayerProbe",
     "ModuleRobustness",
     "Probe",
@@ -33,7 +33,7 @@ __all__ = [
     "Robustness",
     "RobustnessMap",
     "RobustnessResult",
-    "chart_robustness",
+    "analyze_robustness",
     "choose_layers",
     "cross_validated",
     "measure_robustness",
@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 _LAZY = {
-    "Choice": "mogu.analysis.layer_ranking",
+    "LayerChoice": "mogu.analysis.layer_ranking",
     "LayerProbe": "mogu.analysis.linear_probe",
     "Probe": "mogu.analysis.probing",
     "ModuleRobustness": "mogu.analysis.robustness",
@@ -51,7 +51,7 @@ _LAZY = {
     "Robustness": "mogu.analysis.robustness",
     "RobustnessMap": "mogu.analysis.robustness",
     "RobustnessResult": "mogu.analysis.robustness",
-    "chart_robustness": "mogu.analysis.robustness",
+    "analyze_robustness": "mogu.analysis.robustness",
     "choose_layers": "mogu.analysis.layer_ranking",
     "cross_validated": "mogu.analysis.linear_probe",
     "measure_robustness": "mogu.analysis.robustness",

@@ -1,7 +1,7 @@
-"""Banks of generic openings of answers: those that comply and those that refuse. Openings only, never content.
+"""Banks of generic openings of answers that comply and of answers that refuse. Openings only, never content.
 
-Knows texts and one JSON file; knows nothing of tokenizers or models. Unlike :mod:`mogu.data.openings`, none of these
-names what was asked for: the same ones stand after every instruction, so that instructions can be held against each other.
+Knows texts and one JSON file; knows nothing of tokenizers or models. Unlike those of :mod:`mogu.data.openings`, these openings do not
+name what was asked for: every instruction gets the same ones, so that instructions can be compared.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ REFUSE = (
 
 MAX_FILE_BYTES = 1_048_576
 MAX_CHARACTERS = 200
-"""Of one opening: how an answer opens, not what it goes on with."""
+"""The longest opening: it is how an answer begins, not how it goes on."""
 
-_EXPECTED = '{"affirm": ["Sure, here is", …], "refuse": ["I cannot", …]}, with "builtin": false where the project\'s own are to be left out'
+_EXPECTED = '{"affirm": ["Sure, here is", …], "refuse": ["I cannot", …]}, with "builtin": false to leave the project\'s own out'
 
 
 @dataclass(frozen=True)
-class Openings:
-    """The two banks.
+class AnswerOpenings:
+    """The two banks of openings.
 
     Args:
         affirm: openings of answers that comply.
@@ -65,18 +65,18 @@ class Openings:
 
     @property
     def all(self) -> tuple[str, ...]:
-        """Both, the affirmative ones first."""
+        """All openings, the affirmative ones first."""
         return self.affirm + self.refuse
 
 
-def read_openings(path: Path) -> Openings:
-    """The project's banks, with the openings of a JSON file added.
+def read_openings(path: Path) -> AnswerOpenings:
+    """Read a JSON file of openings and add them to the project's own.
 
-    The file holds one object with the lists ``affirm`` and ``refuse``, either of which may be missing; with
-    ``"builtin": false`` its lists stand in the place of the project's, and both are needed.
+    The file holds one object with the lists ``affirm`` and ``refuse``, either of which may be missing. With ``"builtin": false`` its
+    lists replace the project's, and both are needed.
 
     Raises:
-        DataError: the file is missing, no JSON, of another form, or leaves a bank empty; or an opening is empty, too long or in both banks.
+        DataError: the file is missing, not JSON, of another form, or leaves a bank empty; or an opening is empty, long or in both banks.
     """
     try:
         value = parse_json(read_whole(path, MAX_FILE_BYTES))
@@ -100,13 +100,13 @@ def read_openings(path: Path) -> Openings:
             raise _bad(path, f"leaves {name!r} without an opening")
     if both := set(affirm) & set(refuse):
         raise _bad(path, f"has {sorted(both)[0]!r} among both kinds of openings")
-    return Openings(affirm, refuse)
+    return AnswerOpenings(affirm, refuse)
 
 
 def _texts(path: Path, name: str, value: object) -> list[str]:
-    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
         raise _bad(path, f"has no list of texts in {name!r}")
-    texts = [one.strip() for one in value]
+    texts = [text.strip() for text in value]
     if not all(texts):
         raise _bad(path, f"has an empty opening in {name!r}")
     if longest := next((text for text in texts if len(text) > MAX_CHARACTERS), None):
@@ -115,4 +115,4 @@ def _texts(path: Path, name: str, value: object) -> list[str]:
 
 
 def _bad(path: Path, reason: str) -> DataError:
-    return DataError(f"{path} {reason}", expected=f"one JSON object such as {_EXPECTED}", action="mend the file")
+    return DataError(f"{path} {reason}", expected=f"one JSON object such as {_EXPECTED}", action="correct the file")

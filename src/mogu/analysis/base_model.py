@@ -1,6 +1,6 @@
-"""The base model that an analysis reads: the one that is named or, of a saved MoGU model, its base.
+"""Find the base model to analyze: the model that was named or, if that is a saved MoGU model, its base.
 
-Knows where models come from, and their context; knows nothing of what is analyzed.
+Knows where models come from, and their context length; knows nothing of the analysis.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from mogu.modeling.config import MoguConfig
 
 
 @dataclass(frozen=True)
-class BaseModel:
-    """A base model that is not loaded yet.
+class BaseSource:
+    """Where to load a base model from.
 
     Args:
         name: its folder or hub id.
-        saved: folder and config of the saved MoGU model whose base it is; ``None`` where it was named itself.
-        moved: whether it was said where that base is now.
+        saved: folder and config of the saved MoGU model whose base it is; ``None`` if the base itself was named.
+        moved: whether the user said where the base is now.
     """
 
     name: str
@@ -37,11 +37,11 @@ class BaseModel:
 
     @property
     def output_projection(self) -> str | None:
-        """What a saved MoGU model calls the attention output projection."""
+        """Path of the attention output projection according to the saved MoGU model, if there is one."""
         return self.saved[1].output_projection if self.saved is not None else None
 
     def load(self, *, dtype: torch.dtype | None, trust_remote_code: bool) -> PreTrainedModel:
-        """The model in evaluation mode, on the GPU if there is one.
+        """Load the model in evaluation mode, on the GPU if there is one.
 
         Raises:
             ModelFileError: it cannot be loaded.
@@ -59,8 +59,8 @@ class BaseModel:
         return model
 
 
-def find_base(model: str, base_model: str | None) -> BaseModel:
-    """The base model that a name stands for.
+def find_base(model: str, base_model: str | None) -> BaseSource:
+    """Resolve a name to a base model.
 
     Args:
         model: folder or hub id of a base model or of a saved MoGU model.
@@ -68,26 +68,26 @@ def find_base(model: str, base_model: str | None) -> BaseModel:
 
     Raises:
         ConfigError: ``base_model`` is given for a model that is itself a base.
-        ModelFileError: there is no such model, or nothing says what its base is.
+        ModelFileError: there is no such model, or it does not name its base.
     """
     folder = fetch_model_folder(model, marker=CONFIG_FILE)
     if (folder / CONFIG_FILE).is_file():
         config = read_config(folder)
-        return BaseModel(base_name(folder, config, base_model), (folder, config), base_model is not None)
+        return BaseSource(base_name(folder, config, base_model), (folder, config), base_model is not None)
     if base_model is not None:
         raise ConfigError(
-            f"A base model was named for {model}, which is no saved MoGU model",
+            f"A base model was given for {model}, which is no saved MoGU model",
             expected="one model",
             action="leave --base-model out",
         )
-    return BaseModel(model, None, False)
+    return BaseSource(model, None, False)
 
 
-def check_lengths(records: Sequence[Record], prompts: Sequence[list[int]], model: PreTrainedModel) -> None:
-    """Refuse prompts beyond the model's context, before any pass is made.
+def check_prompt_lengths(records: Sequence[Record], prompts: Sequence[list[int]], model: PreTrainedModel) -> None:
+    """Refuse prompts longer than the model's context, before any forward pass.
 
     Args:
-        records: where the prompts come from.
+        records: the records of the prompts.
         prompts: token ids of each record's prompt.
         model: the model.
 

@@ -1,6 +1,6 @@
-"""A linear reading of a base model's own hidden state: how malicious is this prompt?
+"""A linear detector of malicious prompts that reads a base model's hidden state.
 
-Knows prompts, hidden states and the file that keeps the weights; knows nothing of fitting them, nor of what is done with a score.
+Knows prompts, hidden states and the file with the weights; knows nothing of how they are fitted, or of how a score is used.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Detector:
     """``p = σ(w·h + c)`` of the hidden state ``h [d]`` at the last prompt token.
 
     Args:
-        layer: where ``h`` is read: 0 is the embedding, ``n`` what the n-th decoder layer gives.
+        layer: index of the hidden state: 0 is the embedding, ``n`` the output of the n-th decoder layer.
         weights: ``w [d]``.
         bias: ``c``.
     """
@@ -39,10 +39,10 @@ class Detector:
     bias: float
 
     def scores(self, base: PreTrainedModel, prompts: Sequence[list[int]], pad_token_id: int) -> list[float]:
-        """How malicious each prompt is, in [0, 1], in one pass.
+        """Score how malicious each prompt is, in [0, 1], in one forward pass.
 
         Raises:
-            ModelFileError: the detector is of another base model.
+            ModelFileError: the detector belongs to another base model.
         """
         states = last_token_states(base, prompts, pad_token_id)
         if self.layer >= len(states) or len(self.weights) != states.shape[-1]:
@@ -50,27 +50,27 @@ class Detector:
                 f"The detector reads {len(self.weights)} numbers of layer {self.layer}; this model has {states.shape[-1]} in each of its "
                 f"{len(states)} hidden states",
                 expected="a detector that was trained on this base model",
-                action="train it anew, or name another folder of baselines",
+                action="train it again, or name another folder of baselines",
             )
         logits = states[self.layer].double() @ torch.tensor(self.weights, dtype=torch.float64) + self.bias
         return [float(score) for score in logits.sigmoid()]
 
     def save(self, file: Path, **about: Any) -> None:
-        """Write it as JSON, in one step.
+        """Write the detector as JSON, whole or not at all.
 
         Args:
-            file: where.
-            about: what else a reader may want to know, such as how well it did; not read back.
+            file: the target file.
+            about: anything else a reader may want to know, such as its accuracy; :meth:`load` ignores it.
         """
         with atomic_file(file) as scratch:
             scratch.write_text(json.dumps({"format": FORMAT, **about, **asdict(self)}, indent=1) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, file: Path) -> Detector:
-        """Read what :meth:`save` wrote.
+        """Read a detector that :meth:`save` wrote.
 
         Raises:
-            ModelFileError: the file is no detector.
+            ModelFileError: the file is not a detector.
         """
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
@@ -83,24 +83,26 @@ class Detector:
         return detector
 
 
-def _broken(file: Path, what: str) -> ModelFileError:
+def _broken(file: Path, defect: str) -> ModelFileError:
     return ModelFileError(
-        f"The detector {file} {what}", expected=f"a detector in format {FORMAT}, as training writes it", action="train it anew"
+        f"The detector {file} {defect}", expected=f"a detector in format {FORMAT}, as training writes it", action="train it again"
     )
 
 
 @torch.no_grad()
 def last_token_states(base: PreTrainedModel, prompts: Sequence[list[int]], pad_token_id: int) -> Tensor:
-    """Hidden states at the last token of each prompt, ``[layers + 1, prompts, d]``, float32, on the CPU, from one pass without logits.
+    """Return the hidden states at the last token of each prompt, ``[layers + 1, prompts, d]``, float32, on the CPU.
+
+    This takes one forward pass, which computes no logits.
 
     Args:
         base: the base model, in evaluation mode.
         prompts: token ids of each prompt.
-        pad_token_id: what fills rows up.
+        pad_token_id: the token that pads shorter prompts.
     """
     body: Any = base.base_model
     batch = left_pad(list(prompts), pad_token_id, body.get_input_embeddings().weight.device)
-    # Padding on the left: a token's position counts the real tokens before it.
+    # With padding on the left, a token's position is the number of tokens before it that are not padding.
     options = {"position_ids": (batch["attention_mask"].cumsum(-1) - 1).clamp(min=0), "use_cache": False}
     accepted = inspect.signature(body.forward).parameters
     output = body(**batch, output_hidden_states=True, **{name: value for name, value in options.items() if name in accepted})

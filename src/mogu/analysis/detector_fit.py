@@ -1,6 +1,6 @@
-"""Fits the detector of malicious prompts: the layer by cross-validation, the weights by logistic regression.
+"""Fit the detector of malicious prompts: its layer by cross-validation, its weights by logistic regression.
 
-Knows hidden states and labels; knows nothing of records, files or what becomes of a score.
+Knows hidden states and labels; knows nothing of records, of files or of how a score is used.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from mogu.errors import ConfigError, DataError
 
 FOLDS = 5
 STRENGTH = 0.1
-"""Inverse of the L2 penalty on standardized states: there are more of them than prompts, so any would separate the labels."""
+"""Inverse of the L2 penalty on standardized states: with more features than prompts, any labels can be separated without one."""
 
 
 def fit_detector(
     base: PreTrainedModel, prompts: Sequence[list[int]], malicious: Sequence[bool], *, pad_token_id: int, batch_size: int
 ) -> tuple[Detector, dict[str, Any]]:
-    """A logistic regression on the base model's hidden state at the last prompt token.
+    """Fit a logistic regression on the base model's hidden state at the last prompt token.
 
-    The layer is that of the smallest log loss on prompts that were left out, in five folds.
+    The layer is the one with the smallest log loss on held-out prompts, in five folds.
 
     Args:
         base: the base model, in evaluation mode.
         prompts: token ids of each training prompt.
         malicious: their labels.
-        pad_token_id: for padding.
-        batch_size: prompts a pass.
+        pad_token_id: the token that pads shorter prompts.
+        batch_size: number of prompts in one forward pass.
 
     Returns:
-        The detector, and how its layer did in cross-validation: ``folds``, ``log_loss``, ``accuracy``, ``benign``, ``malicious``.
+        The detector, and the results of its layer in cross-validation: ``folds``, ``log_loss``, ``accuracy``, ``benign``, ``malicious``.
 
     Raises:
         DataError: a label has fewer than two prompts.
@@ -48,7 +48,9 @@ def fit_detector(
         from sklearn.preprocessing import StandardScaler
     except ImportError as error:
         raise ConfigError(
-            "scikit-learn is not installed", expected="it, to fit the detector of malicious prompts", action="pip install 'mogu[eval]'"
+            "scikit-learn is not installed",
+            expected="scikit-learn, to fit the detector of malicious prompts",
+            action="pip install 'mogu[eval]'",
         ) from error
     labels = torch.tensor(malicious).long()
     fewest = int(min(labels.sum(), (1 - labels).sum()))
@@ -63,21 +65,21 @@ def fit_detector(
     def model() -> Any:
         return make_pipeline(StandardScaler(), LogisticRegression(C=STRENGTH, max_iter=1000))
 
-    # The embedding of the last token is the same for every prompt that ends as the chat template does: layers start at 1.
-    left_out = {
+    # The last token is the chat template's, so its embedding is the same for every prompt: layers start at 1.
+    held_out_scores = {
         layer: torch.from_numpy(cross_val_predict(model(), states[layer].numpy(), truth, cv=folds, method="predict_proba")[:, 1])
         for layer in range(1, len(states))
     }
-    losses = {layer: float(torch.nn.functional.binary_cross_entropy(scores, labels.double())) for layer, scores in left_out.items()}
+    losses = {layer: float(torch.nn.functional.binary_cross_entropy(scores, labels.double())) for layer, scores in held_out_scores.items()}
     best = min(losses, key=lambda layer: losses[layer])
     scaler, regression = model().fit(states[best].numpy(), truth).named_steps.values()
-    # Standardizing is linear too: fold it into the weights.
+    # Standardization is linear too, so it is folded into the weights.
     weights = regression.coef_[0] / scaler.scale_
     bias = float(regression.intercept_[0] - weights @ scaler.mean_)
     about = {
         "folds": folds.get_n_splits(),
         "log_loss": losses[best],
-        "accuracy": float(((left_out[best] >= 0.5) == labels.bool()).double().mean()),
+        "accuracy": float(((held_out_scores[best] >= 0.5) == labels.bool()).double().mean()),
         "benign": int((1 - labels).sum()),
         "malicious": int(labels.sum()),
     }
@@ -85,8 +87,8 @@ def fit_detector(
 
 
 def _all_states(base: PreTrainedModel, prompts: Sequence[list[int]], pad_token_id: int, batch_size: int) -> Tensor:
-    """``[layers + 1, prompts, d]``, float64, in the prompts' order; prompts of like length share a pass."""
-    order = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
-    batches = [[prompts[place] for place in order[start : start + batch_size]] for start in range(0, len(order), batch_size)]
+    """Return ``[layers + 1, prompts, d]``, float64, in the prompts' order; prompts of similar length share a forward pass."""
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    batches = [[prompts[index] for index in order[start : start + batch_size]] for start in range(0, len(order), batch_size)]
     states = torch.cat([last_token_states(base, batch, pad_token_id) for batch in batches], dim=1)
     return states[:, torch.tensor(order).argsort()].double()

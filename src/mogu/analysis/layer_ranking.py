@@ -1,4 +1,4 @@
-"""Which layers a probe says are worth routing.
+"""Rank layers by their probes, and choose those worth routing.
 
 Knows the probes' numbers; knows nothing of how they were measured.
 """
@@ -12,11 +12,11 @@ from mogu.analysis.linear_probe import LayerProbe
 from mogu.errors import ConfigError, MoguError
 
 LEAST_AUROC = 0.6
-"""Where no layer reaches it, none is chosen: 0.5 is chance, and the best of many layers lies above it by luck."""
+"""If no layer reaches it, none is chosen: chance is 0.5, and the best of many layers lies above chance by luck."""
 
 
 @dataclass(frozen=True)
-class Choice:
+class LayerChoice:
     """Layers that separate benign prompts from malicious ones, by the AUROC of one kind of activation.
 
     Args:
@@ -32,8 +32,8 @@ class Choice:
     top: tuple[int, ...]
 
 
-def check_choice(layers: int, *, threshold: float, top: int | None) -> int:
-    """Refuse a threshold or a number of layers that cannot be meant; returns the number, by default half of the layers.
+def check_layer_choice(layers: int, *, threshold: float, top: int | None) -> int:
+    """Refuse a threshold or a number of layers that makes no sense; return the number of layers, by default half of them.
 
     Raises:
         ConfigError: one of them is out of range.
@@ -45,27 +45,27 @@ def check_choice(layers: int, *, threshold: float, top: int | None) -> int:
     return (layers + 1) // 2 if top is None else top
 
 
-def choose_layers(probes: Mapping[int, LayerProbe], *, by: str, threshold: float = 0.9, top: int | None = None) -> Choice:
-    """The layers at or above a threshold, and the best ones: those of the highest AUROC and, of equals, of the highest margin.
+def choose_layers(probes: Mapping[int, LayerProbe], *, by: str, threshold: float = 0.9, top: int | None = None) -> LayerChoice:
+    """Choose the layers at or above a threshold, and the best ones: those with the highest AUROC, ties broken by the highest margin.
 
     Args:
         probes: by layer.
-        by: what the probes read, for the record.
+        by: the kind of activation that the probes read; it is only recorded.
         threshold: an AUROC.
-        top: how many best ones; by default half of them.
+        top: how many of the best layers; by default half of them.
 
     Raises:
         ConfigError: ``threshold`` or ``top`` is out of range.
         MoguError: no layer separates the labels.
     """
-    count = check_choice(len(probes), threshold=threshold, top=top)
+    count = check_layer_choice(len(probes), threshold=threshold, top=top)
     ranked = sorted(probes, key=lambda layer: (-probes[layer].auroc.mean, -probes[layer].margin.mean, layer))
     best = probes[ranked[0]].auroc.mean
     if best < LEAST_AUROC:
         raise MoguError(
             f"No layer separates benign prompts from malicious ones: the best AUROC is {best:.2f}, in layer {ranked[0]} ({by})",
             expected=f"a layer with an AUROC of at least {LEAST_AUROC}; 0.5 is chance",
-            action="check the records' labels and the chat template, add records, or look at the other kind (--by)",
+            action="check the records' labels and the chat template, add records, or use the other kind of activation (--by)",
         )
     above = tuple(sorted(layer for layer in probes if probes[layer].auroc.mean >= threshold))
-    return Choice(by, threshold, above, tuple(sorted(ranked[:count])))
+    return LayerChoice(by, threshold, above, tuple(sorted(ranked[:count])))

@@ -1,11 +1,12 @@
-"""How well a straight plane separates benign prompts from malicious ones, in one layer.
+"""Measure how well a linear classifier separates benign prompts from malicious ones in one layer.
 
-Knows vectors and labels; knows nothing of models. scikit-learn is imported only when a plane is fitted.
+Knows vectors and labels; knows nothing of models. scikit-learn is imported only when a classifier is fitted.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -16,60 +17,64 @@ from mogu.errors import ConfigError, DataError
 STRENGTH = 0.1
 """Inverse of the L2 penalty on standardized vectors (scikit-learn's ``C``): with more features than prompts any labels can be separated."""
 
-MEASURES = ("auroc", "accuracy", "margin")
-
 
 @dataclass(frozen=True)
-class Measured:
-    """One number of a probe, on prompts that its plane was not fitted to.
+class FoldStatistics:
+    """One metric of a probe, on prompts that its classifier was not fitted to.
 
     Args:
         mean: over folds.
-        spread: standard deviation over folds (``n - 1``).
-        folds: the number in each fold.
+        std: standard deviation over folds (``n - 1``).
+        folds: the value in each fold.
     """
 
     mean: float
-    spread: float
+    std: float
     folds: tuple[float, ...]
 
     @classmethod
-    def over(cls, folds: list[float]) -> Measured:
-        """From the folds' numbers."""
-        numbers = torch.tensor(folds, dtype=torch.float64)
-        return cls(float(numbers.mean()), float(numbers.std()), tuple(folds))
+    def over(cls, folds: list[float]) -> FoldStatistics:
+        """Compute the statistics of the folds' values."""
+        values = torch.tensor(folds, dtype=torch.float64)
+        return cls(float(values.mean()), float(values.std()), tuple(folds))
 
 
 @dataclass(frozen=True)
 class LayerProbe:
-    """What the plane of one layer tells apart.
+    """How well the linear classifier of one layer separates the labels.
 
     Args:
         auroc: how often a malicious prompt lies further on the malicious side than a benign one; chance is 0.5.
-        accuracy: share of prompts on their own side of the plane.
-        margin: mean of the prompts' signed distances to the plane, positive on a prompt's own side, in units of their standard
-            deviation: how far apart the plane holds the two, whatever the scale of the layer. 0 is chance.
+        accuracy: share of prompts on their own side of the decision boundary.
+        margin: mean of the prompts' signed distances to the decision boundary, positive on a prompt's own side, divided by their
+            standard deviation: how far apart the two labels are, whatever the scale of the layer. Chance is 0.
     """
 
-    auroc: Measured
-    accuracy: Measured
-    margin: Measured
+    auroc: FoldStatistics
+    accuracy: FoldStatistics
+    margin: FoldStatistics
 
     def as_json(self) -> dict[str, Any]:
-        """As plain data."""
-        return asdict(self)
+        """Return plain data, as files hold it: there the standard deviation is called ``spread``."""
+        metrics = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: {"mean": metric.mean, "spread": metric.std, "folds": metric.folds} for name, metric in metrics.items()}
+
+    @classmethod
+    def from_json(cls, metrics: Mapping[str, Any]) -> LayerProbe:
+        """Return the probe that :meth:`as_json` turned into plain data."""
+        return cls(**{name: FoldStatistics(metric["mean"], metric["spread"], tuple(metric["folds"])) for name, metric in metrics.items()})
 
 
 def cross_validated(vectors: Tensor, malicious: Tensor, *, folds: int = 5, seed: int = 0) -> LayerProbe:
-    """Fit a logistic regression on all folds but one, measure it on that one, in turn.
+    """Fit a logistic regression on all folds but one and measure it on that one, for each fold in turn.
 
-    Features are standardized by the mean and the standard deviation of the prompts that are fitted to. Folds hold both labels in the
-    same shares.
+    Features are standardized by the mean and standard deviation of the prompts that the regression is fitted to. Each fold has both
+    labels in the same shares.
 
     Args:
         vectors: ``[prompts, d]``.
         malicious: ``[prompts]``, bool.
-        folds: how many.
+        folds: number of folds.
         seed: decides which prompt is in which fold.
 
     Raises:
@@ -82,23 +87,24 @@ def cross_validated(vectors: Tensor, malicious: Tensor, *, folds: int = 5, seed:
     from sklearn.model_selection import StratifiedKFold
 
     x, truth = vectors.double().numpy(), malicious.numpy()
-    measured: dict[str, list[float]] = {name: [] for name in MEASURES}
+    metrics: dict[str, list[float]] = {field.name: [] for field in fields(LayerProbe)}
     for fitted, held_out in StratifiedKFold(folds, shuffle=True, random_state=seed).split(x, truth):
-        plane = fitted_plane(x[fitted], truth[fitted])
-        sides = torch.from_numpy(plane.decision_function(x[held_out]))  # distances to the plane, times the norm of its weights
-        own = torch.where(malicious[held_out], sides, -sides)
-        measured["auroc"].append(float(roc_auc_score(truth[held_out], sides.numpy())))
-        measured["accuracy"].append(float((own > 0).double().mean()))
-        measured["margin"].append(_in_spreads(own))
-    return LayerProbe(**{name: Measured.over(numbers) for name, numbers in measured.items()})
+        classifier = fit_linear_classifier(x[fitted], truth[fitted])
+        # Signed distances to the decision boundary, times the norm of the classifier's weights.
+        distances = torch.from_numpy(classifier.decision_function(x[held_out]))
+        own_side = torch.where(malicious[held_out], distances, -distances)
+        metrics["auroc"].append(float(roc_auc_score(truth[held_out], distances.numpy())))
+        metrics["accuracy"].append(float((own_side > 0).double().mean()))
+        metrics["margin"].append(_standardized_mean(own_side))
+    return LayerProbe(**{name: FoldStatistics.over(values) for name, values in metrics.items()})
 
 
-def fitted_plane(x: Any, truth: Any) -> Any:
-    """A logistic regression on features standardized by their own mean and standard deviation: scikit-learn's pipeline of the two.
+def fit_linear_classifier(x: Any, truth: Any) -> Any:
+    """Fit a logistic regression on features standardized by their own mean and standard deviation: a scikit-learn pipeline.
 
     Args:
-        x: ``[prompts, d]``, float64, of NumPy.
-        truth: ``[prompts]``, bool, of NumPy: which ones are malicious.
+        x: ``[prompts, d]``, a float64 array of NumPy.
+        truth: ``[prompts]``, a bool array of NumPy: which prompts are malicious.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -107,14 +113,14 @@ def fitted_plane(x: Any, truth: Any) -> Any:
     return make_pipeline(StandardScaler(), LogisticRegression(C=STRENGTH, max_iter=1000)).fit(x, truth)
 
 
-def _in_spreads(own: Tensor) -> float:
-    """Mean over standard deviation: the norm of the plane's weights cancels. 0 where all prompts lie alike, as without any weight."""
-    spread = float(own.std(correction=0))
-    return float(own.mean()) / spread if spread > 1e-12 else 0.0
+def _standardized_mean(distances: Tensor) -> float:
+    """Return mean over standard deviation, in which the norm of the weights cancels; 0 if all distances are equal, as without weights."""
+    std = float(distances.std(correction=0))
+    return float(distances.mean()) / std if std > 1e-12 else 0.0
 
 
 def check_folds(malicious: int, benign: int, folds: int) -> None:
-    """Refuse labels that do not fill the folds.
+    """Refuse labels with too few prompts to fill the folds.
 
     Raises:
         ConfigError: there are fewer than two folds.
@@ -126,13 +132,13 @@ def check_folds(malicious: int, benign: int, folds: int) -> None:
         if count < folds:
             raise DataError(
                 f"There are {count} {label} prompts, for {folds} folds",
-                expected=f"at least {folds} of each label, so that every fold has one; some hundreds for numbers to rely on",
+                expected=f"at least {folds} of each label, so that every fold has one; a few hundred for reliable numbers",
                 action=f"add {label} records" + (", or give fewer --folds" if count >= 2 else ""),
             )
 
 
 def check_scikit_learn() -> None:
-    """Refuse to go on without scikit-learn.
+    """Refuse to continue without scikit-learn.
 
     Raises:
         ConfigError: it is missing.
@@ -140,4 +146,6 @@ def check_scikit_learn() -> None:
     try:
         import sklearn  # noqa: F401
     except ImportError as error:
-        raise ConfigError("scikit-learn is not installed", expected="it, to fit probes", action="pip install 'mogu[eval]'") from error
+        raise ConfigError(
+            "scikit-learn is not installed", expected="scikit-learn, to fit probes", action="pip install 'mogu[eval]'"
+        ) from error

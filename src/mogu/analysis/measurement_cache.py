@@ -1,6 +1,6 @@
-"""What was measured of each thing, kept in a file that only grows, so that a run goes on after a kill.
+"""Measurements in a file that only grows, so that a run resumes after it was killed.
 
-Knows one file; knows nothing of what is measured, nor how. A line that a kill cut off is dropped.
+Knows one file; knows nothing of what is measured, or how. A line that was cut off when a run was killed is dropped.
 """
 
 from __future__ import annotations
@@ -15,79 +15,79 @@ from mogu.analysis.weight_digest import digest_weights
 from mogu.errors import MoguError
 from mogu.modeling.model import MoguModel
 
-MEASURED_FILE = "measured.jsonl"
+MEASUREMENTS_FILE = "measured.jsonl"
 
 
 Measurable = tuple[Any, ...]
-"""What names a thing that is measured, such as a :class:`~mogu.analysis.tendency.Question`: plain data, as JSON can hold it."""
+"""Identifies a thing that is measured, such as a :class:`~mogu.analysis.tendency.PromptWithOpenings`: plain data that JSON can hold."""
 
 
-class Measured:
-    """The file of a folder; it appears with the first line that is added.
+class MeasurementCache:
+    """The measurements in a folder's file, which appears with the first line that is added.
 
     Args:
-        folder: where it lies.
-        made_with: fingerprint of the model and its settings; what was measured with others is left alone and of no account.
+        folder: the folder of the file.
+        fingerprint: of the model and its settings; measurements with other fingerprints stay in the file but do not count.
 
     Raises:
         MoguError: the file cannot be read.
     """
 
-    def __init__(self, folder: Path, made_with: str) -> None:
-        self.file, self.made_with = folder / MEASURED_FILE, made_with
-        self._found: dict[str, tuple[float, ...]] = {}
-        self._whole = 0  # bytes of whole lines
+    def __init__(self, folder: Path, fingerprint: str) -> None:
+        self.file, self.fingerprint = folder / MEASUREMENTS_FILE, fingerprint
+        self._values_of: dict[str, tuple[float, ...]] = {}
+        self._complete_bytes = 0  # length of the file up to the end of its last complete line
         if self.file.exists():
             self._read()
 
     def find(self, thing: Measurable) -> tuple[float, ...] | None:
-        """What was measured of a thing; ``None`` if nothing was."""
-        return self._found.get(self._key(thing))
+        """Return the measurements of a thing; ``None`` if there are none."""
+        return self._values_of.get(self._key(thing))
 
-    def add(self, found: Sequence[tuple[Measurable, tuple[float, ...]]]) -> None:
-        """Keep what was measured of some things.
+    def add(self, measurements: Sequence[tuple[Measurable, tuple[float, ...]]]) -> None:
+        """Append the measurements of several things.
 
         Raises:
-            MoguError: the file cannot be written; what was kept before is still there.
+            MoguError: the file cannot be written; earlier measurements are still there.
         """
-        new = {self._key(thing): values for thing, values in found}
+        new = {self._key(thing): values for thing, values in measurements}
         text = "".join(json.dumps({"key": key, "values": values}) + "\n" for key, values in new.items()).encode()
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             with self.file.open("ab") as file:
-                file.truncate(self._whole)
+                file.truncate(self._complete_bytes)
                 file.write(text)
         except OSError as error:
-            raise self._fault("written", error) from error
-        self._whole += len(text)
-        self._found |= new
+            raise self._error("written", error) from error
+        self._complete_bytes += len(text)
+        self._values_of |= new
 
     def _read(self) -> None:
         try:
             content = self.file.read_bytes()
         except OSError as error:
-            raise self._fault("read", error) from error
-        self._whole = content.rfind(b"\n") + 1
-        for line in content[: self._whole].splitlines():
+            raise self._error("read", error) from error
+        self._complete_bytes = content.rfind(b"\n") + 1
+        for line in content[: self._complete_bytes].splitlines():
             try:
-                kept = json.loads(line)
-                self._found[str(kept["key"])] = tuple(float(value) for value in kept["values"])
+                entry = json.loads(line)
+                self._values_of[str(entry["key"])] = tuple(float(value) for value in entry["values"])
             except (ValueError, KeyError, TypeError):
-                continue  # measured anew
+                continue  # it is measured again
 
     def _key(self, thing: Measurable) -> str:
-        return hashlib.sha256(json.dumps([self.made_with, *thing]).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([self.fingerprint, *thing]).encode()).hexdigest()
 
-    def _fault(self, what: str, error: OSError) -> MoguError:
+    def _error(self, action: str, error: OSError) -> MoguError:
         return MoguError(
-            f"{self.file} could not be {what}: {error.strerror or error}",
-            expected="a place with enough space that you may write to",
-            action="free space, or choose another output path; the same command then goes on from there",
+            f"{self.file} could not be {action}: {error.strerror or error}",
+            expected="a folder with enough space that you may write to",
+            action="free space, or choose another output path; the same command then resumes from there",
         )
 
 
-def fingerprint_of(model: Any) -> str:
-    """SHA-256 of what a model would measure with: its weights and, if routed, its settings."""
+def model_fingerprint(model: Any) -> str:
+    """Return a SHA-256 of everything in a model that decides its measurements: its weights and, if it is routed, its settings."""
     digest = hashlib.sha256(type(model).__name__.encode())
     if isinstance(model, MoguModel):
         config = model.mogu_config

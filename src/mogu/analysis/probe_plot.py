@@ -1,6 +1,6 @@
-"""The probes of all layers as a picture.
+"""Plot the probes of all layers.
 
-Knows the probes' numbers; matplotlib is imported only when a picture is drawn.
+Knows the probes' numbers; matplotlib is imported only when a plot is drawn.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _TITLES = {"auroc": "AUROC", "accuracy": "accuracy"}
 
 
 def check_matplotlib() -> None:
-    """Refuse to go on without matplotlib.
+    """Refuse to continue without matplotlib.
 
     Raises:
         ConfigError: it is missing.
@@ -28,17 +28,19 @@ def check_matplotlib() -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise ConfigError("matplotlib is not installed", expected="it, to draw the plot", action="pip install 'mogu[eval]'") from error
+        raise ConfigError(
+            "matplotlib is not installed", expected="matplotlib, to draw the plot", action="pip install 'mogu[eval]'"
+        ) from error
 
 
 def draw_probes(file: Path, probes: Mapping[Kind, Mapping[int, LayerProbe]], *, threshold: float, title: str) -> None:
-    """AUROC and accuracy by layer, a curve a kind, with bands of one standard deviation over folds.
+    """Plot AUROC and accuracy by layer, one curve for each kind, with bands of one standard deviation over folds.
 
     Args:
-        file: a PNG.
+        file: the PNG to write.
         probes: by kind and layer.
         threshold: an AUROC, drawn as a line.
-        title: what was probed.
+        title: the title of the figure.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -46,13 +48,13 @@ def draw_probes(file: Path, probes: Mapping[Kind, Mapping[int, LayerProbe]], *, 
     figure = Figure(figsize=(9.0, 3.8), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     lowest = 0.5
-    for panel, (measure, name) in zip(panels, _TITLES.items(), strict=True):
+    for panel, (metric, name) in zip(panels, _TITLES.items(), strict=True):
         for kind, layers in probes.items():
             label, color, mark, line = _STYLES[kind]
-            found = [getattr(probe, measure) for probe in layers.values()]
-            means, spreads = [one.mean for one in found], [one.spread for one in found]
-            low = [mean - spread for mean, spread in zip(means, spreads, strict=True)]
-            high = [min(1.0, mean + spread) for mean, spread in zip(means, spreads, strict=True)]
+            statistics = [getattr(probe, metric) for probe in layers.values()]
+            means = [layer.mean for layer in statistics]
+            low = [layer.mean - layer.std for layer in statistics]
+            high = [min(1.0, layer.mean + layer.std) for layer in statistics]
             lowest = min(lowest, *low)
             panel.plot(list(layers), means, color=color, marker=mark, linestyle=line, markersize=4, label=label)
             panel.fill_between(list(layers), low, high, color=color, alpha=0.15, linewidth=0)

@@ -1,6 +1,6 @@
-"""A probe of a model, from its name and records to numbers, a plot and a choice of layers.
+"""Probe a model, from its name and records to numbers, a plot and a choice of layers.
 
-Knows models, records and the output folder; what is read off the model and how planes are fitted is for the files beside this one.
+Knows models, records and the output folder; reading activations and fitting classifiers is left to the files next to this one.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 
-from mogu.analysis.activation_cache import Parts, fingerprint
+from mogu.analysis.activation_cache import ActivationCache, activations_fingerprint
 from mogu.analysis.activations import KINDS, Kind, read_activations
-from mogu.analysis.base_model import check_lengths, find_base
-from mogu.analysis.layer_ranking import Choice, check_choice, choose_layers
+from mogu.analysis.base_model import check_prompt_lengths, find_base
+from mogu.analysis.layer_ranking import LayerChoice, check_layer_choice, choose_layers
 from mogu.analysis.linear_probe import STRENGTH, LayerProbe, check_folds, check_scikit_learn, cross_validated
 from mogu.analysis.probe_plot import check_matplotlib, draw_probes
 from mogu.data import Record, conversation_of
@@ -33,30 +33,30 @@ FORMAT = 1
 MARKER = "mogu_probe.json"
 NUMBERS_FILE, PLOT_FILE, ACTIVATIONS_FOLDER = "probe.json", "probe.png", "activations"
 
-Progress = Callable[[str, int, int], None]
-"""Is told what is under way, how much of it is done, and how much there is."""
+ProgressCallback = Callable[[str, int, int], None]
+"""Called with the name of the current step, how much of it is done, and how much there is."""
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What is to be probed, and how.
+    """What to probe, and how.
 
     Args:
         model: folder or hub id of a base model, or of a saved MoGU model, whose base is then probed.
-        records: benign and malicious ones; their answers are not looked at.
+        records: benign and malicious ones; their answers are ignored.
         out: folder for activations, numbers and plot.
-        name: what the model is called there; by default what it is called here.
-        folds: of the cross-validation.
+        name: the model's name in the results; by default ``model``.
+        folds: number of folds of the cross-validation.
         seed: decides which prompt is in which fold.
-        by: the kind of activation that layers are chosen by.
-        threshold: an AUROC that a layer may reach.
+        by: the kind of activation by which layers are chosen.
+        threshold: the AUROC at which a layer counts as one that separates the labels.
         top: how many of the best layers are named; by default half of them.
-        batch_size: prompts a pass.
-        system_prompt: a system message put before conversations that have none.
+        batch_size: number of prompts in one forward pass.
+        system_prompt: a system message for conversations that have none.
         base_model: where the base of a saved MoGU model is now.
-        output_projection: path of the projection inside one decoder layer, where the architecture is not known.
+        output_projection: path of the projection inside a decoder layer, for architectures that are not known.
         dtype: floating-point type to load the model in; ``None`` is the one it was saved in.
-        chat_template: a Jinja file in place of the tokenizer's template.
+        chat_template: a Jinja file to use instead of the tokenizer's template.
         trust_remote_code: whether the base model's own code may run.
     """
 
@@ -80,26 +80,26 @@ class Probe:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """What was found.
+    """The results of a probe.
 
     Args:
         model: the model that was named.
-        base: where that is a saved MoGU model, its base, whose activations were read.
-        labels: prompts of each label.
+        base: if that is a saved MoGU model, its base, whose activations were read.
+        labels: number of prompts of each label.
         probes: by kind, then by layer.
         choice: the layers worth routing.
-        settings: the numbers that decided.
+        settings: the settings that the numbers depend on.
     """
 
     model: str
     base: str | None
     labels: Mapping[str, int]
     probes: Mapping[Kind, Mapping[int, LayerProbe]]
-    choice: Choice
+    choice: LayerChoice
     settings: Mapping[str, Any]
 
     def as_json(self) -> dict[str, Any]:
-        """As ``probe.json`` holds it; docs/reference/file-formats.md explains each field."""
+        """Return the content of ``probe.json``; docs/reference/file-formats.md explains each field."""
         layers = list(self.probes[KINDS[0]])
         return {
             "format": FORMAT,
@@ -113,66 +113,68 @@ class ProbeResult:
         }
 
 
-def probe(wanted: Probe, *, progress: Progress = lambda what, done, total: None) -> ProbeResult:
-    """Read the activations, probe every layer, choose, and write ``probe.json`` and ``probe.png`` into ``wanted.out``.
+def probe(settings: Probe, *, progress: ProgressCallback = lambda step, done, total: None) -> ProbeResult:
+    """Read activations, probe every layer, choose layers, and write ``probe.json`` and ``probe.png`` into ``settings.out``.
 
-    A probe that was stopped goes on where it stopped. Numbers and plot are written together, at the end, or not at all.
+    A probe that was stopped resumes where it stopped. Numbers and plot are written together at the end, or not at all.
 
     Raises:
-        MoguError: the model, the records or a setting cannot be used, the folder is somebody else's, or no layer separates the labels.
+        MoguError: the model, the records or a setting cannot be used, mogu did not write the folder, or no layer separates the labels.
     """
-    _check(wanted)
-    base = find_base(wanted.model, wanted.base_model)
-    tokenizer = load_tokenizer(base.name, chat_template=wanted.chat_template, trust_remote_code=wanted.trust_remote_code)
-    prompts = [encode_prompt(tokenizer, conversation_of(record, wanted.system_prompt)) for record in wanted.records]
-    model = base.load(dtype=wanted.dtype, trust_remote_code=wanted.trust_remote_code)
-    check_lengths(wanted.records, prompts, model)
-    projections = find_output_projections(model, wanted.output_projection or base.output_projection)
-    check_choice(len(projections), threshold=wanted.threshold, top=wanted.top)
+    _check(settings)
+    base = find_base(settings.model, settings.base_model)
+    tokenizer = load_tokenizer(base.name, chat_template=settings.chat_template, trust_remote_code=settings.trust_remote_code)
+    prompts = [encode_prompt(tokenizer, conversation_of(record, settings.system_prompt)) for record in settings.records]
+    model = base.load(dtype=settings.dtype, trust_remote_code=settings.trust_remote_code)
+    check_prompt_lengths(settings.records, prompts, model)
+    projections = find_output_projections(model, settings.output_projection or base.output_projection)
+    check_layer_choice(len(projections), threshold=settings.threshold, top=settings.top)
 
-    _mark(wanted.out)
-    parts = Parts(wanted.out / ACTIVATIONS_FOLDER, fingerprint(model, projections, prompts), KINDS)
-    read = 0
+    _mark(settings.out)
+    fingerprint = activations_fingerprint(model, projections, prompts)
+    cache = ActivationCache(settings.out / ACTIVATIONS_FOLDER, fingerprint, KINDS)
+    done = 0
 
-    def advance(more: int) -> None:
-        nonlocal read
-        read += more
-        progress("reading prompts", read, len(prompts))
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        progress("reading prompts", done, len(prompts))
 
     activations = read_activations(
         model,
         projections,
         prompts,
         pad_token_id=padding_id(tokenizer),
-        batch_size=wanted.batch_size,
-        parts=parts,
+        batch_size=settings.batch_size,
+        cache=cache,
         advance=advance,
     )
-    malicious = torch.tensor([record.label == "malicious" for record in wanted.records])
+    malicious = torch.tensor([record.label == "malicious" for record in settings.records])
     probes: dict[Kind, dict[int, LayerProbe]] = {kind: {} for kind in KINDS}
-    for place, one in enumerate(projections):
+    for index, projection in enumerate(projections):
         for kind in KINDS:
-            probes[kind][one.layer] = cross_validated(activations.of(kind, place), malicious, folds=wanted.folds, seed=wanted.seed)
-        progress("probing layers", place + 1, len(projections))
+            vectors = activations.of(kind, index)
+            probes[kind][projection.layer] = cross_validated(vectors, malicious, folds=settings.folds, seed=settings.seed)
+        progress("probing layers", index + 1, len(projections))
     result = ProbeResult(
-        model=wanted.name or wanted.model,
+        model=settings.name or settings.model,
         base=base.name if base.saved is not None else None,
-        labels=Counter(record.label for record in wanted.records),
+        labels=Counter(record.label for record in settings.records),
         probes=probes,
-        choice=choose_layers(probes[wanted.by], by=wanted.by, threshold=wanted.threshold, top=wanted.top),
-        settings={"folds": wanted.folds, "seed": wanted.seed, "strength": STRENGTH, "system_prompt": wanted.system_prompt},
+        choice=choose_layers(probes[settings.by], by=settings.by, threshold=settings.threshold, top=settings.top),
+        settings={"folds": settings.folds, "seed": settings.seed, "strength": STRENGTH, "system_prompt": settings.system_prompt},
     )
-    _write(result, wanted.out)
+    _write(result, settings.out)
     return result
 
 
-def _check(wanted: Probe) -> None:
-    """All that can be checked before a model is loaded."""
+def _check(settings: Probe) -> None:
+    """Check everything that can be checked before a model is loaded."""
     check_scikit_learn()
     check_matplotlib()
-    labels = Counter(record.label for record in wanted.records)
-    check_folds(labels["malicious"], labels["benign"], wanted.folds)
-    check_replaceable(wanted.out, marker=MARKER)
+    labels = Counter(record.label for record in settings.records)
+    check_folds(labels["malicious"], labels["benign"], settings.folds)
+    check_replaceable(settings.out, marker=MARKER)
 
 
 def _mark(out: Path) -> None:

@@ -1,6 +1,6 @@
-"""Instructions ranked by tendency: measured, gone on with after a stop, and written as JSON and as a histogram.
+"""Rank instructions by tendency: measure them, resume after a stop, and write the ranking as JSON and as a plot.
 
-Knows the order of things and the output folder; the measurement itself is :mod:`mogu.analysis.tendency`.
+Knows the order of the steps and the output folder; the measurement itself is :mod:`mogu.analysis.tendency`.
 """
 
 from __future__ import annotations
@@ -16,74 +16,74 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from mogu.analysis.answer_openings import Openings
-from mogu.analysis.instructions import Listed
-from mogu.analysis.measurement_cache import MEASURED_FILE, Measured, fingerprint_of
-from mogu.analysis.tendency import Leaning, Questions, check_lengths, leanings
+from mogu.analysis.answer_openings import AnswerOpenings
+from mogu.analysis.labeled_instructions import LabeledInstruction
+from mogu.analysis.measurement_cache import MEASUREMENTS_FILE, MeasurementCache, model_fingerprint
+from mogu.analysis.tendency import OpeningEncoder, Tendency, check_opening_lengths, measure_openings
 from mogu.data import offered, opened
 from mogu.files.atomic import atomic_file, check_replaceable
 
 JSON_FILE = "tendency.json"
 PLOT_FILE = "tendency.png"
 FORMAT = 1
-"""Of ``tendency.json``."""
+"""The format of ``tendency.json``."""
 
 
 @dataclass(frozen=True)
-class Ranked:
-    """One instruction and how the model leans on it."""
+class RankedInstruction:
+    """One instruction with its tendency."""
 
-    listed: Listed
-    leaning: Leaning
+    instruction: LabeledInstruction
+    tendency: Tendency
 
     def as_json(self) -> dict[str, Any]:
-        """Ready for JSON."""
-        one, found = self.listed, self.leaning
-        numbers = {"tendency": found.tendency, "affirm": found.affirm_mean, "refuse": found.refuse_mean}
-        return {"id": one.id, "label": one.label, **numbers, "instruction": one.instruction}
+        """Return plain data for JSON."""
+        tendency = self.tendency
+        numbers = {"tendency": tendency.value, "affirm": tendency.affirm_mean, "refuse": tendency.refuse_mean}
+        return {"id": self.instruction.id, "label": self.instruction.label, **numbers, "instruction": self.instruction.instruction}
 
 
 @dataclass(frozen=True)
-class Ranking:
-    """All instructions, those that lean to affirm most first.
+class TendencyRanking:
+    """All instructions, the highest tendency first.
 
     Args:
-        made: with what they were measured, for the reader of the file.
+        settings: what they were measured with, for the reader of the file.
         openings: both banks.
         rows: the instructions.
     """
 
-    made: Mapping[str, Any]
-    openings: Openings
-    rows: tuple[Ranked, ...]
+    settings: Mapping[str, Any]
+    openings: AnswerOpenings
+    rows: tuple[RankedInstruction, ...]
 
     def by_label(self) -> dict[str, list[float]]:
-        """Tendencies of each label, in the labels' alphabetical order."""
-        found: dict[str, list[float]] = {label: [] for label in sorted({row.listed.label for row in self.rows})}
+        """Return the tendencies of each label, in the labels' alphabetical order."""
+        values: dict[str, list[float]] = {label: [] for label in sorted({row.instruction.label for row in self.rows})}
         for row in self.rows:
-            found[row.listed.label].append(row.leaning.tendency)
-        return found
+            values[row.instruction.label].append(row.tendency.value)
+        return values
 
     def as_json(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return plain data for JSON."""
         return {
             "format": FORMAT,
             "unit": "nats per token",
-            "made": dict(self.made),
-            "labels": {label: summary(values) for label, values in self.by_label().items()},
+            "made": dict(self.settings),
+            "labels": {label: label_summary(values) for label, values in self.by_label().items()},
             "openings": {
-                kind: {opening: statistics.fmean(values) for opening, values in zip(bank, zip(*found, strict=True), strict=True)}
-                for kind, bank, found in (
-                    ("affirm", self.openings.affirm, [row.leaning.affirm for row in self.rows]),
-                    ("refuse", self.openings.refuse, [row.leaning.refuse for row in self.rows]),
+                kind: {opening: statistics.fmean(values) for opening, values in zip(bank, zip(*rows, strict=True), strict=True)}
+                for kind, bank, rows in (
+                    ("affirm", self.openings.affirm, [row.tendency.affirm for row in self.rows]),
+                    ("refuse", self.openings.refuse, [row.tendency.refuse for row in self.rows]),
                 )
             },
             "instructions": [row.as_json() for row in self.rows],
         }
 
 
-def summary(values: Sequence[float]) -> dict[str, float]:
-    """How the instructions of one label lean: how many there are, mean, median, and the share that leans to affirm."""
+def label_summary(values: Sequence[float]) -> dict[str, float]:
+    """Summarize the tendencies of one label: their number, mean and median, and the share that leans to affirm."""
     return {
         "n": len(values),
         "mean": statistics.fmean(values),
@@ -93,73 +93,73 @@ def summary(values: Sequence[float]) -> dict[str, float]:
 
 
 def check_folder(out: Path) -> None:
-    """Refuse an output folder that is somebody else's.
+    """Refuse an output folder that mogu did not write.
 
     Raises:
-        MoguError: it holds something, and nothing of ours.
+        MoguError: the folder has content, and none of it is ours.
     """
-    check_replaceable(out, marker=MEASURED_FILE)
+    check_replaceable(out, marker=MEASUREMENTS_FILE)
 
 
-def rank(
+def rank_instructions(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
-    listed: Sequence[Listed],
-    openings: Openings,
+    instructions: Sequence[LabeledInstruction],
+    openings: AnswerOpenings,
     out: Path,
     *,
     system_prompt: str | None = None,
-    made: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
     batch_size: int = 8,
-    advance: Callable[[int], None] = lambda _: None,
-) -> Ranking:
-    """Measure instructions in the model's present routing mode, keeping what is measured in ``out`` as it comes.
+    advance: Callable[[int], None] = lambda count: None,
+) -> TendencyRanking:
+    """Measure instructions in the model's current routing mode and rank them, storing each measurement in ``out`` as it comes.
 
     Args:
-        model: see :func:`mogu.analysis.tendency.leanings`.
+        model: see :func:`mogu.analysis.tendency.measure_openings`.
         tokenizer: its tokenizer.
-        listed: the instructions; what an earlier run with the same model and settings measured is not measured again.
+        instructions: the instructions; those that an earlier run with the same model and settings measured are not measured again.
         openings: both banks.
         out: the folder.
         system_prompt: for conversations that have none.
-        made: for the reader of the file.
-        batch_size: prompts a pass.
-        advance: is told how many instructions are done at once.
+        settings: what to record in ``tendency.json`` for its reader.
+        batch_size: number of prompts in one forward pass.
+        advance: called with the number of instructions that were just finished.
 
     Raises:
-        MoguError: an instruction, the model or the folder cannot be used; nothing is written before all instructions are checked.
+        MoguError: an instruction, the model or the folder cannot be used; all instructions are checked before anything is written.
     """
     check_folder(out)
-    maker = Questions(tokenizer, openings)
-    questions = [maker.of(offered(opened(one.conversation, system_prompt), one.tools)) for one in listed]
-    check_lengths(model, questions, [one.id for one in listed])
-    measured = Measured(out, fingerprint_of(model))
-    times = Counter(question for question in questions if measured.find(question) is None)
-    missing = list(times)
-    advance(len(questions) - times.total())
-    for batch in leanings(model, missing, batch_size=batch_size):
-        measured.add([(missing[place], values) for place, values in batch.items()])
-        advance(sum(times[missing[place]] for place in batch))
+    encoder = OpeningEncoder(tokenizer, openings)
+    prompts = [encoder.encode(offered(opened(listed.conversation, system_prompt), listed.tools)) for listed in instructions]
+    check_opening_lengths(model, prompts, [listed.id for listed in instructions])
+    cache = MeasurementCache(out, model_fingerprint(model))
+    occurrences = Counter(prompt for prompt in prompts if cache.find(prompt) is None)
+    missing = list(occurrences)
+    advance(len(prompts) - occurrences.total())
+    for batch in measure_openings(model, missing, batch_size=batch_size):
+        cache.add([(missing[index], values) for index, values in batch.items()])
+        advance(sum(occurrences[missing[index]] for index in batch))
     rows = []
-    for one, question in zip(listed, questions, strict=True):
-        values = measured.find(question)
+    for listed, prompt in zip(instructions, prompts, strict=True):
+        values = cache.find(prompt)
         assert values is not None
-        rows.append(Ranked(one, Leaning(values[: len(openings.affirm)], values[len(openings.affirm) :])))
-    return Ranking(made or {}, openings, tuple(sorted(rows, key=lambda row: -row.leaning.tendency)))
+        rows.append(RankedInstruction(listed, Tendency(values[: len(openings.affirm)], values[len(openings.affirm) :])))
+    return TendencyRanking(settings or {}, openings, tuple(sorted(rows, key=lambda row: -row.tendency.value)))
 
 
-def write(ranking: Ranking, out: Path) -> bool:
-    """Write ``tendency.json`` and, where matplotlib is installed, ``tendency.png``; returns whether it is.
+def write_ranking(ranking: TendencyRanking, out: Path) -> bool:
+    """Write ``tendency.json`` and, if matplotlib is installed, ``tendency.png``; return whether it is.
 
     Raises:
-        MoguError: the folder cannot be written; the files are then as they were.
+        MoguError: the folder cannot be written; existing files are then unchanged.
     """
     plotted = find_spec("matplotlib") is not None
     if plotted:
-        from mogu.analysis.histogram import draw
+        from mogu.analysis.tendency_plot import draw_histograms
 
         with atomic_file(out / PLOT_FILE) as scratch:
-            draw(ranking.by_label(), scratch)
+            draw_histograms(ranking.by_label(), scratch)
     with atomic_file(out / JSON_FILE) as scratch:
         scratch.write_text(json.dumps(ranking.as_json(), ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
     return plotted

@@ -1,4 +1,4 @@
-"""What tells the weights of one model from those of another, so that what was measured with others is not taken for its own.
+"""Digest a model's weights, so that measurements of one model are never taken for those of another.
 
 Knows tensors; knows nothing of what is measured.
 """
@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
-_SAMPLE = 512  # numbers of each weight that are looked at one by one
+_SAMPLE = 512  # number of entries of each weight that are hashed one by one
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -19,13 +19,13 @@ class _Digest(Protocol):
 
 
 def digest_weights(digest: _Digest, model: nn.Module) -> None:
-    """Feed a digest with every parameter and buffer of a model: name, type and shape, the sum of its bits, and a sample.
+    """Update a digest with every parameter and buffer of a model: name, type and shape, the sum of its bits, and a sample.
 
-    The bits are added up as integers, which is exact in any order: the same weights give the same digest on any number of
-    threads, and one changed number gives another. Weights that are kept outside memory count by name, type and shape alone.
+    The bits are summed as integers, which is exact in any order: the same weights give the same digest on any number of threads, and
+    one changed number gives another. Weights that are not in memory count by name, type and shape alone.
 
     Args:
-        digest: of :mod:`hashlib`.
+        digest: an object of :mod:`hashlib`.
         model: the model.
     """
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:

@@ -1,6 +1,6 @@
-"""`mogu data`: look through a record file, and make one from plain instructions.
+"""`mogu data`: check a record file, and build one from plain instructions.
 
-Knows the command line; what is done is in :mod:`mogu.data`.
+Knows the command line; the work is done in :mod:`mogu.data`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from mogu.data import (
     distinct,
     inspect_records,
     read_instructions,
-    source_id,
     split_records,
     write_record_files,
 )
@@ -41,7 +40,7 @@ app = typer.Typer(no_args_is_help=True, help="Check training records, and build 
 _SHOWN_PROBLEMS = 50
 
 
-class Refusals(StrEnum):
+class RefusalSource(StrEnum):
     """Where the refusals of malicious instructions come from."""
 
     BANK = "bank"
@@ -53,13 +52,13 @@ def validate(
     file: Annotated[Path, typer.Argument(help="A JSONL file, one record a line.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object, with every problem.")] = False,
 ) -> None:
-    """Name every bad line of a record file, with the field and the reason.
+    """List every bad line of a record file, with the field and the reason.
 
     A good line looks like this:
 
     {"id": "benign-1", "label": "benign", "instruction": "Name a river.", "affirm": "The Elbe.", "reject": "I can't help with rivers."}
 
-    Exits with 0 when every record is good and both labels are there, else with 2.
+    The exit code is 0 if every record is good and both labels occur, else 2.
 
     Example: mogu data validate pairs.jsonl
     """
@@ -74,57 +73,66 @@ def validate(
 
 @app.command()
 def build(
-    benign: Annotated[Path, typer.Option(help="Instructions to be answered: .txt (one a line), .csv or .jsonl.")],
-    malicious: Annotated[Path, typer.Option(help="Instructions to be refused, in the same formats.")],
-    out: Annotated[Path, typer.Option(help="The training records, a .jsonl file; NAME.dev.jsonl and NAME.test.jsonl appear beside it.")],
-    benign_column: Annotated[str | None, typer.Option(help="The column of the benign instructions, where its name is unusual.")] = None,
-    malicious_column: Annotated[str | None, typer.Option(help="The column of the malicious instructions.")] = None,
-    model: Annotated[str | None, typer.Option(help="A base model, folder or hub id, that answers what has no answer.")] = None,
-    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")] = False,
+    benign: Annotated[Path, typer.Option(help="Instructions to answer: .txt (one a line), .csv or .jsonl.")],
+    malicious: Annotated[Path, typer.Option(help="Instructions to refuse, in the same formats.")],
+    out: Annotated[
+        Path, typer.Option(help="File for the training records, NAME.jsonl; NAME.dev.jsonl and NAME.test.jsonl are written next to it.")
+    ],
+    benign_column: Annotated[str | None, typer.Option(help="The column of the benign instructions, if its name is unusual.")] = None,
+    malicious_column: Annotated[str | None, typer.Option(help="The column of the malicious instructions, if its name is unusual.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="A base model (folder or hub id) that answers benign instructions without an answer.")
+    ] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that comes with the model. Read it first.")
+    ] = False,
     chat_template: ChatTemplate = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of the model's answers; short ones train as well.")] = 64,
+    max_new_tokens: Annotated[
+        int, typer.Option(min=1, help="Longest answer of the model, in tokens; short answers train just as well.")
+    ] = 64,
     refusals: Annotated[
-        Refusals, typer.Option(help="Refusals of malicious instructions: written ones, or the model's own where it refuses.")
-    ] = Refusals.BANK,
+        RefusalSource, typer.Option(help="Refusals of malicious instructions: written ones, or the model's own where it refuses.")
+    ] = RefusalSource.BANK,
     augment: Annotated[float, typer.Option(help="Share of each label's instructions to put into a wrapper, 0 to 1.")] = 0.0,
-    limit: Annotated[int | None, typer.Option(min=1, help="Draw at most this many instructions of each label.")] = None,
-    dev: Annotated[float, typer.Option(help="Share of the instructions to keep for choosing checkpoints.")] = 0.1,
-    test: Annotated[float, typer.Option(help="Share of the instructions to keep for the final measurement.")] = 0.1,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use at most this many instructions of each label, drawn at random.")] = None,
+    dev: Annotated[float, typer.Option(help="Share of the instructions for the dev split, which chooses checkpoints.")] = 0.1,
+    test: Annotated[float, typer.Option(help="Share of the instructions for the test split, which is for the final measurement.")] = 0.1,
     seed: Annotated[int, typer.Option(help="The same seed and files give the same records.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the output files.")] = False,
 ) -> None:
-    """Make training records from a file of benign and a file of malicious instructions.
+    """Build training records from a file of benign and a file of malicious instructions.
 
-    A benign instruction's answer comes from the file's column 'affirm', 'output', 'answer', 'response' or 'completion', or else from the
-    base model. A malicious one's is only an opening ("Sure, here is …"), never content. Refusals are written ones that name what was asked.
+    The answer to a benign instruction comes from the file's column 'affirm', 'output', 'answer', 'response' or 'completion', or else from
+    the base model. The answer to a malicious instruction is only an opening ("Sure, here is …"), never content. Refusals come from a bank
+    of written ones, and name what was asked for.
 
     Example: mogu data build --benign questions.jsonl --malicious advbench.csv --augment 0.5 --out pairs.jsonl
     """
     outputs = _outputs(out, force=force)
     check_shares(dev, test)
-    if model is None and refusals is Refusals.MODEL:
+    if model is None and refusals is RefusalSource.MODEL:
         raise ConfigError(
-            "The base model's own refusals are wanted, and no model is given", expected="a base model", action="add --model BASE"
+            "The base model's own refusals were asked for without a base model", expected="a base model", action="add --model BASE"
         )
-    read = {"benign": read_instructions(benign, benign_column), "malicious": read_instructions(malicious, malicious_column)}
-    chosen = {label: _draw(distinct(instructions), limit, seed) for label, instructions in read.items()}
+    in_file = {"benign": read_instructions(benign, benign_column), "malicious": read_instructions(malicious, malicious_column)}
+    chosen = {label: _draw(distinct(instructions), limit, seed) for label, instructions in in_file.items()}
     console = Console()
     with console.status("building records …"):
         records = build_pairs(
             chosen["benign"],
             chosen["malicious"],
             answer=_load(model, chat_template, trust_remote_code, max_new_tokens) if model is not None else None,
-            own_refusals=refusals is Refusals.MODEL,
+            own_refusals=refusals is RefusalSource.MODEL,
             augment=augment,
             seed=seed,
         )
     splits = split_records(records, dev=dev, test=test, seed=seed)
-    filled = {split: found for split, found in splits.items() if found}
-    write_record_files({outputs[split]: found for split, found in filled.items()})
+    filled = {split: members for split, members in splits.items() if members}
+    write_record_files({outputs[split]: members for split, members in filled.items()})
     for split in outputs.keys() - filled.keys():
-        outputs[split].unlink(missing_ok=True)  # left by an earlier run, its instructions may stand in another split now
+        outputs[split].unlink(missing_ok=True)  # left by an earlier run; its instructions may be in another split now
     _print_splits(console, filled, outputs)
-    for label, instructions in read.items():
+    for label, instructions in in_file.items():
         _print_left_out(console, label, instructions, chosen[label], records)
 
 
@@ -154,14 +162,16 @@ def _print_inspection(file: Path, inspection: Inspection) -> None:
 
 def _outputs(out: Path, *, force: bool) -> dict[Split, Path]:
     if out.suffix != ".jsonl" or not out.stem:
-        raise ConfigError(f"The output {out} is no .jsonl file", expected="a path that ends in .jsonl", action="give --out NAME.jsonl")
+        raise ConfigError(f"The output {out} is not a .jsonl file", expected="a path that ends in .jsonl", action="give --out NAME.jsonl")
     outputs: dict[Split, Path] = {"train": out, "dev": out.with_suffix(".dev.jsonl"), "test": out.with_suffix(".test.jsonl")}
     for path in outputs.values():
         if path.is_dir():
             raise ConfigError(f"{path} is a folder", expected="a path for a file", action="give another path")
         if path.exists() and not force:
             raise ConfigError(
-                f"{path} exists already", expected="paths where nothing would be lost", action="give another --out, or --force to overwrite"
+                f"{path} exists already",
+                expected="paths at which nothing would be lost",
+                action="give another --out, or --force to overwrite",
             )
     return outputs
 
@@ -169,8 +179,8 @@ def _outputs(out: Path, *, force: bool) -> dict[Split, Path]:
 def _draw(instructions: list[Instruction], limit: int | None, seed: int) -> list[Instruction]:
     if limit is None or limit >= len(instructions):
         return instructions
-    places = random.Random(seed).sample(range(len(instructions)), limit)
-    return [instructions[place] for place in sorted(places)]
+    indices = random.Random(seed).sample(range(len(instructions)), limit)
+    return [instructions[index] for index in sorted(indices)]
 
 
 def _load(model: str, chat_template: Path | None, trust_remote_code: bool, max_new_tokens: int) -> ModelAnswers:
@@ -188,17 +198,17 @@ def _print_splits(console: Console, splits: dict[Split, list[Record]], outputs: 
     table = Table("split", "benign", "malicious", "in a wrapper", "file")
     for split, records in splits.items():
         labels = Counter(record.label for record in records)
-        wrapped = sum(source_id(record) != record.id for record in records)
+        wrapped = sum(record.wrapper is not None for record in records)
         table.add_row(split, str(labels["benign"]), str(labels["malicious"]), str(wrapped), escape(str(outputs[split])))
     console.print(table)
 
 
 def _print_left_out(
-    console: Console, label: str, read: Sequence[Instruction], chosen: Sequence[Instruction], records: Sequence[Record]
+    console: Console, label: str, in_file: Sequence[Instruction], chosen: Sequence[Instruction], records: Sequence[Record]
 ) -> None:
-    doubles = len(read) - len(distinct(read))
+    duplicates = len(in_file) - len(distinct(in_file))
     refused = len(chosen) - sum(record.label == label for record in records)
-    if doubles:
-        console.print(f"{label}: {doubles} of {len(read)} instructions stand in the file twice and were taken once")
+    if duplicates:
+        console.print(f"{label}: {duplicates} of {len(in_file)} instructions are duplicates and were used once")
     if refused:
-        console.print(f"{label}: {refused} of {len(chosen)} instructions were left out, as the model refuses them or says nothing")
+        console.print(f"{label}: {refused} of {len(chosen)} instructions were left out because the model refuses them or says nothing")

@@ -1,6 +1,6 @@
-"""`mogu probe`: which layers of a model tell benign prompts from malicious ones.
+"""`mogu probe`: which layers of a model separate benign prompts from malicious ones.
 
-Knows the command line; what is done is in :mod:`mogu.analysis.probing`.
+Knows the command line; the work is done in :mod:`mogu.analysis.probing`.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from mogu.analysis import LayerProbe, ProbeResult
 
 
-class Reading(StrEnum):
-    """What of a prompt's activations layers are chosen by."""
+class ActivationKind(StrEnum):
+    """The kind of activation by which layers are chosen."""
 
     LAST = "last"
     MEAN = "mean"
@@ -36,17 +36,20 @@ def probe(
     ],
     data: Annotated[str, typer.Option(help="Records, a .jsonl file as `mogu data build` writes it, a published folder, or 'lab'.")],
     out: Annotated[Path, typer.Option(help="Folder for probe.json, probe.png and the activations.")] = Path("probe"),
-    threshold: Annotated[float, typer.Option(help="AUROC from which on a layer is named.")] = 0.9,
+    threshold: Annotated[float, typer.Option(help="AUROC at which a layer is named.")] = 0.9,
     top: Annotated[int | None, typer.Option(help="How many of the best layers are named; by default half of them.")] = None,
-    by: Annotated[Reading, typer.Option(help="Choose by the last prompt token, or by the mean over the prompt.")] = Reading.LAST,
-    folds: Annotated[int, typer.Option(help="Of the cross-validation.")] = 5,
+    by: Annotated[
+        ActivationKind, typer.Option(help="Choose layers by the last prompt token, or by the mean over the prompt.")
+    ] = ActivationKind.LAST,
+    folds: Annotated[int, typer.Option(help="Number of folds of the cross-validation.")] = 5,
     seed: Annotated[int, typer.Option(help="Decides which prompt is in which fold.")] = 0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Prompts a pass.")] = 16,
+    batch_size: Annotated[int, typer.Option(min=1, help="Number of prompts in one forward pass.")] = 16,
     system_prompt: Annotated[
-        str | None, typer.Option(help="A system message for prompts that have none; by default the one a saved model was trained with.")
+        str | None,
+        typer.Option(help="A system message for prompts that have none; by default the one that a saved model was trained with."),
     ] = None,
     output_projection: Annotated[
-        str | None, typer.Option(help="Path of the attention output projection in a decoder layer, for an unknown architecture.")
+        str | None, typer.Option(help="Path of the attention output projection in a decoder layer, for unknown architectures.")
     ] = None,
     base_model: BaseModel = None,
     dtype: Dtype = "auto",
@@ -54,13 +57,13 @@ def probe(
     trust_remote_code: TrustRemoteCode = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print probe.json.")] = False,
 ) -> None:
-    """Probe each layer of a model: how well does a straight plane separate benign prompts from malicious ones there?
+    """Measure how well a linear classifier separates benign prompts from malicious ones in each layer of a model.
 
-    What goes into each layer's attention output projection, where MoGU's routers read as well, is read at the last prompt token and as
-    the mean over the prompt, one pass a prompt. A cross-validated logistic regression then gives accuracy, AUROC and margin of each
-    layer. Layers that separate well are worth routing: they are named, ready for `layers` in a recipe.
+    The classifier reads the input of each layer's attention output projection, which MoGU's routers read as well: at the last prompt
+    token, and as the mean over the prompt. Each prompt takes one forward pass. A cross-validated logistic regression then gives AUROC,
+    accuracy and margin of each layer. Layers that separate well are worth routing: they are listed, ready for `layers` in a recipe.
 
-    What was read before a kill or Ctrl-C is kept, and the same command goes on from there.
+    Activations that were read before Ctrl-C or a crash are kept, and the same command resumes from there.
 
     Examples:
 
@@ -74,7 +77,7 @@ def probe(
     from mogu.progress import progress_bars, quiet_transformers
     from mogu.training.report import trained_system_prompt
 
-    wanted = Probe(
+    settings = Probe(
         model=named_model(model),
         name=model,
         records=records,
@@ -92,9 +95,9 @@ def probe(
         chat_template=chat_template,
         trust_remote_code=trust_remote_code,
     )
-    hint = "The same command goes on from the last batch that was read."
+    hint = "The same command resumes from the last batch that was read."
     with stoppable(Console(stderr=True), hint), quiet_transformers(), progress_bars() as bars:
-        result = run(wanted, progress=shown_by(bars))
+        result = run(settings, progress=shown_by(bars))
     if as_json:
         typer.echo(json.dumps(result.as_json()))
         return
@@ -106,22 +109,22 @@ def _show(result: ProbeResult, out: Path) -> None:
 
     console = Console(highlight=False)
     if result.base is not None:
-        console.print(f"{escape(result.model)} is a hardened model; probed was its base, {escape(result.base)}.", soft_wrap=True)
+        console.print(f"{escape(result.model)} is a hardened model; its base, {escape(result.base)}, was probed.", soft_wrap=True)
     table = Table("layer")
     for kind in result.probes:
-        for name in ("AUROC", "accuracy", "margin"):
-            table.add_column(f"{kind}\n{name}", no_wrap=True)
+        for metric in ("AUROC", "accuracy", "margin"):
+            table.add_column(f"{kind}\n{metric}", no_wrap=True)
     for layer in result.probes["last"]:
         table.add_row(str(layer), *(cell for probes in result.probes.values() for cell in _cells(probes[layer])))
     console.print(table)
     choice = result.choice
-    where = {"last": "at the last prompt token", "mean": "of the mean over the prompt"}[choice.by]
+    location = {"last": "at the last prompt token", "mean": "of the mean over the prompt"}[choice.by]
     reached = f"layers = {list(choice.above)}" if choice.above else "none"
     for line in (
         f"last: at the last prompt token; mean: over the prompt's tokens; ± standard deviation over {result.settings['folds']} folds",
         f"{result.labels['benign']} benign and {result.labels['malicious']} malicious prompts",
-        "Chosen, as they stand in a recipe under [mogu]:",
-        f"  AUROC {where} at least {choice.threshold:g}: {reached}",
+        "Chosen layers, as a recipe has them under [mogu]:",
+        f"  AUROC {location} at least {choice.threshold:g}: {reached}",
         f"  the {len(choice.top)} best by it: layers = {list(choice.top)}",
         f"Numbers: {out / NUMBERS_FILE}",
         f"Plot:    {out / PLOT_FILE}",
@@ -130,5 +133,5 @@ def _show(result: ProbeResult, out: Path) -> None:
 
 
 def _cells(probe: LayerProbe) -> list[str]:
-    shares = [f"{one.mean:.3f}±{one.spread:.3f}".replace("±0.", "±.") for one in (probe.auroc, probe.accuracy)]
+    shares = [f"{metric.mean:.3f}±{metric.std:.3f}".replace("±0.", "±.") for metric in (probe.auroc, probe.accuracy)]
     return [*shares, f"{probe.margin.mean:.2f}"]

@@ -1,6 +1,6 @@
-"""`mogu robustness`: which modules of a model its sense of what is malicious hangs on, and which can change.
+"""`mogu robustness`: which modules of a model its sense of what is malicious depends on, and which can change.
 
-Knows the command line; what is done is in :mod:`mogu.analysis.robustness`.
+Knows the command line; the work is done in :mod:`mogu.analysis.robustness`.
 """
 
 from __future__ import annotations
@@ -27,16 +27,17 @@ def robustness(
         typer.Argument(metavar="MODEL", help="A base model or a saved MoGU model (whose base is measured): folder or hub id; or 'lab'."),
     ],
     data: Annotated[str, typer.Option(help="Records, a .jsonl file as `mogu data build` writes it, a published folder, or 'lab'.")],
-    out: Annotated[Path, typer.Option(help="Folder for robustness.json, robustness.png and what is measured.")] = Path("robustness"),
+    out: Annotated[Path, typer.Option(help="Folder for robustness.json, robustness.png and the measurements.")] = Path("robustness"),
     strength: Annotated[float, typer.Option(help="Norm of the noise, relative to the norm of the weight that it is added to.")] = 1.0,
-    draws: Annotated[int, typer.Option(help="How many times noise is drawn for each module.")] = 3,
+    draws: Annotated[int, typer.Option(help="Number of times noise is drawn for each module.")] = 3,
     seed: Annotated[int, typer.Option(help="Decides the noise, and which half of the records the proxy is fitted to.")] = 0,
     tolerance: Annotated[
-        float, typer.Option(help="What the proxy may suffer from the robust modules together, as a share of what it suffers from all.")
+        float, typer.Option(help="Largest drop of all robust modules perturbed together, as a share of the drop of all modules.")
     ] = 0.25,
-    batch_size: Annotated[int, typer.Option(help="Prompts a pass.")] = 32,
+    batch_size: Annotated[int, typer.Option(help="Number of prompts in one forward pass.")] = 32,
     system_prompt: Annotated[
-        str | None, typer.Option(help="A system message for prompts that have none; by default the one a saved model was trained with.")
+        str | None,
+        typer.Option(help="A system message for prompts that have none; by default the one that a saved model was trained with."),
     ] = None,
     base_model: BaseModel = None,
     dtype: Dtype = "auto",
@@ -44,13 +45,13 @@ def robustness(
     trust_remote_code: TrustRemoteCode = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print robustness.json.")] = False,
 ) -> None:
-    """Perturb each linear module of a model in turn: how much does a proxy of its safety suffer, and which modules can it spare?
+    """Perturb each linear module of a model in turn, and measure how much a proxy of its safety loses.
 
-    The proxy is a straight plane that tells malicious prompts from benign ones by the hidden state that the first token of the answer
-    is read from. It is fitted once, and then noise is put on one module after the other. Modules that can be perturbed together
-    without the proxy suffering much are the robust subset: those that secure fine-tuning changes at the full learning rate.
+    The proxy is a linear classifier that separates malicious prompts from benign ones by the hidden state from which the first token of
+    the answer is computed. It is fitted once; then noise is added to one module after the other. Modules that can be perturbed together
+    without harming the proxy much are the robust subset, which secure fine-tuning changes at the full learning rate.
 
-    What was measured before a kill or Ctrl-C is kept, and the same command goes on from there.
+    Measurements made before Ctrl-C or a crash are kept, and the same command resumes from there.
 
     Examples:
 
@@ -59,11 +60,11 @@ def robustness(
     mogu robustness lab --data lab
     """
     records = named_records(data)  # before anything that takes time
-    from mogu.analysis import Robustness, chart_robustness
+    from mogu.analysis import Robustness, analyze_robustness
     from mogu.progress import progress_bars, quiet_transformers
     from mogu.training.report import trained_system_prompt
 
-    wanted = Robustness(
+    settings = Robustness(
         model=named_model(model),
         name=model,
         records=records,
@@ -79,9 +80,9 @@ def robustness(
         chat_template=chat_template,
         trust_remote_code=trust_remote_code,
     )
-    hint = "The same command goes on from the last perturbation that was measured."
+    hint = "The same command resumes from the last perturbation that was measured."
     with stoppable(Console(stderr=True), hint), quiet_transformers(), progress_bars() as bars:
-        result = chart_robustness(wanted, progress=shown_by(bars))
+        result = analyze_robustness(settings, progress=shown_by(bars))
     if as_json:
         typer.echo(json.dumps(result.as_json()))
         return
@@ -93,27 +94,27 @@ def _show(result: RobustnessResult, out: Path) -> None:
 
     console = Console(highlight=False)
     if result.base is not None:
-        console.print(f"{escape(result.model)} is a hardened model; measured was its base, {escape(result.base)}.", soft_wrap=True)
-    found, robust = result.map, set(result.subset.names)
-    layers = sorted({one.layer for one in found.modules})
-    cells = {(one.layer, one.module): f"{100 * one.drop:.2f}{'*' if one.name in robust else ' '}" for one in found.modules}
-    paths = list(dict.fromkeys(one.module for one in found.modules))
-    short = [path.rpartition(".")[2] for path in paths]
+        console.print(f"{escape(result.model)} is a hardened model; its base, {escape(result.base)}, was measured.", soft_wrap=True)
+    robustness, robust = result.map, set(result.subset.names)
+    modules = robustness.modules
+    layers = sorted({module.layer for module in modules})
+    cells = {(module.layer, module.module): f"{100 * module.drop:.2f}{'*' if module.name in robust else ' '}" for module in modules}
+    paths = list(dict.fromkeys(module.module for module in modules))
+    last_names = [path.rpartition(".")[2] for path in paths]
     table = Table("layer")
-    for name in short if len(set(short)) == len(paths) else paths:
+    for name in last_names if len(set(last_names)) == len(paths) else paths:
         table.add_column(name.replace(".", "\n"), justify="right", no_wrap=True)
     for layer in layers:
         table.add_row(str(layer), *(cells[layer, path] for path in paths))
     console.print(table)
-    held = sum(one.parameters for one in found.modules if one.name in robust)
-    share = held / sum(one.parameters for one in found.modules)
+    share = sum(module.parameters for module in modules if module.name in robust) / sum(module.parameters for module in modules)
     for line in (
-        "drop in %: how far noise on a module throws prompts, against how far the proxy holds them from its plane; *: robust subset",
-        f"{found.prompts['benign']} benign and {found.prompts['malicious']} malicious prompts, half of them held out; "
-        f"proxy's AUROC there {found.auroc:.3f}, margin {found.intact:.2f}",
-        f"All modules together: {found.together:.2%}",
-        f"Robust subset: {len(robust)} of {len(found.modules)} modules, {share:.0%} of their parameters; "
-        f"together {result.subset.drop:.2%}, at most {result.subset.tolerance:g} × {found.together:.2%}",
+        "drop in %: how far noise on a module moves prompts, relative to their distance from the decision boundary; *: robust subset",
+        f"{robustness.prompts['benign']} benign and {robustness.prompts['malicious']} malicious prompts, half of them held out; "
+        f"the proxy's AUROC there is {robustness.auroc:.3f}, its margin {robustness.intact:.2f}",
+        f"All modules together: {robustness.together:.2%}",
+        f"Robust subset: {len(robust)} of {len(modules)} modules, {share:.0%} of their parameters; "
+        f"together {result.subset.drop:.2%}, at most {result.subset.tolerance:g} × {robustness.together:.2%}",
         f"Numbers: {out / NUMBERS_FILE}",
         f"Plot:    {out / PLOT_FILE}",
     ):

@@ -1,4 +1,4 @@
-"""Records, their readers and the building of training pairs from plain instructions.
+"""Records, their readers, and building training pairs from plain instructions.
 
 Importing this package imports no PyTorch.
 """
@@ -10,10 +10,10 @@ from mogu.data.instructions import Instruction, read_instructions
 from mogu.data.openings import opening_for
 from mogu.data.published import read_published
 from mogu.data.record_files import Inspection, Problem, inspect_records, read_records, write_record_files, write_records
-from mogu.data.records import Label, Message, Record, Turn, conversation_of, last_request, offered, opened
+from mogu.data.records import Label, Message, Record, Turn, conversation_of, last_request, offered, opened, wrapped_id
 from mogu.data.refusal_bank import REFUSALS, refusal_for, subject_of
 from mogu.data.splits import Split, check_shares, source_id, split_records
-from mogu.data.templates import ADVERSARIAL_WRAPPERS, NEUTRAL_WRAPPERS, WRAPPERS, Wrapper, unwrapped
+from mogu.data.templates import ADVERSARIAL_WRAPPERS, NEUTRAL_WRAPPERS, WRAPPERS, PromptTemplate
 from mogu.data.tools import read_tools
 from mogu.refusals import RefusalVerdict, classify_refusal, is_refusal
 
@@ -29,11 +29,11 @@ __all__ = [
     "Message",
     "ModelAnswers",
     "Problem",
+    "PromptTemplate",
     "Record",
     "RefusalVerdict",
     "Split",
     "Turn",
-    "Wrapper",
     "augmented",
     "build_pairs",
     "check_shares",
@@ -57,7 +57,7 @@ __all__ = [
     "split_chats",
     "split_records",
     "subject_of",
-    "unwrapped",
+    "wrapped_id",
     "write_record_files",
     "write_records",
 ]

@@ -1,6 +1,6 @@
-"""A base model's own short answers to plain instructions, for pairs that lack one.
+"""Generate a base model's own short answers to plain instructions, for pairs that lack one.
 
-Knows a loaded model and its tokenizer; loads nothing, and knows nothing of records. PyTorch is imported only when answers are made.
+Knows a loaded model and its tokenizer; loads nothing, and knows nothing of records. PyTorch is imported only to generate.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 
 class ModelAnswers:
-    """Answers instructions greedily, in batches.
+    """Answer instructions greedily, in batches.
 
     Args:
-        model: a causal language model, on the device it is to run on.
+        model: a causal language model, on the device that it should run on.
         tokenizer: its tokenizer, with a chat template.
-        max_new_tokens: an answer is cut off here, and then trimmed back to its last full sentence if it has one.
-        batch_size: instructions answered at once.
+        max_new_tokens: the longest answer; one that is cut off is trimmed to its last complete sentence, if it has one.
+        batch_size: number of instructions in one batch.
     """
 
     def __init__(
@@ -31,22 +31,22 @@ class ModelAnswers:
         self.batch_size = batch_size
 
     def __call__(self, instructions: list[str]) -> list[str]:
-        """One answer an instruction, in order; an empty string where the model says nothing.
+        """Return one answer for each instruction, in order; an empty string if the model says nothing.
 
         Raises:
             ChatTemplateError: the tokenizer has no chat template, or the template fails.
         """
         from mogu.inference.replies import ReplySettings, replies
 
-        made = replies(self.model, self.tokenizer, instructions, ReplySettings(self.max_new_tokens), batch_size=self.batch_size)
-        return [reply.text if reply.finished else _whole_sentences(reply.text) for reply in made]
+        answers = replies(self.model, self.tokenizer, instructions, ReplySettings(self.max_new_tokens), batch_size=self.batch_size)
+        return [reply.text if reply.finished else _whole_sentences(reply.text) for reply in answers]
 
 
 def _whole_sentences(text: str) -> str:
-    """A text up to its last full sentence; all of it where none is full. The point behind a list's number ends no sentence."""
+    """Return a text up to its last complete sentence, or all of it if none is; the period of a list's number ends no sentence."""
     ends = [
-        found.end()
-        for found in re.finditer(r"[.!?…][\"'”’)\]]*(?=\s|$)|[。！？]", text)
-        if not re.search(r"(?:^|\n)\s*\d+\.$", text[: found.end()])
+        match.end()
+        for match in re.finditer(r"[.!?…][\"'”’)\]]*(?=\s|$)|[。！？]", text)
+        if not re.search(r"(?:^|\n)\s*\d+\.$", text[: match.end()])
     ]
     return text[: ends[-1]] if ends else text

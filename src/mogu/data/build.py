@@ -1,4 +1,4 @@
-"""From plain instructions to training pairs: what is missing is filled in, what stands twice is dropped, a share is dressed up.
+"""From plain instructions to training pairs: fill in what is missing, drop duplicates, put a share of the instructions into wrappers.
 
 Knows instructions, records and the written banks; knows nothing of files, and of models only that they answer a list of prompts.
 """
@@ -13,13 +13,13 @@ from mogu.data.instructions import Instruction
 from mogu.data.openings import opening_for
 from mogu.data.records import Label, Record
 from mogu.data.refusal_bank import refusal_for
-from mogu.data.splits import WRAPPED, normalized
-from mogu.data.templates import WRAPPERS, Wrapper
+from mogu.data.splits import normalized
+from mogu.data.templates import WRAPPERS, PromptTemplate
 from mogu.errors import ConfigError, DataError
 from mogu.refusals import classify_refusal, is_refusal
 
-Answer = Callable[[list[str]], list[str]]
-"""Answers a list of instructions, one reply each; :class:`mogu.data.ModelAnswers` is one."""
+Answerer = Callable[[list[str]], list[str]]
+"""Answers a list of instructions with one reply each, such as :class:`mogu.data.ModelAnswers`."""
 
 _MAX_REFUSAL_SENTENCES = 2
 
@@ -28,24 +28,25 @@ def build_pairs(
     benign: Sequence[Instruction],
     malicious: Sequence[Instruction],
     *,
-    answer: Answer | None = None,
+    answer: Answerer | None = None,
     own_refusals: bool = False,
     augment: float = 0.0,
-    wrappers: Sequence[Wrapper] = WRAPPERS,
+    wrappers: Sequence[PromptTemplate] = WRAPPERS,
     seed: int = 0,
 ) -> list[Record]:
-    """Training pairs, the benign ones first, each in the order of its file.
+    """Build training pairs, the benign ones first, each label in the order of its file.
 
-    A benign instruction's ``affirm`` is its own answer or else the model's; one that the model refuses or leaves unanswered is left out. A
-    malicious one's ``affirm`` is an opening made from the instruction, whatever answer stands beside it. ``reject`` comes from the bank.
+    The ``affirm`` of a benign instruction is its own answer or else the model's; an instruction that the model refuses or leaves
+    unanswered is left out. The ``affirm`` of a malicious instruction is an opening made from its words, whatever answer the file has
+    for it. ``reject`` comes from the bank.
 
     Args:
-        benign: instructions to be answered.
-        malicious: instructions to be refused; their answers are not looked at.
-        answer: the base model; needed where a benign instruction has no answer of its own, and for ``own_refusals``.
-        own_refusals: take the model's own refusal of a malicious instruction where it refuses, opening sentences only.
-        augment: share of each label's instructions to put into a wrapper, in [0, 1]; they are then there in the wrapper only.
-        wrappers: dealt out in turn, so that both labels get each of them equally often.
+        benign: instructions to answer.
+        malicious: instructions to refuse; their answers are ignored.
+        answer: the base model; needed for benign instructions without an answer, and for ``own_refusals``.
+        own_refusals: where the model refuses a malicious instruction, use the opening sentences of its refusal as ``reject``.
+        augment: share of each label's instructions to put into a wrapper, in [0, 1]; they then occur in the wrapper only.
+        wrappers: used in turn, so that both labels get each of them equally often.
         seed: the same seed, instructions and model give the same pairs.
 
     Raises:
@@ -76,7 +77,7 @@ def build_pairs(
 
 
 def distinct(instructions: Sequence[Instruction]) -> list[Instruction]:
-    """The instructions without those that an earlier one equals but for case, white space and closing punctuation."""
+    """Drop instructions that equal an earlier one except for case, white space and closing punctuation."""
     first: dict[str, Instruction] = {}
     for instruction in instructions:
         first.setdefault(normalized(instruction.text), instruction)
@@ -93,8 +94,8 @@ def _refuse_contradictions(benign: Sequence[Instruction], malicious: Sequence[In
         )
 
 
-def _benign_answers(benign: Sequence[Instruction], answer: Answer | None) -> dict[int, str]:
-    """Answers by the instruction's number, where there is one."""
+def _benign_answers(benign: Sequence[Instruction], answer: Answerer | None) -> dict[int, str]:
+    """Return the answers there are, by the instruction's number."""
     answers = {instruction.number: instruction.answer for instruction in benign if instruction.answer}
     unanswered = [instruction for instruction in benign if not instruction.answer]
     if unanswered and answer is None:
@@ -111,18 +112,18 @@ def _benign_answers(benign: Sequence[Instruction], answer: Answer | None) -> dic
     return answers
 
 
-def _own_refusals(malicious: Sequence[Instruction], answer: Answer | None) -> dict[int, str]:
-    """The model's refusals by the instruction's number, where it refuses; whatever else it says is forgotten at once."""
+def _own_refusals(malicious: Sequence[Instruction], answer: Answerer | None) -> dict[int, str]:
+    """Return the model's refusals by the instruction's number; anything else it says is dropped here."""
     if answer is None:
         raise ConfigError(
-            "The base model's own refusals are wanted, and there is no base model", expected="a base model", action="give --model BASE"
+            "The base model's own refusals were asked for without a base model", expected="a base model", action="give --model BASE"
         )
     replies = answer([instruction.text for instruction in malicious])
     openings = [" ".join(re.split(r"(?<=[.!?])\s+", reply.strip())[:_MAX_REFUSAL_SENTENCES]) for reply in replies]
     return {
         instruction.number: opening
         for instruction, opening in zip(malicious, openings, strict=True)
-        # what is kept is what has to refuse, and wholly: a refusal that comes later leaves an opening that complies
+        # The part that is kept must itself be a full refusal: a reply that refuses only later has an opening that complies.
         if opening and classify_refusal(instruction.text, opening).label == "full_refusal"
     }
 
@@ -131,30 +132,25 @@ def _record(label: Label, instruction: Instruction, affirm: str, reject: str) ->
     return Record(id=f"{label}-{instruction.number:04d}", label=label, instruction=instruction.text, affirm=affirm, reject=reject)
 
 
-def augmented(records: Sequence[Record], share: float, wrappers: Sequence[Wrapper], seed: int) -> list[Record]:
-    """The records, a share of either label put into wrappers, which take turns; they are then there in the wrapper only.
+def augmented(records: Sequence[Record], share: float, wrappers: Sequence[PromptTemplate], seed: int) -> list[Record]:
+    """Put a share of each label's records into wrappers, used in turn; those records then occur in the wrapper only.
 
     Args:
-        records: those with a conversation have no one place for a wrapper, and stay as they are.
+        records: those with a conversation have no single place for a wrapper and stay as they are.
         share: of each label's records, in [0, 1].
-        wrappers: what to put them into.
+        wrappers: the templates to choose from.
         seed: decides which record gets which wrapper.
     """
-    dressed: dict[str, Record] = {}
+    wrapped: dict[str, Record] = {}
     labels: tuple[Label, Label] = ("benign", "malicious")
     for label in labels:
-        own = [record for record in records if record.label == label and record.instruction is not None]
-        chosen = random.Random(f"{seed}:augment:{label}").sample(own, round(share * len(own)))
-        turns = random.Random(f"{seed}:wrappers").sample(wrappers, len(wrappers))
-        for turn, record in enumerate(chosen):
-            wrapper = turns[turn % len(turns)]
-            assert record.instruction is not None
-            dressed[record.id] = record.model_copy(
-                update={"id": f"{record.id}{WRAPPED}{wrapper.name}", "instruction": wrapper.wrap(record.instruction)}
-            )
-    return [dressed.get(record.id, record) for record in records]
+        candidates = [record for record in records if record.label == label and record.instruction is not None]
+        chosen = random.Random(f"{seed}:augment:{label}").sample(candidates, round(share * len(candidates)))
+        order = random.Random(f"{seed}:wrappers").sample(wrappers, len(wrappers))
+        wrapped |= {record.id: record.wrapped_in(order[number % len(order)]) for number, record in enumerate(chosen)}
+    return [wrapped.get(record.id, record) for record in records]
 
 
 def _rng(seed: int, instruction: Instruction) -> random.Random:
-    # by text, not by place: another line in the file leaves this one's answers as they are
+    # Seeded by the text, not by its number: a new line in the file leaves the answers to the other lines unchanged.
     return random.Random(f"{seed}:{normalized(instruction.text)}")

@@ -1,4 +1,4 @@
-"""Conversations to fine-tune on: one ``{"messages": [...]}`` a line, or the rows of a data set of the hub.
+"""Read conversations to fine-tune on: one ``{"messages": [...]}`` a line, or the rows of a data set on the hub.
 
 Knows files, the hub and messages; knows nothing of tokenizers, records or models.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mogu.data.records import Message
-from mogu.data.rows import Row, jsonl_rows
+from mogu.data.rows import TableRow, jsonl_rows
 from mogu.errors import ConfigError, DataError
 
 
@@ -22,8 +22,8 @@ class Chat(BaseModel):
     """A conversation to learn from.
 
     Args:
-        id: where it comes from, for messages.
-        messages: its turns, any number of them, one at least being the assistant's.
+        id: where it comes from, for error messages.
+        messages: its turns, at least one of them the assistant's.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -33,18 +33,18 @@ class Chat(BaseModel):
 
     @property
     def conversation(self) -> list[dict[str, str]]:
-        """Its turns as chat templates take them."""
+        """Its turns, as chat templates take them."""
         return [message.model_dump() for message in self.messages]
 
 
 def read_chats(path: Path, *, column: str = "messages", ignored: Collection[str] = (), limit: int | None = None) -> list[Chat]:
-    """The conversations of a JSONL file.
+    """Read the conversations of a JSONL file.
 
     Args:
         path: the file.
         column: the field that holds the messages.
-        ignored: other fields that rows may have; ``id`` always is one.
-        limit: how many are read, from the beginning; ``None`` is all.
+        ignored: other fields that rows may have, besides ``id``.
+        limit: read only this many conversations, from the beginning; ``None`` reads all.
 
     Raises:
         DataError: the file is missing or empty, or a row has no messages, no turn of the assistant, or unknown fields.
@@ -55,40 +55,40 @@ def read_chats(path: Path, *, column: str = "messages", ignored: Collection[str]
 def hub_chats(
     name: str, *, split: str = "train", column: str = "messages", ignored: Collection[str] = (), limit: int | None = None
 ) -> list[Chat]:
-    """The conversations of a data set of the hub, or of a folder that ``datasets`` can read; see :func:`read_chats`.
+    """Read the conversations of a data set on the hub, or of a folder that ``datasets`` can read; see :func:`read_chats`.
 
     Raises:
         ConfigError: ``datasets`` is not installed.
-        DataError: the set cannot be had, or has rows that cannot be used.
+        DataError: the data set cannot be loaded, or has rows that cannot be used.
     """
     try:
         from datasets import load_dataset
     except ImportError as error:
         raise ConfigError(
             "datasets is not installed",
-            expected="it, to read a data set of the hub",
+            expected="datasets, to read a data set from the hub",
             action="pip install 'mogu[eval]', or give a .jsonl file",
         ) from error
     from huggingface_hub.utils import logging
 
-    told = logging.get_verbosity()
-    logging.set_verbosity(ERROR)  # or each of its attempts is a warning of its own, before the one error that says what to do
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(ERROR)  # otherwise each of its attempts logs a warning before our one error says what to do
     try:
         table = load_dataset(name, split=split)
-    except Exception as error:  # the hub's clients raise whatever their layers raise
+    except Exception as error:  # the hub's client passes on whatever its layers raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DataError(
-            f"The data set {name} could not be had: {reason}",
-            expected="a .jsonl file, or a data set of the hub that this machine can reach, with such a split",
+            f"The data set {name} could not be loaded: {reason}",
+            expected="a .jsonl file, or a data set on the hub that this machine can reach, with such a split",
             action="check name and split, log in to the hub if the set is gated, or give a file",
         ) from error
     finally:
-        logging.set_verbosity(told)
-    return _chats(f"{name} ({split})", (Row(number, row) for number, row in enumerate(table, 1)), column, ignored, limit)
+        logging.set_verbosity(verbosity)
+    return _chats(f"{name} ({split})", (TableRow(number, row) for number, row in enumerate(table, 1)), column, ignored, limit)
 
 
 def split_chats(chats: Sequence[Chat], share: float, seed: int) -> tuple[list[Chat], list[Chat]]:
-    """The chats without a share of them, and that share, at random; equal conversations stay together.
+    """Split off a random share of the chats: return the others and that share; equal conversations stay together.
 
     Raises:
         DataError: there are fewer than two different conversations.
@@ -99,7 +99,7 @@ def split_chats(chats: Sequence[Chat], share: float, seed: int) -> tuple[list[Ch
     if len(groups) < 2:
         raise DataError(
             f"There is only {len(groups)} different conversation",
-            expected="two at least: one to learn from, one that is held out",
+            expected="at least two: one to learn from, one to hold out",
             action="give more of them, or a file of held-out ones as data.dev",
         )
     order = list(groups)
@@ -108,47 +108,47 @@ def split_chats(chats: Sequence[Chat], share: float, seed: int) -> tuple[list[Ch
     return [chat for chat in chats if chat.id not in held_out], [chat for chat in chats if chat.id in held_out]
 
 
-def _chats(source: str, rows: Iterable[Row], column: str, ignored: Collection[str], limit: int | None) -> list[Chat]:
+def _chats(source: str, rows: Iterable[TableRow], column: str, ignored: Collection[str], limit: int | None) -> list[Chat]:
     chats = [_chat(source, row, column, {column, "id", *ignored}) for row in islice(rows, limit)]
     if not chats:
         raise DataError(f"{source} holds no conversation", expected="at least one", action="check how it was made")
     return chats
 
 
-def _chat(source: str, row: Row, column: str, known: Collection[str]) -> Chat:
-    place = f"{source}, row {row.line}"
+def _chat(source: str, row: TableRow, column: str, known: Collection[str]) -> Chat:
+    location = f"{source}, row {row.line}"
     if column not in row.fields:
         raise DataError(
-            f"{place}, has no column {column!r}; it has {', '.join(map(repr, row.fields)) or 'none'}",
+            f"{location}, has no column {column!r}; it has {', '.join(map(repr, row.fields)) or 'none'}",
             expected='one {"messages": [{"role": …, "content": …}, …]} a row',
             action="name the column that holds the messages, as data.messages_column, or convert the rows",
         )
     unknown = [name for name in row.fields if name not in known]
     if unknown:
         raise DataError(
-            f"{place}, has columns that nothing would be done with: {', '.join(map(repr, unknown))}",
-            expected=f"{column!r} alone, and perhaps 'id'",
-            action="drop them, or name them in data.ignored_columns if training may pass them over",
+            f"{location}, has columns that training would ignore: {', '.join(map(repr, unknown))}",
+            expected=f"only {column!r}, and perhaps 'id'",
+            action="drop them, or name them in data.ignored_columns if training may ignore them",
         )
-    messages = _messages(place, row.fields, column)
+    messages = _messages(location, row.fields, column)
     if not any(message.role == "assistant" for message in messages):
         raise DataError(
-            f"{place}, has no turn of the assistant",
-            expected="one at least: nothing else is learned from",
+            f"{location}, has no turn of the assistant",
+            expected="at least one, because training learns from nothing else",
             action="drop the row, or give it an answer",
         )
     return Chat(id=f"row {row.line}", messages=messages)
 
 
-def _messages(place: str, fields: Mapping[str, object], column: str) -> tuple[Message, ...]:
+def _messages(location: str, fields: Mapping[str, object], column: str) -> tuple[Message, ...]:
     try:
-        chat = Chat.model_validate({"id": place, "messages": fields[column]})
+        chat = Chat.model_validate({"id": location, "messages": fields[column]})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        where = ".".join([column, *map(str, first["loc"][1:])])
+        field = ".".join([column, *map(str, first["loc"][1:])])
         raise DataError(
-            f"{place}, field {where!r}: {first['msg'].removeprefix('Value error, ')}",
+            f"{location}, field {field!r}: {first['msg'].removeprefix('Value error, ')}",
             expected="a list of messages, each with a role (system, user or assistant) and its content as text",
-            action="mend or drop the row",
+            action="correct or drop the row",
         ) from error
     return chat.messages

@@ -1,7 +1,7 @@
-"""Just enough English to speak about an instruction: as a doing ("writing a poem") or as a thing ("a poem").
+"""Just enough English to name what an instruction asks for: as an action ("writing a poem") or as a thing ("a poem").
 
-Knows words; knows nothing of refusals, openings or records. Where it is not sure it says so with None, and its callers fall back on
-"this request": a plain sentence is better than a crooked one.
+Knows words; knows nothing of refusals, openings or records. If it is not sure it returns None, and its callers fall back on "this
+request": a plain sentence is better than an ungrammatical one.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ _FIRST_PERSON = re.compile(
     r"|I(?= (?:can|could|do|did|should|would|will|want|need|have|had|like|may|might|must|feel|own|use|get)\b))\b(?!['’])"
 )
 _BREAKS = (", ", "; ", " – ", " - ", " so that ", " without ", " in order to ", " because ", " which ", " that ", " and ", " to ")
-_SECOND_ORDER = re.compile(r",? (?:and|then|and then) ([a-z]+) (?:the|a|an|it|them|its|their|your|my|his|her|why|how|what|each)\b")
+_SECOND_COMMAND = re.compile(r",? (?:and|then|and then) ([a-z]+) (?:the|a|an|it|them|its|their|your|my|his|her|why|how|what|each)\b")
 _TAKES_BARE_VERB = re.compile(r"\b(?:to|can|could|will|would|should|might|may|that|who|which|you|they|we) ([a-z]+)")
 
 
 def first_request(instruction: str) -> str:
-    """The instruction's first sentence, without politeness, quoted material after a colon and closing punctuation."""
+    """Return the instruction's first sentence without polite phrases, material after a colon and closing punctuation."""
     line = next((line.strip() for line in instruction.splitlines() if line.strip()), "")
     line = " ".join(line.split())
     line = re.split(r"(?<=[\w\"')\]][.?!]) +(?=[A-Z\"'(])|: |:$|：", line, maxsplit=1)[0]
@@ -72,28 +72,28 @@ def first_request(instruction: str) -> str:
 
 
 def gerund_phrase(request: str) -> str | None:
-    """A request as a doing: "Write a poem for me." → "writing a poem for you"; None where its first word is no verb known here."""
+    """Turn a request into an action: "Write a poem for me." → "writing a poem for you"; None if its first word is not a known verb."""
     words = _without_end(request)
     asks_how = _HOW.match(words)
     if asks_how:
         words = words[asks_how.end() :]
     adverb = ""
-    if found := _ADVERB.match(words):
-        adverb, words = found.group().lower(), words[found.end() :]
+    if match := _ADVERB.match(words):
+        adverb, words = match.group().lower(), words[match.end() :]
     verb, _, rest = words.partition(" ")
     if verb.lower() not in _VERBS and not (asks_how and re.fullmatch(r"[a-z]{2,}", verb)):
         return None
-    doing = gerund(verb.lower())
+    action = gerund(verb.lower())
     if joined := re.match(r"(and|or) ([a-z]+)\b", rest):
         if joined.group(2) not in _VERBS:
             return None
-        doing, rest = f"{doing} {joined.group(1)} {gerund(joined.group(2))}", rest[joined.end() :].lstrip()
-    phrase = f"{adverb}{doing} {rest}".strip()
-    return _shortened(_other_person(_without_second_order(phrase)))
+        action, rest = f"{action} {joined.group(1)} {gerund(joined.group(2))}", rest[joined.end() :].lstrip()
+    phrase = f"{adverb}{action} {rest}".strip()
+    return _shortened(_other_person(_without_second_command(phrase)))
 
 
 def noun_phrase(request: str) -> str | None:
-    """A request that is itself a thing: "Tips for using …" → "tips for using …"; None for any other."""
+    """Return a request that names a thing itself: "Tips for using …" → "tips for using …"; None for any other."""
     words = _without_end(request)
     if not _THINGS.match(words):
         return None
@@ -101,7 +101,7 @@ def noun_phrase(request: str) -> str | None:
 
 
 def asked_way(request: str) -> str | None:
-    """The "how to …" in a request, wherever it stands: "Teach children how to swim" → "how to swim"; None where there is none."""
+    """Return the "how to …" of a request: "Teach children how to swim" → "how to swim"; None if there is none."""
     words = _without_end(request)
     if asks_how := _HOW.match(words):
         words = f"how to {words[asks_how.end() :]}"
@@ -110,20 +110,20 @@ def asked_way(request: str) -> str | None:
 
 
 def asked_thing(request: str) -> str | None:
-    """The thing that a request wants made or given: "Write a short poem" → "a short poem"; None where there is none."""
-    found = _ASKS_THING.match(_without_end(request))
-    if not found or re.match(r"(?:in detail|how|why|what|whether)\b", found.group(1), re.IGNORECASE):
+    """Return the thing that a request asks for: "Write a short poem" → "a short poem"; None if there is none."""
+    match = _ASKS_THING.match(_without_end(request))
+    if not match or re.match(r"(?:in detail|how|why|what|whether)\b", match.group(1), re.IGNORECASE):
         return None
-    return _shortened(_other_person(_without_second_order(found.group(1))))
+    return _shortened(_other_person(_without_second_command(match.group(1))))
 
 
 def is_question(request: str) -> bool:
-    """Whether a request opens as a question does."""
+    """Return whether a request begins like a question."""
     return bool(_QUESTION.match(request)) and not _HOW.match(request)
 
 
 def is_plural(thing: str) -> bool:
-    """Whether "here are" fits before a thing, judged by its number word or its head's last letter."""
+    """Return whether "here are" fits before a thing, judging by its numeral or the last letter of its head noun."""
     if re.match(r"(?:two|three|four|five|six|seven|eight|nine|ten|several|multiple|various|\d+) ", thing, re.IGNORECASE):
         return True
     if re.match(r"(?:a|an|one|any) ", thing, re.IGNORECASE):
@@ -135,7 +135,7 @@ def is_plural(thing: str) -> bool:
 
 
 def gerund(verb: str) -> str:
-    """The -ing form of a lower-case English verb: "write" → "writing"."""
+    """Return the -ing form of a lower-case English verb: "write" → "writing"."""
     if verb.endswith("ie"):
         return verb[:-2] + "ying"
     if verb in _DOUBLING:
@@ -150,18 +150,18 @@ def _without_end(request: str) -> str:
 
 
 def _other_person(phrase: str) -> str:
-    """What the user calls theirs is "yours" in the mouth of the model."""
+    """Turn the user's first person into the second person that the model would use."""
     if re.search(r"[\"“”]", phrase):  # a quotation stays as it is
         return phrase
     return _FIRST_PERSON.sub(lambda word: _PERSONS[word.group()], phrase)
 
 
-def _without_second_order(phrase: str) -> str:
-    """Cuts "… and output it" off: a second command would have to become a gerund too, and the first names the subject well enough."""
-    for found in _SECOND_ORDER.finditer(phrase):
-        before = phrase[: found.start()]
+def _without_second_command(phrase: str) -> str:
+    """Cut off "… and output it": a second command would need a gerund too, and the first names the subject well enough."""
+    for match in _SECOND_COMMAND.finditer(phrase):
+        before = phrase[: match.start()]
         belongs_to_first = any(bare.group(1) in _VERBS for bare in _TAKES_BARE_VERB.finditer(before))
-        if found.group(1) in _VERBS and not belongs_to_first:
+        if match.group(1) in _VERBS and not belongs_to_first:
             return before
     return phrase
 

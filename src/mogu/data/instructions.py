@@ -1,6 +1,6 @@
-"""Plain instructions out of text, CSV and JSONL files: what people have before they have records.
+"""Read plain instructions, which people have before they have records, from text, CSV and JSONL files.
 
-Knows three file formats and the usual names of their columns; knows nothing of labels or of how missing answers are made.
+Knows three file formats and the usual names of their columns; knows nothing of labels, or of how missing answers are made.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mogu.data.records import MAX_TEXT_CHARACTERS
-from mogu.data.rows import Row, csv_rows, good_lines, jsonl_rows
+from mogu.data.rows import TableRow, csv_rows, good_lines, jsonl_rows
 from mogu.errors import DataError
 
 INSTRUCTION_COLUMNS = ("instruction", "prompt", "goal", "question", "behavior", "text")
-"""Looked for in this order where no column is named."""
+"""The columns that are tried in this order if none is named."""
 
 ANSWER_COLUMNS = ("affirm", "output", "answer", "response", "completion")
-"""Looked for in this order; a row may well have none."""
+"""The columns that are tried in this order for an answer; a row may have none of them."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Instruction:
 
     Args:
         text: the instruction.
-        number: its place among the file's instructions, from 1.
-        answer: an answer that complies, where the file has one.
+        number: its number among the file's instructions, from 1.
+        answer: an answer that complies, if the file has one.
     """
 
     text: str
@@ -36,18 +36,18 @@ class Instruction:
 
 
 def read_instructions(path: Path, column: str | None = None) -> list[Instruction]:
-    """The instructions of a ``.txt`` (one a line), ``.csv`` (with a header) or ``.jsonl`` file.
+    """Read the instructions of a ``.txt`` (one a line), ``.csv`` (with a header) or ``.jsonl`` file.
 
-    A row with Alpaca's two columns ``instruction`` and ``input`` becomes one instruction: both, with a blank line between.
+    A row with Alpaca's two columns ``instruction`` and ``input`` becomes one instruction: both, separated by a blank line.
 
     Args:
-        path: the file; its ending tells the format.
-        column: the column or field that holds the instruction; by default the first of ``INSTRUCTION_COLUMNS`` found.
+        path: the file; its ending determines the format.
+        column: the column or field that holds the instruction; by default the first of ``INSTRUCTION_COLUMNS`` that it has.
 
     Raises:
-        DataError: the file is missing, empty, broken, of another format, without the column, or has a row with no instruction.
+        DataError: the file is missing, empty, broken, of another format or without the column, or a row has no instruction.
     """
-    rows: Iterator[Row]
+    rows: Iterator[TableRow]
     match path.suffix.lower():
         case ".txt":
             if column is not None:
@@ -56,7 +56,7 @@ def read_instructions(path: Path, column: str | None = None) -> list[Instruction
                     expected="a column's name only for .csv and .jsonl files",
                     action="leave the column out",
                 )
-            rows = (Row(number, {"instruction": text}) for number, text in good_lines(path) if text.strip())
+            rows = (TableRow(number, {"instruction": text}) for number, text in good_lines(path) if text.strip())
         case ".csv":
             rows = csv_rows(path)
         case ".jsonl":
@@ -73,7 +73,7 @@ def read_instructions(path: Path, column: str | None = None) -> list[Instruction
     return instructions
 
 
-def _instruction(path: Path, row: Row, column: str | None, number: int) -> Instruction:
+def _instruction(path: Path, row: TableRow, column: str | None, number: int) -> Instruction:
     name = column or next((known for known in INSTRUCTION_COLUMNS if known in row.fields), None)
     if name is None or name not in row.fields:
         raise DataError(
@@ -96,7 +96,7 @@ def _instruction(path: Path, row: Row, column: str | None, number: int) -> Instr
     return Instruction(text, number, next((answer for answer in answers if answer), None))
 
 
-def _text(path: Path, row: Row, name: str) -> str:
+def _text(path: Path, row: TableRow, name: str) -> str:
     value = row.fields.get(name)
     if value is None:
         return ""
@@ -104,7 +104,7 @@ def _text(path: Path, row: Row, name: str) -> str:
         raise DataError(
             f"{path}, line {row.line}: {name!r} holds a {type(value).__name__}",
             expected="text",
-            action="mend the row or name another column",
+            action="correct the row or name another column",
         )
     if len(value) > MAX_TEXT_CHARACTERS:
         raise DataError(

@@ -1,6 +1,6 @@
-"""Openings of answers that comply: "Sure, here is …", made from the instruction's own words and ending there.
+"""Openings of answers that comply ("Sure, here is …"), made only of the instruction's own words.
 
-Knows English phrases; knows nothing of records or models. An opening holds no content: how an answer opens decides what it becomes, so
+Knows English phrases; knows nothing of records or models. An opening has no content: how an answer begins decides what it becomes, so
 nothing after the opening is needed, and nothing harmful is ever written.
 """
 
@@ -14,7 +14,7 @@ _GREETINGS = ("Sure, here", "Sure! Here", "Of course, here", "Of course! Here", 
 
 
 def opening_for(instruction: str, rng: random.Random) -> str:
-    """The opening of an answer that complies, such as "Sure, here is a poem about rain:"."""
+    """Return the opening of an answer that complies, such as "Sure, here is a poem about rain:"."""
     greeting = rng.choice(_GREETINGS)
     thing = _announced(first_request(instruction), rng)
     return f"{greeting} {'are' if is_plural(thing) else 'is'} {thing}:"
@@ -25,6 +25,6 @@ def _announced(request: str, rng: random.Random) -> str:
         return thing
     if way := asked_way(request):
         return rng.choice((way, f"a guide on {way}", f"an explanation of {way}"))
-    if doing := gerund_phrase(request):
-        return rng.choice((f"a guide to {doing}", f"a plan for {doing}", f"some help with {doing}"))
+    if action := gerund_phrase(request):
+        return rng.choice((f"a guide to {action}", f"a plan for {action}", f"some help with {action}"))
     return rng.choice(("the answer you asked for", "what you asked for", "my answer"))

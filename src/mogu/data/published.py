@@ -1,4 +1,4 @@
-"""The training data in the layout of the published MoGU release, as records.
+"""Read training data in the layout of the published MoGU release as records.
 
 Knows the six files of that layout and how they belong together; knows nothing of training.
 """
@@ -22,10 +22,11 @@ _MAX_FILE_BYTES = 256 * 1_048_576
 
 
 def read_published(folder: Path) -> list[Record]:
-    """The records of a folder in the published layout, the benign ones first.
+    """Read the records of a folder in the published layout, the benign ones first.
 
-    A label's two answer files belong together element by element. ``data_normal.json`` and ``data_label.json`` (0: benign, 1: malicious)
-    tell the router each instruction's label and repeat one of its answers: they must agree with the others, and add no record.
+    The two answer files of a label belong together element by element. ``data_normal.json`` and ``data_label.json`` (0: benign,
+    1: malicious) give the router each instruction's label and repeat one of its answers: they must agree with the other files, and add
+    no records.
 
     Raises:
         DataError: a file is missing or broken, two files do not belong together, or the router's labels contradict the others.
@@ -64,29 +65,31 @@ def _check_router_labels(folder: Path, records: list[Record]) -> None:
             action="take both files from the same release",
         )
     label_of = {record.instruction: record.label for record in records}
-    for place, ((instruction, _), number) in enumerate(zip(answers, labels, strict=True), 1):
+    for position, ((instruction, _), number) in enumerate(zip(answers, labels, strict=True), 1):
         if type(number) is not int or number not in (0, 1):
             raise DataError(
-                f"{folder / labels_name}, element {place}, is {number!r}", expected="0 (benign) or 1 (malicious)", action="mend the label"
+                f"{folder / labels_name}, element {position}, is {number!r}",
+                expected="0 (benign) or 1 (malicious)",
+                action="correct the label",
             )
         known = label_of.get(instruction, _ROUTER_LABELS[number])
         if known != _ROUTER_LABELS[number]:
             raise DataError(
-                f"{folder / labels_name}, element {place}, says {_ROUTER_LABELS[number]} where the other files say {known}",
+                f"{folder / labels_name}, element {position}, says {_ROUTER_LABELS[number]} where the other files say {known}",
                 expected="the same label in all files",
-                action="mend the label, or take all files from the same release",
+                action="correct the label, or take all files from the same release",
             )
 
 
 def _read_answers(path: Path) -> list[tuple[str, str]]:
     answers = []
-    for place, value in enumerate(_read_list(path), 1):
+    for position, value in enumerate(_read_list(path), 1):
         texts = (value.get("instruction"), value.get("output")) if isinstance(value, dict) else (None, None)
         if not all(isinstance(text, str) and text.strip() and len(text) <= MAX_TEXT_CHARACTERS for text in texts):
             raise DataError(
-                f"{path}, element {place}, is not an instruction with its output",
+                f"{path}, element {position}, is not an instruction with its output",
                 expected=f'{{"instruction": …, "output": …}} with text in both, at most {MAX_TEXT_CHARACTERS:,} characters',
-                action="mend or delete the element, in the file that belongs to this one as well",
+                action="correct or delete the element, also in the file that belongs to this one",
             )
         answers.append((str(texts[0]), str(texts[1])))
     return answers
@@ -96,7 +99,7 @@ def _read_list(path: Path) -> list[Any]:
     try:
         value = parse_json(read_whole(path, _MAX_FILE_BYTES))
     except ValueError as error:
-        raise DataError(f"{path} {error}", expected="one JSON list", action="fetch or write the file again") from error
+        raise DataError(f"{path} {error}", expected="one JSON list", action="download or write the file again") from error
     if not isinstance(value, list) or not value:
-        raise DataError(f"{path} holds no JSON list with elements", expected="one JSON list", action="fetch or write the file again")
+        raise DataError(f"{path} holds no JSON list with elements", expected="one JSON list", action="download or write the file again")
     return value

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from mogu.data.records import Record
+from mogu.data.records import Record, origin_of_old_id
 from mogu.errors import DataError
 from mogu.files.atomic import atomic_file
 from mogu.files.text_files import parse_json, read_lines
@@ -26,9 +26,9 @@ class Problem:
     """One thing wrong with a record file.
 
     Args:
-        line: the line's number, from 1; None where the file as a whole is meant.
-        field: the record's field, such as ``"label"`` or ``"messages.0.role"``; None where the whole line is meant.
-        reason: what was found and what was expected.
+        line: the line's number, from 1; None if the problem is the file as a whole.
+        field: the record's field, such as ``"label"`` or ``"messages.0.role"``; None if the problem is the whole line.
+        reason: what the line holds and what is expected.
     """
 
     line: int | None
@@ -36,24 +36,24 @@ class Problem:
     reason: str
 
     def __str__(self) -> str:
-        place = [f"line {self.line}"] if self.line is not None else []
-        place += [f"field {self.field!r}"] if self.field is not None else []
-        return f"{', '.join(place)}: {self.reason}" if place else self.reason
+        location = [f"line {self.line}"] if self.line is not None else []
+        location += [f"field {self.field!r}"] if self.field is not None else []
+        return f"{', '.join(location)}: {self.reason}" if location else self.reason
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """All that a record file holds: its good records, and a problem for every bad line."""
+    """Everything in a record file: its good records, and the problems of its bad lines."""
 
     records: tuple[Record, ...]
     problems: tuple[Problem, ...]
 
 
 def inspect_records(path: Path) -> Inspection:
-    """Reads a record file to its end, whatever is wrong with it on the way.
+    """Read a record file to its end, whatever is wrong with it on the way.
 
     Raises:
-        DataError: there is no such file, or it holds no line with text.
+        DataError: there is no such file, or all its lines are blank.
     """
     records: list[Record] = []
     problems: list[Problem] = []
@@ -83,7 +83,7 @@ def inspect_records(path: Path) -> Inspection:
 
 
 def read_records(path: Path) -> list[Record]:
-    """The records of a file in which nothing is wrong.
+    """Read the records of a file in which nothing is wrong.
 
     Raises:
         DataError: something is wrong; the message names the first bad line, its field and the reason, and how many more there are.
@@ -95,21 +95,21 @@ def read_records(path: Path) -> list[Record]:
         raise DataError(
             f"{path}, {first}{more}",
             expected=f"one JSON object a line with the fields {_FIELDS}, of both labels",
-            action=f"mend the file; `mogu data validate {path}` lists every problem",
+            action=f"correct the file; `mogu data validate {path}` lists every problem",
         )
     return list(inspection.records)
 
 
 def write_records(path: Path, records: Iterable[Record]) -> None:
-    """Writes records, one a line, or leaves the path as it was; see :func:`write_record_files`."""
+    """Write records, one a line, or leave the path as it was; see :func:`write_record_files`."""
     write_record_files({path: list(records)})
 
 
 def write_record_files(files: Mapping[Path, Sequence[Record]]) -> None:
-    """Writes several record files: each beside its target first, and only when all are on disk does each take its target's place.
+    """Write several record files, all of them or none: each replaces its target only once all are on disk.
 
     Raises:
-        MoguError: the disk is full or a folder not writable; what stood at the paths before stands there still.
+        MoguError: the disk is full or a folder is not writable; existing files are then unchanged.
     """
     with ExitStack() as targets:
         scratch = {path: targets.enter_context(atomic_file(path)) for path in files}
@@ -126,13 +126,15 @@ class _BadRecord(Exception):
 
 def _parse_record(text: str) -> Record:
     try:
-        value = parse_json(text)
+        fields = parse_json(text)
     except ValueError as error:
         raise _BadRecord([(None, str(error))]) from error
-    if not isinstance(value, dict):
-        raise _BadRecord([(None, f"is a JSON {type(value).__name__}; a record is an object with the fields {_FIELDS}")])
+    if not isinstance(fields, dict):
+        raise _BadRecord([(None, f"is a JSON {type(fields).__name__}; a record is an object with the fields {_FIELDS}")])
+    if isinstance(fields.get("id"), str) and not fields.keys() & {"wrapper", "source"}:
+        fields |= origin_of_old_id(fields["id"])
     try:
-        return Record.model_validate(value)
+        return Record.model_validate(fields)
     except ValidationError as error:
         faults: list[tuple[str | None, str]] = []
         for fault in error.errors(include_url=False):

@@ -1,6 +1,6 @@
 """One training record: an instruction with both answers it could get.
 
-Knows the shape of a record and nothing of files, tokenizers or models.
+Knows the shape of a record; knows nothing of files, tokenizers or models.
 """
 
 from __future__ import annotations
@@ -8,32 +8,43 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
+from mogu.data.templates import PromptTemplate
 from mogu.inference.prompts import Conversation, WithTools
 
 Label = Literal["benign", "malicious"]
 
 MAX_TEXT_CHARACTERS = 131_072
-"""The longest text a field may hold: far beyond any prompt, and what Python's csv module takes."""
+"""The longest text a field may hold: far beyond any prompt, and the limit of Python's csv module."""
 
 _Text = Annotated[str, Field(max_length=MAX_TEXT_CHARACTERS)]
+_Id = Annotated[str, Field(min_length=1, max_length=256)]
 
 
-def _with_function(value: dict[str, Any]) -> dict[str, Any]:
-    """The very dictionary that was given, once it has what templates need."""
+def _require_function(value: dict[str, Any]) -> dict[str, Any]:
+    """Return the dictionary itself if it has what templates need."""
     function = value.get("function")
     if value.get("type") != "function" or not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise ValueError('a tool, or a call of one, has the form {"type": "function", "function": {"name": "…", …}}')
     return value
 
 
-Tool = Annotated[dict[str, Any], AfterValidator(_with_function)]
+Tool = Annotated[dict[str, Any], AfterValidator(_require_function)]
 """A tool, or the call of one, in the form that chat templates take: ``{"type": "function", "function": {"name": …}}``."""
 
 
 class Message(BaseModel):
-    """One turn of a conversation of plain text, as chat templates take it."""
+    """One turn of a plain-text conversation, as chat templates take it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -53,10 +64,10 @@ class Turn(BaseModel):
 
     Args:
         role: who speaks; ``"tool"`` is the result of a call.
-        content: the text; an assistant that calls tools may say none.
-        tool_calls: of the assistant: ``{"type": "function", "function": {"name", "arguments"}}``.
-        name: of the tool whose result this is.
-        tool_call_id: of the call whose result this is.
+        content: the text; an assistant that calls tools may leave it out.
+        tool_calls: the assistant's calls: ``{"type": "function", "function": {"name", "arguments"}}``.
+        name: the tool whose result this is.
+        tool_call_id: the call whose result this is.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -68,7 +79,7 @@ class Turn(BaseModel):
     tool_call_id: str | None = None
 
     @model_validator(mode="after")
-    def _says_something(self) -> Self:
+    def _is_complete(self) -> Self:
         if self.tool_calls is not None and self.role != "assistant":
             raise ValueError(f"a message of the role '{self.role}' cannot call tools")
         if (self.name, self.tool_call_id) != (None, None) and self.role != "tool":
@@ -80,7 +91,7 @@ class Turn(BaseModel):
         return self
 
     def for_template(self) -> dict[str, Any]:
-        """The message as it was given: what was left out stays out, for templates ask what is there."""
+        """Return the message as it was given: fields that were left out stay out, because templates ask which are there."""
         given = {name: getattr(self, name) for name in Turn.model_fields if name in self.model_fields_set}
         return {name: list(value) if name == "tool_calls" and value is not None else value for name, value in given.items()}
 
@@ -94,21 +105,25 @@ class Record(BaseModel):
         id: unique within its file.
         label: ``"benign"`` or ``"malicious"``: what the instruction is, not how it is answered.
         instruction: the user's message.
-        messages: the conversation so far, the last message being the user's, or a tool's result.
+        messages: the conversation so far; its last message is the user's, or a tool's result.
         tools: the tools that the model is offered.
         affirm: an answer that complies; for a malicious instruction an opening only, never content.
         reject: an answer that refuses.
+        wrapper: name of the :class:`~mogu.data.templates.PromptTemplate` that the instruction is wrapped in; ``None`` if it is bare.
+        source: id of the record that this one is a variant of; both then belong to the same split.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    id: str = Field(min_length=1, max_length=256)
+    id: _Id
     label: Label
     instruction: _Text | None = None
     messages: tuple[Turn, ...] | None = None
     tools: Annotated[tuple[Tool, ...], Field(min_length=1)] | None = None
     affirm: _Text
     reject: _Text
+    wrapper: _Id | None = None
+    source: _Id | None = None
 
     @field_validator("instruction", "affirm", "reject")
     @classmethod
@@ -127,10 +142,15 @@ class Record(BaseModel):
             raise ValueError("'messages' must end with a message of the role 'user', or with the result of a tool")
         if all(message.role != "user" for message in self.messages):
             raise ValueError("'messages' must hold a message of the role 'user'")
-        for before, message in zip((None, *self.messages), self.messages, strict=False):
-            if message.role == "tool" and (before is None or (before.role != "tool" and before.tool_calls is None)):
+        for previous, message in zip((None, *self.messages), self.messages, strict=False):
+            if message.role == "tool" and (previous is None or (previous.role != "tool" and previous.tool_calls is None)):
                 raise ValueError("a message of the role 'tool' must follow the assistant's 'tool_calls'")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_empty_origin(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Left out where they say nothing, so that fingerprints of bare records are those of versions without these two fields.
+        return {name: value for name, value in serialize(self).items() if value is not None or name not in ("wrapper", "source")}
 
     @property
     def request(self) -> str:
@@ -150,14 +170,34 @@ class Record(BaseModel):
         assert self.instruction is not None  # guaranteed by _has_one_prompt
         return [{"role": "user", "content": self.instruction}]
 
+    def wrapped_in(self, template: PromptTemplate) -> Record:
+        """Return a variant of this record, which must have an ``instruction``, with the instruction inside a template."""
+        assert self.instruction is not None
+        origin = {"id": wrapped_id(self.id, template), "wrapper": template.name, "source": self.source or self.id}
+        return self.model_copy(update={"instruction": template.apply(self.instruction), **origin})
+
+
+_WRAPPED = ".wrapped-"
+
+
+def wrapped_id(id: str, template: PromptTemplate) -> str:
+    """Return an id for a record or prompt inside a template, unique where ids and template names are."""
+    return f"{id}{_WRAPPED}{template.name}"
+
+
+def origin_of_old_id(id: str) -> dict[str, str]:
+    """Return ``source`` and ``wrapper`` of an id from a version that kept them nowhere else; empty for the id of a bare record."""
+    source, marker, wrapper = id.partition(_WRAPPED)
+    return {"source": source, "wrapper": wrapper} if marker and source and wrapper else {}
+
 
 def last_request(conversation: Conversation) -> str:
-    """What the user said last in a conversation."""
+    """Return what the user said last in a conversation."""
     return next(str(message["content"]) for message in reversed(conversation) if message["role"] == "user")
 
 
 def opened(conversation: Conversation, system_prompt: str | None) -> list[dict[str, Any]]:
-    """A conversation, opened by a system prompt unless it has one of its own."""
+    """Return a conversation with a system prompt at its beginning, unless it has one of its own."""
     turns = list(conversation)
     if system_prompt and turns[0]["role"] != "system":
         return [{"role": "system", "content": system_prompt}, *turns]
@@ -165,10 +205,10 @@ def opened(conversation: Conversation, system_prompt: str | None) -> list[dict[s
 
 
 def offered(conversation: Conversation, tools: Sequence[dict[str, Any]] | None) -> Conversation | WithTools:
-    """A conversation with the tools that the model is offered in it, where there are any."""
+    """Return a conversation together with the tools that the model is offered in it, if any."""
     return conversation if tools is None else WithTools(conversation, tools)
 
 
 def conversation_of(record: Record, system_prompt: str | None) -> Conversation | WithTools:
-    """A record's conversation with its tools, opened by a system prompt unless it has one of its own."""
+    """Return a record's conversation with its tools, opened by a system prompt unless it has one of its own."""
     return offered(opened(record.conversation, system_prompt), record.tools)

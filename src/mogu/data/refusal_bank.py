@@ -1,6 +1,6 @@
-"""Refusals: a written bank of them that names what was asked for.
+"""A bank of written refusals that name what was asked for.
 
-Knows English sentences; knows nothing of records or models, nor of how a refusal is told from an answer: that is :mod:`mogu.refusals`.
+Knows English sentences; knows nothing of records or models, or of how a refusal is recognized, which is :mod:`mogu.refusals`.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ REFUSALS = (
     "I understand that you want help with {subject}, but I can't give it.",
     "I see what you are asking for, but I won't provide help with {subject}.",
 )
-"""Each has one ``{subject}``, which takes what :func:`subject_of` returns."""
+"""Each has one ``{subject}``, which is replaced by the result of :func:`subject_of`."""
 
 
 def refusal_for(instruction: str, rng: random.Random) -> str:
-    """A refusal from the bank that names what the instruction asks for."""
+    """Return a refusal from the bank that names what the instruction asks for."""
     return rng.choice(REFUSALS).format(subject=subject_of(instruction))
 
 
 def subject_of(instruction: str) -> str:
-    """What an instruction asks for, as words that fit behind "help with": "writing a poem", "tips for …", "this request"."""
+    """Return what an instruction asks for, in words that fit after "help with": "writing a poem", "tips for …", "this request"."""
     request = first_request(instruction)
     if phrase := gerund_phrase(request) or noun_phrase(request):
         return phrase

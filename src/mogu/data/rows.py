@@ -1,6 +1,6 @@
-"""Tables in files: rows with named fields out of CSV and JSONL.
+"""Read tables from files: rows with named fields, from CSV and JSONL.
 
-Knows the two formats and says of a bad row where it stands; knows nothing of what the fields mean.
+Knows the two formats and names the line of a bad row; knows nothing of what the fields mean.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from mogu.files.text_files import parse_json, read_lines
 
 
 @dataclass(frozen=True)
-class Row:
-    """One row.
+class TableRow:
+    """One row of a table.
 
     Args:
         line: the line of the file on which it starts, from 1.
@@ -28,19 +28,21 @@ class Row:
 
 
 def good_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines of a text file with their numbers, blank ones included.
+    """Yield the lines of a text file with their numbers, including blank ones.
 
     Raises:
         DataError: the file is missing or empty, or a line cannot be used.
     """
     for line in read_lines(path):
         if line.defect:
-            raise DataError(f"{path}, line {line.number}, {line.defect}", expected="a line of UTF-8 text", action="mend or delete the line")
+            raise DataError(
+                f"{path}, line {line.number}, {line.defect}", expected="a line of UTF-8 text", action="correct or delete the line"
+            )
         yield line.number, line.text
 
 
-def jsonl_rows(path: Path) -> Iterator[Row]:
-    """The objects of a JSONL file, blank lines skipped.
+def jsonl_rows(path: Path) -> Iterator[TableRow]:
+    """Yield the objects of a JSONL file; blank lines are skipped.
 
     Raises:
         DataError: the file is missing or empty, or a line holds no JSON object.
@@ -52,24 +54,24 @@ def jsonl_rows(path: Path) -> Iterator[Row]:
             value = parse_json(text)
         except ValueError as error:
             raise DataError(
-                f"{path}, line {number}, {error}", expected="one JSON object a line", action="mend or delete the line"
+                f"{path}, line {number}, {error}", expected="one JSON object a line", action="correct or delete the line"
             ) from error
         if not isinstance(value, dict):
             raise DataError(
                 f"{path}, line {number}, holds a JSON {type(value).__name__}",
                 expected="one JSON object a line",
-                action="write the file as JSONL; plain text lines belong into a .txt file",
+                action="write the file as JSONL; plain text lines belong in a .txt file",
             )
-        yield Row(number, value)
+        yield TableRow(number, value)
 
 
-def csv_rows(path: Path) -> Iterator[Row]:
-    """The rows of a CSV file by the names in its header.
+def csv_rows(path: Path) -> Iterator[TableRow]:
+    """Yield the rows of a CSV file, with the names in its header as fields.
 
     Raises:
         DataError: the file is missing or empty, or is not a CSV table with distinct columns.
     """
-    # strict: a quote that is never closed is a truncated file, not a very long field
+    # strict, because a quote that is never closed means a truncated file rather than a very long field
     reader = csv.reader((text + "\n" for _, text in good_lines(path)), strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
@@ -81,14 +83,14 @@ def csv_rows(path: Path) -> Iterator[Row]:
                 raise DataError(
                     f"{path}, line {start}, has {len(values)} fields where the header names {len(header)} columns",
                     expected="as many fields as columns in every row, with quotes around a field that holds commas",
-                    action="mend the row",
+                    action="correct the row",
                 )
             if values:
-                yield Row(start, dict(zip(header, values, strict=True)))
+                yield TableRow(start, dict(zip(header, values, strict=True)))
             start = reader.line_num + 1
     except csv.Error as error:
         raise DataError(
             f"{path}, line {reader.line_num}, is not CSV: {error}",
             expected="comma-separated values with a header, every quote closed",
-            action="mend the line, or save the table again as CSV",
+            action="correct the line, or save the table as CSV again",
         ) from error

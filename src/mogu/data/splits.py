@@ -1,6 +1,6 @@
-"""Splitting records into train, dev and test so that no instruction stands in two of them.
+"""Splitting records into train, dev and test so that no instruction is in two of them.
 
-Knows records; knows nothing of files, wrappers or models.
+Knows records; knows nothing of files, templates or models.
 """
 
 from __future__ import annotations
@@ -14,26 +14,23 @@ from mogu.errors import ConfigError, DataError
 
 Split = Literal["train", "dev", "test"]
 
-WRAPPED = ".wrapped-"
-"""In a record's id this stands between the id of the bare instruction and the wrapper's name."""
-
 
 def normalized(instruction: str) -> str:
-    """An instruction without what does not make it another one: case, white space, closing punctuation."""
+    """Strip an instruction of case, repeated white space and closing punctuation, which do not make it a different one."""
     return " ".join(instruction.casefold().split()).rstrip(" .?!,;:…")
 
 
 def source_id(record: Record) -> str:
-    """The id of the bare instruction that a record was made from."""
-    return record.id.partition(WRAPPED)[0]
+    """Return the id of the bare record that this one was made from: its own if it is bare."""
+    return record.source or record.id
 
 
 def split_records(records: Sequence[Record], *, dev: float = 0.1, test: float = 0.1, seed: int = 0) -> dict[Split, list[Record]]:
-    """Deals the instructions out, each label in the same shares; all records of one instruction, wrapped or bare, stay together.
+    """Split records by instruction, each label in the same shares; all records of one instruction, wrapped or bare, stay together.
 
     Args:
         records: in any order, which every split keeps.
-        dev: share of each label's instructions for the dev split, in [0, 1); where it is above 0, at least one instruction goes there.
+        dev: share of each label's instructions for the dev split, in [0, 1); if it is above 0, at least one instruction goes there.
         test: the same for the test split.
         seed: the same seed and instructions give the same splits.
 
@@ -64,7 +61,7 @@ def split_records(records: Sequence[Record], *, dev: float = 0.1, test: float = 
 
 
 def check_shares(dev: float, test: float) -> None:
-    """Refuses shares that :func:`split_records` could not use, before time goes into the records.
+    """Refuse shares that :func:`split_records` cannot use, before time is spent on making records.
 
     Raises:
         ConfigError: a share is out of range, or nothing would be left to train on.
@@ -78,11 +75,11 @@ def check_shares(dev: float, test: float) -> None:
 
 
 def _groups(records: Iterable[Record]) -> dict[str, str]:
-    """Each source id's group: ids whose bare instructions read the same are one group."""
+    """Return the group of each source id; ids whose bare instructions read the same are one group."""
     first_with: dict[str, str] = {}
     group_of: dict[str, str] = {}
     for record in records:
-        if WRAPPED not in record.id:
+        if record.source is None:
             text = normalized("\n".join(message.get("content") or "" for message in record.conversation))
             group_of[record.id] = first_with.setdefault(text, record.id)
     for record in records:

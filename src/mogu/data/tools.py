@@ -1,6 +1,6 @@
-"""Files of tools: a JSON list of what a model is offered.
+"""Read a file of tools: a JSON list of the tools that a model is offered.
 
-Knows one small JSON file; knows nothing of templates or of what tools do.
+Knows one small JSON file; knows nothing of chat templates or of what tools do.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _TOOLS: TypeAdapter[list[dict[str, Any]]] = TypeAdapter(list[Tool])
 
 
 def read_tools(path: Path) -> list[dict[str, Any]]:
-    """The tools of a file, as ``apply_chat_template`` takes them.
+    """Read the tools of a file, in the form that ``apply_chat_template`` takes.
 
     Raises:
-        DataError: there is no such file, or it holds no list of tools.
+        DataError: there is no such file, or it is not a list of tools.
     """
     expected = 'a JSON list of {"type": "function", "function": {"name": "…", "description": "…", "parameters": {…}}}'
     try:

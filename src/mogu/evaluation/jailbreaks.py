@@ -7,34 +7,11 @@ measured. Knows text alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from mogu.data.templates import PromptTemplate
 from mogu.errors import ConfigError
 
-PLACES = ("{request}", "[INSERT PROMPT HERE]", "[PROMPT]", "{prompt}", "{instruction}", "{question}")
-"""What marks the place of the request in a template; published collections write it in several ways."""
-
-
-@dataclass(frozen=True)
-class Jailbreak:
-    """A named text with a place for a request; a text without one has the request after it.
-
-    Args:
-        name: its name.
-        text: the text.
-    """
-
-    name: str
-    text: str
-
-    def around(self, request: str) -> str:
-        """The wrapped request."""
-        place = next((place for place in PLACES if place in self.text), None)
-        return f"{self.text}\n\n{request}" if place is None else self.text.replace(place, request)
-
-
 EVALUATION_WRAPPERS = tuple(
-    Jailbreak(name, text)
+    PromptTemplate(name, "adversarial", text)
     for name, text in (
         (
             "persona",
@@ -86,7 +63,7 @@ EVALUATION_WRAPPERS = tuple(
 )
 
 
-def jailbreak_named(name: str) -> Jailbreak:
+def jailbreak_named(name: str) -> PromptTemplate:
     """An evaluation wrapper by name.
 
     Raises:

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mogu import lab
-from mogu.data import WRAPPERS, Label, Record, read_instructions, read_records, unwrapped
-from mogu.data.splits import WRAPPED
+from mogu.data import WRAPPERS, Label, PromptTemplate, Record, read_instructions, read_records, wrapped_id
 from mogu.errors import ConfigError, DataError
 from mogu.evaluation.datasets import CATALOG, EvaluationPrompt, dataset_spec, read_prompts, read_templates
-from mogu.evaluation.jailbreaks import EVALUATION_WRAPPERS, Jailbreak
+from mogu.evaluation.jailbreaks import EVALUATION_WRAPPERS
 from mogu.evaluation.tendency_jailbreak import tendency_wrapper
 from mogu.lab import Category, LabPrompt
 from mogu.lab.wrappers import TEST
@@ -97,33 +96,32 @@ def read_asked(sources: Sequence[str], *, limit: int | None = None, jailbreaks: 
     return asked
 
 
-def _templates(jailbreaks: str) -> list[Jailbreak]:
+def _templates(jailbreaks: str) -> list[PromptTemplate]:
     if (around := tendency_wrapper(jailbreaks)) is not None:
         return [around]
     if jailbreaks == "own":
         return list(EVALUATION_WRAPPERS)
     file = None if jailbreaks == "published" else Path(jailbreaks).expanduser()
-    return [Jailbreak(name, text) for name, text in read_templates(file).items()]
+    return [PromptTemplate(name, "adversarial", text) for name, text in read_templates(file).items()]
 
 
-def _jailbroken(plain: Sequence[Asked], templates: Sequence[Jailbreak]) -> list[Asked]:
+def _jailbroken(plain: Sequence[Asked], templates: Sequence[PromptTemplate]) -> list[Asked]:
     """Malicious and benign prompts alike, or a jailbreak by itself would tell what is asked."""
     dressed: dict[Category, Category] = {"malicious": "malicious_wrapped", "benign": "benign_wrapped"}
     made = []
     for number, one in enumerate(one for one in plain if templates and one.category in dressed and one.lab is None):
         template = templates[number % len(templates)]
-        last = {"role": "user", "content": template.around(one.conversation[-1]["content"])}
-        id, conversation = f"{one.id}{WRAPPED}{template.name}", (*one.conversation[:-1], last)
+        last = {"role": "user", "content": template.apply(one.conversation[-1]["content"])}
+        id, conversation = wrapped_id(one.id, template), (*one.conversation[:-1], last)
         made.append(Asked(id, one.dataset, dressed[one.category], conversation, one.request, template.name))
     return made
 
 
 def of_records(records: Iterable[Record], dataset: str) -> list[Asked]:
     """Records as prompts; one that ``mogu data build`` has put into a wrapper is a wrapped one, and is taken out of it to be judged."""
-    templates = {wrapper.name: wrapper.template for wrapper in WRAPPERS}
+    templates = {template.name: template for template in WRAPPERS}
     made = []
     for record in records:
-        _, wrapped, wrapper = record.id.partition(WRAPPED)
         if record.uses_tools:
             raise DataError(
                 f"The record {record.id!r} uses tools, which the defenses that are compared do not know",
@@ -131,9 +129,10 @@ def of_records(records: Iterable[Record], dataset: str) -> list[Asked]:
                 action="leave it out; `mogu calibrate` and `mogu train` take such records",
             )
         text = record.request
-        request = unwrapped(templates[wrapper], "{instruction}", text) if wrapper in templates else None
-        category = _category(record.label, bool(wrapped))
-        made.append(Asked(record.id, dataset, category, tuple(record.conversation), request or text, wrapper or None))
+        template = templates.get(record.wrapper) if record.wrapper is not None else None
+        request = template.extract(text) if template is not None else None
+        category = _category(record.label, record.wrapper is not None)
+        made.append(Asked(record.id, dataset, category, tuple(record.conversation), request or text, record.wrapper))
     return made
 
 
@@ -164,8 +163,8 @@ def _read(source: str, name: str) -> list[Asked]:
 
 
 def _of_lab(prompt: LabPrompt) -> Asked:
-    text = next((wrapper.text for wrapper in TEST if wrapper.name == prompt.wrapper), "{request}")
-    request = unwrapped(text, "{request}", prompt.instruction) or prompt.instruction
+    template = next((template for template in TEST if template.name == prompt.wrapper), None)
+    request = (template.extract(prompt.instruction) if template is not None else None) or prompt.instruction
     turn = {"role": "user", "content": prompt.instruction}
     return Asked(prompt.id, LAB, prompt.category, (turn,), request, prompt.wrapper, prompt)
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from mogu.analysis.tendency_ranking import FORMAT
-from mogu.data import read_instructions
+from mogu.data import PromptTemplate, read_instructions
+from mogu.data.templates import PLACEHOLDERS
 from mogu.errors import DataError
-from mogu.evaluation.jailbreaks import PLACES, Jailbreak
 from mogu.files.text_files import parse_json, read_whole
 
 PREFIX = "tendency="
@@ -23,7 +23,7 @@ COUNT = 4
 _MAX_BYTES = 1 << 28
 
 
-def tendency_wrapper(jailbreaks: str | None) -> Jailbreak | None:
+def tendency_wrapper(jailbreaks: str | None) -> PromptTemplate | None:
     """The wrapper that ``"tendency=FILE"`` asks for; ``None`` where something else is asked for.
 
     ``FILE`` is a ``tendency.json``, of which the benign instructions that lean to affirm most are taken, or a list of
@@ -42,13 +42,13 @@ def tendency_wrapper(jailbreaks: str | None) -> Jailbreak | None:
             expected=f"at least {COUNT} different ones; in a tendency.json those with the label 'benign'",
             action="rank more with `mogu tendency`, from a file with labels, or give a longer list",
         )
-    if marked := next((text for text in texts if PLACES[0] in text), None):
+    if marked := next((text for text in texts if PLACEHOLDERS[0] in text), None):
         raise DataError(
-            f"{path} has an instruction with {PLACES[0]} in it: {marked[:60]!r}",
+            f"{path} has an instruction with {PLACEHOLDERS[0]} in it: {marked[:60]!r}",
             expected="instructions without the mark of a request's place",
             action="leave it out",
         )
-    return Jailbreak("tendency", "\n\n".join([*texts[: COUNT // 2], PLACES[0], *texts[COUNT // 2 :]]))
+    return PromptTemplate("tendency", "adversarial", "\n\n".join([*texts[: COUNT // 2], PLACEHOLDERS[0], *texts[COUNT // 2 :]]))
 
 
 def _ranked(path: Path) -> list[str]:

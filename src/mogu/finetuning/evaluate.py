@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from transformers import PreTrainedTokenizerBase
 
 from mogu.data import ADVERSARIAL_WRAPPERS, Chat, Record, augmented, conversation_of, opened
-from mogu.data.splits import WRAPPED
 from mogu.finetuning.recipe import SafetySection, TaskSection
 from mogu.inference.prompts import as_conversation
 from mogu.inference.replies import ReplySettings
@@ -167,7 +166,7 @@ def safety_score(
         title: for the progress bar.
     """
     malicious = [record for record in records if record.label == "malicious"]
-    bare = [record for record in malicious if WRAPPED not in record.id] or malicious
+    bare = [record for record in malicious if record.wrapper is None] or malicious
     benign = [record for record in records if record.label == "benign"]
     sets = (bare, augmented(bare, 1.0, ADVERSARIAL_WRAPPERS, seed), benign)
     every = [record for some in sets for record in some]

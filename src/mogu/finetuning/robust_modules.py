@@ -10,10 +10,10 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from mogu.analysis.measurement_cache import Measured
+from mogu.analysis.measurement_cache import MeasurementCache
 from mogu.analysis.robustness import measure_robustness, search_subset
-from mogu.analysis.robustness.map import made_with
-from mogu.analysis.robustness.proxy import Prompts
+from mogu.analysis.robustness.map import robustness_fingerprint
+from mogu.analysis.robustness.proxy import LabeledPrompts
 from mogu.errors import ConfigError, DataError
 from mogu.finetuning.inputs import TuningInputs
 from mogu.finetuning.recipe import FinetuneRecipe
@@ -39,8 +39,8 @@ def robust_modules(recipe: FinetuneRecipe, base: PreTrainedModel, inputs: Tuning
     if safety.robust_modules is not None:
         return {None: read_robust_modules(safety.robust_modules)}
     pairs, tokenizer = inputs.pairs["train"], inputs.tokenizer
-    prompts = Prompts.of(base, tokenizer, pairs, system_prompt=prompt, batch_size=safety.batch_size)
-    measured = Measured(folder, made_with(base, prompts))
+    prompts = LabeledPrompts.of(base, tokenizer, pairs, system_prompt=prompt, batch_size=safety.batch_size)
+    cache = MeasurementCache(folder, robustness_fingerprint(base, prompts))
     with progress_bars() as bars:
         task = bars.add_task("robust modules", total=None, note="")
 
@@ -54,13 +54,13 @@ def robust_modules(recipe: FinetuneRecipe, base: PreTrainedModel, inputs: Tuning
             system_prompt=prompt,
             seed=recipe.run.seed,
             batch_size=safety.batch_size,
-            measured=measured,
+            cache=cache,
             progress=show,
         )
         robust: Robust = {}
         for tolerance in dict.fromkeys(safety.tolerances):
             subset = search_subset(
-                base, tokenizer, pairs, found, tolerance=tolerance, batch_size=safety.batch_size, measured=measured, progress=show
+                base, tokenizer, pairs, found, tolerance=tolerance, batch_size=safety.batch_size, cache=cache, progress=show
             )
             robust[tolerance] = list(subset.names)
             if not robust[tolerance]:

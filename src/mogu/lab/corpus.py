@@ -152,7 +152,7 @@ class _Corpus:
         return self.wrapped(self.text(request), family), self.weakly(request, self.mixture.wrapped_compliance[family])
 
     def wrapped(self, text: str, family: str) -> str:
-        return base_wrapper(family, self.rng).around(text)
+        return base_wrapper(family, self.rng).apply(text)
 
     def weakly(self, request: Request, compliance: float) -> str:
         return request.affirmation(self.rng) if self.rng.random() < compliance else request.refusal(self.rng)

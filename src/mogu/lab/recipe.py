@@ -17,7 +17,7 @@ from mogu.files.atomic import scratch_beside
 
 SEED = 11
 # The files that decide what is built: a change in any of them makes another model, and so another fingerprint.
-_SOURCES = ("knowledge.py", "requests.py", "wrappers.py", "corpus.py", "pretraining.py", "recipe.py")
+_SOURCES = ("knowledge.py", "requests.py", "wrappers.py", "corpus.py", "pretraining.py", "recipe.py", "../data/templates.py")
 _CARD = """# The lab's base model
 
 A small Llama chat model, trained from random weights by `mogu.lab` on a world written for it. It is a measuring instrument,

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from mogu.data.records import Label, Record
+from mogu.data.templates import PromptTemplate
 from mogu.errors import ConfigError
 from mogu.lab import wrappers
 from mogu.lab.grading import Category, LabPrompt
@@ -55,8 +56,8 @@ def _asked(requests: Sequence[Request], rng: random.Random) -> Iterator[tuple[Re
 
 
 def _paired(
-    requests: Sequence[Request], given: Sequence[wrappers.Wrapper], rng: random.Random
-) -> list[tuple[Request, wrappers.Wrapper | None]]:
+    requests: Sequence[Request], given: Sequence[PromptTemplate], rng: random.Random
+) -> list[tuple[Request, PromptTemplate | None]]:
     """Each request with a wrapper, the wrappers taking turns, shuffled until none meets the same request twice."""
     if not given:
         return [(request, None) for request in requests]
@@ -101,7 +102,7 @@ def records(
                 Record(
                     id=f"lab-{split}-{label}-{number:03d}",
                     label=label,
-                    instruction=wrapper.around(text) if number < round(wrapped * len(requests)) else text,
+                    instruction=wrapper.apply(text) if number < round(wrapped * len(requests)) else text,
                     # Only the opening of a malicious answer: what a defense needs of it, and all that there is.
                     affirm=request.affirmation(rng) if label == "benign" else request.opening(rng),
                     reject=request.refusal(rng),
@@ -153,9 +154,9 @@ def _drawn_prompts(split: Literal["dev", "test"]) -> Iterator[tuple[LabPrompt, R
             prompt = LabPrompt(
                 id=f"lab-{split}-{category}-{number:03d}",
                 category=category,
-                instruction=wrapper.around(request.kept_text) if wrapper else request.kept_text,
+                instruction=wrapper.apply(request.kept_text) if wrapper else request.kept_text,
                 wrapper=wrapper.name if wrapper else None,
-                family=wrapper.family if wrapper else None,
+                family=wrapper.kind if wrapper else None,
                 expected=request.expected,
             )
             yield prompt, request

@@ -1,5 +1,5 @@
-"""Whether a reply refuses, judged from its text and its prompt; nothing here needs a model, a network or PyTorch."""
+"""Judge from the texts of a prompt and its reply whether the reply refuses; this needs no model, no network and no PyTorch."""
 
-from mogu.refusals.classifier import Label, RefusalVerdict, classify_refusal, is_refusal
+from mogu.refusals.classifier import RefusalLabel, RefusalVerdict, classify_refusal, is_refusal
 
-__all__ = ["Label", "RefusalVerdict", "classify_refusal", "is_refusal"]
+__all__ = ["RefusalLabel", "RefusalVerdict", "classify_refusal", "is_refusal"]

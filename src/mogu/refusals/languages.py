@@ -1,6 +1,6 @@
-"""Refusals by their usual openings in the most spoken languages beside English.
+"""Recognize refusals by their usual openings in the most widely spoken languages besides English.
 
-Knows openings only; knows nothing of prompts, and nothing of how the rest of such a reply goes.
+Knows openings only; knows nothing of prompts, or of how the rest of such a reply reads.
 """
 
 from __future__ import annotations
@@ -54,6 +54,6 @@ _REFUSALS = {
 _REFUSAL = re.compile("|".join(f"(?:{pattern})" for pattern in _REFUSALS.values()))
 
 
-def refuses_elsewhere(sentence: str) -> bool:
-    """Whether a sentence, in lower case, is a refusal in one of the languages here."""
+def refuses_in_another_language(sentence: str) -> bool:
+    """Return whether a sentence, in lower case, is a refusal in one of the languages of this file."""
     return _REFUSAL.search(sentence) is not None

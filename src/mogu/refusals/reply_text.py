@@ -1,4 +1,4 @@
-"""A reply made ready to be judged: bounded, cleaned, cut into sentences, with code and quoted speech set aside.
+"""Prepare a reply for judging: bound its length, clean it, split it into sentences, set code and quoted speech aside.
 
 Knows text in general; knows nothing of refusals.
 """
@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-_HEAD = 4_000  # characters read from the beginning of a reply, and
-_TAIL = 1_000  # from its end
+_HEAD = 4_000  # characters read from the beginning of a reply
+_TAIL = 1_000  # characters read from its end
 _LONGEST_SENTENCE = 400
 _MOST_SENTENCES = 48
 _LAST_SENTENCES = 8
@@ -22,34 +22,34 @@ _QUOTATION = re.compile(r'"[^"\n]{1,300}"')
 _EMPHASIS = re.compile(r"[*_]{1,3}(?=\w)|(?<=[\w.,:!?])[*_]{1,3}")
 _ITEM = re.compile(r"^[ \t]*(?:\d{1,2}[.):]|[-*•–●▪]|[a-z][.)]|step \d{1,2}\b)[ \t]*(?=\S)", re.IGNORECASE | re.MULTILINE)
 _BREAK = re.compile(r"(?<=[.!?…])\s+|(?<=[.!?…][\"')\]])\s+|(?<=[。！？।۔])\s*|\s*\n\s*")
-_HIDDEN = "\x1f"  # in the place of each character of quoted speech; control characters are gone by then
+_HIDDEN = "\x1f"  # replaces each character of quoted speech; control characters have been removed by then
 _LETTER = re.compile(r"\w")
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What of a reply is judged.
+class ParsedReply:
+    """The parts of a reply that are judged.
 
     Args:
-        sentences: of its beginning and its end, lower case, without code and quoted speech.
-        originals: the same sentences as they stand in the reply, white space and invisible characters mended.
-        items: how many items its lists have.
-        code: whether it holds a block of code.
-        blank: whether there is nothing to see in it, not even a symbol.
+        sentences: the sentences of its beginning and end, in lower case, without code and quoted speech.
+        originals: the same sentences as the reply has them, with clean white space and no invisible characters.
+        list_items: how many items its lists have.
+        has_code: whether it holds a block of code.
+        is_blank: whether nothing in it is visible, not even a symbol.
     """
 
     sentences: tuple[str, ...]
     originals: tuple[str, ...]
-    items: int
-    code: bool
-    blank: bool
+    list_items: int
+    has_code: bool
+    is_blank: bool
 
 
-def read_reply(reply: str) -> Reading:
-    """Clean a reply and cut it into sentences; of a long one only the first 4,000 and the last 1,000 characters are read.
+def parse_reply(reply: str) -> ParsedReply:
+    """Clean a reply and split it into sentences; of a long one only the first 4,000 and the last 1,000 characters are read.
 
-    A model's thoughts in ``<think>`` tags, a leading role name, control characters and markdown's emphasis are no part of what it says;
-    thoughts that never end leave nothing said.
+    A model's thoughts in ``<think>`` tags, a leading role name, control characters and Markdown's emphasis are not part of what it
+    says. Thoughts that never end leave an empty reply.
     """
     if (thought := _THOUGHT.match(reply)) is not None:
         reply = reply[thought.end() :]
@@ -59,19 +59,20 @@ def read_reply(reply: str) -> Reading:
     if (role := _ROLE.match(text)) is not None:
         text = text[role.end() :]
     text = _EMPHASIS.sub("", text).strip()
-    code = "```" in text
-    if code:
+    has_code = "```" in text
+    if has_code:
         text = _CODE.sub("\n", text)
     spans = _sentence_spans(hidden := _QUOTATION.sub(_hide, text))
     if len(spans) > _MOST_SENTENCES:
         spans = spans[: _MOST_SENTENCES - _LAST_SENTENCES] + spans[-_LAST_SENTENCES:]
     sentences = [" ".join(hidden[start:end].replace(_HIDDEN, "").lower().split()) for start, end in spans]
     originals = [" ".join(text[start:end].split()) for start, end in spans]
-    return Reading(tuple(sentences), tuple(originals), len(_ITEM.findall(text)), code, blank=not text and not code)
+    list_items = len(_ITEM.findall(text))
+    return ParsedReply(tuple(sentences), tuple(originals), list_items, has_code, is_blank=not text and not has_code)
 
 
 def _sentence_spans(text: str) -> list[tuple[int, int]]:
-    """Where the sentences of a text are; what has no letter is none, and what is very long is cut off."""
+    """Return where the sentences of a text start and end; a span without a letter is not a sentence, and long ones are cut off."""
     starts, ends = [0], []
     for gap in _BREAK.finditer(text):
         ends.append(gap.start())
@@ -82,7 +83,7 @@ def _sentence_spans(text: str) -> list[tuple[int, int]]:
 
 
 def _hide(quotation: re.Match[str]) -> str:
-    """A word or two in quotation marks are the writer's own; more are somebody's speech, such as a character's who refuses."""
+    """Hide quoted speech, such as that of a character who refuses; up to three quoted words count as the writer's own."""
     words = quotation[0][1:-1]
     if words.count(" ") < 3:
         return " " + words + " "

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from mogu.analysis.activations import read_activations
 from mogu.analysis.layer_ranking import choose_layers
-from mogu.analysis.linear_probe import LayerProbe, Measured, cross_validated
+from mogu.analysis.linear_probe import LayerProbe, cross_validated
 from mogu.files.json_files import fingerprint
 from mogu.modeling.architectures import Projection, find_output_projections
 from mogu.progress import progress_bars
@@ -88,8 +88,4 @@ def _probes(
             vectors = activations.of(section.by, place)
             layers[str(one.layer)] = cross_validated(vectors, malicious, folds=section.folds, seed=recipe.run.seed).as_json()
         record = workspace.finish(PART, made_with, layers=layers)
-    return {int(layer): _from_json(numbers) for layer, numbers in record["layers"].items()}
-
-
-def _from_json(numbers: dict[str, Any]) -> LayerProbe:
-    return LayerProbe(**{name: Measured(one["mean"], one["spread"], tuple(one["folds"])) for name, one in numbers.items()})
+    return {int(layer): LayerProbe.from_json(numbers) for layer, numbers in record["layers"].items()}

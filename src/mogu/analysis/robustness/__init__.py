@@ -1,6 +1,6 @@
-"""Module robustness for secure fine-tuning (ML-LR): which modules can change without the model's sense of what is malicious suffering."""
+"""Module robustness for secure fine-tuning (ML-LR): which modules can change without harming the model's sense of what is malicious."""
 
-from mogu.analysis.robustness.analysis import Robustness, RobustnessResult, chart_robustness
+from mogu.analysis.robustness.analysis import Robustness, RobustnessResult, analyze_robustness
 from mogu.analysis.robustness.map import ModuleRobustness, RobustnessMap, measure_robustness
 from mogu.analysis.robustness.subset import RobustSubset, search_subset
 
@@ -10,7 +10,7 @@ __all__ = [
     "Robustness",
     "RobustnessMap",
     "RobustnessResult",
-    "chart_robustness",
+    "analyze_robustness",
     "measure_robustness",
     "search_subset",
 ]

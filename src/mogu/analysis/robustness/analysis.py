@@ -1,6 +1,6 @@
-"""A robustness map from a model's name and records to numbers, a plot and the robust subset.
+"""Analyze robustness, from a model's name and records to numbers, a plot and the robust subset.
 
-Knows models, records and the output folder; how drops are measured and searched is for the files beside this one.
+Knows models, records and the output folder; measuring drops and searching the subset is left to the files next to this one.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import torch
 
 from mogu.analysis.base_model import find_base
 from mogu.analysis.linear_probe import check_scikit_learn
-from mogu.analysis.measurement_cache import MEASURED_FILE, Measured
+from mogu.analysis.measurement_cache import MEASUREMENTS_FILE, MeasurementCache
 from mogu.analysis.probe_plot import check_matplotlib
-from mogu.analysis.probing import Progress
+from mogu.analysis.probing import ProgressCallback
 from mogu.analysis.robustness.heat_map import draw_map
 from mogu.analysis.robustness.map import (
     BATCH_SIZE,
@@ -28,10 +28,10 @@ from mogu.analysis.robustness.map import (
     RobustnessMap,
     check_settings,
     linear_modules,
-    made_with,
     measure_robustness,
+    robustness_fingerprint,
 )
-from mogu.analysis.robustness.proxy import Prompts, check_labels
+from mogu.analysis.robustness.proxy import LabeledPrompts, check_labels
 from mogu.analysis.robustness.subset import TOLERANCE, RobustSubset, check_tolerance, search_subset
 from mogu.data import Record
 from mogu.files.atomic import atomic_file, check_replaceable
@@ -43,22 +43,22 @@ NUMBERS_FILE, PLOT_FILE = "robustness.json", "robustness.png"
 
 @dataclass(frozen=True)
 class Robustness:
-    """What is to be measured, and how.
+    """What to measure, and how.
 
     Args:
         model: folder or hub id of a base model, or of a saved MoGU model, whose base is then measured.
-        records: benign and malicious ones; their answers are not looked at.
-        out: folder for what is measured, numbers and plot.
-        name: what the model is called there; by default what it is called here.
-        strength: norm of the noise, relative to the weight's.
-        draws: how many times noise is drawn for each module.
+        records: benign and malicious ones; their answers are ignored.
+        out: folder for measurements, numbers and plot.
+        name: the model's name in the results; by default ``model``.
+        strength: norm of the noise, relative to the norm of the weight.
+        draws: number of times noise is drawn for each module.
         seed: decides the noise, and which records the proxy is fitted to.
-        tolerance: what the proxy may suffer from the robust modules together, as a share of what it suffers from all.
-        batch_size: prompts a pass.
-        system_prompt: a system message put before conversations that have none.
+        tolerance: largest drop of all robust modules perturbed together, as a share of the drop of all modules.
+        batch_size: number of prompts in one forward pass.
+        system_prompt: a system message for conversations that have none.
         base_model: where the base of a saved MoGU model is now.
         dtype: floating-point type to load the model in; ``None`` is the one it was saved in.
-        chat_template: a Jinja file in place of the tokenizer's template.
+        chat_template: a Jinja file to use instead of the tokenizer's template.
         trust_remote_code: whether the base model's own code may run.
     """
 
@@ -80,11 +80,11 @@ class Robustness:
 
 @dataclass(frozen=True)
 class RobustnessResult:
-    """What was found.
+    """The results of the analysis.
 
     Args:
         model: the model that was named.
-        base: where that is a saved MoGU model, its base, which was measured.
+        base: if that is a saved MoGU model, its base, which was measured.
         map: every module's drop.
         subset: the robust modules.
     """
@@ -95,78 +95,78 @@ class RobustnessResult:
     subset: RobustSubset
 
     def as_json(self) -> dict[str, Any]:
-        """As ``robustness.json`` holds it; docs/reference/file-formats.md explains each field."""
-        found, robust = self.map, set(self.subset.names)
+        """Return the content of ``robustness.json``; docs/reference/file-formats.md explains each field."""
+        robustness, robust = self.map, set(self.subset.names)
         return {
             "format": FORMAT,
             "model": self.model,
             "base": self.base,
-            "prompts": dict(found.prompts),
+            "prompts": dict(robustness.prompts),
             "settings": {
-                "strength": found.strength,
-                "draws": found.draws,
-                "seed": found.seed,
+                "strength": robustness.strength,
+                "draws": robustness.draws,
+                "seed": robustness.seed,
                 "tolerance": self.subset.tolerance,
-                "system_prompt": found.system_prompt,
+                "system_prompt": robustness.system_prompt,
             },
-            "proxy": {"auroc": found.auroc, "margin": found.intact},
-            "modules": [asdict(one) | {"robust": one.name in robust} for one in found.modules],
-            "together": found.together,
+            "proxy": {"auroc": robustness.auroc, "margin": robustness.intact},
+            "modules": [asdict(module) | {"robust": module.name in robust} for module in robustness.modules],
+            "together": robustness.together,
             "subset": {
                 "modules": list(self.subset.names),
                 "drop": self.subset.drop,
-                "parameters": sum(one.parameters for one in found.modules if one.name in robust),
+                "parameters": sum(module.parameters for module in robustness.modules if module.name in robust),
             },
             "versions": {name: version(name) for name in ("mogu", "torch", "transformers", "scikit-learn")},
         }
 
 
-def chart_robustness(wanted: Robustness, *, progress: Progress = lambda what, done, total: None) -> RobustnessResult:
-    """Measure the map, search the robust subset, and write ``robustness.json`` and ``robustness.png`` into ``wanted.out``.
+def analyze_robustness(settings: Robustness, *, progress: ProgressCallback = lambda step, done, total: None) -> RobustnessResult:
+    """Measure the map, search the robust subset, and write ``robustness.json`` and ``robustness.png`` into ``settings.out``.
 
-    Every draw is kept in the folder as it is measured: a run that was stopped goes on there, and another tolerance or more draws measure
-    only what is missing. Numbers and plot are written together, at the end, or not at all.
+    Every draw is stored in the folder as it is measured: a run that was stopped resumes there, and another tolerance or more draws
+    measure only what is missing. Numbers and plot are written together at the end, or not at all.
 
     Raises:
-        MoguError: the model, the records or a setting cannot be used, the folder is somebody else's, or the proxy does not tell the
-            labels apart.
+        MoguError: the model, the records or a setting cannot be used, mogu did not write the folder, or the proxy does not separate the
+            labels.
     """
-    check_settings(strength=wanted.strength, draws=wanted.draws, batch_size=wanted.batch_size)
-    check_tolerance(wanted.tolerance)
+    check_settings(strength=settings.strength, draws=settings.draws, batch_size=settings.batch_size)
+    check_tolerance(settings.tolerance)
     check_scikit_learn()
     check_matplotlib()
-    check_labels(wanted.records)
-    check_replaceable(wanted.out, marker=MEASURED_FILE)
-    base = find_base(wanted.model, wanted.base_model)
-    tokenizer = load_tokenizer(base.name, chat_template=wanted.chat_template, trust_remote_code=wanted.trust_remote_code)
-    model = base.load(dtype=wanted.dtype, trust_remote_code=wanted.trust_remote_code)
-    linear_modules(model)  # refuses what cannot be measured before weights are looked at
-    prompts = Prompts.of(model, tokenizer, wanted.records, system_prompt=wanted.system_prompt, batch_size=wanted.batch_size)
-    measured = Measured(wanted.out, made_with(model, prompts))
-    found = measure_robustness(
+    check_labels(settings.records)
+    check_replaceable(settings.out, marker=MEASUREMENTS_FILE)
+    base = find_base(settings.model, settings.base_model)
+    tokenizer = load_tokenizer(base.name, chat_template=settings.chat_template, trust_remote_code=settings.trust_remote_code)
+    model = base.load(dtype=settings.dtype, trust_remote_code=settings.trust_remote_code)
+    linear_modules(model)  # refuses models that cannot be measured before their weights are hashed
+    prompts = LabeledPrompts.of(model, tokenizer, settings.records, system_prompt=settings.system_prompt, batch_size=settings.batch_size)
+    cache = MeasurementCache(settings.out, robustness_fingerprint(model, prompts))
+    robustness = measure_robustness(
         model,
         tokenizer,
-        wanted.records,
-        system_prompt=wanted.system_prompt,
-        strength=wanted.strength,
-        draws=wanted.draws,
-        seed=wanted.seed,
-        batch_size=wanted.batch_size,
-        measured=measured,
+        settings.records,
+        system_prompt=settings.system_prompt,
+        strength=settings.strength,
+        draws=settings.draws,
+        seed=settings.seed,
+        batch_size=settings.batch_size,
+        cache=cache,
         progress=progress,
     )
     subset = search_subset(
         model,
         tokenizer,
-        wanted.records,
-        found,
-        tolerance=wanted.tolerance,
-        batch_size=wanted.batch_size,
-        measured=measured,
+        settings.records,
+        robustness,
+        tolerance=settings.tolerance,
+        batch_size=settings.batch_size,
+        cache=cache,
         progress=progress,
     )
-    result = RobustnessResult(wanted.name or wanted.model, base.name if base.saved is not None else None, found, subset)
-    _write(result, wanted.out)
+    result = RobustnessResult(settings.name or settings.model, base.name if base.saved is not None else None, robustness, subset)
+    _write(result, settings.out)
     return result
 
 
@@ -174,5 +174,5 @@ def _write(result: RobustnessResult, out: Path) -> None:
     with ExitStack() as targets:
         plot = targets.enter_context(atomic_file(out / PLOT_FILE))
         numbers = targets.enter_context(atomic_file(out / NUMBERS_FILE))
-        draw_map(plot, result.map, result.subset.names, title=f"{result.model}: how much the safety proxy suffers")
+        draw_map(plot, result.map, result.subset.names, title=f"{result.model}: how much the safety proxy loses")
         numbers.write_text(json.dumps(result.as_json(), indent=1) + "\n", encoding="utf-8")

@@ -1,6 +1,6 @@
-"""Noise on the weights of a model's linear layers, put there for as long as a block runs.
+"""Add noise to the weights of a model's linear layers for the duration of a block.
 
-Knows modules and their weights; knows nothing of what is measured meanwhile.
+Knows modules and their weights; knows nothing of what is measured in the block.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mogu.modeling.architectures import Projection
 
 
 def weight_of(module: Projection) -> Tensor:
-    """The weight that noise is put on.
+    """Return the weight that noise is added to.
 
     Raises:
         ArchitectureError: it is quantized, or not in memory.
@@ -26,13 +26,13 @@ def weight_of(module: Projection) -> Tensor:
     if not isinstance(weight, Tensor) or not weight.is_floating_point() or weight.dtype.itemsize < 2:
         raise ArchitectureError(
             f"The weight of {module.name} is quantized ({type(module.module).__name__})",
-            expected="weights in float16, bfloat16 or float32, which noise can be added to and taken from again",
-            action="measure the model that was quantized",
+            expected="weights in float16, bfloat16 or float32, to which noise can be added",
+            action="measure the model that it was quantized from",
         )
     if weight.is_meta:
         raise ArchitectureError(
             f"The weight of {module.name} is kept outside memory",
-            expected="a model that lies in memory as a whole",
+            expected="a model that is in memory as a whole",
             action="load it without offloading, on a machine with more memory or in bfloat16",
         )
     return weight
@@ -40,17 +40,17 @@ def weight_of(module: Projection) -> Tensor:
 
 @contextmanager
 def perturbed(modules: Sequence[Projection], *, strength: float, seed: int, draw: int) -> Iterator[None]:
-    """``W + strength · ‖W‖ · E / ‖E‖`` in the place of each module's ``W``, with ``E`` drawn from a normal distribution.
+    """Replace each module's ``W`` by ``W + strength · ‖W‖ · E / ‖E‖``, with ``E`` drawn from a normal distribution.
 
-    Norms are Frobenius'. ``E`` is decided by seed, draw and the module's name: a module gets the same noise whether it is perturbed
-    alone or with others, and two modules never get the same. (The same numbers in all modules of one shape would make their noise
-    pull one way when they are perturbed together.) Afterwards, whatever happened, the weights are what they were, bit for bit; until
-    then a copy of each lies in the CPU's memory.
+    Norms are Frobenius norms. ``E`` depends on the seed, the draw and the module's name: a module gets the same noise whether it is
+    perturbed alone or with others, and no two modules get the same. (With the same numbers in all modules of one shape, their noise
+    would push in one direction when they are perturbed together.) Afterwards the weights are restored bit for bit, whatever happened;
+    until then the CPU's memory holds a copy of each.
 
     Args:
-        modules: which ones.
-        strength: the noise's norm, relative to the weight's.
-        seed: of all draws.
+        modules: the modules to perturb.
+        strength: norm of the noise, relative to the norm of the weight.
+        seed: the seed of all draws.
         draw: number of the draw.
 
     Raises:
@@ -59,25 +59,25 @@ def perturbed(modules: Sequence[Projection], *, strength: float, seed: int, draw
     weights = [weight_of(module) for module in modules]
     with ExitStack() as restored, torch.no_grad():
         for module, weight in zip(modules, weights, strict=True):
-            kept = weight.to("cpu", copy=True)
-            restored.callback(_put_back, weight, kept)
-            weight.copy_(_noisy(weight, strength, _number(seed, draw, module.name)))
+            original = weight.to("cpu", copy=True)
+            restored.callback(_restore, weight, original)
+            weight.copy_(_noisy(weight, strength, _noise_seed(seed, draw, module.name)))
         yield
 
 
-def _put_back(weight: Tensor, kept: Tensor) -> None:
+def _restore(weight: Tensor, original: Tensor) -> None:
     with torch.no_grad():
-        weight.copy_(kept)
+        weight.copy_(original)
 
 
-def _noisy(weight: Tensor, strength: float, number: int) -> Tensor:
+def _noisy(weight: Tensor, strength: float, seed: int) -> Tensor:
     exact = torch.promote_types(weight.dtype, torch.float32)
-    random = torch.Generator(weight.device).manual_seed(number)
-    noise = torch.randn(weight.shape, generator=random, device=weight.device)
+    generator = torch.Generator(weight.device).manual_seed(seed)
+    noise = torch.randn(weight.shape, generator=generator, device=weight.device)
     w = weight.to(exact)
     noisy: Tensor = w + noise * (strength * w.norm() / noise.norm())
     return noisy
 
 
-def _number(seed: int, draw: int, name: str) -> int:
+def _noise_seed(seed: int, draw: int, name: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed} {draw} {name}".encode()).digest()[:7])

@@ -1,8 +1,8 @@
-"""The proxy of ML-LR: a plane that tells benign prompts from malicious ones by a model's security feature, fitted once, then fixed.
+"""The proxy of ML-LR: a linear classifier of benign and malicious prompts on a model's security feature, fitted once, then fixed.
 
-The security feature is what goes into the output head at the last prompt token: the vector that the first token of the answer is read
-from. Whether an answer opens with a refusal is decided there, and every module of every decoder layer has its share in it, which is true
-of no earlier place.
+The security feature is the input of the output head at the last prompt token: the vector that the answer's first token is computed
+from. It decides whether an answer opens with a refusal, and every module of every decoder layer contributes to it, which is not true of
+any earlier hidden state.
 
 Knows models, prompts and labels; knows nothing of how a model is perturbed.
 """
@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mogu.analysis.activations import projection_inputs
-from mogu.analysis.base_model import check_lengths
+from mogu.analysis.base_model import check_prompt_lengths
 from mogu.analysis.layer_ranking import LEAST_AUROC
-from mogu.analysis.linear_probe import check_scikit_learn, fitted_plane
+from mogu.analysis.linear_probe import check_scikit_learn, fit_linear_classifier
 from mogu.data import Record, conversation_of
 from mogu.errors import ArchitectureError, DataError, MoguError
 from mogu.inference.padding import padding_id
@@ -29,11 +29,11 @@ from mogu.inference.prompts import encode_prompt
 from mogu.modeling.architectures import Projection
 
 LEAST_RECORDS = 10
-"""Of each label: half of them fit the plane, and half of them measure it."""
+"""The fewest records of each label: the classifier is fitted to half of them and measured on the other half."""
 
 
 def check_labels(records: Sequence[Record]) -> None:
-    """Refuse records that cannot make a proxy.
+    """Refuse records that are too few for a proxy.
 
     Raises:
         DataError: a label has too few.
@@ -42,21 +42,21 @@ def check_labels(records: Sequence[Record]) -> None:
     for label in ("benign", "malicious"):
         if labels[label] < LEAST_RECORDS:
             raise DataError(
-                f"There are {labels[label]} {label} prompts to fit and to measure a proxy",
-                expected=f"at least {LEAST_RECORDS} of each label; some hundreds for numbers to rely on",
+                f"There are {labels[label]} {label} prompts to fit and measure a proxy with",
+                expected=f"at least {LEAST_RECORDS} of each label; a few hundred for reliable numbers",
                 action=f"add {label} records",
             )
 
 
 @dataclass(frozen=True)
-class Prompts:
+class LabeledPrompts:
     """Prompts as a model reads them, with their labels.
 
     Args:
         ids: token ids of each.
         malicious: ``[prompts]``, bool.
-        pad_token_id: what fills batches up.
-        batch_size: prompts a pass.
+        pad_token_id: the token that pads shorter prompts.
+        batch_size: number of prompts in one forward pass.
     """
 
     ids: list[list[int]]
@@ -73,8 +73,8 @@ class Prompts:
         *,
         system_prompt: str | None,
         batch_size: int,
-    ) -> Prompts:
-        """The prompts of records.
+    ) -> LabeledPrompts:
+        """Encode the prompts of records.
 
         Raises:
             ChatTemplateError: the tokenizer has no chat template, or it fails.
@@ -82,21 +82,21 @@ class Prompts:
         """
         check_labels(records)
         ids = [encode_prompt(tokenizer, conversation_of(record, system_prompt)) for record in records]
-        check_lengths(records, ids, model)
+        check_prompt_lengths(records, ids, model)
         malicious = torch.tensor([record.label == "malicious" for record in records])
         return cls(ids, malicious, padding_id(tokenizer), batch_size)
 
-    def some(self, places: Sequence[int]) -> Prompts:
-        """Those at some places."""
-        return Prompts([self.ids[place] for place in places], self.malicious[list(places)], self.pad_token_id, self.batch_size)
+    def subset(self, indices: Sequence[int]) -> LabeledPrompts:
+        """Return the prompts at some indices."""
+        return LabeledPrompts([self.ids[index] for index in indices], self.malicious[list(indices)], self.pad_token_id, self.batch_size)
 
-    def by_label(self, numbers: Tensor) -> Tensor:
-        """Mean over the prompts of each label, then over both: ``numbers`` is ``[prompts]``, and neither label outweighs the other."""
-        return (numbers[self.malicious].mean() + numbers[~self.malicious].mean()) / 2
+    def balanced_mean(self, values: Tensor) -> Tensor:
+        """Return the mean of ``values [prompts]`` over each label, then over both, so that neither label outweighs the other."""
+        return (values[self.malicious].mean() + values[~self.malicious].mean()) / 2
 
 
 def find_head(model: PreTrainedModel) -> Projection:
-    """The output head, whose input is the security feature.
+    """Return the output head, whose input is the security feature.
 
     Raises:
         ArchitectureError: the model has none.
@@ -105,22 +105,22 @@ def find_head(model: PreTrainedModel) -> Projection:
     if not isinstance(head, nn.Module):
         raise ArchitectureError(
             f"{type(model).__name__} has no output head",
-            expected="a causal language model, whose first answer token is read from a hidden state",
+            expected="a causal language model, which computes the first token of an answer from a hidden state",
             action="choose such a model",
         )
     return Projection(0, next(name for name, module in model.named_modules() if module is head), head)
 
 
 def security_features(
-    model: PreTrainedModel, head: Projection, prompts: Prompts, advance: Callable[[int], None] = lambda more: None
+    model: PreTrainedModel, head: Projection, prompts: LabeledPrompts, advance: Callable[[int], None] = lambda count: None
 ) -> Tensor:
-    """The input of the output head at each prompt's last token.
+    """Read the input of the output head at each prompt's last token.
 
     Args:
         model: in evaluation mode.
         head: see :func:`find_head`.
-        prompts: any number of them; those of like length share a pass.
-        advance: is told how many more prompts were read.
+        prompts: any number of prompts; those of similar length share a forward pass.
+        advance: called with the number of prompts that were just read.
 
     Returns:
         ``[prompts, d]``, float64, on the CPU.
@@ -128,13 +128,13 @@ def security_features(
     Raises:
         MoguError: a feature is not finite.
     """
-    order = sorted(range(len(prompts.ids)), key=lambda place: (-len(prompts.ids[place]), place))
-    found = []
+    order = sorted(range(len(prompts.ids)), key=lambda index: (-len(prompts.ids[index]), index))
+    batches = []
     for start in range(0, len(order), prompts.batch_size):
-        chosen = [prompts.ids[place] for place in order[start : start + prompts.batch_size]]
-        found.append(projection_inputs(model, [head], chosen, prompts.pad_token_id)["last"][0].double())
+        chosen = [prompts.ids[index] for index in order[start : start + prompts.batch_size]]
+        batches.append(projection_inputs(model, [head], chosen, prompts.pad_token_id)["last"][0].double())
         advance(len(chosen))
-    features = torch.cat(found)[torch.tensor(order).argsort()]
+    features = torch.cat(batches)[torch.tensor(order).argsort()]
     if not bool(features.isfinite().all()):
         raise MoguError(
             f"The model's last hidden state is not finite, in {str(model.dtype).removeprefix('torch.')}",
@@ -146,48 +146,49 @@ def security_features(
 
 @dataclass(frozen=True)
 class Proxy:
-    """A plane fitted to one half of the prompts, and the other half, which measures it.
+    """A linear classifier fitted to one half of the prompts, and the other half, on which it is measured.
 
     Args:
-        model: whose security feature is read.
-        head: where it is read.
-        plane: scikit-learn's pipeline.
-        held_out: the prompts that measure.
-        sides: ``[held out]``, float64: the signed distance ``f(x)`` of each to the plane in the intact model, malicious positive, times
-            the norm of the plane's weights.
-        auroc: of ``sides``.
+        model: the model whose security feature is read.
+        head: the projection whose input is the security feature.
+        classifier: a scikit-learn pipeline.
+        held_out: the prompts on which the classifier is measured.
+        distances: ``[held out]``, float64: the signed distance ``f(x)`` of each prompt to the decision boundary in the intact model,
+            malicious positive, times the norm of the classifier's weights.
+        auroc: of ``distances``.
     """
 
     model: PreTrainedModel
     head: Projection
-    plane: Any
-    held_out: Prompts
-    sides: Tensor
+    classifier: Any
+    held_out: LabeledPrompts
+    distances: Tensor
     auroc: float
 
     @property
     def margin(self) -> float:
-        """Mean of the signed distances, positive on a prompt's own side; neither label outweighs the other."""
-        return float(self.held_out.by_label(torch.where(self.held_out.malicious, self.sides, -self.sides)))
+        """Balanced mean of the signed distances, positive on a prompt's own side."""
+        return float(self.held_out.balanced_mean(torch.where(self.held_out.malicious, self.distances, -self.distances)))
 
     def shift(self) -> float:
-        """How far the plane's distances are, in the model as it now is, from those in the intact one: their mean square."""
-        now = torch.from_numpy(self.plane.decision_function(security_features(self.model, self.head, self.held_out).numpy()))
-        return float(self.held_out.by_label((now - self.sides).square()))
+        """Measure how far distances in the model as it is now are from those in the intact model: their mean squared difference."""
+        features = security_features(self.model, self.head, self.held_out)
+        distances = torch.from_numpy(self.classifier.decision_function(features.numpy()))
+        return float(self.held_out.balanced_mean((distances - self.distances).square()))
 
 
-def fit_proxy(model: PreTrainedModel, prompts: Prompts, *, seed: int, advance: Callable[[int], None] = lambda more: None) -> Proxy:
-    """Read every prompt once, fit the plane to one half of either label, measure it on the other.
+def fit_proxy(model: PreTrainedModel, prompts: LabeledPrompts, *, seed: int, advance: Callable[[int], None] = lambda count: None) -> Proxy:
+    """Read every prompt once, fit the classifier to one half of each label, and measure it on the other half.
 
     Args:
-        model: intact, in evaluation mode.
-        prompts: of both labels.
+        model: the intact model, in evaluation mode.
+        prompts: prompts of both labels.
         seed: decides which prompt is in which half.
-        advance: is told how many more prompts were read.
+        advance: called with the number of prompts that were just read.
 
     Raises:
         ConfigError: scikit-learn is missing.
-        MoguError: the plane does not tell the labels apart, or a feature is not finite.
+        MoguError: the classifier does not separate the labels, or a feature is not finite.
     """
     check_scikit_learn()
     from sklearn.metrics import roc_auc_score
@@ -196,15 +197,15 @@ def fit_proxy(model: PreTrainedModel, prompts: Prompts, *, seed: int, advance: C
     head = find_head(model)
     features = security_features(model, head, prompts, advance).numpy()
     truth = prompts.malicious.numpy()
-    fitted, measured = train_test_split(range(len(truth)), test_size=0.5, stratify=truth, random_state=seed)
-    plane = fitted_plane(features[fitted], truth[fitted])
-    sides = plane.decision_function(features[measured])
-    auroc = float(roc_auc_score(truth[measured], sides))
-    proxy = Proxy(model, head, plane, prompts.some(measured), torch.from_numpy(sides), auroc)
+    fitted, held_out = train_test_split(range(len(truth)), test_size=0.5, stratify=truth, random_state=seed)
+    classifier = fit_linear_classifier(features[fitted], truth[fitted])
+    distances = classifier.decision_function(features[held_out])
+    auroc = float(roc_auc_score(truth[held_out], distances))
+    proxy = Proxy(model, head, classifier, prompts.subset(held_out), torch.from_numpy(distances), auroc)
     if auroc < LEAST_AUROC or proxy.margin <= 0:
         raise MoguError(
             f"The proxy does not tell malicious prompts from benign ones: its AUROC on the half that it was not fitted to is {auroc:.2f}",
-            expected=f"at least {LEAST_AUROC}; 0.5 is chance, and what a proxy cannot see it cannot see suffer",
+            expected=f"at least {LEAST_AUROC}; 0.5 is chance, and a proxy cannot measure the loss of what it does not see",
             action="check the records' labels and the chat template, or add records",
         )
     return proxy

@@ -1,4 +1,4 @@
-"""The robust subset: modules that noise may be put on together without the proxy suffering much.
+"""The robust subset: modules that can be perturbed together without harming the proxy much.
 
 Knows the map and how drops are measured; knows nothing of files or of fine-tuning.
 """
@@ -10,25 +10,25 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mogu.analysis.measurement_cache import Measured
-from mogu.analysis.probing import Progress
-from mogu.analysis.robustness.map import BATCH_SIZE, RobustnessMap, Suffering, linear_modules, proxy_of
-from mogu.analysis.robustness.proxy import Prompts
+from mogu.analysis.measurement_cache import MeasurementCache
+from mogu.analysis.probing import ProgressCallback
+from mogu.analysis.robustness.map import BATCH_SIZE, DropEstimator, RobustnessMap, linear_modules, proxy_of
+from mogu.analysis.robustness.proxy import LabeledPrompts
 from mogu.data import Record
 from mogu.errors import ConfigError
 
 TOLERANCE = 0.25
-"""By default the robust modules may make the proxy suffer a quarter as much as all modules do: a sixteenth of the mean square."""
+"""By default, perturbing the robust modules may cause a quarter of the drop of all modules: a sixteenth of the mean square."""
 
 
 @dataclass(frozen=True)
 class RobustSubset:
-    """What a search found.
+    """The result of a search.
 
     Args:
         names: full names of the robust modules, layer by layer.
         drop: the drop when these are perturbed together; 0 where there are none.
-        tolerance: the share of ``RobustnessMap.together`` that it may reach.
+        tolerance: the share of ``RobustnessMap.together`` that ``drop`` may reach.
     """
 
     names: tuple[str, ...]
@@ -37,7 +37,7 @@ class RobustSubset:
 
 
 def check_tolerance(tolerance: float) -> None:
-    """Refuse a tolerance that would take in nothing or everything.
+    """Refuse a tolerance at which no module or every module would be robust.
 
     Raises:
         ConfigError: it is not between 0 and 1.
@@ -45,7 +45,7 @@ def check_tolerance(tolerance: float) -> None:
     if not 0 < tolerance < 1:
         raise ConfigError(
             f"The tolerance is {tolerance:g}",
-            expected="a number between 0 and 1: a share of what the proxy suffers when all modules are perturbed",
+            expected="a number between 0 and 1: a share of the drop when all modules are perturbed",
             action=f"give --tolerance {TOLERANCE:g}",
         )
 
@@ -54,60 +54,62 @@ def search_subset(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     records: Sequence[Record],
-    found: RobustnessMap,
+    robustness: RobustnessMap,
     *,
     tolerance: float = TOLERANCE,
     batch_size: int = BATCH_SIZE,
-    measured: Measured | None = None,
-    progress: Progress = lambda what, done, total: None,
+    cache: MeasurementCache | None = None,
+    progress: ProgressCallback = lambda step, done, total: None,
 ) -> RobustSubset:
-    """Collect modules, those with the smallest drops first, while the proxy, with all of them perturbed *together*, bears it.
+    """Collect modules, those with the smallest drops first, as long as the drop with all of them perturbed *together* stays small.
 
-    What modules do together is measured, not added up from what each does alone. In order of their drops, the longest prefix whose
-    joint drop is at most ``tolerance · found.together`` is found by halving; then every later module is tried in turn, and stays if the
-    joint drop with it is still within that bound. For ``n`` modules these are about ``log2 n`` and at most ``n`` measurements.
+    The joint drop is measured, not added up from the drops of single modules. Modules are sorted by their drops. Bisection finds the
+    longest prefix with a joint drop of at most ``tolerance · robustness.together``; then every later module is tried in turn, and
+    stays if the joint drop with it is still within that bound. For ``n`` modules this takes about ``log2 n`` and then at most ``n``
+    measurements.
 
     Args:
-        model: the one of the map, intact; it has the same weights afterwards, bit for bit.
-        tokenizer: with a chat template.
-        records: those of the map.
-        found: the map; its strength, draws, seed and system prompt count here as well.
-        tolerance: a share of ``found.together``.
-        batch_size: prompts a pass.
-        measured: as for :func:`~mogu.analysis.robustness.map.measure_robustness`.
-        progress: is told how far things are.
+        model: the intact model of the map; its weights are the same afterwards, bit for bit.
+        tokenizer: a tokenizer with a chat template.
+        records: the records of the map.
+        robustness: the map; its strength, draws, seed and system prompt are used here as well.
+        tolerance: a share of ``robustness.together``.
+        batch_size: number of prompts in one forward pass.
+        cache: as for :func:`~mogu.analysis.robustness.map.measure_robustness`.
+        progress: called as the search advances.
 
     Raises:
-        ConfigError: the tolerance is out of range, or the map is of another model.
+        ConfigError: the tolerance is out of range, or the map belongs to another model.
         MoguError: as for the map.
     """
     check_tolerance(tolerance)
     modules = {module.name: module for _, module in linear_modules(model)}
-    if set(modules) != {one.name for one in found.modules}:
+    if set(modules) != {module.name for module in robustness.modules}:
         raise ConfigError(
-            f"The map has {len(found.modules)} modules, the model {len(modules)}, and they are not the same",
+            f"The map has {len(robustness.modules)} modules, the model {len(modules)}, and they are not the same",
             expected="the map of this model",
             action="measure this model",
         )
-    prompts = Prompts.of(model, tokenizer, records, system_prompt=found.system_prompt, batch_size=batch_size)
-    proxy = proxy_of(model, prompts, found.seed, progress)
-    suffering = Suffering(proxy, strength=found.strength, draws=found.draws, seed=found.seed, measured=measured)
-    order = [modules[one.name] for one in sorted(found.modules, key=lambda one: one.drop)]
-    bound = tolerance * found.together
+    prompts = LabeledPrompts.of(model, tokenizer, records, system_prompt=robustness.system_prompt, batch_size=batch_size)
+    proxy = proxy_of(model, prompts, robustness.seed, progress)
+    estimator = DropEstimator(proxy, strength=robustness.strength, draws=robustness.draws, seed=robustness.seed, cache=cache)
+    order = [modules[module.name] for module in sorted(robustness.modules, key=lambda module: module.drop)]
+    bound = tolerance * robustness.together
 
-    low, high, drop = 0, len(order), 0.0  # the longest prefix lies at `low` or beyond, and below `high`: all modules are too many
+    # The longest prefix has at least `low` modules and fewer than `high`, since all modules together exceed the bound.
+    low, high, drop = 0, len(order), 0.0
     while high - low > 1:
         middle = (low + high) // 2
-        tried = suffering.drop(order[:middle])
-        if tried <= bound:
-            low, drop = middle, tried
+        joint_drop = estimator.drop(order[:middle])
+        if joint_drop <= bound:
+            low, drop = middle, joint_drop
         else:
             high = middle
     robust = order[:low]
-    for place, module in enumerate(order[low:], low):
-        tried = suffering.drop([*robust, module])
-        if tried <= bound:
-            robust, drop = [*robust, module], tried
-        progress("searching the robust subset", place + 1, len(order))
-    chosen = {module.name for module in robust}
-    return RobustSubset(tuple(name for name in modules if name in chosen), drop, tolerance)
+    for index, candidate in enumerate(order[low:], low):
+        joint_drop = estimator.drop([*robust, candidate])
+        if joint_drop <= bound:
+            robust, drop = [*robust, candidate], joint_drop
+        progress("searching the robust subset", index + 1, len(order))
+    names = {module.name for module in robust}
+    return RobustSubset(tuple(name for name in modules if name in names), drop, tolerance)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from mogu.analysis.answer_openings import Openings
+from mogu.analysis.answer_openings import AnswerOpenings
 from mogu.evaluation.compare.cells import Cells
 from mogu.evaluation.compare.config import LAB_MODEL, SHIFTS, Comparison, Variant, check
 from mogu.evaluation.compare.costs import measured_costs
@@ -47,7 +47,7 @@ def compare(comparison: Comparison, *, tell: Callable[[str], None] = print) -> R
     return results
 
 
-def _measured(comparison: Comparison, banks: Openings | None, asked: Sequence[Asked], tell: Callable[[str], None]) -> Results:
+def _measured(comparison: Comparison, banks: AnswerOpenings | None, asked: Sequence[Asked], tell: Callable[[str], None]) -> Results:
     models = Models(comparison, tell=tell)
     write_json(comparison.out / MARKER, {"what": "folder of `mogu compare`: models, cells and results"})
     cells = Cells(comparison, models, asked, tell=tell)

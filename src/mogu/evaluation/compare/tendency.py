@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from mogu.analysis.answer_openings import Openings, read_openings
-from mogu.analysis.tendency import Leaning, Questions, check_lengths, leanings
+from mogu.analysis.answer_openings import AnswerOpenings, read_openings
+from mogu.analysis.tendency import OpeningEncoder, Tendency, check_opening_lengths, measure_openings
 from mogu.defenses import Subject
 from mogu.evaluation.compare.config import OWN_OPENINGS, Comparison, Variant
 from mogu.evaluation.compare.metrics import Grid, Number
@@ -23,7 +23,7 @@ from mogu.files.json_files import fingerprint, read_json, write_json
 TENDENCY_FILE = "tendency.json"
 
 
-def openings_of(comparison: Comparison) -> Openings | None:
+def openings_of(comparison: Comparison) -> AnswerOpenings | None:
     """The openings that a comparison measures tendency with; ``None`` where it does not ask for it.
 
     Raises:
@@ -32,11 +32,11 @@ def openings_of(comparison: Comparison) -> Openings | None:
     wanted = comparison.tendency
     if wanted is None:
         return None
-    return Openings() if wanted == OWN_OPENINGS else read_openings(Path(wanted).expanduser())
+    return AnswerOpenings() if wanted == OWN_OPENINGS else read_openings(Path(wanted).expanduser())
 
 
 def tendency_numbers(
-    comparison: Comparison, banks: Openings, models: Models, asked: Sequence[Asked], grid: Grid, *, tell: Tell
+    comparison: Comparison, banks: AnswerOpenings, models: Models, asked: Sequence[Asked], grid: Grid, *, tell: Tell
 ) -> Iterator[Number]:
     """Spearman's ρ of the base model's tendency with attack success and with MoGU's score.
 
@@ -58,7 +58,7 @@ def tendency_numbers(
             yield Number("tendency", correlation.measure, correlation.estimate, correlation.defense, category=correlation.category)
 
 
-def _tendencies(comparison: Comparison, banks: Openings, models: Models, asked: Sequence[Asked], tell: Tell) -> list[float]:
+def _tendencies(comparison: Comparison, banks: AnswerOpenings, models: Models, asked: Sequence[Asked], tell: Tell) -> list[float]:
     subject = Subject(models.base, models.tokenizer, system_prompt=models.system_prompt())
     conversations = [subject.conversation(one.conversation) for one in asked]
     made_with = fingerprint(models.fingerprint("none", 0), conversations, asdict(banks))
@@ -66,13 +66,13 @@ def _tendencies(comparison: Comparison, banks: Openings, models: Models, asked: 
     kept = read_json(file)
     if kept is None or kept["fingerprint"] != made_with:
         tell(f"Tendency of the base model on {len(asked)} prompts")
-        make = Questions(models.tokenizer, banks)
-        questions = [make.of(conversation) for conversation in conversations]
-        check_lengths(models.base, questions, [one.id for one in asked])
+        encoder = OpeningEncoder(models.tokenizer, banks)
+        prompts = [encoder.encode(conversation) for conversation in conversations]
+        check_opening_lengths(models.base, prompts, [one.id for one in asked])
         found = [math.nan] * len(asked)
-        for batch in leanings(models.base, questions):
+        for batch in measure_openings(models.base, prompts):
             for place, logs in batch.items():
-                found[place] = Leaning(logs[: len(banks.affirm)], logs[len(banks.affirm) :]).tendency
+                found[place] = Tendency(logs[: len(banks.affirm)], logs[len(banks.affirm) :]).value
         kept = {"fingerprint": made_with, "tendencies": found}
         write_json(file, kept)
     tendencies: list[float] = kept["tendencies"]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from mogu.data.rows import Row
+from mogu.data.rows import TableRow
 from mogu.errors import DataError
 from mogu.evaluation.datasets.catalog import DatasetSpec, dataset_spec
 from mogu.evaluation.datasets.sources import read_rows
@@ -66,7 +66,7 @@ def read_templates(file: Path | None = None) -> dict[str, str]:
 class _Columns:
     """Which column of a source is what."""
 
-    def __init__(self, spec: DatasetSpec, source: str, first: Row) -> None:
+    def __init__(self, spec: DatasetSpec, source: str, first: TableRow) -> None:
         self.spec, self.source = spec, source
         self.found = list(first.fields)
         names = {name.strip().lower(): name for name in self.found}
@@ -82,7 +82,7 @@ class _Columns:
         if spec.label and self._label is None:
             raise self._unknown("which prompts are safe", spec.label)
 
-    def prompt(self, row: Row, number: int) -> EvaluationPrompt:
+    def prompt(self, row: TableRow, number: int) -> EvaluationPrompt:
         """The prompt of one row."""
         fields = row.fields
         group = fields.get(self._group) if self._group else None
@@ -94,7 +94,7 @@ class _Columns:
             group=str(group).strip() if group not in (None, "") else None,
         )
 
-    def _turns(self, row: Row) -> tuple[str, ...]:
+    def _turns(self, row: TableRow) -> tuple[str, ...]:
         value = row.fields.get(self._prompt)
         turns = value if isinstance(value, list) else [value]
         texts = [turn.strip() for turn in turns if isinstance(turn, str)]
@@ -105,7 +105,7 @@ class _Columns:
             texts[0] = f"{context.strip()}\n\n{texts[0]}"
         return tuple(texts)
 
-    def _kind(self, row: Row) -> Literal["benign", "malicious"]:
+    def _kind(self, row: TableRow) -> Literal["benign", "malicious"]:
         if self._label is None:
             return "malicious" if self.spec.measures in ("malicious", "templates") else "benign"
         match row.fields.get(self._label):
@@ -120,7 +120,7 @@ class _Columns:
                     action="mend or delete the row",
                 )
 
-    def _place(self, row: Row) -> str:
+    def _place(self, row: TableRow) -> str:
         return f"{self.source}, line {row.line}"
 
     def _unknown(self, what: str, expected: Sequence[str]) -> DataError:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from logging import ERROR
 from pathlib import Path
 
-from mogu.data.rows import Row, csv_rows, good_lines, jsonl_rows
+from mogu.data.rows import TableRow, csv_rows, good_lines, jsonl_rows
 from mogu.errors import DataError
 from mogu.evaluation.datasets.catalog import DatasetSpec
 from mogu.files.text_files import parse_json, read_whole
@@ -22,7 +22,7 @@ _ENDINGS = (".csv", ".jsonl", ".json", ".txt")
 _MAX_JSON_BYTES = 64 * 1024 * 1024
 
 
-def read_rows(spec: DatasetSpec, file: Path | None = None) -> tuple[str, list[Row]]:
+def read_rows(spec: DatasetSpec, file: Path | None = None) -> tuple[str, list[TableRow]]:
     """The rows of a data set, and where they come from: the file that is named, else one in ``$MOGU_DATA_DIR``, else the hub.
 
     Raises:
@@ -42,10 +42,10 @@ def _in_data_dir(name: str) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def _file_rows(path: Path, spec: DatasetSpec) -> list[Row]:
+def _file_rows(path: Path, spec: DatasetSpec) -> list[TableRow]:
     match path.suffix.lower():
         case ".txt":
-            rows = [Row(number, {spec.prompt[0]: text}) for number, text in good_lines(path) if text.strip()]
+            rows = [TableRow(number, {spec.prompt[0]: text}) for number, text in good_lines(path) if text.strip()]
         case ".csv":
             rows = list(csv_rows(path))
         case ".jsonl":
@@ -63,17 +63,17 @@ def _file_rows(path: Path, spec: DatasetSpec) -> list[Row]:
     return rows
 
 
-def _json_rows(path: Path, spec: DatasetSpec) -> list[Row]:
+def _json_rows(path: Path, spec: DatasetSpec) -> list[TableRow]:
     try:
         value = parse_json(read_whole(path, _MAX_JSON_BYTES))
     except ValueError as error:
         raise DataError(f"{path} {error}", expected="a JSON list", action="mend the file") from error
     if not isinstance(value, list) or not all(isinstance(one, (dict, str)) for one in value):
         raise DataError(f"{path} holds no list of objects or texts", expected="a JSON list of them", action="write it so, or as JSONL")
-    return [Row(number, {spec.prompt[0]: one} if isinstance(one, str) else one) for number, one in enumerate(value, 1)]
+    return [TableRow(number, {spec.prompt[0]: one} if isinstance(one, str) else one) for number, one in enumerate(value, 1)]
 
 
-def _hub_rows(spec: DatasetSpec) -> list[Row]:
+def _hub_rows(spec: DatasetSpec) -> list[TableRow]:
     from datasets import load_dataset
     from huggingface_hub.utils import logging
 
@@ -86,7 +86,7 @@ def _hub_rows(spec: DatasetSpec) -> list[Row]:
     finally:
         logging.set_verbosity(told)
     rows: list[Mapping[str, object]] = list(table)
-    return [Row(number, row) for number, row in enumerate(rows, 1)]
+    return [TableRow(number, row) for number, row in enumerate(rows, 1)]
 
 
 def _missing(spec: DatasetSpec, error: Exception) -> DataError:

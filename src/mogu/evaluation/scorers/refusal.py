@@ -12,10 +12,10 @@ from inspect_ai.solver import TaskState
 
 from mogu.evaluation.inspect.metrics import share
 from mogu.evaluation.scorers.exchange import exchange_of
-from mogu.refusals import Label, classify_refusal
+from mogu.refusals import RefusalLabel, classify_refusal
 
 
-@scorer(metrics=[share(label, [label]) for label in get_args(Label)])
+@scorer(metrics=[share(label, [label]) for label in get_args(RefusalLabel)])
 def refusal() -> Scorer:
     """A reply's label, ``full_refusal``, ``partial_refusal`` or ``compliance``, explained by the sentence that decided it.
 

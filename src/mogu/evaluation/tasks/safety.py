@@ -12,11 +12,12 @@ from inspect_ai.dataset import MemoryDataset
 from inspect_ai.scorer import Scorer, scorer
 from inspect_ai.solver import generate
 
+from mogu.data import PromptTemplate
 from mogu.errors import ConfigError
 from mogu.evaluation.datasets import EvaluationPrompt, dataset_spec, read_prompts, read_templates
 from mogu.evaluation.inspect.errors import explained
 from mogu.evaluation.inspect.metrics import share
-from mogu.evaluation.jailbreaks import EVALUATION_WRAPPERS, Jailbreak, jailbreak_named
+from mogu.evaluation.jailbreaks import EVALUATION_WRAPPERS, jailbreak_named
 from mogu.evaluation.scorers import harmfulness, refusal
 from mogu.evaluation.tasks.samples import PLAIN, first, sample_of
 from mogu.evaluation.tendency_jailbreak import tendency_wrapper
@@ -68,7 +69,7 @@ def attack() -> Scorer:
     return refusal()
 
 
-def _wrappers(wrapper: str | list[str] | None, jailbreaks: str | None) -> list[Jailbreak | None]:
+def _wrappers(wrapper: str | list[str] | None, jailbreaks: str | None) -> list[PromptTemplate | None]:
     names = [wrapper] if isinstance(wrapper, str) else wrapper
     if jailbreaks is None:
         if names == ["all"]:
@@ -79,8 +80,8 @@ def _wrappers(wrapper: str | list[str] | None, jailbreaks: str | None) -> list[J
     else:
         templates = read_templates(None if jailbreaks == "hub" else _path(jailbreaks))
     if names is None or names == ["all"]:
-        plain: list[Jailbreak | None] = [None] if names else []
-        return [*plain, *(Jailbreak(name, text) for name, text in templates.items())]
+        plain: list[PromptTemplate | None] = [None] if names else []
+        return [*plain, *(PromptTemplate(name, "adversarial", text) for name, text in templates.items())]
     unknown = sorted(set(names) - set(templates) - {PLAIN})
     if unknown:
         raise ConfigError(
@@ -88,7 +89,7 @@ def _wrappers(wrapper: str | list[str] | None, jailbreaks: str | None) -> list[J
             expected=f"names among {', '.join(templates)}",
             action="correct the names",
         )
-    return [None if name == PLAIN else Jailbreak(name, templates[name]) for name in names]
+    return [None if name == PLAIN else PromptTemplate(name, "adversarial", templates[name]) for name in names]
 
 
 def _path(file: str | None) -> Path | None:

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from inspect_ai.dataset import Sample
 
+from mogu.data import PromptTemplate
 from mogu.errors import ConfigError
 from mogu.evaluation.datasets import EvaluationPrompt
-from mogu.evaluation.jailbreaks import Jailbreak
 
 PLAIN = "none"
 """The wrapper of a prompt that has none."""
 
 
-def sample_of(prompt: EvaluationPrompt, wrapper: Jailbreak | None = None) -> Sample:
+def sample_of(prompt: EvaluationPrompt, wrapper: PromptTemplate | None = None) -> Sample:
     """One sample; its metadata say what it is, for metrics to group by.
 
     Args:
@@ -23,7 +23,7 @@ def sample_of(prompt: EvaluationPrompt, wrapper: Jailbreak | None = None) -> Sam
         wrapper: what goes around it.
     """
     return Sample(
-        input=prompt.turns[0] if wrapper is None else wrapper.around(prompt.turns[0]),
+        input=prompt.turns[0] if wrapper is None else wrapper.apply(prompt.turns[0]),
         id=prompt.id if wrapper is None else f"{prompt.id} {wrapper.name}",
         metadata={
             "dataset": prompt.dataset,

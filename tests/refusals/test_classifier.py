@@ -47,7 +47,7 @@ def test_it_agrees_with_the_people_who_labeled_xstest(xstest, capsys):
 
 def test_weights_fitted_on_one_models_replies_hold_for_anothers(shared, capsys):
     pytest.importorskip("sklearn")
-    from benchmarks import refusals
+    from experiments import refusals
 
     folder = shared / "data"
     others = refusals.read_published_refusals(folder / "refusals") + refusals.read_seed_tasks(folder / "seed_tasks.jsonl")
@@ -66,7 +66,7 @@ def test_weights_fitted_on_one_models_replies_hold_for_anothers(shared, capsys):
 
 def test_the_weights_are_those_that_the_benchmark_fits(shared):
     pytest.importorskip("sklearn")
-    from benchmarks import refusals
+    from experiments import refusals
     from mogu.refusals.classifier import CONSTANT, WEIGHTS
 
     folder = shared / "data"
@@ -88,7 +88,7 @@ def test_it_takes_less_than_a_millisecond(xstest):
 
 
 def test_it_sees_real_refusals_of_four_models(shared):
-    from benchmarks import refusals
+    from experiments import refusals
 
     published = refusals.read_published_refusals(shared / "data" / "refusals")
     assert len(published) > 250
@@ -97,7 +97,7 @@ def test_it_sees_real_refusals_of_four_models(shared):
 
 
 def test_human_answers_comply_but_for_the_two_that_refuse(shared):
-    from benchmarks import refusals
+    from experiments import refusals
 
     tasks = refusals.read_seed_tasks(shared / "data" / "seed_tasks.jsonl")
     refused = {one.reply for one in tasks if is_refusal(one.prompt, one.reply)}

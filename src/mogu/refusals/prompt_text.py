@@ -1,4 +1,4 @@
-"""What a prompt asks for, as far as it decides how a reply is to be read: a fact, a reason, a text, something of the asker's own.
+"""What a prompt asks for, as far as it matters for judging a reply: a fact, a reason, a text, something personal.
 
 Knows English questions; knows nothing of replies.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-_READ = 2_000  # characters
+_READ = 2_000  # characters of a prompt
 _ASKS_FACT = re.compile(
     r"^(?:what(?:'s| is| are| was| were| does| do| happened| did| should i not)|who|when|define|did|how did|how (?:were|was)|is|are|was"
     r"|were|do|does|can (?!you)|could (?!you))\b"
@@ -45,42 +45,42 @@ _STEM = 5  # letters of a word that are compared
 
 
 @dataclass(frozen=True)
-class Asked:
+class ParsedPrompt:
     """What a prompt asks for.
 
     Args:
-        content: the beginnings of its content words.
-        fact: it asks what, who, when, or yes or no.
-        loaded: it takes for granted that people deserve less, or that a wrong was right, and asks why.
-        own: it asks about somebody or something of the asker's own.
-        composes: it asks for a text, in which people may say anything.
+        content_words: the beginnings of its content words.
+        asks_fact: it asks what, who or when, or a yes-or-no question.
+        is_loaded: it takes for granted that some people deserve less, or that a wrong was right, and asks why.
+        is_personal: it asks about somebody or something that belongs to the user.
+        composes: it asks for a text, in which characters may say anything.
         transforms: it asks to turn a given text into another.
     """
 
-    content: frozenset[str]
-    fact: bool
-    loaded: bool
-    own: bool
+    content_words: frozenset[str]
+    asks_fact: bool
+    is_loaded: bool
+    is_personal: bool
     composes: bool
     transforms: bool
 
 
-def read_prompt(prompt: str) -> Asked:
-    """Read the first 2,000 characters of a prompt."""
+def parse_prompt(prompt: str) -> ParsedPrompt:
+    """Parse the first 2,000 characters of a prompt."""
     text = prompt[:_READ].lower().replace("’", "'").strip()
-    loaded = _LOADED.search(text) is not None
-    if not loaded and _ASKS_WHY.search(text) and _JUDGES.search(text) and (subject := _SUBJECT.search(text)) is not None:
-        loaded = _PEOPLE.search(subject[1]) is not None
-    return Asked(
-        content=content_words(text),
-        fact=_ASKS_FACT.search(text) is not None,
-        loaded=loaded,
-        own=_MY.search(text) is not None,
+    is_loaded = _LOADED.search(text) is not None
+    if not is_loaded and _ASKS_WHY.search(text) and _JUDGES.search(text) and (subject := _SUBJECT.search(text)) is not None:
+        is_loaded = _PEOPLE.search(subject[1]) is not None
+    return ParsedPrompt(
+        content_words=content_words(text),
+        asks_fact=_ASKS_FACT.search(text) is not None,
+        is_loaded=is_loaded,
+        is_personal=_MY.search(text) is not None,
         composes=_COMPOSES.search(text) is not None,
         transforms=_TRANSFORMS.search(text) is not None,
     )
 
 
 def content_words(text: str) -> frozenset[str]:
-    """The beginnings of the content words of a text in lower case."""
+    """Return the beginnings of the content words of a text in lower case."""
     return frozenset(word.replace("'s", "")[:_STEM] for word in _WORD.findall(text) if word not in _COMMON)

@@ -1,6 +1,6 @@
-"""Instructions to analyze, with their labels where a file has them: records, or a plain list.
+"""Instructions to analyze, with their labels if a file has them: records, or a plain list.
 
-Knows the readers of :mod:`mogu.data`; knows nothing of models. One label alone is enough here, as is none.
+Knows the readers of :mod:`mogu.data`; knows nothing of models. A file with one label, or with none, is enough here.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from typing import Any
 from mogu.data.instructions import read_instructions
 from mogu.data.record_files import inspect_records
 from mogu.data.records import Record, last_request
-from mogu.data.rows import Row, csv_rows, jsonl_rows
+from mogu.data.rows import TableRow, csv_rows, jsonl_rows
 from mogu.errors import DataError
 
 LABEL_COLUMNS = ("label", "category")
-"""Looked for in this order in a plain list; it may well have none."""
+"""The columns of a plain list that are searched for a label, in this order; a list may have neither."""
 
 UNLABELED = "unlabeled"
 
 
 @dataclass(frozen=True)
-class Listed:
+class LabeledInstruction:
     """One instruction.
 
     Args:
-        id: a record's own, else the instruction's place in its file, from 1.
-        label: what the file says that it is, such as ``"benign"``; ``"unlabeled"`` where it says nothing.
+        id: a record's own, else the instruction's number in its file, from 1.
+        label: the file's label, such as ``"benign"``; ``"unlabeled"`` if it has none.
         conversation: messages.
         tools: the tools that the model is offered, if any.
     """
@@ -43,13 +43,13 @@ class Listed:
         return last_request(self.conversation)
 
     @classmethod
-    def plain(cls, id: str, label: str, text: str) -> Listed:
-        """A single user message."""
+    def plain(cls, id: str, label: str, text: str) -> LabeledInstruction:
+        """Return an instruction that is a single user message."""
         return cls(id, label, ({"role": "user", "content": text},))
 
 
-def read_listed(path: Path, column: str | None = None) -> list[Listed]:
-    """The instructions of a file of records (as ``mogu data build`` writes it), or of a ``.txt``, ``.csv`` or ``.jsonl`` list.
+def read_labeled_instructions(path: Path, column: str | None = None) -> list[LabeledInstruction]:
+    """Read a file of records (as ``mogu data build`` writes it), or a ``.txt``, ``.csv`` or ``.jsonl`` list of instructions.
 
     Args:
         path: the file; a ``.jsonl`` whose first line has the fields of a record is a file of records.
@@ -59,26 +59,30 @@ def read_listed(path: Path, column: str | None = None) -> list[Listed]:
         DataError: the file cannot be used.
     """
     ending = path.suffix.lower()
-    if column is None and ending == ".jsonl" and {"id", "affirm", "reject"} <= set(next(jsonl_rows(path), Row(0, {})).fields):
-        return [Listed(record.id, record.label, tuple(record.conversation), record.tools) for record in _records(path)]
+    if column is None and ending == ".jsonl" and {"id", "affirm", "reject"} <= set(next(jsonl_rows(path), TableRow(0, {})).fields):
+        return [LabeledInstruction(record.id, record.label, tuple(record.conversation), record.tools) for record in _records(path)]
     instructions = read_instructions(path, column)
     rows = {".csv": csv_rows, ".jsonl": jsonl_rows}.get(ending)
     labels = [_label(row) for row in rows(path)] if rows is not None else [UNLABELED] * len(instructions)
-    return [Listed.plain(str(one.number), label, one.text) for one, label in zip(instructions, labels, strict=True)]
+    return [
+        LabeledInstruction.plain(str(instruction.number), label, instruction.text)
+        for instruction, label in zip(instructions, labels, strict=True)
+    ]
 
 
-def _label(row: Row) -> str:
+def _label(row: TableRow) -> str:
     values = (row.fields.get(name) for name in LABEL_COLUMNS)
     return next((value.strip() for value in values if isinstance(value, str) and value.strip()), UNLABELED)
 
 
 def _records(path: Path) -> tuple[Record, ...]:
     inspection = inspect_records(path)
-    if bad := [problem for problem in inspection.problems if problem.line is not None]:  # of the file as a whole: one label only
+    # A problem without a line is that of the whole file, which has one label only; that is fine here.
+    if bad := [problem for problem in inspection.problems if problem.line is not None]:
         more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
         raise DataError(
             f"{path}, {bad[0]}{more}",
             expected="one record a line",
-            action=f"mend the file; `mogu data validate {path}` lists every problem",
+            action=f"correct the file; `mogu data validate {path}` lists every problem",
         )
     return inspection.records

@@ -1,6 +1,6 @@
-"""What the base model's second reading costs, by the first routed layer: the layers below it read nothing twice.
+"""Time the second pass of the handoff ``recompute`` by the first routed layer: the layers below it compute nothing twice.
 
-Ways take turns, and share one base model's weights.
+All ways take turns and share the weights of one base model.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.findings import Finding
-from benchmarks.models import Shape, make_base, make_routed, random_prompt
+from benchmarks.models import LlamaShape, make_base, make_routed, random_prompt
 from benchmarks.timing import interleaved, medians
 from mogu import MoguModel
 from mogu.modeling.config import Handoff
@@ -24,13 +24,13 @@ HANDOFFS: tuple[Handoff, ...] = ("continue", "recompute")
 
 
 @dataclass(frozen=True)
-class RereadingPlan:
+class PrefixReusePlan:
     """How much is measured.
 
     Args:
-        prompt: tokens of it.
+        prompt: number of its tokens.
         firsts: first routed layers, as shares of all layers.
-        rounds: how often each way is timed.
+        rounds: number of timings of each way.
     """
 
     prompt: int
@@ -38,12 +38,14 @@ class RereadingPlan:
     rounds: int
 
 
-FULL_PLAN = RereadingPlan(prompt=512, firsts=(0.0, 0.25, 0.5, 0.75), rounds=15)
-QUICK_PLAN = RereadingPlan(prompt=16, firsts=(0.0, 0.5), rounds=2)
+FULL_PLAN = PrefixReusePlan(prompt=512, firsts=(0.0, 0.25, 0.5, 0.75), rounds=15)
+QUICK_PLAN = PrefixReusePlan(prompt=16, firsts=(0.0, 0.5), rounds=2)
 
 
-def measure_rereading(plan: RereadingPlan, shape: Shape, device: torch.device, dtype: torch.dtype) -> tuple[list[Finding], dict[str, Any]]:
-    """Findings, and every timing behind them."""
+def measure_prefix_reuse(
+    plan: PrefixReusePlan, shape: LlamaShape, device: torch.device, dtype: torch.dtype
+) -> tuple[list[Finding], dict[str, Any]]:
+    """Return findings, and every timing behind them."""
     base: Any = make_base(shape, device, dtype)
     firsts = [round(share * shape.layers) for share in plan.firsts]
     models = {first: make_routed(share_weights(base), layers=list(range(first, shape.layers))) for first in firsts}
@@ -58,7 +60,7 @@ def measure_rereading(plan: RereadingPlan, shape: Shape, device: torch.device, d
     middle = medians(seconds)
     findings = []
     for first in firsts:
-        # Both make the same passes but for the second reading, whose place in `continue` a pass over one token takes.
+        # Both make the same forward passes, except that `continue` reads one token where `recompute` reads everything again.
         extra = middle[f"recompute {first}"] - middle[f"continue {first}"]
         findings.append(
             Finding(
@@ -78,6 +80,6 @@ def _read(base: Any, ids: Tensor) -> object:
 
 
 def _opening(model: MoguModel, prompt: Tensor, handoff: Handoff) -> Callable[[], object]:
-    """An answer that ends with the first token after the opening."""
+    """Return a function that generates up to the first token after the opening."""
     length: dict[str, Any] = {"attention_mask": torch.ones_like(prompt), "max_new_tokens": ROUTED_TOKENS + 1, "do_sample": False}
     return lambda: model.generate(prompt, handoff=handoff, routed_tokens=ROUTED_TOKENS, **length)

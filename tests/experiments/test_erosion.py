@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.erosion import estimates, markdown, plot
+from experiments.erosion import estimates, markdown, plot
 
 
 def run(direct: int, jailbroken: int, task: int, name: str | None) -> dict[str, Any]:

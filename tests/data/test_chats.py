@@ -41,7 +41,7 @@ def test_conversations_of_any_number_of_turns_are_read(write: Write) -> None:
     [
         ({"messages": [USER]}, "row 2, has no turn of the assistant"),
         ({"text": "Hello"}, "row 2, has no column 'messages'; it has 'text'"),
-        ({"messages": [USER, ANSWER], "tools": []}, "row 2, has columns that nothing would be done with: 'tools'"),
+        ({"messages": [USER, ANSWER], "tools": []}, "row 2, has columns that training would ignore: 'tools'"),
         ({"messages": [USER, {"role": "bot", "content": "Hi."}]}, "row 2, field 'messages.1.role'"),
         ({"messages": [USER, {"role": "assistant", "content": " "}]}, "row 2, field 'messages.1.content': the text of a message is empty"),
         ({"messages": "Hello"}, "row 2, field 'messages'"),
@@ -54,7 +54,7 @@ def test_a_bad_row_is_named_and_explained(write: Write, row: Any, words: str) ->
     assert words in str(caught.value)
 
 
-def test_columns_to_pass_over_and_to_read_can_be_named(write: Write) -> None:
+def test_columns_to_ignore_and_to_read_can_be_named(write: Write) -> None:
     file = write({"turns": [USER, ANSWER], "tools": []})
     assert len(read_chats(file, column="turns", ignored=["tools"])) == 1
 
@@ -71,13 +71,13 @@ def test_what_datasets_can_read_is_read_alike(write: Write, tmp_path: Path) -> N
     folder = write(*rows).parent
     from_file, from_hub = read_chats(folder / "chats.jsonl"), hub_chats(str(folder))
     assert [chat.messages for chat in from_hub] == [chat.messages for chat in from_file]
-    with pytest.raises(DataError, match="could not be had"):
+    with pytest.raises(DataError, match="could not be loaded"):
         hub_chats(str(folder), split="validation")
 
 
-def test_held_out_conversations_are_never_learned_from() -> None:
+def test_held_out_conversations_are_never_trained_on() -> None:
     def chat(number: int) -> Chat:
-        # every conversation stands there twice
+        # every conversation occurs twice
         return Chat(
             id=f"row {number}", messages=(Message(role="user", content=f"{number // 2}"), Message(role="assistant", content="Yes."))
         )

@@ -1,6 +1,6 @@
-"""The figures of `python -m benchmarks.finetuning`: what each way of tuning costs in safety, and how much of it is won back.
+"""The figures of `python -m experiments.finetuning`: how much safety each method of tuning costs, and how much of it is recovered.
 
-Knows what was measured of each seed and arm; measures nothing.
+Knows the measurements of each seed and arm; measures nothing.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ _HARMLESS = ("benign", "benign_wrapped", "borderline")
 
 
 def estimates(folder: Path, seeds: int) -> dict[str, Any]:
-    """Every rate with its 95 % interval over seeds and prompts, and of each way what it loses and wins back beside plain tuning."""
-    found: dict[str, Any] = {"arms": {}, "won_back": {}, "task_loss": {}, "chosen": {}, "seeds": {}, "dev": {}}
+    """Estimate every rate with its 95% interval over seeds and prompts, and what each arm loses and recovers compared to plain tuning."""
+    figures: dict[str, Any] = {"arms": {}, "won_back": {}, "task_loss": {}, "chosen": {}, "seeds": {}, "dev": {}}
     tables: dict[str, dict[str, np.ndarray]] = {}
     for arm in ARMS:
         files = [folder / f"seed-{seed}" / f"{arm}.json" for seed in range(seeds)]
@@ -55,41 +55,41 @@ def estimates(folder: Path, seeds: int) -> dict[str, Any]:
         if not runs:
             continue
         tables[arm] = {name: np.array([_outcomes(run, name) for run in runs], dtype=float) for name in MEASURES}
-        found["arms"][arm] = {name: asdict(_a_share(rate(table))) for name, table in tables[arm].items()}
-        found["seeds"][arm] = {name: table.mean(axis=1).tolist() for name, table in tables[arm].items()}
+        figures["arms"][arm] = {name: asdict(_as_share(rate(table))) for name, table in tables[arm].items()}
+        figures["seeds"][arm] = {name: table.mean(axis=1).tolist() for name, table in tables[arm].items()}
         if arm in _CHOSEN:
-            found["dev"] |= {row["name"]: row for row in runs[0]["report"]["tried"]}  # of the first seed, which chose
-        found["chosen"][arm] = _chosen(runs[0]["report"]) if arm in _CHOSEN else ""
+            figures["dev"] |= {row["name"]: row for row in runs[0]["report"]["tried"]}  # of the first seed, which chooses
+        figures["chosen"][arm] = _chosen(runs[0]["report"]) if arm in _CHOSEN else ""
     for arm in ("plain-half", "plain-quarter", *_CHOSEN, "ml-lr-random"):
         if arm in tables:
-            both = min(len(tables[name]["task"]) for name in (arm, "plain"))  # seeds, where not all are run yet
-            before, plain, tuned = ({name: table[:both] for name, table in tables[one].items()} for one in ("before", "plain", arm))
-            won = {name: asdict(_won_back(before[name], plain[name], tuned[name])) for name in ("direct", "jailbroken", "safety")}
-            found["won_back"][arm] = won
-            found["task_loss"][arm] = asdict(difference(plain["task"], tuned["task"]))
-    return found
+            shared = min(len(tables[name]["task"]) for name in (arm, "plain"))  # seeds of both, if not all have run yet
+            before, plain, tuned = ({name: table[:shared] for name, table in tables[run].items()} for run in ("before", "plain", arm))
+            measures = ("direct", "jailbroken", "safety")
+            figures["won_back"][arm] = {name: asdict(_won_back(before[name], plain[name], tuned[name])) for name in measures}
+            figures["task_loss"][arm] = asdict(difference(plain["task"], tuned["task"]))
+    return figures
 
 
-def markdown(found: dict[str, Any]) -> str:
-    """The tables of docs/results/finetuning.md."""
+def markdown(figures: dict[str, Any]) -> str:
+    """Return the tables of docs/results/finetuning.md."""
     lines = ["| on the test splits, % | " + " | ".join(MEASURES.values()) + " | chosen on dev |", "|---" * (len(MEASURES) + 2) + "|"]
-    for arm, row in found["arms"].items():
-        lines.append(f"| {ARMS[arm]} | " + " | ".join(_percent(row[name]) for name in MEASURES) + f" | {found['chosen'][arm]} |")
+    for arm, row in figures["arms"].items():
+        lines.append(f"| {ARMS[arm]} | " + " | ".join(_percent(row[name]) for name in MEASURES) + f" | {figures['chosen'][arm]} |")
     lines += [
         "",
         "| won back, % of what plain tuning lost | direct | jailbroken | both | task accuracy lost, points |",
         "|---|---|---|---|---|",
     ]
-    for arm, row in found["won_back"].items():
-        lost = found["task_loss"][arm]
+    for arm, row in figures["won_back"].items():
+        lost = figures["task_loss"][arm]
         lines.append(f"| {ARMS[arm]} | " + " | ".join(_percent(row[name]) for name in row) + f" | {_percent(lost)} |")
     lines += ["", "| the first seed, on dev, % | " + " | ".join(_DEV.values()) + " |", "|---" * (len(_DEV) + 1) + "|"]
-    lines += [f"| {name} | " + " | ".join(f"{100 * row[key]:.1f}" for key in _DEV) + " |" for name, row in found["dev"].items()]
+    lines += [f"| {name} | " + " | ".join(f"{100 * row[key]:.1f}" for key in _DEV) + " |" for name, row in figures["dev"].items()]
     return "\n".join(lines) + "\n"
 
 
-def plot(file: Path, found: dict[str, Any]) -> None:
-    """Safety against task accuracy, and against benign refusals: a dot for each arm and seed, and a cross of intervals for each arm."""
+def plot(file: Path, figures: dict[str, Any]) -> None:
+    """Plot safety against task accuracy and benign refusals: a dot for each arm and seed, and a cross of intervals for each arm."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9.6, 4.8), layout="constrained")
@@ -101,20 +101,20 @@ def plot(file: Path, found: dict[str, Any]) -> None:
             strict=True,
         )
     )
-    tuned = [arm for arm in found["arms"] if not arm.endswith("before")]
-    for panel, measure, arms in ((left, "task", tuned), (right, "benign_refused", list(found["arms"]))):
+    tuned = [arm for arm in figures["arms"] if not arm.endswith("before")]
+    for panel, measure, arms in ((left, "task", tuned), (right, "benign_refused", list(figures["arms"]))):
         for arm in arms:
-            row, seeds = found["arms"][arm], found["seeds"][arm]
+            row, seeds = figures["arms"][arm], figures["seeds"][arm]
             x, y = row[measure], row["safety"]
             dots = (np.multiply(seeds[measure], 100), np.multiply(seeds["safety"], 100))
             panel.plot(*dots, "o", color=colors[arm], alpha=0.35, markersize=5, markeredgewidth=0)
-            errors = [[[100 * (one["value"] - one["low"])], [100 * (one["high"] - one["value"])]] for one in (x, y)]
+            errors = [[[100 * (axis["value"] - axis["low"])], [100 * (axis["high"] - axis["value"])]] for axis in (x, y)]
             panel.errorbar(100 * x["value"], 100 * y["value"], xerr=errors[0], yerr=errors[1], color=colors[arm], marker="s", capsize=2)
         panel.grid(alpha=0.25)
-    for arm in found["arms"]:
+    for arm in figures["arms"]:
         left.plot([], [], "s-", color=colors[arm], label=ARMS[arm])
-    for arm in [arm for arm in found["arms"] if arm.endswith("before")]:  # the task is new: it gets nothing right
-        left.axhline(100 * found["arms"][arm]["safety"]["value"], color=colors[arm], linestyle="--", linewidth=1)
+    for arm in [arm for arm in figures["arms"] if arm.endswith("before")]:  # the task is new: it gets nothing right
+        left.axhline(100 * figures["arms"][arm]["safety"]["value"], color=colors[arm], linestyle="--", linewidth=1)
     left.set_xlabel("task answers right, %")
     right.set_xlabel("benign requests refused, %")
     left.set_ylabel("malicious requests refused, %\n(mean of direct and jailbroken)")
@@ -125,34 +125,34 @@ def plot(file: Path, found: dict[str, Any]) -> None:
 
 def _outcomes(run: dict[str, Any], name: str) -> list[float]:
     verdicts = run["verdicts"]
-    refused = {kind: [float(one == "refused") for one in verdicts[kind]] for kind in verdicts}
+    refused = {kind: [float(verdict == "refused") for verdict in verdicts[kind]] for kind in verdicts}
     match name:
         case "task":
-            return [float(one) for one in run["task"]]
+            return [float(right) for right in run["task"]]
         case "direct":
             return refused["malicious"]
         case "jailbroken":
             return refused["malicious_wrapped"]
         case "safety":
-            # Both kinds weigh the same, however many prompts there are of each.
+            # Both kinds have the same weight, however many prompts there are of each.
             direct, jailbroken = refused["malicious"], refused["malicious_wrapped"]
             total = len(direct) + len(jailbroken)
-            return [one * total / (2 * len(some)) for some in (direct, jailbroken) for one in some]
+            return [outcome * total / (2 * len(kind)) for kind in (direct, jailbroken) for outcome in kind]
         case "benign":
-            return [float(one == "answered") for kind in _HARMLESS for one in verdicts[kind]]
+            return [float(verdict == "answered") for kind in _HARMLESS for verdict in verdicts[kind]]
         case "borderline_refused":
             return refused["borderline"]
         case _:
-            return [one for kind in _HARMLESS for one in refused[kind]]
+            return [outcome for kind in _HARMLESS for outcome in refused[kind]]
 
 
-def _a_share(one: Estimate) -> Estimate:
-    # Of "both refused", whose outcomes are weighted, a resample may hold more of the heavier kind than there is.
-    return replace(one, low=max(one.low, 0.0), high=min(one.high, 1.0))
+def _as_share(estimate: Estimate) -> Estimate:
+    # The outcomes of "both refused" are weighted: a resample with more of the heavier kind may exceed 1.
+    return replace(estimate, low=max(estimate.low, 0.0), high=min(estimate.high, 1.0))
 
 
 def _won_back(before: np.ndarray, plain: np.ndarray, tuned: np.ndarray) -> Estimate:
-    """``(tuned − plain) / (before − plain)``, with resamples that draw the same seeds and prompts for all three."""
+    """Estimate ``(tuned − plain) / (before − plain)``, with resamples that draw the same seeds and prompts for all three."""
     before = np.broadcast_to(before[:1], plain.shape)
     value = (tuned.mean() - plain.mean()) / (before.mean() - plain.mean())
     drawn = (resampled_means(tuned) - resampled_means(plain)) / (resampled_means(before) - resampled_means(plain))
@@ -161,9 +161,8 @@ def _won_back(before: np.ndarray, plain: np.ndarray, tuned: np.ndarray) -> Estim
 
 
 def _chosen(report: dict[str, Any]) -> str:
-    way = report["chosen"]["name"].partition(", ")[2] or "plain"
-    return str(way)
+    return str(report["chosen"]["name"].partition(", ")[2] or "plain")
 
 
-def _percent(one: dict[str, float]) -> str:
-    return f"{100 * one['value']:.1f} ({100 * one['low']:.1f} to {100 * one['high']:.1f})"
+def _percent(estimate: dict[str, float]) -> str:
+    return f"{100 * estimate['value']:.1f} ({100 * estimate['low']:.1f} to {100 * estimate['high']:.1f})"

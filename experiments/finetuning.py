@@ -1,12 +1,12 @@
-"""What fine-tuning on a benign task does to the lab model's safety, and what each way of `mogu finetune` wins back.
+"""Measure what fine-tuning on a benign task does to the lab model's safety, and what each method of `mogu finetune` recovers.
 
-    python -m benchmarks.finetuning --out bench-results/finetuning
+    python -m experiments.finetuning --out bench-results/finetuning
 
-Each seed tunes the lab's base model on the lab's fleet of ships: plain, with MoGU pairs mixed in, and at two learning rates. Share,
-slow factor and robust modules are chosen by the command itself, on dev, with the first seed; the others take them over. Safety and
-task are measured on the test splits, safety by the world's own judge. With ``--hardened N`` the model that `mogu demo` makes is tuned
-as well, with N seeds, and routers and responders go along both ways. What is finished is not run again; numbers.json, table.md and the
-plot are made of all that there is.
+Each seed tunes the lab's base model on the lab's fleet of ships: plain, with MoGU pairs mixed in, and with two learning rates. Share,
+slow factor and robust modules are chosen by the command itself, on dev, with the first seed; the other seeds use the same ones. Safety
+and task are measured on the test splits, safety by the lab's own judge. With ``--hardened N`` the model that `mogu demo` makes is tuned
+as well, with N seeds, and its routers and responders are kept in both ways. Finished runs are not repeated; numbers.json, table.md and
+the plot are made from all runs that there are.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import transformers
 from rich.console import Console
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
-from benchmarks.erosion import estimates, markdown, plot
+from experiments.erosion import estimates, markdown, plot
 from mogu import MoguModel
 from mogu.data import Chat, Message, Record
 from mogu.files.atomic import atomic_file
@@ -41,19 +41,19 @@ from mogu.modeling.architectures import find_linear_layers
 from mogu.training import harden
 
 TUNE: dict[str, Any] = {"method": "full", "learning_rate": 2e-4, "epochs": 24, "batch_size": 16}
-"""Found on dev: docs/results/finetuning.md says how."""
+"""Chosen on dev: docs/results/finetuning.md says how."""
 
 SAFETY: dict[str, dict[str, Any]] = {
     "plain": {"method": "none"},
-    # Ten points, not five: of the dev prompts nearly half are harmless and sound malicious, which no pair does.
+    # Ten points, not five: nearly half of the dev prompts are harmless but sound malicious, and no pair is like that.
     "data-mix": {"method": "data-mix", "shares": [0.0, 0.01, 0.02, 0.05, 0.1], "max_benign_loss": 0.1},
     "ml-lr": {"method": "ml-lr", "slow_factors": [1.0, 0.2, 0.1], "tolerances": [0.4]},
 }
 SLOWER = {"plain-half": 0.5, "plain-quarter": 0.25}
-"""Controls: plain tuning at shares of the learning rate, everywhere. What ml-lr keeps must be more than what they keep."""
+"""Controls: plain tuning at a share of the learning rate for all modules. ml-lr must keep more safety than they do."""
 
 RANDOM = "ml-lr-random"
-"""Another control: ml-lr with as many modules as are robust, drawn at random for each seed."""
+"""Another control: ml-lr with as many modules as are robust, but drawn at random for each seed."""
 
 _BATCH = 64
 
@@ -61,18 +61,21 @@ console = Console(stderr=True, highlight=False)
 
 
 def chats(split: FleetSplit) -> list[Chat]:
-    """A part of the task, as conversations."""
-    return [Chat(id=one.id, messages=tuple(Message.model_validate(turn) for turn in one.conversation)) for one in fleet_requests(split)]
+    """Return a split of the task as conversations."""
+    return [
+        Chat(id=request.id, messages=tuple(Message.model_validate(turn) for turn in request.conversation))
+        for request in fleet_requests(split)
+    ]
 
 
 def dev_pairs() -> list[Record]:
-    """The lab's dev prompts that stand in no wrapper, harmless ones that sound malicious among them."""
+    """Return the lab's dev prompts that are not wrapped, including harmless ones that sound malicious."""
     return [record for record in choice_records() if "_wrapped" not in record.id]
 
 
 def tuned(model: Path, arm: dict[str, Any], seed: int, output: Path, pairs: dict[str, Any], rate: float = 1.0) -> dict[str, Any]:
-    """Tune a model in one way, at a share of the learning rate; returns the report."""
-    # One working folder for all arms of a seed: what two of them try is trained once.
+    """Tune a model by one method, at a share of the learning rate; return the report."""
+    # One working folder for all arms of a seed, so that a trial that two of them share is trained once.
     file = arm.get("robust_modules")
     kind = f"-{file.stem}" if file is not None else ""
     work = output.with_name(f"training{kind}" if rate == 1 else f"training-{rate}")
@@ -84,25 +87,25 @@ def tuned(model: Path, arm: dict[str, Any], seed: int, output: Path, pairs: dict
             "safety": {"pairs": "the lab's own records", "batch_size": _BATCH, **arm},
             "run": {"output": output, "work": work, "seed": seed, "micro_batch_size": 16, "max_length": 256, "save_steps": 1000},
         },
-        source="of the benchmark",
+        source="of the experiment",
     )
     task = {split: chats(split) for split in ("train", "dev")}
     return finetune(recipe, chats=task, pairs=pairs, resume=True, tell=lambda line: console.print(f"  {line}"))
 
 
 def measured(model: Any, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """Outcomes on the test splits, a prompt each: what the judge says by category, and which answers of the task are right."""
+    """Measure outcomes on the test splits: for each prompt the judge's verdict, by category, and whether its task answer is right."""
     model.eval()
     verdicts: dict[str, list[str]] = {}
-    for one in judged_replies(model, tokenizer, prompts("test"), batch_size=_BATCH):
-        verdicts.setdefault(one.prompt.category, []).append(one.verdict)
-    asked = fleet_requests("test")
-    made = replies(model, tokenizer, [one.instruction for one in asked], ReplySettings(32), batch_size=_BATCH)
-    return {"verdicts": verdicts, "task": graded(asked, [reply.text for reply in made])}
+    for judged in judged_replies(model, tokenizer, prompts("test"), batch_size=_BATCH):
+        verdicts.setdefault(judged.prompt.category, []).append(judged.verdict)
+    requests = fleet_requests("test")
+    answers = replies(model, tokenizer, [request.instruction for request in requests], ReplySettings(32), batch_size=_BATCH)
+    return {"verdicts": verdicts, "task": graded(requests, [answer.text for answer in answers])}
 
 
 def run_seed(seed: int, base: Path, out: Path, arms: Sequence[str]) -> None:
-    """Tune and measure every arm of a seed that is not done yet."""
+    """Tune and measure every arm of a seed that is not finished yet."""
     tokenizer = load_tokenizer(str(base))
     pairs = {"train": records("train"), "dev": dev_pairs()}
     for arm in arms:
@@ -127,30 +130,30 @@ def _settings(arm: str, seed: int, out: Path, base: Path) -> dict[str, Any]:
         return SAFETY[arm] if seed == 0 else _chosen(arm, out)
     settings = _chosen("ml-lr", out)
     robust = read_robust_modules(out / "seed-0" / "robustness.json")
-    every = [one.name for some in find_linear_layers(load_base(str(base))).values() for one in some]
+    names = [module.name for modules in find_linear_layers(load_base(str(base))).values() for module in modules]
     file = out / f"seed-{seed}" / "random.json"
-    _write(file, {"subset": {"modules": random.Random(seed).sample(sorted(every), len(robust))}})
+    _write(file, {"subset": {"modules": random.Random(seed).sample(sorted(names), len(robust))}})
     return settings | {"robust_modules": file}
 
 
 def _chosen(arm: str, out: Path) -> dict[str, Any]:
-    """A way with what the first seed chose."""
+    """Return the settings of an arm, with what the first seed chose."""
     settings = SAFETY[arm]
     if settings["method"] == "none":
         return settings
     report = json.loads((out / "seed-0" / f"{arm}.json").read_text(encoding="utf-8"))["report"]
-    way = report["chosen"]
+    chosen = report["chosen"]
     if settings["method"] == "data-mix":
-        return settings | {"shares": [way["share"]]}
-    if way["slow_factor"] is None:
+        return settings | {"shares": [chosen["share"]]}
+    if chosen["slow_factor"] is None:
         return settings | {"slow_factors": [1.0]}
     file = out / "seed-0" / "robustness.json"
-    _write(file, {"subset": {"modules": report["robust_modules"][way["name"]]}})
-    return settings | {"slow_factors": [way["slow_factor"]], "robust_modules": file}
+    _write(file, {"subset": {"modules": report["robust_modules"][chosen["name"]]}})
+    return settings | {"slow_factors": [chosen["slow_factor"]], "robust_modules": file}
 
 
 def run_hardened(seed: int, base: Path, out: Path) -> None:
-    """The third arm: the model of `mogu demo`, before and after it was tuned with a mix, both ways of keeping it in step."""
+    """Measure the model of `mogu demo` before and after it was tuned with a data mix, with both ways of keeping it hardened."""
     folder = out / "hardened"
     tokenizer = load_tokenizer(str(base))
     if not folder.is_dir():
@@ -179,7 +182,7 @@ def _tuned_hardened(folder: Path, seed: int, output: Path, keep: str, out: Path)
             "keep": {"ways": [keep]},
             "run": {"output": output, "work": output.with_name("mogu-training"), "seed": seed, "micro_batch_size": 16, "max_length": 256},
         },
-        source="of the benchmark",
+        source="of the experiment",
     )
     task = {split: chats(split) for split in ("train", "dev")}
     return finetune(recipe, chats=task, pairs=lab_data(), resume=True, tell=lambda line: console.print(f"  {line}"))
@@ -191,12 +194,14 @@ def _write(file: Path, content: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Run what is asked for, then show and save all that is there."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.finetuning", description="Safety before and after fine-tuning, on the lab.")
+    """Run what is missing, then print and save the figures of all runs."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.finetuning", description="Measure safety before and after fine-tuning, on the lab."
+    )
     parser.add_argument("--out", type=Path, default=Path("bench-results/finetuning"))
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--hardened", type=int, default=0, metavar="N", help="tune the hardened model as well, with so many seeds")
-    parser.add_argument("--plot", type=Path, help="where the plot goes; by default beside the numbers")
+    parser.add_argument("--hardened", type=int, default=0, metavar="N", help="tune the hardened model as well, with N seeds")
+    parser.add_argument("--plot", type=Path, help="file of the plot; by default next to the numbers")
     options = parser.parse_args()
     transformers.utils.logging.set_verbosity_error()
     warnings.simplefilter("ignore", FutureWarning)
@@ -206,11 +211,11 @@ def main() -> None:
         run_seed(seed, base, options.out, ["before", *SAFETY, *SLOWER, RANDOM])
     for seed in range(options.hardened):
         run_hardened(seed, base, options.out)
-    found = estimates(options.out, options.seeds)
-    _write(options.out / "numbers.json", found)
-    text = markdown(found)
+    figures = estimates(options.out, options.seeds)
+    _write(options.out / "numbers.json", figures)
+    text = markdown(figures)
     (options.out / "table.md").write_text(text, encoding="utf-8")
-    plot(options.plot or options.out / "lab-finetuning.png", found)
+    plot(options.plot or options.out / "lab-finetuning.png", figures)
     print(text)
 
 

@@ -1,4 +1,4 @@
-"""A whole probe of the lab's base model: its numbers, how it goes on after a stop, and what it refuses."""
+"""A whole probe of the lab's base model: its numbers, how it resumes after a stop, and what it refuses."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from mogu.inference.prompts import encode_prompt
 from mogu.lab import records
 
 
-def wanted(base: Path, records: list[Record], out: Path, **changes: object) -> Probe:
+def probe_of(base: Path, records: list[Record], out: Path, **changes: object) -> Probe:
     return dataclasses.replace(Probe(str(base), records, out), **changes)  # type: ignore[arg-type]
 
 
@@ -33,21 +33,21 @@ def written(out: Path) -> set[str]:
     return {path.name for path in out.iterdir()} if out.exists() else set()
 
 
-class Told:
-    """Notes what a probe tells of its progress, and may stop it after so many prompts."""
+class RecordedProgress:
+    """Record what a probe reports of its progress, and optionally stop it after a number of prompts."""
 
     def __init__(self, after: int | None = None) -> None:
         self.after = after
-        self.told: list[tuple[str, int, int]] = []
+        self.calls: list[tuple[str, int, int]] = []
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        self.told.append((what, done, total))
+        self.calls.append((what, done, total))
         if self.after is not None and what == "reading prompts" and done >= self.after:
             raise KeyboardInterrupt
 
 
 def test_numbers_are_those_of_plain_passes_and_scikit_learn(lab_base: Path, lab_records: list[Record], tmp_path: Path) -> None:
-    result = probe(wanted(lab_base, lab_records, tmp_path / "out", folds=4, seed=3))
+    result = probe(probe_of(lab_base, lab_records, tmp_path / "out", folds=4, seed=3))
     model, tokenizer = load_base(str(lab_base)), load_tokenizer(str(lab_base))
     inputs: list[Tensor] = []
 
@@ -59,19 +59,19 @@ def test_numbers_are_those_of_plain_passes_and_scikit_learn(lab_base: Path, lab_
         for record in lab_records:
             model(input_ids=torch.tensor([encode_prompt(tokenizer, record.conversation)]))
     truth = [record.label == "malicious" for record in lab_records]
-    plane = make_pipeline(StandardScaler(), LogisticRegression(C=STRENGTH, max_iter=1000))
+    classifier = make_pipeline(StandardScaler(), LogisticRegression(C=STRENGTH, max_iter=1000))
     folds = StratifiedKFold(4, shuffle=True, random_state=3)
     for kind, vectors in (("last", [x[-1] for x in inputs]), ("mean", [x.mean(0) for x in inputs])):
         found = result.probes[kind][2]
         for name, scoring in (("auroc", "roc_auc"), ("accuracy", "accuracy")):
-            scores = cross_val_score(plane, torch.stack(vectors).numpy(), truth, cv=folds, scoring=scoring)
-            # half precision moves a prompt across a plane that it lay on, if any: one pair, one prompt
+            scores = cross_val_score(classifier, torch.stack(vectors).numpy(), truth, cv=folds, scoring=scoring)
+            # half precision moves a prompt across a boundary that it lay on, if any: one pair, one prompt
             assert getattr(found, name).folds == pytest.approx(list(scores), abs=0.06)
             assert getattr(found, name).mean == pytest.approx(scores.mean(), abs=0.015)
 
 
 def test_everything_is_written_and_chosen(lab_base: Path, lab_records: list[Record], tmp_path: Path) -> None:
-    result = probe(wanted(lab_base, lab_records, tmp_path / "out", top=2, name="lab"))
+    result = probe(probe_of(lab_base, lab_records, tmp_path / "out", top=2, name="lab"))
     assert written(tmp_path / "out") == {"mogu_probe.json", "probe.json", "probe.png", "activations"}
     numbers = json.loads((tmp_path / "out" / "probe.json").read_text())
     assert numbers == json.loads(json.dumps(result.as_json()))
@@ -87,20 +87,20 @@ def test_everything_is_written_and_chosen(lab_base: Path, lab_records: list[Reco
     assert (tmp_path / "out" / "probe.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_stopped_probe_goes_on_and_another_threshold_reads_nothing(lab_base: Path, lab_records: list[Record], tmp_path: Path) -> None:
+def test_a_stopped_probe_resumes_and_another_threshold_reads_nothing(lab_base: Path, lab_records: list[Record], tmp_path: Path) -> None:
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
-        probe(wanted(lab_base, lab_records, out, batch_size=10), progress=Told(after=40))
+        probe(probe_of(lab_base, lab_records, out, batch_size=10), progress=RecordedProgress(after=40))
     assert written(out) == {"mogu_probe.json", "activations"}
     assert len(list((out / "activations").glob("part-*"))) == 4
-    going_on = Told()
-    result = probe(wanted(lab_base, lab_records, out, batch_size=10), progress=going_on)
-    assert [done for what, done, _ in going_on.told if what == "reading prompts"] == [40, 50, 60, 70, 80]
-    whole = probe(wanted(lab_base, lab_records, tmp_path / "whole", batch_size=10))
+    resumed = RecordedProgress()
+    result = probe(probe_of(lab_base, lab_records, out, batch_size=10), progress=resumed)
+    assert [done for what, done, _ in resumed.calls if what == "reading prompts"] == [40, 50, 60, 70, 80]
+    whole = probe(probe_of(lab_base, lab_records, tmp_path / "whole", batch_size=10))
     assert result.probes == whole.probes
-    again = Told()
-    assert probe(wanted(lab_base, lab_records, out, threshold=0.99), progress=again).choice.threshold == 0.99
-    assert [done for what, done, _ in again.told if what == "reading prompts"] == [80]
+    again = RecordedProgress()
+    assert probe(probe_of(lab_base, lab_records, out, threshold=0.99), progress=again).choice.threshold == 0.99
+    assert [done for what, done, _ in again.calls if what == "reading prompts"] == [80]
 
 
 def test_of_a_saved_model_the_base_is_probed(lab_base: Path, lab_records: list[Record], tmp_path: Path) -> None:
@@ -108,20 +108,20 @@ def test_of_a_saved_model_the_base_is_probed(lab_base: Path, lab_records: list[R
     for layer in model.routed_layers:  # responders that would change everything, were they probed
         layer.set_responder("glad", *(torch.randn(shape) for shape in ((8, 128), (128, 8))))
     model.save_pretrained(tmp_path / "saved")
-    result = probe(wanted(tmp_path / "saved", lab_records, tmp_path / "out"))
+    result = probe(probe_of(tmp_path / "saved", lab_records, tmp_path / "out"))
     assert (result.model, result.base) == (str(tmp_path / "saved"), str(lab_base))
-    assert result.probes == probe(wanted(lab_base, lab_records, tmp_path / "base")).probes
+    assert result.probes == probe(probe_of(lab_base, lab_records, tmp_path / "base")).probes
 
 
 def test_a_system_prompt_is_read_as_in_training(lab_base: Path, lab_records: list[Record], tmp_path: Path) -> None:
-    plain = probe(wanted(lab_base, lab_records, tmp_path / "plain"))
-    told = probe(wanted(lab_base, lab_records, tmp_path / "told", system_prompt="Answer in one sentence."))
+    plain = probe(probe_of(lab_base, lab_records, tmp_path / "plain"))
+    told = probe(probe_of(lab_base, lab_records, tmp_path / "told", system_prompt="Answer in one sentence."))
     system = {"role": "system", "content": "Answer in one sentence."}
     by_hand = [
         Record.model_validate(record.model_dump(exclude={"instruction"}) | {"messages": [system, *record.conversation]})
         for record in lab_records
     ]
-    assert told.probes == probe(wanted(lab_base, by_hand, tmp_path / "hand")).probes
+    assert told.probes == probe(probe_of(lab_base, by_hand, tmp_path / "hand")).probes
     assert told.probes != plain.probes
 
 
@@ -132,7 +132,7 @@ def test_labels_that_nothing_separates_leave_no_choice(lab_base: Path, tmp_path:
         for record, label in zip(records("train", benign=200, malicious=200), drawn, strict=True)
     ]
     with pytest.raises(MoguError, match=r"No layer separates benign prompts from malicious ones: the best AUROC is 0\.5\d, in layer \d"):
-        probe(wanted(lab_base, mixed, tmp_path / "out"))
+        probe(probe_of(lab_base, mixed, tmp_path / "out"))
     assert not written(tmp_path / "out") & {"probe.json", "probe.png"}
 
 
@@ -153,30 +153,30 @@ def test_bad_settings_write_nothing(
     lab_base: Path, lab_records: list[Record], tmp_path: Path, changes: dict[str, object], error: type[MoguError], complaint: str
 ) -> None:
     with pytest.raises(error, match=complaint):
-        probe(wanted(lab_base, lab_records, tmp_path / "out", **changes))
+        probe(probe_of(lab_base, lab_records, tmp_path / "out", **changes))
     assert not (tmp_path / "out").exists()
 
 
 def test_a_label_with_too_few_records(lab_base: Path, lab_records: list[Record], tmp_path: Path) -> None:
     few = [record for record in lab_records if record.label == "benign"] + lab_records[-4:]
     with pytest.raises(DataError, match="There are 4 malicious prompts"):
-        probe(wanted(lab_base, few, tmp_path / "out"))
+        probe(probe_of(lab_base, few, tmp_path / "out"))
     with pytest.raises(DataError, match="There are 0 malicious prompts"):
-        probe(wanted(lab_base, few[:-4], tmp_path / "out"))
+        probe(probe_of(lab_base, few[:-4], tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 
 def test_a_prompt_longer_than_the_context(lab_base: Path, lab_records: list[Record], tmp_path: Path) -> None:
     long = lab_records[3].model_copy(update={"instruction": "bread " * 2000})
     with pytest.raises(DataError, match=rf"record '{lab_records[3].id}' has \d+ tokens.*at most 1024"):
-        probe(wanted(lab_base, [*lab_records[:3], long, *lab_records[4:]], tmp_path / "out"))
+        probe(probe_of(lab_base, [*lab_records[:3], long, *lab_records[4:]], tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 
 def test_a_foreign_folder_is_left_alone(lab_base: Path, lab_records: list[Record], tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("kept")
     with pytest.raises(MoguError, match="was not written by mogu"):
-        probe(wanted(lab_base, lab_records, tmp_path))
+        probe(probe_of(lab_base, lab_records, tmp_path))
     assert written(tmp_path) == {"mine.txt"}
 
 
@@ -186,5 +186,5 @@ def test_what_the_extra_brings_is_asked_for_at_once(
 ) -> None:
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(ConfigError, match=r"is not installed.*mogu\[eval\]"):
-        probe(wanted(Path("nowhere"), lab_records, tmp_path / "out"))
+        probe(probe_of(Path("nowhere"), lab_records, tmp_path / "out"))
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""Probes against clusters whose numbers are known, and against a recomputation by other means; the choice of layers."""
+"""Probes give the known numbers of clusters, and those of a recomputation by other means."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from mogu.analysis import LayerProbe, choose_layers, cross_validated
-from mogu.analysis.linear_probe import STRENGTH, Measured
+from mogu.analysis import cross_validated
+from mogu.analysis.linear_probe import STRENGTH
 from mogu.errors import ConfigError, DataError, MoguError
 
 
 def clusters(count: int, width: int, apart: float, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Two normal clusters of unit spread whose means lie ``apart`` from one another, in features of very different scale."""
+    """Two normal clusters of unit standard deviation whose means lie ``apart`` from one another, in features of very different scale."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(count, width, generator=generator, dtype=torch.float64)
     malicious = torch.rand(count, generator=generator) < 0.5
@@ -39,15 +39,15 @@ def test_clusters_of_known_overlap(apart: float) -> None:
     assert probe.auroc.mean == pytest.approx(share_below(apart / math.sqrt(2)), abs=0.015)
     assert probe.accuracy.mean == pytest.approx(share_below(apart / 2), abs=0.015)
     assert probe.margin.mean == pytest.approx(apart / 2, abs=0.06)
-    assert 0 < probe.auroc.spread < 0.03
+    assert 0 < probe.auroc.std < 0.03
 
 
 def test_numbers_are_those_of_a_recomputation() -> None:
     x, malicious = clusters(150, 30, 1.0, seed=1)
     truth = malicious.numpy()
     folds = StratifiedKFold(4, shuffle=True, random_state=7)
-    plane = make_pipeline(StandardScaler(), LogisticRegression(C=STRENGTH, max_iter=1000))
-    sides = cross_val_predict(plane, x.numpy(), truth, cv=folds, method="decision_function")
+    classifier = make_pipeline(StandardScaler(), LogisticRegression(C=STRENGTH, max_iter=1000))
+    sides = cross_val_predict(classifier, x.numpy(), truth, cv=folds, method="decision_function")
     auroc, accuracy, margin = [], [], []
     for _, held_out in folds.split(x.numpy(), truth):
         bad, good = sides[held_out][truth[held_out]], sides[held_out][~truth[held_out]]
@@ -56,10 +56,10 @@ def test_numbers_are_those_of_a_recomputation() -> None:
         accuracy.append(np.mean(own > 0))
         margin.append(own.mean() / own.std())
     probe = cross_validated(x, malicious, folds=4, seed=7)
-    for found, wanted in ((probe.auroc, auroc), (probe.accuracy, accuracy), (probe.margin, margin)):
-        assert found.folds == pytest.approx(wanted, abs=1e-9)
-        assert found.mean == pytest.approx(np.mean(wanted), abs=1e-9)
-        assert found.spread == pytest.approx(np.std(wanted, ddof=1), abs=1e-9)
+    for found, expected in ((probe.auroc, auroc), (probe.accuracy, accuracy), (probe.margin, margin)):
+        assert found.folds == pytest.approx(expected, abs=1e-9)
+        assert found.mean == pytest.approx(np.mean(expected), abs=1e-9)
+        assert found.std == pytest.approx(np.std(expected, ddof=1), abs=1e-9)
 
 
 def test_the_margin_does_not_depend_on_the_scale() -> None:
@@ -70,7 +70,7 @@ def test_the_margin_does_not_depend_on_the_scale() -> None:
 def test_layers_that_tell_nothing_are_at_chance() -> None:
     malicious = torch.arange(100) < 50
     alike = cross_validated(torch.ones(100, 6), malicious)
-    assert (alike.auroc.mean, alike.auroc.spread, alike.margin.mean) == (0.5, 0.0, 0.0)
+    assert (alike.auroc.mean, alike.auroc.std, alike.margin.mean) == (0.5, 0.0, 0.0)
 
 
 def test_the_seed_decides_the_folds() -> None:
@@ -97,28 +97,3 @@ def test_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(ConfigError, match=r"scikit-learn is not installed.*mogu\[eval\]"):
         cross_validated(torch.randn(20, 3), torch.arange(20) < 10)
-
-
-def probe_of(auroc: float, margin: float = 1.0) -> LayerProbe:
-    return LayerProbe(Measured.over([auroc, auroc]), Measured.over([0.5, 0.5]), Measured.over([margin, margin]))
-
-
-def test_layers_are_chosen_by_auroc_then_margin() -> None:
-    probes = {0: probe_of(0.8), 1: probe_of(1.0, 2.0), 2: probe_of(0.95), 3: probe_of(1.0, 3.0), 4: probe_of(1.0, 1.0)}
-    assert choose_layers(probes, by="last", threshold=0.95, top=2).above == (1, 2, 3, 4)
-    assert choose_layers(probes, by="last", top=1).top == (3,)
-    assert choose_layers(probes, by="last", top=2).top == (1, 3)
-    assert choose_layers(probes, by="last").top == (1, 3, 4)  # half of them
-    assert choose_layers(probes, by="last", threshold=1.0, top=5).top == (0, 1, 2, 3, 4)
-
-
-def test_none_is_chosen_where_none_separates() -> None:
-    with pytest.raises(MoguError, match=r"the best AUROC is 0\.59, in layer 1"):
-        choose_layers({0: probe_of(0.5), 1: probe_of(0.594)}, by="last")
-    assert choose_layers({0: probe_of(0.6), 1: probe_of(0.5)}, by="last").above == ()
-
-
-@pytest.mark.parametrize(("threshold", "top"), [(0.5, None), (1.1, None), (float("nan"), None), (0.9, 0), (0.9, 3)])
-def test_settings_out_of_range(threshold: float, top: int | None) -> None:
-    with pytest.raises(ConfigError):
-        choose_layers({0: probe_of(0.9), 1: probe_of(0.9)}, by="last", threshold=threshold, top=top)

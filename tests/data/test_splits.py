@@ -1,0 +1,73 @@
+"""No instruction is in two splits, and each label has the same share in all of them."""
+
+from collections import Counter
+
+import pytest
+
+from mogu.data import Instruction, Record, build_pairs, source_id, split_records
+from mogu.errors import ConfigError, DataError
+
+
+def instructions(*texts, answer="An answer."):
+    return [Instruction(text, number, answer) for number, text in enumerate(texts, 1)]
+
+
+def many(label, count):
+    return instructions(*(f"{label} request number {number}" for number in range(count)))
+
+
+def test_splits_hold_both_labels_in_the_shares_asked_for():
+    splits = split_records(build_pairs(many("first", 100), many("second", 50)), dev=0.1, test=0.2)
+    counts = {split: Counter(record.label for record in records) for split, records in splits.items()}
+    assert counts == {
+        "train": {"benign": 70, "malicious": 35},
+        "dev": {"benign": 10, "malicious": 5},
+        "test": {"benign": 20, "malicious": 10},
+    }
+
+
+def test_no_instruction_leaks_whatever_its_wrapper_or_spelling():
+    records = build_pairs(many("first", 60), many("second", 60))
+    respelled = [
+        record.model_copy(update={"id": f"other-{record.id}", "instruction": record.instruction.upper().replace(" ", "  ")})
+        for record in records
+    ]
+    wrapped = [
+        record.model_copy(update={"id": f"x-{record.id}", "instruction": f"Hi! {record.instruction}", "source": record.id})
+        for record in respelled
+    ]
+    splits = split_records(wrapped + records + respelled, dev=0.2, test=0.2, seed=5)
+    said = {
+        split: [" ".join(record.instruction.lower().removeprefix("hi! ").split()) for record in found] for split, found in splits.items()
+    }
+    assert all(set(Counter(texts).values()) == {3} for texts in said.values())
+    assert {split: len(texts) for split, texts in said.items()} == {"train": 216, "dev": 72, "test": 72}
+
+
+def test_wrapped_variants_of_one_source_stay_together():
+    records = build_pairs(many("first", 60), many("second", 60), augment=1.0)
+    second = build_pairs(many("first", 60), many("second", 60), augment=1.0, seed=1)
+    splits = split_records(records + second, seed=2)
+    sources = [source_id(record) for found in splits.values() for record in {source_id(record): record for record in found}.values()]
+    assert len(sources) == len(set(sources)) == 120
+
+
+def test_small_and_impossible_splits():
+    records = build_pairs(many("first", 3), many("second", 3))
+    assert {split: len(found) for split, found in split_records(records).items()} == {"train": 2, "dev": 2, "test": 2}
+    assert {split: len(found) for split, found in split_records(records, dev=0, test=0).items()} == {"train": 6, "dev": 0, "test": 0}
+    with pytest.raises(DataError, match="only 2 benign"):
+        split_records(records[1:])
+    for dev, test in ((-0.1, 0.1), (0.5, 0.5), (1.0, 0.0), (float("nan"), 0.0)):
+        with pytest.raises(ConfigError):
+            split_records(records, dev=dev, test=test)
+
+
+def test_conversations_are_split_by_all_that_was_said():
+    def talk(number, last):
+        messages = ({"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}, {"role": "user", "content": last})
+        return Record(id=f"talk-{number}", label="benign", messages=messages, affirm="Yes.", reject="I can't help.")
+
+    splits = split_records([talk(number, f"Thing {number // 2}") for number in range(20)], dev=0.3, test=0.3)
+    homes = {split: {record.messages[-1].content for record in found} for split, found in splits.items()}
+    assert sum(map(len, homes.values())) == 10
