@@ -1,4 +1,4 @@
-"""`mogu serve`: vLLM's OpenAI API server with hardened models."""
+"""`mogu serve`: start vLLM's OpenAI-compatible server with hardened models."""
 
 from __future__ import annotations
 
@@ -13,18 +13,16 @@ def serve(
     context: typer.Context,
     path: Annotated[
         str,
-        typer.Argument(
-            metavar="PATH", help="A saved MoGU model: a folder, or a repository of the hub. More may follow, of the same base model."
-        ),
+        typer.Argument(metavar="PATH", help="Saved MoGU model: a folder or a hub id. Further models of the same base model may follow."),
     ],
-    host: Annotated[str, typer.Option(help="Address to listen on. The default is this machine alone.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address to listen on. The default accepts connections from this machine only.")] = "127.0.0.1",
     locked: Annotated[
         bool, typer.Option("--locked", help="Refuse requests to the undefended base model, and requests that set dial, tokens or handoff.")
     ] = False,
     base_model: BaseModel = None,
-    show: Annotated[bool, typer.Option("--show", help="Print the command instead of running it.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Print the vLLM command instead of running it.")] = False,
 ) -> None:
-    """Serve hardened models with vLLM, under the names of their folders. Options of `vllm serve` are passed on.
+    """Serve hardened models with vLLM, each under the name of its folder. Options of `vllm serve` are passed on to it.
 
     Example: mogu serve safer-model --port 8000 --api-key SECRET --tensor-parallel-size 2
     """
@@ -43,11 +41,11 @@ def serve(
     check_version(installed_version())
     if locked:
         os.environ["MOGU_LOCKED"] = "1"
-    # In place of this process, so that signals and exit codes are vLLM's.
+    # Replace this process, so that signals reach vLLM and the exit code is vLLM's.
     os.execv(sys.executable, [sys.executable, "-m", "mogu.serving.launch", *arguments])
 
 
 def _paths_first(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Further saved models, and from the first option on what is vLLM's."""
+    """Split the extra arguments into further saved models and, from the first option on, options for vLLM."""
     first = next((index for index, argument in enumerate(arguments) if argument.startswith("-")), len(arguments))
     return arguments[:first], arguments[first:]
