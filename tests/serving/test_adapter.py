@@ -8,7 +8,7 @@ import torch
 from mogu import MoguConfig
 from mogu.errors import ConfigError, MoguError
 from mogu.modeling.config import BackboneConfig
-from mogu.serving.packed_adapter import is_mogu_folder, read_served_adapter
+from mogu.serving.packed_adapter import is_mogu_folder, read_packed_adapter
 from mogu.serving.vllm_args import named_folders, serve_arguments
 
 
@@ -21,7 +21,7 @@ def saved(make_pair, tmp_path):
 
 def test_its_parts_give_the_routed_layer_s_output(saved):
     model, folder = saved
-    adapter = read_served_adapter(folder)
+    adapter = read_packed_adapter(folder)
     assert is_mogu_folder(folder)
     assert adapter.rank == 10
     assert list(adapter.layers) == [f"model.layers.{layer}.self_attn.o_proj" for layer in (0, 2)]
@@ -38,8 +38,8 @@ def test_a_second_opening_is_refused_before_a_server_starts(saved):
     model, folder = saved
     model.mogu_config.answer_marker = "</think>"
     model.save_pretrained(folder)
-    for read in (lambda: read_served_adapter(folder), lambda: serve_arguments({"a": folder}, base_model=None, host="::1", options=[])):
-        with pytest.raises(ConfigError, match=r"routes again behind '</think>'.*set answer_marker to null"):
+    for read in (lambda: read_packed_adapter(folder), lambda: serve_arguments({"a": folder}, base_model=None, host="::1", options=[])):
+        with pytest.raises(ConfigError, match=r"routes again after '</think>'.*set answer_marker to null"):
             read()
 
 
@@ -48,7 +48,7 @@ def test_an_adapted_backbone_gives_the_routed_layer_s_output(make_pair, tmp_path
     config = MoguConfig(rank=4, lora_alpha=12, layers=[0, 2], backbone=BackboneConfig(rank=3, lora_alpha=6), base_model="some/base")
     model, slow = make_pair("llama", config=config)
     model.save_pretrained(tmp_path / "v2")
-    adapter = read_served_adapter(tmp_path / "v2")
+    adapter = read_packed_adapter(tmp_path / "v2")
     assert adapter.rank == 2 * (4 + 3) + 2
     for layer, served in zip(slow.layers, adapter.layers.values(), strict=True):
         plain = layer.base_layer.base_layer.weight.double()

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from mogu.serving.request_settings import FIELD
-from mogu.serving.scores import NOTED, NotedScores
+from mogu.serving.scores import CURRENT_SCORES, RequestScores
 
 _Message = MutableMapping[str, Any]
 _Receive = Callable[[], Awaitable[_Message]]
@@ -37,12 +37,12 @@ class MoguMiddleware:
             await self.app(scope, receive, send)
             return
         scope, receive = await _with_extra_arguments(scope, receive)
-        noted = NotedScores()
-        token = NOTED.set(noted)
+        scores = RequestScores()
+        token = CURRENT_SCORES.set(scores)
         try:
-            await self.app(scope, receive, _Response(noted, send))
+            await self.app(scope, receive, _Response(scores, send))
         finally:
-            NOTED.reset(token)
+            CURRENT_SCORES.reset(token)
 
 
 async def _with_extra_arguments(scope: MutableMapping[str, Any], receive: _Receive) -> tuple[MutableMapping[str, Any], _Receive]:
@@ -82,8 +82,8 @@ def _moved(body: bytes) -> bytes:
 class _Response:
     """Passes a response on, with the field ``mogu`` in it."""
 
-    def __init__(self, noted: NotedScores, send: _Send) -> None:
-        self.noted = noted
+    def __init__(self, scores: RequestScores, send: _Send) -> None:
+        self.scores = scores
         self.send = send
         self.start: _Message = {}
         self.kind = ""
@@ -108,13 +108,13 @@ class _Response:
         self.held.append(message.get("body", b""))
         if message.get("more_body", False):
             return
-        body = _with_field(b"".join(self.held), self.noted.field)
+        body = _with_field(b"".join(self.held), self.scores.field)
         headers = [(name, value) for name, value in self.start["headers"] if name.lower() != b"content-length"]
         await self.send({**self.start, "headers": [*headers, (b"content-length", str(len(body)).encode())]})
         await self.send({"type": "http.response.body", "body": body, "more_body": False})
 
     def _event(self, event: bytes) -> bytes:
-        field = self.noted.field
+        field = self.scores.field
         if self.told or field is None or not event.startswith(b"data: {"):
             return event
         self.told = True

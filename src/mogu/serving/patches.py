@@ -38,7 +38,7 @@ def _load_saved_models() -> None:
     from vllm.lora.utils import get_adapter_absolute_path
     from vllm.lora.worker_manager import WorkerLoRAManager
 
-    from mogu.serving.worker import load_routed_adapter
+    from mogu.serving.worker import load_mogu_adapter
 
     original = WorkerLoRAManager._load_adapter
 
@@ -46,7 +46,7 @@ def _load_saved_models() -> None:
     def load_adapter(self: Any, lora_request: Any) -> Any:
         folder = get_adapter_absolute_path(lora_request.lora_path)
         if is_mogu_folder(folder):
-            return load_routed_adapter(Path(folder), lora_request.lora_int_id, self._adapter_manager)
+            return load_mogu_adapter(Path(folder), lora_request.lora_int_id, self._adapter_manager)
         return original(self, lora_request)
 
     WorkerLoRAManager._load_adapter = load_adapter
@@ -136,7 +136,7 @@ def _extend_api() -> None:
     from vllm.v1.engine.async_llm import AsyncLLM
 
     from mogu.serving.api import MoguMiddleware
-    from mogu.serving.scores import noting_scores
+    from mogu.serving.scores import record_scores
 
     original = app_module.init_entrypoints_middleware
 
@@ -146,4 +146,4 @@ def _extend_api() -> None:
         original(args, app, supported_tasks)
 
     app_module.init_entrypoints_middleware = init_entrypoints_middleware
-    AsyncLLM.generate = noting_scores(AsyncLLM.generate)
+    AsyncLLM.generate = record_scores(AsyncLLM.generate)

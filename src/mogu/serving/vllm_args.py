@@ -12,7 +12,7 @@ from mogu.errors import ConfigError
 from mogu.hub import fetch_model_folder
 from mogu.modeling.adapter_files import CONFIG_FILE
 from mogu.modeling.config import MoguConfig
-from mogu.serving.packed_adapter import read_served_adapter
+from mogu.serving.packed_adapter import read_packed_adapter
 
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM takes for --max-lora-rank
 _LORA_MODULES = "--lora-modules"
@@ -46,7 +46,7 @@ def serve_arguments(models: Mapping[str, Path], *, base_model: str | None, host:
     Raises:
         MoguError: a folder cannot be used, or the models have different base models.
     """
-    adapters = [read_served_adapter(folder) for folder in models.values()]
+    adapters = [read_packed_adapter(folder) for folder in models.values()]
     configs = [adapter.config for adapter in adapters]
     base = base_model or _common_base(configs)
     others, options = _lora_modules(options)
