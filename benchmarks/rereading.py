@@ -17,7 +17,7 @@ from benchmarks.models import Shape, make_base, make_routed, random_prompt
 from benchmarks.timing import interleaved, medians
 from mogu import MoguModel
 from mogu.modeling.config import Handoff
-from mogu.modeling.shared_weights import twin
+from mogu.modeling.shared_weights import share_weights
 
 ROUTED_TOKENS = 5
 HANDOFFS: tuple[Handoff, ...] = ("continue", "recompute")
@@ -46,7 +46,7 @@ def measure_rereading(plan: RereadingPlan, shape: Shape, device: torch.device, d
     """Findings, and every timing behind them."""
     base: Any = make_base(shape, device, dtype)
     firsts = [round(share * shape.layers) for share in plan.firsts]
-    models = {first: make_routed(twin(base), layers=list(range(first, shape.layers))) for first in firsts}
+    models = {first: make_routed(share_weights(base), layers=list(range(first, shape.layers))) for first in firsts}
     prompt = random_prompt(shape, plan.prompt, device)
     ids = torch.cat([prompt, prompt[:, :ROUTED_TOKENS]], dim=1)
     ways: dict[str, Callable[[], object]] = {"prefill": lambda: _read(base, ids)}

@@ -21,7 +21,7 @@ from benchmarks.published import Published
 from benchmarks.timing import Pause, Times, interleaved, median_ratio, medians, taking_turns, whole
 from mogu import MoguModel
 from mogu.modeling.config import Handoff
-from mogu.modeling.shared_weights import twin
+from mogu.modeling.shared_weights import share_weights
 
 MOST = 1.03
 ROUTED_TOKENS = 5
@@ -51,7 +51,7 @@ QUICK_PLAN = SpeedPlan(caches=(16,), steps=20, replies=((16, 8), (32, 8)), round
 def measure_speed(plan: SpeedPlan, shape: Shape, device: torch.device, dtype: torch.dtype) -> tuple[list[Finding], dict[str, Any]]:
     """Findings, and every timing behind them."""
     base = make_base(shape, device, dtype)
-    routed = make_routed(twin(base))
+    routed = make_routed(share_weights(base))
     published = make_published(base)
     findings: list[Finding] = []
     steps, replies = [], []
@@ -89,7 +89,7 @@ def time_steps(base: nn.Module, routed: MoguModel, prompt: Tensor, repetitions: 
 
 def _time_replies(base: Any, published: Published, prompt: Tensor, new_tokens: int, rounds: int) -> dict[str, Any]:
     # Each handoff has a model of its own around the same weights: they are in different modes at the same time.
-    routed = {"continue": make_routed(twin(base)), "recompute": make_routed(twin(base))}
+    routed = {"continue": make_routed(share_weights(base)), "recompute": make_routed(share_weights(base))}
     models = (base.model, published.routed.model, *(one.base_model.model for one in routed.values()))
     prefills: dict[str, int] = {}
     for name, way in reply_ways(base, routed, published.generate, prompt, ROUTED_TOKENS + 2).items():  # also warms up

@@ -20,7 +20,7 @@ from benchmarks.models import SEED, Shape, make_base, make_published, make_route
 from benchmarks.published import Published, responder_loss, router_loss
 from benchmarks.timing import Times, interleaved, median_ratio, medians
 from mogu import MoguConfig
-from mogu.modeling.shared_weights import twin
+from mogu.modeling.shared_weights import share_weights
 from mogu.training.collator import Collator, ExampleDataset, Layout
 from mogu.training.examples import Example
 from mogu.training.losses import responder_losses, router_losses
@@ -160,7 +160,7 @@ def _with_lora(base: Any) -> Any:
         target_modules=["o_proj"],
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(twin(base), lora)
+    return get_peft_model(share_weights(base), lora)
 
 
 def _our_responder(base: Any, device: torch.device) -> Trainer:
@@ -182,7 +182,7 @@ def _published_responder(base: Any, device: torch.device) -> Trainer:
 
 
 def _our_routers(base: Any, device: torch.device) -> Trainer:
-    model = make_routed(twin(base))
+    model = make_routed(share_weights(base))
     model.start_router_training()
     numbers = random_numbers(len(model.routed_layers), base.config.hidden_size)
     for layer, (_, (unwill, glad)) in zip(model.routed_layers, numbers, strict=True):

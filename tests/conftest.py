@@ -262,7 +262,7 @@ class SlowRouted:
         """Handoff ``recompute``, without any cache: each token from one pass over everything before it."""
         answer: list[int] = []
         while len(answer) < new_tokens and (not answer or answer[-1] != eos):
-            routed = routed_tokens is None or len(answer) < routed_tokens
+            routed = routed_tokens == "all" or len(answer) < routed_tokens
             sequence = torch.cat([ids, torch.tensor([answer], dtype=torch.long)], dim=1)
             answer.append(int(self.logits(sequence, routed=routed)[0, -1].argmax()))
         return answer

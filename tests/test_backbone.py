@@ -11,7 +11,8 @@ from peft import PeftModel
 
 from mogu import MoguConfig, MoguModel
 from mogu.errors import ArchitectureError, ConfigError, ModelFileError
-from mogu.modeling.adapter_files import Adapter, read_config
+from mogu.modeling.adapter_files import Adapter
+from mogu.modeling.checkpoint import read_config
 from mogu.modeling.config import BackboneConfig
 from mogu.modeling.layers import AdaptedLinear, WrappedLinear
 
@@ -34,10 +35,10 @@ def test_every_family(make_pair, make_base, every_family):
     model, slow = make_pair(every_family, config=v2())
     torch.testing.assert_close(logits(model), slow.logits(IDS), atol=1e-6, rtol=1e-4)
     assert not torch.allclose(logits(model), plain, atol=1e-2)
-    assert {int(one.layer) for one in model._adapted_modules} == {1, 2}
+    assert {int(projection.layer) for projection, _ in model._injected.adapted} == {1, 2}
     with model.routing("off"):
         assert torch.equal(logits(model), plain)
-    assert torch.equal(logits(model.plain_twin()), plain)
+    assert torch.equal(logits(model.plain_base_model()), plain)
 
 
 @pytest.mark.parametrize("name", ["glad", "unwill"])
@@ -62,7 +63,7 @@ def test_the_opening_alone_is_adapted(make_pair, handoff):
 
 def test_which_modules(make_base):
     model = MoguModel.from_base(make_base(), v2(backbone=ATTENTION))
-    assert [one.name for one in model._adapted_modules] == [
+    assert [projection.name for projection, _ in model._injected.adapted] == [
         f"model.layers.{layer}.self_attn.{name}" for layer in (1, 2) for name in ("q_proj", "v_proj")
     ]
     # Two layers: responders of rank 4 and routers on o_proj (32 -> 32), a LoRA of rank 3 on q (32 -> 32) and v (32 -> 16).
@@ -70,7 +71,7 @@ def test_which_modules(make_base):
     base = model.detach()
     assert not [module for module in base.modules() if isinstance(module, WrappedLinear)]
     everything = MoguModel.from_base(base, v2())
-    found = {one.name.partition("layers.1.")[2] for one in everything._adapted_modules if one.layer == 1}
+    found = {module.name.partition("layers.1.")[2] for module, _ in everything._injected.adapted if module.layer == 1}
     assert found == {f"self_attn.{name}_proj" for name in "qkvo"} | {f"mlp.{name}_proj" for name in ("gate", "up", "down")}
 
 
@@ -93,19 +94,17 @@ def test_a_backbone_that_cannot_be_adapted(make_base, backbone, error, said):
 def test_it_comes_back(make_pair, make_base, tmp_path: Path, dtype):
     model, _ = make_pair("llama", dtype, config=v2())
     model.save_pretrained(tmp_path / "saved")
-    assert json.loads((tmp_path / "saved" / "mogu_config.json").read_text())["format_version"] == 2
+    assert json.loads((tmp_path / "saved" / "mogu_config.json").read_text())["format_version"] == 3
     loaded = MoguModel.from_pretrained(tmp_path / "saved", base_model=make_base("llama", dtype))
     torch.testing.assert_close(logits(loaded), logits(model), atol=1e-6 if dtype == torch.float32 else 0, rtol=0)
     assert loaded.added_parameters() == model.added_parameters()
 
 
-def test_a_model_without_one_is_saved_as_older_releases_read_it(make_pair, tmp_path: Path):
+def test_a_model_without_one_says_so(make_pair, tmp_path: Path):
     model, _ = make_pair()
     model.save_pretrained(tmp_path / "saved")
-    saved = json.loads((tmp_path / "saved" / "mogu_config.json").read_text())
-    assert saved["format_version"] == 1
-    assert "backbone" not in saved
     assert model.backbone() is None
+    assert not (tmp_path / "saved" / "backbone").exists()
     assert read_config(tmp_path / "saved").backbone is None
 
 

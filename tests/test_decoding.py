@@ -73,7 +73,7 @@ def test_routing_throughout_and_not_at_all_are_hugging_face_s_beam_search(pair):
     """The whole of Hugging Face's own beam search, run on the slow model."""
     model, slow = pair
     options = {"num_beams": 4, "do_sample": False, "max_new_tokens": NEW, "length_penalty": 0.7, "num_return_sequences": 2}
-    for routed_tokens, routed in ((NEW, True), (None, True), (0, False)):
+    for routed_tokens, routed in ((NEW, True), ("all", True), (0, False)):
         slow.route(routed)
         expected = slow.model.generate(PROMPT, eos_token_id=11, pad_token_id=0, **options)
         found = model.generate(PROMPT, eos_token_id=11, pad_token_id=0, routed_tokens=routed_tokens, **options)
@@ -104,4 +104,4 @@ def test_sampling_filters_are_hugging_face_s(pair):
     torch.manual_seed(5)
     expected = slow.model.generate(PROMPT, **options)
     torch.manual_seed(5)
-    assert torch.equal(model.generate(PROMPT, routed_tokens=None, **options), expected)
+    assert torch.equal(model.generate(PROMPT, routed_tokens="all", **options), expected)

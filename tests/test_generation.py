@@ -34,12 +34,12 @@ def answer(output: torch.Tensor, prompt: torch.Tensor = PROMPT) -> list[int]:
     return output[0, prompt.shape[1] :].tolist()
 
 
-@pytest.mark.parametrize("routed_tokens", [0, 1, 2, 5, 9, 10, 11, None])
+@pytest.mark.parametrize("routed_tokens", [0, 1, 2, 5, 9, 10, 11, "all"])
 def test_every_length_of_the_opening(pair, routed_tokens):
     model, slow = pair
     expected = slow.greedy(PROMPT, routed_tokens=routed_tokens, new_tokens=10)
     assert answer(model.generate(PROMPT, routed_tokens=routed_tokens, **GREEDY)) == expected
-    expected = slow.greedy_continued(PROMPT, routed_tokens=10 if routed_tokens is None else routed_tokens, new_tokens=10)
+    expected = slow.greedy_continued(PROMPT, routed_tokens=10 if routed_tokens == "all" else routed_tokens, new_tokens=10)
     assert answer(model.generate(PROMPT, routed_tokens=routed_tokens, handoff="continue", **GREEDY)) == expected
 
 
@@ -162,8 +162,8 @@ def test_inputs_embeds_go_on_with_the_cache(pair):
     embeds = model.get_input_embeddings()(PROMPT)
     output = model.generate(inputs_embeds=embeds, **GREEDY, routed_tokens=3, handoff="continue")
     assert output[0].tolist() == slow.greedy_continued(PROMPT, routed_tokens=3, new_tokens=10)
-    everything = model.generate(inputs_embeds=embeds, **GREEDY, routed_tokens=None)
-    assert everything[0].tolist() == slow.greedy(PROMPT, routed_tokens=None, new_tokens=10)
+    everything = model.generate(inputs_embeds=embeds, **GREEDY, routed_tokens="all")
+    assert everything[0].tolist() == slow.greedy(PROMPT, routed_tokens="all", new_tokens=10)
 
 
 @both_handoffs

@@ -13,8 +13,10 @@ import huggingface_hub
 import pytest
 import torch
 
-from mogu import MoguModel
+from mogu import MoguConfig, MoguModel
 from mogu.errors import ModelFileError, MoguError
+from mogu.hub import fetch_model_folder
+from mogu.modeling.config import BackboneConfig
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REPOSITORY = "somebody/safer-model"
@@ -113,3 +115,21 @@ def test_a_hub_that_refuses(hub, make_pair, repository):
     with pytest.raises(MoguError, match=rf"could not be pushed to {repository}.*What to do: check the name"):
         model.push_to_hub(repository, token="hf_none")
     assert hub == {}
+
+
+def test_a_download_brings_the_files_of_a_saved_model_and_no_others(hub, make_pair):
+    model, _ = make_pair("llama", torch.float32, config=MoguConfig(backbone=BackboneConfig()))
+    model.push_to_hub(REPOSITORY, token="hf_none", card="# Safer\n")
+    saved = set(hub) - {".gitattributes"}
+    assert any(name.startswith("backbone/") for name in saved)
+    beside = (
+        "glad/adapter_notes.py",
+        "model/adapter_notes.py",
+        "unwill/adapter_model.bin",
+        "vllm.py",
+        "modeling_llama.py",
+        "router.safetensors.py",
+    )
+    hub.update(dict.fromkeys(beside, b"print('ran')"))
+    folder = fetch_model_folder(REPOSITORY, marker="mogu_config.json")
+    assert {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()} == saved

@@ -10,8 +10,9 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from mogu import MoguConfig
-from mogu.modeling.layers import RoutedLinear, RoutingState
+from mogu.modeling.layers import RoutedLinear
 from mogu.modeling.routers import ChainRouter
+from mogu.modeling.routing import RoutingScope
 
 WIDTH, OUT, RANK = 48, 40, 4
 # Routers and unscaled responders are kept in float32 at best, so float64 is held to that.
@@ -22,7 +23,7 @@ def make_layer(dtype: torch.dtype = torch.float64, *, bias: bool = True, conv1d:
     torch.manual_seed(0)
     base = Conv1D(OUT, WIDTH) if conv1d else nn.Linear(WIDTH, OUT, bias=bias)
     config = MoguConfig(rank=RANK, lora_alpha=12, router_hidden=16)
-    layer = RoutedLinear(base.to(dtype), WIDTH, OUT, config, RoutingState(), dtype=dtype, device=torch.device("cpu"))
+    layer = RoutedLinear(base.to(dtype), WIDTH, OUT, config, RoutingScope(), dtype=dtype, device=torch.device("cpu"))
     for name in ("unwill", "glad"):
         layer.set_responder(name, torch.randn(RANK, WIDTH) / 4, torch.randn(OUT, RANK) / 4)
     layer.set_router(torch.randn(2, WIDTH) / 4, torch.randn(2))

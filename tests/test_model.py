@@ -202,7 +202,7 @@ def test_a_generation_config_set_on_it_is_used(pair):
     model, slow = pair
     model.generation_config = GenerationConfig(max_new_tokens=3, do_sample=False)
     output = model.generate(IDS[:1])
-    assert output[0, 6:].tolist() == slow.greedy(IDS[:1], routed_tokens=None, new_tokens=3)
+    assert output[0, 6:].tolist() == slow.greedy(IDS[:1], routed_tokens="all", new_tokens=3)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])

@@ -17,6 +17,7 @@ from mogu.inference.padding import left_pad
 from mogu.inference.prompts import encode_marker, encode_prompt
 from mogu.inference.replies import ReplySettings
 from mogu.modeling.config import BackboneConfig
+from mogu.modeling.routing import current_controller
 
 PROMPTS = [[5, 9, 33, 12, 60, 7, 41, 22, 18, 50], [11, 6, 29, 44], [8, 52, 33, 12, 60, 7, 41], [13, 35], [21, 22, 23, 24, 25]]
 ENDS: list[int | None] = [0, 2, 6, 9, None]
@@ -72,10 +73,10 @@ class Written(LogitsProcessor):
 
 def modes(answer: list[int], m: int | None, marker: tuple[int, ...]) -> list[bool]:
     """Whether each token of an answer, and the one after it, is routed: by counting down."""
-    left, ended, routed = float("inf") if m is None else m, False, []
+    left, ended, routed = float("inf") if m == "all" else m, False, []
     for count in range(len(answer) + 1):
         if not ended and count >= len(marker) and tuple(answer[count - len(marker) : count]) == marker:
-            left, ended = float("inf") if m is None else m, True
+            left, ended = float("inf") if m == "all" else m, True
         routed.append(left > 0)
         left -= 1
     return routed
@@ -122,7 +123,7 @@ def test_rows_reach_the_marker_at_different_steps(make_reasoner, tokenizer, fami
     found = generate(model, PROMPTS, ENDS, marker, handoff=handoff)
     assert found == [greedy(slow, prompt, end, M, marker, handoff) for prompt, end in zip(PROMPTS, ENDS, strict=True)]
     assert model.routing_mode == "on"
-    assert model._state.rows is None
+    assert current_controller(model._scope).rows is None
     for row, (prompt, end) in enumerate(zip(PROMPTS, ENDS, strict=True)):
         assert generate(model, [prompt], [end], marker, handoff=handoff) == [found[row]]
     once = generate(model, PROMPTS, ENDS, marker, handoff=handoff, answer_marker=None)
@@ -140,13 +141,13 @@ def test_every_family(make_reasoner, tokenizer, every_family):
 
 
 @both_handoffs
-@pytest.mark.parametrize("m", [0, 1, 5, None])
+@pytest.mark.parametrize("m", [0, 1, 5, "all"])
 def test_every_length_of_the_openings(pair, tokenizer, m, handoff):
     model, slow = pair
     marker = encode_marker(tokenizer, "</think>")
     found = generate(model, PROMPTS, ENDS, marker, handoff=handoff, routed_tokens=m)
     assert found == [greedy(slow, prompt, end, m, marker, handoff) for prompt, end in zip(PROMPTS, ENDS, strict=True)]
-    if not m:  # all tokens are routed, or none
+    if m in ("all", 0):
         assert found == generate(model, PROMPTS, ENDS, marker, handoff=handoff, routed_tokens=m, answer_marker=None)
 
 
@@ -320,7 +321,7 @@ def test_the_marker_is_saved_with_the_model(make_base, make_reasoner, tokenizer,
     model, _ = make_reasoner()
     model.save_pretrained(tmp_path / "saved")
     written = json.loads((tmp_path / "saved" / "mogu_config.json").read_text())
-    assert (written["answer_marker"], written["format_version"]) == ("</think>", 2)
+    assert (written["answer_marker"], written["format_version"]) == ("</think>", 3)
     loaded = MoguModel.from_pretrained(tmp_path / "saved", base_model=make_base())
     loaded.tokenizer = tokenizer
     marker = encode_marker(tokenizer, "</think>")
@@ -328,7 +329,7 @@ def test_the_marker_is_saved_with_the_model(make_base, make_reasoner, tokenizer,
     model.mogu_config.answer_marker = None
     model.save_pretrained(tmp_path / "saved")
     written = json.loads((tmp_path / "saved" / "mogu_config.json").read_text())
-    assert ("answer_marker" in written, written["format_version"]) == (False, 1)  # as releases before it read
+    assert written["answer_marker"] is None
 
 
 def test_the_defense_mogu_takes_the_marker_or_the_model_s(pair, tokenizer):
@@ -340,7 +341,7 @@ def test_the_defense_mogu_takes_the_marker_or_the_model_s(pair, tokenizer):
     letter = tokenizer.decode([once[7]])
     again = model.generate(prompt, **options, answer_marker=letter)[0, prompt.shape[1] :].tolist()
     assert again != once
-    subject = TargetModel(model.plain_twin(), tokenizer, mogu=model)
+    subject = TargetModel(model.plain_base_model(), tokenizer, mogu=model)
     said = []
     for own, asked in (("</think>", letter), (letter, None), (letter, "")):
         model.mogu_config.answer_marker = own
@@ -375,7 +376,7 @@ def test_routing_of_some_rows(pair):
     assert torch.equal(some, torch.stack([routed[0], plain[1], routed[2]]))
     with model.routing("on", rows=torch.tensor([True, False, True])):
         answers = model.generate(ids, max_new_tokens=9, do_sample=False)
-    expected = [model.generate(ids[row : row + 1], max_new_tokens=9, do_sample=False, routed_tokens=m) for row, m in ((0, None), (1, 0))]
+    expected = [model.generate(ids[row : row + 1], max_new_tokens=9, do_sample=False, routed_tokens=m) for row, m in ((0, "all"), (1, 0))]
     assert torch.equal(answers[:2], torch.cat(expected))
     for mode, rows in (("off", torch.tensor([True])), ("on", torch.tensor([1])), ("on", torch.tensor([[True]]))):
         with pytest.raises(ConfigError, match="rows"):

@@ -65,7 +65,7 @@ def test_a_padded_batch(make_pair, family):
     assert found == [slow.greedy(torch.tensor([prompt]), routed_tokens=4, new_tokens=10) for prompt in prompts]
 
 
-@pytest.mark.parametrize("routed_tokens", [0, 1, 9, 10, None])
+@pytest.mark.parametrize("routed_tokens", [0, 1, 9, 10, "all"])
 def test_every_length_of_the_opening(make_pair, routed_tokens):
     model, slow = make_pair(config=routed_from(1))
     found = model.generate(PROMPT, **GREEDY, routed_tokens=routed_tokens)[0, PROMPT.shape[1] :].tolist()

@@ -11,7 +11,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from mogu import MoguConfig, MoguModel
-from mogu.modeling.adapter_files import read_config
+from mogu.modeling.checkpoint import read_config
 
 IDS = torch.tensor([[5, 9, 33, 12, 60, 7], [11, 6, 29, 44, 8, 52]])
 
@@ -34,7 +34,7 @@ def test_the_layout(pair, tmp_path: Path):
     adapters = {f"{name}/{file}" for name in ("glad", "unwill") for file in ("adapter_config.json", "adapter_model.safetensors")}
     assert adapters | {"mogu_config.json", "router.safetensors", "README.md"} <= files
     config = json.loads((tmp_path / "saved" / "mogu_config.json").read_text())
-    assert config["format_version"] == 1
+    assert config["format_version"] == 3
     assert config["rank"] == 4
     assert config["dial"] == -0.5
     assert config["base_shape"] == {"model_type": "llama", "layers": 3, "width": 32}

@@ -44,3 +44,16 @@ class ChatTemplateError(MoguError):
 
 class TrainingError(MoguError):
     """A training run that cannot go on, such as one whose loss is no longer a number."""
+
+
+class LockedError(MoguError):
+    """A request that a locked server does not answer.
+
+    Args:
+        found: as for every :class:`MoguError`, as are ``expected`` and ``action``.
+        parameter: what of the request is not accepted, where it is one field.
+    """
+
+    def __init__(self, found: str, *, expected: str, action: str, parameter: str | None = None) -> None:
+        super().__init__(found, expected=expected, action=action)
+        self.parameter = parameter

@@ -21,6 +21,15 @@ from transformers import (
 
 from mogu.errors import ModelFileError, MoguError
 
+# Exact names: with a pattern a repository could bring any file along, code among them.
+_SAVED_FILES = (
+    "README.md",
+    "base_identity.safetensors",
+    "chat_template.jinja",
+    "router.safetensors",
+    *(f"{part}/{file}" for part in ("unwill", "glad", "backbone") for file in ("adapter_config.json", "adapter_model.safetensors")),
+)
+
 
 def fetch_model_folder(path_or_hub_id: str, *, marker: str) -> Path:
     """The folder of a saved model: a local one as it is, a hub repository downloaded to the hub's cache.
@@ -39,7 +48,7 @@ def fetch_model_folder(path_or_hub_id: str, *, marker: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(path_or_hub_id, allow_patterns=[marker, "*/adapter_*", "router.safetensors", "README.md"]))
+        return Path(snapshot_download(path_or_hub_id, allow_patterns=[marker, *_SAVED_FILES]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise _not_found(path_or_hub_id, error) from error
 
@@ -129,16 +138,25 @@ def load_tokenizer(source: str, *, chat_template: Path | None = None, trust_remo
         raise _explain(source, error, what="tokenizer") from error
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
     if chat_template is not None:
-        try:
-            tokenizer.chat_template = chat_template.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ModelFileError(
-                f"The chat template {chat_template} cannot be read: {error}", expected="a Jinja file in UTF-8", action="check the path"
-            ) from error
+        tokenizer.chat_template = read_template(chat_template)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
     return tokenizer
+
+
+def read_template(file: Path) -> str:
+    """The text of a chat template.
+
+    Raises:
+        ModelFileError: the file cannot be read.
+    """
+    try:
+        return file.expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelFileError(
+            f"The chat template {file} cannot be read: {error}", expected="a Jinja file in UTF-8", action="check the path"
+        ) from error
 
 
 def _expand(source: str) -> str:

@@ -23,7 +23,7 @@ from mogu.files.atomic import atomic_file
 from mogu.hub import load_base
 from mogu.lab import build_base
 from mogu.lab.demo import lab_data, lab_recipe
-from mogu.modeling.adapter_files import CONFIG_FILE
+from mogu.modeling.checkpoint import CONFIG_FILE
 from mogu.training import Plan, Recipe, harden, plan, read_recipe
 from mogu.training.inputs import recipe_tokenizer
 from mogu.training.recipe import override, recipe_from

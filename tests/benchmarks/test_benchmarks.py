@@ -14,7 +14,7 @@ import torch
 from benchmarks.memory import added_parameters
 from benchmarks.models import LLAMA_2_7B, SMALL, make_base, make_published, make_routed, random_prompt
 from benchmarks.speed import counted_prefills, reply_ways
-from mogu.modeling.shared_weights import twin
+from mogu.modeling.shared_weights import share_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
@@ -93,7 +93,7 @@ def test_added_parameters_at_the_7b_shape() -> None:
 
 def test_published_procedure_equals_ours_in_float64() -> None:
     base = make_base(SMALL, CPU, torch.float64)
-    routed, published = make_routed(twin(base)), make_published(base)
+    routed, published = make_routed(share_weights(base)), make_published(base)
     for length in (3, 40):
         ways = reply_ways(base, {"continue": routed, "recompute": routed}, published.generate, random_prompt(SMALL, length, CPU), 24)
         replies = {name: way(None)[0, length:].tolist() for name, way in ways.items()}
@@ -104,7 +104,7 @@ def test_published_procedure_equals_ours_in_float64() -> None:
 def test_base_shares_weights_but_no_module_with_the_routed_model() -> None:
     base = make_base(SMALL, CPU, torch.float32)
     plain = base.model.layers[0].self_attn.o_proj
-    routed = make_routed(twin(base))
+    routed = make_routed(share_weights(base))
     assert base.model.layers[0].self_attn.o_proj is plain
     assert type(plain) is torch.nn.Linear
     assert routed.routed_layers[0].base_layer.weight is plain.weight

@@ -14,7 +14,7 @@ from mogu.defenses import TargetModel
 from mogu.inference.prompts import Conversation, as_conversation
 from mogu.lab import build_base, prompts, records
 from mogu.lab.demo import lab_recipe
-from mogu.modeling.shared_weights import twin
+from mogu.modeling.shared_weights import share_weights
 from mogu.training import train_baselines
 
 END = 2
@@ -29,7 +29,7 @@ def random_target(
     folder = tmp_path_factory.mktemp("baselines")
     for seed, name in enumerate(("sft", "expert")):
         torch.manual_seed(seed)
-        adapted = get_peft_model(twin(base), LoraConfig(r=4, lora_alpha=8, target_modules=["o_proj"], init_lora_weights=False))
+        adapted = get_peft_model(share_weights(base), LoraConfig(r=4, lora_alpha=8, target_modules=["o_proj"], init_lora_weights=False))
         adapted.save_pretrained(folder / name)
     return TargetModel(base, tokenizer, baselines=folder)
 

@@ -9,12 +9,12 @@ from mogu.defenses import TargetModel, make_defense
 from mogu.errors import ConfigError
 from mogu.inference.prompts import Conversation
 from mogu.inference.replies import ReplySettings
-from mogu.modeling.shared_weights import twin
+from mogu.modeling.shared_weights import share_weights
 
 
 @pytest.fixture
 def untrained_mogu(lab_target: TargetModel) -> TargetModel:
-    model = MoguModel.from_base(twin(lab_target.base), MoguConfig(router_hidden=8))
+    model = MoguModel.from_base(share_weights(lab_target.base), MoguConfig(router_hidden=8))
     model.tokenizer = lab_target.tokenizer
     return TargetModel(lab_target.base, lab_target.tokenizer, mogu=model.eval())
 

@@ -128,7 +128,15 @@ def test_the_key_comes_from_a_secret_and_the_server_is_locked():
     assert key["valueFrom"]["secretKeyRef"]["key"] == "api-key"
     assert "optional" not in key["valueFrom"]["secretKeyRef"], "without a key anyone could ask"
     assert "--locked" in container(resource("Deployment"))["args"]
-    assert ray_llm()["runtime_env"]["env_vars"] == {"MOGU_LOCKED": "1"}
+    assert ray_llm()["runtime_env"]["env_vars"]["MOGU_LOCKED"] == "1"
+
+
+def test_nothing_that_is_deployed_imports_from_the_current_folder():
+    [first, second] = (DEPLOY / "Dockerfile").read_text().split("\nFROM vllm AS ray\n")
+    assert first.index("ENV PYTHONSAFEPATH=1") < first.index("RUN ")  # pip is started with `python3 -m` as well
+    assert "PYTHONSAFEPATH" not in second  # which goes on from the first
+    assert {"name": "PYTHONSAFEPATH", "value": "1"} in container(resource("Deployment"))["env"]
+    assert ray_llm()["runtime_env"]["env_vars"]["PYTHONSAFEPATH"] == "1"
 
 
 @pytest.fixture(scope="module")
@@ -213,12 +221,12 @@ def vllm_arguments(deployment: dict[str, Any], folder: Path, monkeypatch: pytest
     assert server["command"] == ["mogu"]
     assert server["args"][:2] == ["serve", "/models/safer-model"]
     monkeypatch.setattr("mogu.serving.plugin.installed_version", lambda: "0.32.0")
-    monkeypatch.setattr(os, "execv", lambda program, arguments: started.append((program, arguments)))
-    monkeypatch.setenv("MOGU_LOCKED", "")
+    monkeypatch.setattr(os, "execve", lambda *arguments: started.append(arguments))
+    monkeypatch.delenv("MOGU_LOCKED", raising=False)
     result = CliRunner().invoke(app, ["serve", str(folder), *server["args"][2:]], catch_exceptions=False)
     assert result.exit_code == 0, result.output
-    assert os.environ["MOGU_LOCKED"] == "1"
-    [(program, arguments)] = started
+    [(program, arguments, environment)] = started
+    assert environment["MOGU_LOCKED"] == "1"
     assert program == sys.executable
-    assert arguments[1:3] == ["-m", "mogu.serving.launch"]
-    return arguments[3:]
+    assert arguments[1:4] == ["-P", "-m", "mogu.serving.launch"]
+    return arguments[4:]

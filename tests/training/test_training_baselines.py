@@ -58,9 +58,9 @@ def losses(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, records: l
     """Of each record the cross-entropy of the answer it is to get, each from a pass of its own."""
     from peft import PeftModel
 
-    from mogu.modeling.shared_weights import twin
+    from mogu.modeling.shared_weights import share_weights
 
-    model: Any = base if folder is None else PeftModel.from_pretrained(twin(base), str(folder)).eval()
+    model: Any = base if folder is None else PeftModel.from_pretrained(share_weights(base), str(folder)).eval()
     found = []
     for example in router_examples(tokenizer, records, max_length=128):
         (answer,) = example.answers

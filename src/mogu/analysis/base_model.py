@@ -16,8 +16,8 @@ from transformers import PreTrainedModel
 from mogu.data import Record
 from mogu.errors import ConfigError, DataError
 from mogu.hub import fetch_model_folder, load_base
-from mogu.modeling.adapter_files import CONFIG_FILE, read_config
-from mogu.modeling.checkpoint import base_for, base_name
+from mogu.modeling.base_model import base_name, load_base_of
+from mogu.modeling.checkpoint import CONFIG_FILE, read_config
 from mogu.modeling.config import MoguConfig
 
 
@@ -54,7 +54,7 @@ class BaseModel:
         if self.saved is None:
             model = load_base(self.name, **options)
         else:
-            model = base_for(*self.saved, self.name if self.moved else None, **options)
+            model = load_base_of(*self.saved, self.name if self.moved else None, **options)
         model.train(False)
         return model
 

@@ -180,7 +180,7 @@ def _by_token(model: Any, prompts: list[list[int]], ids: Tensor) -> Tensor:
     if not isinstance(model, MoguModel) or model.routing_mode != "on":
         return _Reading(model, prompts, len(ids)).follow(ids)
     tokens = ids.shape[1]
-    routed = tokens if (m := model.mogu_config.routed_tokens) is None else min(m, tokens)
+    routed = tokens if (m := model.mogu_config.routed_tokens) == "all" else min(m, tokens)
     if routed == 0:
         with model.routing("off"):
             return _Reading(model, prompts, len(ids)).follow(ids)

@@ -85,4 +85,4 @@ def routing_options(routed_tokens: str | None, answer_marker: str | None) -> dic
         return options
     if routed_tokens != "all" and not routed_tokens.isdecimal():
         raise ConfigError(f"--routed-tokens is {routed_tokens!r}", expected="a whole number of at least 0, or 'all'", action="correct it")
-    return {**options, "routed_tokens": None if routed_tokens == "all" else int(routed_tokens)}
+    return {**options, "routed_tokens": "all" if routed_tokens == "all" else int(routed_tokens)}

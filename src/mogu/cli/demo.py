@@ -37,7 +37,7 @@ def demo(
     from mogu.files.atomic import check_replaceable
     from mogu.files.json_files import write_json
     from mogu.lab.demo import run_demo
-    from mogu.modeling.adapter_files import CONFIG_FILE
+    from mogu.modeling.checkpoint import CONFIG_FILE
 
     check_replaceable(out, marker=CONFIG_FILE)
     console = Console(stderr=as_json, highlight=False)

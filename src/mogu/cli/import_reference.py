@@ -26,7 +26,7 @@ def import_reference(
     router_layer/5920_router.pth --out safer-llama
     """
     from mogu.files.atomic import check_replaceable
-    from mogu.modeling.adapter_files import CONFIG_FILE
+    from mogu.modeling.checkpoint import CONFIG_FILE
     from mogu.modeling.import_reference import import_reference as convert
 
     check_replaceable(out, marker=CONFIG_FILE)

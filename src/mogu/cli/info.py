@@ -36,7 +36,8 @@ def _short(value: Any) -> str:
 
 def _facts(path: str) -> dict[str, Any]:
     from mogu.hub import fetch_model_folder
-    from mogu.modeling.adapter_files import BACKBONE, CONFIG_FILE, RESPONDERS, ROUTER_FILE, read_adapter, read_config, read_tensors
+    from mogu.modeling.adapter_files import RESPONDERS, read_adapter, read_tensors
+    from mogu.modeling.checkpoint import BACKBONE, CONFIG_FILE, ROUTER_FILE, read_config
 
     folder = fetch_model_folder(path, marker=CONFIG_FILE)
     config = read_config(folder)
@@ -54,7 +55,7 @@ def _facts(path: str) -> dict[str, Any]:
         "adapted_modules": len(backbone.weights) if backbone is not None else 0,
         "rank": config.rank,
         "lora_alpha": config.lora_alpha,
-        "routed_tokens": "all" if config.routed_tokens is None else config.routed_tokens,
+        "routed_tokens": config.routed_tokens,
         "answer_marker": config.answer_marker,
         "handoff": config.handoff,
         "dial": config.dial,

@@ -11,7 +11,7 @@ from mogu.defenses.target_model import TargetModel
 from mogu.errors import ConfigError
 from mogu.inference.prompts import Conversation
 from mogu.inference.replies import ReplySettings, reply_batch
-from mogu.modeling.config import Handoff
+from mogu.modeling.config import Handoff, RoutedTokens
 
 
 @defense("mogu", label="MoGU", deterministic=True, order=90)
@@ -19,7 +19,7 @@ def mogu(
     target: TargetModel,
     *,
     dial: float | None = None,
-    routed_tokens: int | None = -1,
+    routed_tokens: RoutedTokens | None = None,
     handoff: Handoff | None = None,
     answer_marker: str | None = None,
 ) -> Answer:
@@ -28,7 +28,7 @@ def mogu(
     Args:
         target: a saved MoGU model.
         dial: logit shift ``δ``; by default the model's.
-        routed_tokens: number of tokens of a reply that are routed, ``None`` for all; by default (-1) the model's.
+        routed_tokens: number of tokens of a reply that are routed, or ``"all"``; by default the model's.
         handoff: how the base model takes over; by default the model's setting.
         answer_marker: text that ends a reasoning block, after which the same number of tokens is routed again; ``""`` for
             none; by default the model's.
@@ -40,19 +40,16 @@ def mogu(
     config = model.mogu_config
     reply_dial = config.dial if dial is None else dial
     routing: dict[str, Any] = {
-        "routed_tokens": config.routed_tokens if routed_tokens == -1 else routed_tokens,
+        "routed_tokens": config.routed_tokens if routed_tokens is None else routed_tokens,
         "handoff": handoff or config.handoff,
         "answer_marker": config.answer_marker if answer_marker is None else answer_marker or None,
     }
 
     def answer(conversations: Sequence[Conversation], settings: ReplySettings) -> list[DefendedReply]:
         prompts = [target.encode(conversation) for conversation in conversations]
-        saved_dial, model.dial = model.dial, reply_dial
-        try:
+        with model.routing("on", dial=reply_dial):
             replies = reply_batch(model, target.tokenizer, prompts, settings, **routing)
             scores, weights = model.prompt_scores, model.prompt_weights
-        finally:
-            model.dial = saved_dial
         if scores is None or weights is None:  # no token was routed
             return [DefendedReply.of(reply) for reply in replies]
         unwill, glad = weights["unwill"].t().tolist(), weights["glad"].t().tolist()

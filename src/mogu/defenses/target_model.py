@@ -15,9 +15,9 @@ from mogu.data import opened
 from mogu.errors import ConfigError, ModelFileError
 from mogu.hub import fetch_model_folder, load_base, load_tokenizer
 from mogu.inference.prompts import Conversation, encode_prompt
-from mogu.modeling.adapter_files import CONFIG_FILE
+from mogu.modeling.checkpoint import CONFIG_FILE
 from mogu.modeling.model import MoguModel
-from mogu.modeling.shared_weights import twin
+from mogu.modeling.shared_weights import share_weights
 
 
 class TargetModel:
@@ -29,7 +29,7 @@ class TargetModel:
     Args:
         base: the plain base model; it is put into evaluation mode.
         tokenizer: its tokenizer.
-        mogu: the hardened model, over the weights of ``base`` (:func:`~mogu.modeling.shared_weights.twin`), if there is one.
+        mogu: the hardened model, over the weights of ``base`` (:func:`~mogu.modeling.shared_weights.share_weights`), if there is one.
         baselines: folder of trained baselines: the PEFT adapters ``sft/`` and ``expert/``, and ``detector.json``.
         system_prompt: the system prompt the model was hardened with; added to conversations that have none.
     """
@@ -78,7 +78,7 @@ class TargetModel:
         mogu = None
         if hardened:
             mogu = MoguModel.from_pretrained(path, base_model=base_model, trust_remote_code=trust_remote_code, **model_kwargs)
-            base = mogu.plain_twin()
+            base = mogu.plain_base_model()
             source = base_model or mogu.mogu_config.base_model or ""
         else:
             source = str(path)
@@ -123,7 +123,7 @@ class TargetModel:
 
             folder = self.trained_part(name, marker="adapter_config.json")
             try:
-                self._other_models[name] = PeftModel.from_pretrained(twin(self.base), str(folder)).eval()
+                self._other_models[name] = PeftModel.from_pretrained(share_weights(self.base), str(folder)).eval()
             except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:  # PEFT passes on errors of its readers
                 raise ModelFileError(
                     f"The adapter {folder} does not load into the base model: {str(error).strip().splitlines()[0]}",

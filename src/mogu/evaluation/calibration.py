@@ -16,7 +16,7 @@ from mogu.errors import ConfigError
 from mogu.evaluation.intervals import Estimate, difference, rate
 from mogu.files.atomic import atomic_file
 from mogu.inference.replies import ReplySettings, replies
-from mogu.modeling.adapter_files import CARD_FILE, CONFIG_FILE, read_card, read_config
+from mogu.modeling.checkpoint import CARD_FILE, CONFIG_FILE, read_card, read_config
 from mogu.modeling.model import MoguModel
 from mogu.modeling.model_card import plain_card, recalibrated_card
 from mogu.refusals import is_refusal

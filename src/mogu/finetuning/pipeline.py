@@ -27,7 +27,7 @@ from mogu.finetuning.strategies import Way, ways_of
 from mogu.finetuning.tuner import Tunable, whole_or_not
 from mogu.hub import load_config
 from mogu.inference.prompts import template_fingerprint
-from mogu.modeling.adapter_files import CARD_FILE
+from mogu.modeling.checkpoint import CARD_FILE
 from mogu.modeling.model import MoguModel
 from mogu.progress import quiet_transformers
 from mogu.training.examples import AnyExample

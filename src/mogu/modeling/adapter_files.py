@@ -1,12 +1,13 @@
-"""The layout of a saved MoGU model on disk: responders, routers, the backbone's LoRA, config; read with checks, written whole.
+"""LoRA adapters and routers on disk: safetensors with a PEFT config beside them, read with checks.
 
-Knows files and tensors; knows nothing of models. Nothing here unpickles code: weights are safetensors.
+Knows files and tensors; knows nothing of models or of what else a saved model holds. Nothing here unpickles code.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -18,13 +19,9 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from mogu.errors import ModelFileError
-from mogu.modeling.config import MoguConfig
 
-CONFIG_FILE = "mogu_config.json"
-ROUTER_FILE = "router.safetensors"
-CARD_FILE = "README.md"
-BACKBONE = "backbone"
-RESPONDERS: tuple[Literal["unwill", "glad"], ...] = ("unwill", "glad")
+Responder = Literal["unwill", "glad"]
+RESPONDERS: tuple[Responder, ...] = ("unwill", "glad")
 PEFT_PREFIX = "base_model.model."
 
 
@@ -36,41 +33,21 @@ class Adapter:
         weights: for each layer, by module name, ``A [r, d_in]`` and ``B [d_out, r]``.
         rank: ``r``.
         lora_alpha: the alpha that gives its scaling as ``lora_alpha / r``.
+        fan_in_fan_out: whether the base layers keep their weights as ``[d_in, d_out]``, as GPT-2's ``Conv1D`` does.
     """
 
     weights: Mapping[str, tuple[Tensor, Tensor]]
     rank: int
     lora_alpha: float
+    fan_in_fan_out: bool = False
 
 
-def read_config(folder: Path) -> MoguConfig:
-    """The config of a saved model.
-
-    Raises:
-        ModelFileError: the folder or its config is missing.
-        ConfigError: the config is broken.
-    """
-    file = folder / CONFIG_FILE
-    if not file.is_file():
-        raise ModelFileError(
-            f"{folder} holds no {CONFIG_FILE}",
-            expected="a folder that save_pretrained or `mogu train` wrote",
-            action="check the path; a published MoGU release is brought in with `mogu import-reference`",
-        )
-    return MoguConfig.from_json(_read_text(file), str(file))
-
-
-def read_card(folder: Path) -> str | None:
-    """The model card of a saved model, or ``None`` where there is none.
+def read_text(file: Path) -> str:
+    """Read a text file of a saved model.
 
     Raises:
-        ModelFileError: it is not text.
+        ModelFileError: it is not UTF-8 text.
     """
-    file = folder / CARD_FILE
-    return _read_text(file) if file.is_file() else None
-
-
-def _read_text(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -122,7 +99,7 @@ def read_adapter(folder: Path) -> Adapter:
     if not config_file.is_file():
         raise ModelFileError(f"{folder} holds no adapter_config.json", expected="a PEFT LoRA adapter", action="check the path")
     try:
-        raw = json.loads(_read_text(config_file))
+        raw = json.loads(read_text(config_file))
         rank, alpha = int(raw["r"]), float(raw["lora_alpha"])
         plain = raw["peft_type"] == "LORA" and not raw.get("use_dora") and raw.get("bias", "none") == "none"
         plain = plain and not raw.get("rank_pattern") and not raw.get("alpha_pattern")
@@ -155,17 +132,17 @@ def read_adapter(folder: Path) -> Adapter:
             raise ModelFileError(
                 f"{file} holds {shapes} for {name}", expected=f"A [{rank}, d_in] and B [d_out, {rank}]", action="save the adapter again"
             )
-    return Adapter({name: (both["A"], both["B"]) for name, both in halves.items()}, rank, alpha)
+    weights = {name: (both["A"], both["B"]) for name, both in halves.items()}
+    return Adapter(weights, rank, alpha, bool(raw.get("fan_in_fan_out")))
 
 
-def write_adapter(folder: Path, adapter: Adapter, *, base_model: str | None, fan_in_fan_out: bool) -> None:
+def write_adapter(folder: Path, adapter: Adapter, *, base_model: str | None) -> None:
     """Write a LoRA as an adapter that PEFT alone can load.
 
     Args:
         folder: where to write.
         adapter: the LoRA.
         base_model: name of the base model, for PEFT.
-        fan_in_fan_out: whether the base layers are GPT-2's ``Conv1D``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     LoraConfig(
@@ -173,7 +150,7 @@ def write_adapter(folder: Path, adapter: Adapter, *, base_model: str | None, fan
         lora_alpha=int(adapter.lora_alpha) if adapter.lora_alpha.is_integer() else adapter.lora_alpha,  # type: ignore[arg-type]
         # Full names: a bare suffix such as "c_proj" would match the feed-forward's projection too.
         target_modules=list(adapter.weights),
-        fan_in_fan_out=fan_in_fan_out,
+        fan_in_fan_out=adapter.fan_in_fan_out,
         task_type="CAUSAL_LM",
         base_model_name_or_path=base_model,
         inference_mode=True,
@@ -182,32 +159,40 @@ def write_adapter(folder: Path, adapter: Adapter, *, base_model: str | None, fan
     for name, (lora_a, lora_b) in adapter.weights.items():
         tensors[f"{PEFT_PREFIX}{name}.lora_A.weight"] = lora_a.cpu().contiguous()
         tensors[f"{PEFT_PREFIX}{name}.lora_B.weight"] = lora_b.cpu().contiguous()
-    _write_tensors(folder / "adapter_model.safetensors", tensors)
+    write_tensors(folder / "adapter_model.safetensors", tensors)
 
 
-def read_routers(file: Path, layers: list[int], width: int) -> dict[int, tuple[Tensor, Tensor]]:
-    """Folded routers by layer: ``vectors [2, d_in]`` and ``biases [2]``, unwill first.
+def read_routers(file: Path, layers: Sequence[int] | None = None, width: int | None = None) -> dict[int, tuple[Tensor, Tensor]]:
+    """Read folded routers by layer: ``vectors [2, d_in]`` and ``biases [2]``, unwill first.
+
+    Args:
+        file: a safetensors file.
+        layers: the decoder layers that it has to be for; ``None`` is whichever it has.
+        width: ``d_in``; ``None`` is whichever it has.
 
     Raises:
         ModelFileError: the file is broken, or its layers or shapes are not those of the model.
     """
     tensors = read_tensors(file)
+    keys = [re.fullmatch(r"layers\.(\d+)\.weight", key) for key in tensors]
+    listed = sorted(int(key[1]) for key in keys if key) if layers is None else list(layers)
+    if width is None and listed and tensors[f"layers.{listed[0]}.weight"].ndim == 2:
+        width = tensors[f"layers.{listed[0]}.weight"].shape[1]
     routers = {}
-    for layer in layers:
+    for layer in listed:
         vectors, biases = tensors.get(f"layers.{layer}.weight"), tensors.get(f"layers.{layer}.bias")
         if vectors is None or biases is None or vectors.shape != (2, width) or biases.shape != (2,):
             found = {key: list(tensor.shape) for key, tensor in tensors.items() if key.startswith(f"layers.{layer}.")}
             raise ModelFileError(
                 f"{file} holds {found or 'nothing'} for layer {layer}",
-                expected=f"weight [2, {width}] and bias [2] for each of the layers {layers}",
+                expected=f"weight [2, {width or 'd'}] and bias [2] for each of the layers {listed}",
                 action="use the router that was saved with this model",
             )
         routers[layer] = (vectors, biases)
-    extra = len(tensors) - 2 * len(layers)
-    if extra:
+    if len(tensors) != 2 * len(listed):
         raise ModelFileError(
             f"{file} holds {len(tensors) // 2} routers",
-            expected=f"{len(layers)}, one a routed layer",
+            expected=f"{len(listed)}, one a routed layer",
             action="use the router of this model",
         )
     return routers
@@ -219,9 +204,10 @@ def write_routers(file: Path, routers: Mapping[int, tuple[Tensor, Tensor]]) -> N
     for layer, (vectors, biases) in routers.items():
         tensors[f"layers.{layer}.weight"] = vectors.to("cpu", torch.float32).contiguous()
         tensors[f"layers.{layer}.bias"] = biases.to("cpu", torch.float32).contiguous()
-    _write_tensors(file, tensors)
+    write_tensors(file, tensors)
 
 
-def _write_tensors(file: Path, tensors: dict[str, Tensor]) -> None:
+def write_tensors(file: Path, tensors: dict[str, Tensor]) -> None:
+    """Write a safetensors file."""
     # Not by save_file, which hides a full disk in an error of its own and leaves half a file.
     file.write_bytes(save(tensors, metadata={"format": "pt"}))

@@ -5,17 +5,53 @@ Knows names and numbers; knows nothing of tensors, models or files.
 
 from __future__ import annotations
 
-from typing import Literal
+import hashlib
+import unicodedata
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from mogu.errors import ConfigError
 
-FORMAT_VERSION = 2
-"""Of the newest saved layout. Models with neither an adapted backbone nor an answer marker are version 1, which older releases read."""
+FORMAT_VERSION = 3
+"""Of the saved layout. Since version 3 a saved model carries its chat template, its system prompt and numbers of its base's weights."""
 
 RouterKind = Literal["chain", "linear"]
 Handoff = Literal["recompute", "continue"]
+RoutedTokens = Annotated[int, Field(ge=0)] | Literal["all"]
+"""How many tokens of an answer are routed (``m``); ``"all"`` is every token."""
+
+
+def text_fingerprint(text: str) -> str:
+    """SHA-256 of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def check_model_name(value: str, where: str) -> str:
+    """Return the name of a model, or its revision, once it cannot be taken for anything else.
+
+    A saved model may come from anyone, and what it calls its base model ends on a command line and in a terminal.
+
+    Args:
+        value: a hub id, a folder or a revision.
+        where: what holds it, for the error.
+
+    Raises:
+        ConfigError: it reads as a command-line option, is empty, begins or ends with a space, or has control characters.
+    """
+    if value.startswith("-"):
+        problem = "which a command line would take for an option"
+    elif value != value.strip() or not value:
+        problem = "which is empty, or begins or ends with a space"
+    elif any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in value):
+        problem = "which has control characters in it"
+    else:
+        return value
+    raise ConfigError(
+        f"{where} is {value!r:.200}, {problem}",
+        expected="a hub id, a folder or a revision, in printable characters",
+        action="write a folder whose name begins with a dash as ./-name; do not use a saved model whose maker you do not trust",
+    )
 
 
 class BaseShape(BaseModel):
@@ -67,17 +103,21 @@ class MoguConfig(BaseModel):
             Both are saved folded to one vector and one scalar.
         router_hidden: width of the chain.
         backbone: the LoRA on the routed decoder layers that MoGU V2 has; ``None`` is V1, which has none.
-        routed_tokens: how many tokens of an answer are decoded with routing (``m``); ``None`` is every token.
+        routed_tokens: how many tokens of an answer are decoded with routing (``m``); ``"all"`` is every token.
         answer_marker: text that ends a reasoning block, such as ``"</think>"``: once it has been generated, the next ``m`` tokens
             are routed as well. ``None`` routes the first ``m`` tokens alone, whatever they are part of.
         handoff: how the base model goes on after them, see :meth:`mogu.MoguModel.generate`.
         dial: logit shift ``δ``: added to the unwill logit, subtracted from the glad logit. Positive refuses more.
-        chat_template_sha256: fingerprint of the chat template that the model was trained with.
+        system_prompt: put before conversations that have no system message, as in training; ``None`` for none.
+        chat_template: Jinja text of the template that the model was trained with, which writes the system prompt by itself where a
+            conversation has none. Saved in a file of its own.
+        chat_template_sha256: its fingerprint.
+        tokenizer_sha256: fingerprint of the tokenizer's vocabulary.
     """
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True)
 
-    format_version: int = Field(default=1, ge=1, le=FORMAT_VERSION)
+    format_version: int = Field(default=FORMAT_VERSION, ge=1, le=FORMAT_VERSION)
     base_model: str | None = None
     base_revision: str | None = None
     base_shape: BaseShape | None = None
@@ -88,32 +128,61 @@ class MoguConfig(BaseModel):
     router: RouterKind = "chain"
     router_hidden: int = Field(default=512, ge=1)
     backbone: BackboneConfig | None = None
-    routed_tokens: int | None = Field(default=5, ge=0)
+    routed_tokens: RoutedTokens = 5
     answer_marker: str | None = Field(default=None, min_length=1)
     handoff: Handoff = "recompute"
     dial: float = Field(default=0.0, allow_inf_nan=False)
+    system_prompt: str | None = None
+    chat_template: str | None = Field(default=None, exclude=True)
     chat_template_sha256: str | None = None
+    tokenizer_sha256: str | None = None
+
+    @field_validator("routed_tokens", mode="before")
+    @classmethod
+    def _null_is_all(cls, value: Any) -> Any:
+        return "all" if value is None else value  # formats 1 and 2 wrote null for every token
+
+    @field_validator("base_model", "base_revision")
+    @classmethod
+    def _names_a_model(cls, value: str | None, info: ValidationInfo) -> str | None:
+        return value if value is None else check_model_name(value, str(info.field_name))
 
     @property
     def scaling(self) -> float:
         """LoRA scaling ``s = lora_alpha / rank``."""
         return self.lora_alpha / self.rank
 
+    def with_chat_template(self, template: str, *, source: str) -> MoguConfig:
+        """This config with the text of its chat template; ``source`` names it in errors.
+
+        Raises:
+            ConfigError: it is not the template that the fingerprint is of.
+        """
+        found = text_fingerprint(template)
+        if self.chat_template_sha256 not in (None, found):
+            raise ConfigError(
+                f"{source} is not the chat template that the model was trained with: its fingerprint is {found[:12]}…",
+                expected=f"the template of fingerprint {str(self.chat_template_sha256)[:12]}…",
+                action="copy the folder again; to use another template on purpose, pass it with --chat-template FILE",
+            )
+        return self.model_copy(update={"chat_template": template, "chat_template_sha256": found})
+
     def to_json(self) -> str:
-        """The text of a ``mogu_config.json``: of version 1, without what that does not know, where older releases can read it."""
-        version = 1 if self.backbone is None and self.answer_marker is None else FORMAT_VERSION
-        unknown = {"backbone", "answer_marker"} if version == 1 else set()
-        return self.model_copy(update={"format_version": version}).model_dump_json(indent=2, exclude=unknown) + "\n"
+        """The text of a ``mogu_config.json``; the chat template has a file of its own."""
+        return self.model_copy(update={"format_version": FORMAT_VERSION}).model_dump_json(indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str, source: str) -> MoguConfig:
         """Parse the text of a ``mogu_config.json``; ``source`` names it in errors.
 
         Raises:
-            ConfigError: not JSON, an unknown or ill-typed field, or a format version that this release does not know.
+            ConfigError: not JSON, an unknown or ill-typed field, a base model that reads as a command-line option, or a format
+                version that this release does not know.
         """
         try:
             config = cls.model_validate_json(text)
+        except ConfigError as error:  # of `check_model_name`, which does not know the file
+            raise ConfigError(f"{source}: {error.found}", expected=error.expected, action=error.action) from error
         except ValidationError as error:
             # A newer format may have fields that this release does not know: its version says more than they do.
             versions = [one for one in error.errors() if one["loc"] == ("format_version",)]

@@ -1,210 +1,183 @@
 """Routed generation: the first tokens of an answer with routing, then the plain base model; with a marker, once more behind it.
 
-Runs inside one call of Hugging Face's ``generate``, so that sampling, beams, streamers and stopping are its own. Knows
-when to route and when to hand over; knows nothing of layers, training or files.
+It runs inside one call of Hugging Face's ``generate``, so that sampling, beams, streamers and stopping are the library's own. It knows
+when to route and when to hand over to the base model. It knows nothing of layers, training or files.
 """
 
 from __future__ import annotations
 
 import copy
 import functools
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mogu.errors import ConfigError
 from mogu.modeling.config import Handoff
-from mogu.modeling.prefix_reuse import LowerLayers
-from mogu.modeling.routing_schedule import Openings
-
-if TYPE_CHECKING:
-    from mogu.modeling.model import MoguModel
-
-# Ways to generate in which one forward pass decides several tokens at once, so that no pass is the last routed one.
-_SEVERAL_TOKENS_A_PASS = ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit", "custom_generate")
+from mogu.modeling.generation_options import check_options, setting
+from mogu.modeling.prefix_reuse import LowerLayerReuse
+from mogu.modeling.routing import RoutingController
+from mogu.modeling.routing_schedule import RoutingSchedule
+from mogu.transformers_compat import CACHE
 
 
-def routed_generate(
-    model: MoguModel,
-    inputs: Tensor | None,
-    *,
-    routed_tokens: int | None,
-    marker: tuple[int, ...],
-    handoff: Handoff,
-    **kwargs: Any,
-) -> Any:
-    """Call the base model's ``generate`` with its first ``routed_tokens`` tokens routed.
+class RoutedGeneration:
+    """One call of ``generate`` with a routed opening; it sets how each forward pass is routed before the pass is made.
 
     Args:
-        model: the model, in routing mode ``"on"``.
-        inputs: prompt token ids ``[batch, tokens]``, as Hugging Face takes them.
-        routed_tokens: ``m``; ``None`` routes every token.
-        marker: token ids after which as many tokens are routed once more; none for no second opening.
+        base: the base model, its layers routed.
+        controller: the call's controller, active in this thread.
+        schedule: which tokens of an answer are routed.
         handoff: ``"recompute"`` empties the cache where routing begins or ends, so that what computes the next token reads
-            everything anew; ``"continue"`` keeps the cache as it is.
-        kwargs: everything else that ``generate`` takes.
-
-    Raises:
-        ConfigError: an option that cannot be combined with a routed opening.
+            everything again; ``"continue"`` keeps the cache as it is.
+        decoder_layers: full name of the list of decoder layers, such as ``"model.layers"``.
+        first_routed: index of the first routed decoder layer; with ``"recompute"`` the layers below are spared a second reading.
     """
-    _check(routed_tokens, handoff, kwargs)
-    base: Any = model.base_model
-    prompt = inputs if inputs is not None else kwargs.get("input_ids")
-    if prompt is not None:
-        batch, prompt_length = prompt.shape
-    elif (embeds := kwargs.get("inputs_embeds")) is not None:
-        batch, prompt_length = embeds.shape[0], 0
-    else:
-        batch, prompt_length = 1, 1  # Hugging Face then starts from one BOS token
-    mask = kwargs.get("attention_mask")
-    # With a cache of earlier turns, Hugging Face takes the prompt as the whole conversation or as its new part only.
-    whole = mask is None or mask.shape[1] == prompt_length
-    base_prepare = base.prepare_inputs_for_generation
-    lower = LowerLayers.of(model) if handoff == "recompute" and routed_tokens and _reads_plainly(base, kwargs) else None
-    opening = _Opening(model, base_prepare, batch, prompt_length, whole, Openings(routed_tokens, marker), handoff, lower)
 
-    @functools.wraps(base_prepare)
-    def prepare(*args: Any, **kwargs: Any) -> Any:
-        return opening.prepare(*args, **kwargs)
+    prompt_weights: dict[str, Tensor] | None = None
+    """``{"unwill": α, "glad": β}``, each ``[layers, batch]``, at the last prompt token; ``None`` where the pass over it was not routed."""
 
-    # Everything that decodes passes its full sequences through this method before each forward pass; PEFT hooks in here too.
-    hooked_before = vars(base).get("prepare_inputs_for_generation")
-    base.prepare_inputs_for_generation = prepare
-    try:
-        return base.generate(inputs, **kwargs)
-    finally:
-        if hooked_before is None:
-            del base.prepare_inputs_for_generation
+    def __init__(
+        self,
+        base: Any,
+        controller: RoutingController,
+        schedule: RoutingSchedule,
+        handoff: Handoff,
+        *,
+        decoder_layers: str,
+        first_routed: int,
+    ) -> None:
+        self.base, self.controller = base, controller
+        self.schedule, self.handoff = schedule, handoff
+        self._decoder_layers, self._first_routed = decoder_layers, first_routed
+        self._batch = self._prompt_length = self._cached_length = self._passes = 0
+        self._prompt_is_whole = True
+        self._cache_before: Any = None
+        self._reuse: LowerLayerReuse | None = None
+
+    def generate(self, inputs: Tensor | None, **kwargs: Any) -> Any:
+        """What Hugging Face's ``generate`` takes and returns.
+
+        Args:
+            inputs: prompt token ids ``[batch, tokens]``.
+            kwargs: everything else that ``generate`` takes.
+
+        Raises:
+            ConfigError: an option that cannot be combined with a routed opening.
+        """
+        kwargs |= check_options(self.base, self.schedule, self.handoff, kwargs)
+        prompt = inputs if inputs is not None else kwargs.get("input_ids")
+        if prompt is not None:
+            self._batch, self._prompt_length = prompt.shape
+        elif (embeds := kwargs.get("inputs_embeds")) is not None:
+            self._batch, self._prompt_length = embeds.shape[0], 0
         else:
-            base.prepare_inputs_for_generation = hooked_before
-        model.routing("on")
-        if lower is not None:
-            lower.close()
-        opening.record_weights()
+            self._batch, self._prompt_length = 1, 1  # Hugging Face then starts from one BOS token
+        mask = kwargs.get("attention_mask")
+        # With a cache of earlier turns, Hugging Face takes the prompt as the whole conversation or as its new part only.
+        self._prompt_is_whole = mask is None or mask.shape[1] == self._prompt_length
+        model = self.base
+        if self._first_routed and self.handoff == "recompute" and self.schedule.routes_anything and _reads_plainly(self.base, kwargs):
+            self._reuse = LowerLayerReuse(self.base, self._decoder_layers, self._first_routed)
+            model = self._reuse.model
+        output = _with_preparation(model, self._preparation()).generate(inputs, **kwargs)
+        self._record_prompt_weights()
+        return output
+
+    def _preparation(self) -> Callable[..., Any]:
+        base_prepare = self.base.prepare_inputs_for_generation
+
+        @functools.wraps(base_prepare)
+        def prepare(input_ids: Tensor, next_sequence_length: int | None = None, **kwargs: Any) -> Any:
+            if self._passes == 0:
+                self._remember_cache(kwargs.get(CACHE))
+            self._passes += 1
+            answers = input_ids[:, self._prompt_length :]
+            routed = self.schedule.routed(answers)
+            if answers.shape[1] > 0:
+                self._record_prompt_weights()
+            self._route(routed, input_ids.device)
+            # From the sequences themselves: beams change places, and with them what has been read in which mode.
+            if self.handoff == "recompute" and answers.shape[1] > 0 and routed != self.schedule.routed(answers[:, :-1]):
+                next_sequence_length = input_ids.shape[1] - (self._cached_length if self._prompt_is_whole else 0)
+                self._begin_second_reading(base_prepare, input_ids, next_sequence_length, kwargs)
+            return base_prepare(input_ids, next_sequence_length=next_sequence_length, **kwargs)
+
+        return prepare
+
+    def _route(self, routed: list[bool], device: torch.device) -> None:
+        mixed = any(routed) and not all(routed)
+        self.controller.mode = "on" if routed[0] or mixed else "off"
+        self.controller.rows = torch.tensor(routed, device=device) if mixed else None
+
+    def _remember_cache(self, cache: Any) -> None:
+        self._cached_length = cache.get_seq_length() if cache is not None else 0
+        if self._cached_length and self.handoff == "recompute":
+            # A cache that the caller had filled (an earlier turn) must be as it was when everything is read again.
+            self._cache_before = copy.deepcopy(cache)
+
+    def _begin_second_reading(self, base_prepare: Any, input_ids: Tensor, tokens: int, kwargs: dict[str, Any]) -> None:
+        """Make ready for a reading of ``tokens`` tokens, all that is not in the caller's cache."""
+        cache = kwargs.get(CACHE)
+        reuse, self._reuse = self._reuse, None  # it serves once
+        if reuse is not None and not reuse.can_skip(cache, tokens):
+            reuse.stop()
+            reuse = None
+        if reuse is not None:
+            reuse.read_last(base_prepare(input_ids, next_sequence_length=1, **kwargs))
+            reuse.set_aside(cache)
+        self._rewind_cache(cache)
+        if reuse is not None:
+            reuse.skip_next_pass()
+
+    def _rewind_cache(self, cache: Any) -> None:
+        if cache is None:
+            raise ConfigError(
+                f"{type(self.base).__name__} generates without a key-value cache",
+                expected="a model that generates with a key-value cache of transformers",
+                action="use handoff='continue'",
+            )
+        if self._cached_length:
+            before = copy.deepcopy(self._cache_before) if self.schedule.marker else self._cache_before  # there may be another time
+            cache.__dict__.update(before.__dict__)  # in place: generate holds on to this very object
+        else:
+            cache.reset()
+
+    def _record_prompt_weights(self) -> None:
+        """Keep the routing weights at the end of each prompt, from the pass that read it."""
+        if self.prompt_weights is not None or self._passes == 0 or not self.schedule.routes_anything:
+            return
+        weights = self.controller.last_token_weights(self.base.device)
+        # Beams and samples of one prompt share its weights.
+        self.prompt_weights = {name: weight.view(len(weight), self._batch, -1)[..., 0] for name, weight in weights.items()}
 
 
 def _reads_plainly(base: Any, kwargs: dict[str, Any]) -> bool:
     """Whether rows keep their places, and nobody asks for what single layers compute."""
-    config = kwargs.get("generation_config") or base.generation_config
-    beams, *wanted = (
-        kwargs.get(option, getattr(config, option, None)) for option in ("num_beams", "output_hidden_states", "output_attentions")
-    )
-    return (beams or 1) == 1 and not any(wanted)
+    beams, *per_layer = (setting(base, kwargs, option)[0] for option in ("num_beams", "output_hidden_states", "output_attentions"))
+    return (beams or 1) == 1 and not any(per_layer)
 
 
-def _check(routed_tokens: int | None, handoff: str, kwargs: dict[str, Any]) -> None:
-    if routed_tokens is not None and (isinstance(routed_tokens, bool) or not isinstance(routed_tokens, int) or routed_tokens < 0):
-        raise ConfigError(
-            f"routed_tokens is {routed_tokens!r}", expected="None or a whole number from 0", action="give how many tokens to route"
-        )
-    if handoff not in ("recompute", "continue"):
-        raise ConfigError(f"handoff is {handoff!r}", expected="'recompute' or 'continue'", action="choose one of the two")
-    generation_config = kwargs.get("generation_config")
-    for option in _SEVERAL_TOKENS_A_PASS:
-        if kwargs.get(option) is not None or getattr(generation_config, option, None) is not None:
-            raise ConfigError(
-                f"generate was given {option}",
-                expected="a way of decoding that makes one token a pass: greedy, sampling or beams",
-                action="leave it out, or generate inside `with model.routing('off')`",
-            )
-    if kwargs.get("use_cache") is False or getattr(generation_config, "use_cache", None) is False:
-        raise ConfigError("generate was given use_cache=False", expected="generation with a key-value cache", action="leave use_cache out")
-    if handoff == "recompute" and kwargs.get("inputs_embeds") is not None and routed_tokens is not None:
-        raise ConfigError(
-            "generate was given inputs_embeds with handoff='recompute', which reads prompt and opening anew by their ids",
-            expected="token ids, or handoff='continue'",
-            action="pass input_ids, or handoff='continue'",
-        )
+def _with_preparation(model: Any, prepare: Callable[..., Any]) -> Any:
+    """The same model, attributes and all, but for ``prepare_inputs_for_generation``, which is this call's own.
+
+    Everything that decodes passes its full sequences through that method before each forward pass.
+    """
+    view: Any = object.__new__(_prepared_class(type(model)))  # type: ignore[arg-type]  # types are hashable
+    view.__dict__ = vars(model)  # the very same attributes: what ``generate`` keeps on the model, such as a compiled forward, stays there
+    view.prepared_by_call = prepare
+    return view
 
 
-class _Opening:
-    """Follows one ``generate`` call and switches the routing mode before each forward pass."""
-
-    def __init__(
-        self,
-        model: MoguModel,
-        base_prepare: Any,
-        batch: int,
-        prompt_length: int,
-        prompt_is_whole: bool,
-        openings: Openings,
-        handoff: Handoff,
-        lower: LowerLayers | None,
-    ) -> None:
-        self.model = model
-        self.base_prepare = base_prepare
-        self.batch = batch
-        self.prompt_length = prompt_length
-        self.prompt_is_whole = prompt_is_whole
-        self.openings = openings
-        self.handoff = handoff
-        self.lower = lower
-        self.past_before: Any = None
-        self.past_length = 0
-        self.passes = 0
-        self.recorded = False
-
-    def prepare(self, input_ids: Tensor, next_sequence_length: int | None = None, **kwargs: Any) -> Any:
-        """Stand in for ``prepare_inputs_for_generation``: same arguments, same result."""
-        if self.passes == 0:
-            self._remember_cache(kwargs.get("past_key_values"))
-        self.passes += 1
-        answers = input_ids[:, self.prompt_length :]
-        routed = self.openings.routed(answers)
-        if answers.shape[1] > 0:
-            self.record_weights()
-        self._route(routed)
-        # From the sequences themselves: beams change places, and with them what has been read in which mode.
-        if self.handoff == "recompute" and answers.shape[1] > 0 and routed != self.openings.routed(answers[:, :-1]):
-            next_sequence_length = input_ids.shape[1] - (self.past_length if self.prompt_is_whole else 0)
-            self._begin_again(input_ids, next_sequence_length, kwargs)
-        return self.base_prepare(input_ids, next_sequence_length=next_sequence_length, **kwargs)
-
-    def _route(self, routed: list[bool]) -> None:
-        if all(routed) or not any(routed):
-            self.model.routing("on" if routed[0] else "off")
-        else:
-            self.model.routing("on", rows=torch.tensor(routed, device=self.model.device))
-
-    def _remember_cache(self, past: Any) -> None:
-        self.past_length = past.get_seq_length() if past is not None else 0
-        if self.past_length and self.handoff == "recompute":
-            # A cache that the caller had filled (an earlier turn) must be as it was when everything is read again.
-            self.past_before = copy.deepcopy(past)
-
-    def _begin_again(self, input_ids: Tensor, tokens: int, kwargs: dict[str, Any]) -> None:
-        """Make ready for a reading of ``tokens`` tokens, all that is not in the caller's cache."""
-        past = kwargs.get("past_key_values")
-        lower, self.lower = self.lower, None  # it serves once
-        if lower is not None and not lower.can_be_spared(past, tokens):
-            lower.close()
-            lower = None
-        if lower is not None:
-            lower.read_last(self.base_prepare(input_ids, next_sequence_length=1, **kwargs))
-            lower.set_aside(past)
-        self._rewind_cache(past)
-        if lower is not None:
-            lower.spare_next_pass()
-
-    def _rewind_cache(self, past: Any) -> None:
-        if past is None:
-            raise ConfigError(
-                f"{type(self.model.base_model).__name__} generates without a key-value cache",
-                expected="a model that keeps its cache in past_key_values",
-                action="use handoff='continue'",
-            )
-        if self.past_length:
-            before = copy.deepcopy(self.past_before) if self.openings.marker else self.past_before  # there may be another time
-            past.__dict__.update(before.__dict__)  # in place: generate holds on to this very object
-        else:
-            past.reset()
-
-    def record_weights(self) -> None:
-        """Keep the routing weights at the end of each prompt, from the pass that read it."""
-        if self.recorded or self.passes == 0 or self.openings.routed_tokens == 0:
-            return
-        self.recorded = True
-        weights = self.model.last_token_weights()
-        # Beams and samples of one prompt share its weights.
-        self.model.prompt_weights = {name: one.view(len(one), self.batch, -1)[..., 0] for name, one in weights.items()}
+@functools.cache
+def _prepared_class(model_class: type) -> type:
+    attributes = {
+        "__module__": model_class.__module__,
+        "__doc__": model_class.__doc__,
+        "__slots__": ("prepared_by_call",),
+        # A property, which comes before what PEFT and others may have put on the instance under this name.
+        "prepare_inputs_for_generation": property(lambda view: view.prepared_by_call),
+    }
+    return type(model_class.__name__, (model_class,), attributes)

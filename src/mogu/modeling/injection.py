@@ -1,19 +1,115 @@
 """Putting routed and adapted layers into a base model in the place of its linear layers, and taking them out again.
 
-Knows modules and shapes; knows nothing of files, prompts or generation.
+Knows modules, shapes and LoRAs; knows nothing of folders, prompts or generation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from mogu.errors import ConfigError, ModelFileError
+from mogu.modeling.adapter_files import Adapter, Responder
 from mogu.modeling.architectures import Projection, compute_device, compute_dtype, find_backbone, find_output_projections
-from mogu.modeling.config import BackboneConfig, BaseShape, MoguConfig
-from mogu.modeling.layers import AdaptedLinear, RoutedLinear, RoutingState, WrappedLinear
+from mogu.modeling.config import BaseShape, MoguConfig
+from mogu.modeling.layers import AdaptedLinear, RoutedLinear, WrappedLinear
+from mogu.modeling.routing import RoutingScope
+
+
+@dataclass(frozen=True)
+class InjectedLayers:
+    """The layers that a base model was given, each with the projection that it stands for.
+
+    Args:
+        routed: routed attention output projections, in layer order.
+        adapted: the adapted linear layers of a backbone; empty in MoGU V1.
+        config: rank and scaling of their LoRAs.
+    """
+
+    routed: tuple[tuple[Projection, RoutedLinear], ...]
+    adapted: tuple[tuple[Projection, AdaptedLinear], ...]
+    config: MoguConfig
+
+    @property
+    def projections(self) -> list[Projection]:
+        """What was replaced, all of it."""
+        return [projection for projection, _ in (*self.routed, *self.adapted)]
+
+    def responder(self, name: Responder) -> Adapter:
+        """A responder as a LoRA, copied out of the fused layers."""
+        weights = {projection.name: layer.responder(name) for projection, layer in self.routed}
+        return Adapter(weights, self.config.rank, self.config.lora_alpha, self._fan_in_fan_out)
+
+    def set_responder(self, name: Responder, adapter: Adapter) -> None:
+        """Take over a responder.
+
+        Raises:
+            ModelFileError: it was made for another base model: its rank, its scaling, its modules or shapes differ.
+        """
+        _check_fits(f"{name} responder", adapter, self.routed, self.config.rank, self.config.lora_alpha)
+        for projection, layer in self.routed:
+            layer.set_responder(name, *adapter.weights[projection.name])
+
+    def backbone(self) -> Adapter | None:
+        """The backbone's LoRA, copied out of its layers; ``None`` in MoGU V1."""
+        if self.config.backbone is None:
+            return None
+        weights = {projection.name: layer.lora() for projection, layer in self.adapted}
+        return Adapter(weights, self.config.backbone.rank, self.config.backbone.lora_alpha, self._fan_in_fan_out)
+
+    def set_backbone(self, adapter: Adapter) -> None:
+        """Take over the backbone's LoRA.
+
+        Raises:
+            ConfigError: the model is a MoGU V1 model, which has none.
+            ModelFileError: it was made for another base model: its rank, its scaling, its modules or shapes differ.
+        """
+        if self.config.backbone is None:
+            raise ConfigError("The model has no adapted backbone", expected="a MoGU V2 model", action="set backbone in the config")
+        _check_fits("backbone's LoRA", adapter, self.adapted, self.config.backbone.rank, self.config.backbone.lora_alpha)
+        for projection, layer in self.adapted:
+            layer.set_lora(*adapter.weights[projection.name])
+
+    def routers(self) -> dict[int, tuple[Tensor, Tensor]]:
+        """Folded routers by decoder layer: ``vectors [2, d_in]`` and ``biases [2]``, unwill first, float32."""
+        return {projection.layer: layer.folded_router() for projection, layer in self.routed}
+
+    def set_routers(self, routers: Mapping[int, tuple[Tensor, Tensor]]) -> None:
+        """Take over folded routers of all routed layers.
+
+        Raises:
+            ModelFileError: they are those of other layers, or of another width.
+        """
+        layers = [projection.layer for projection, _ in self.routed]
+        width = self.routed[0][0].in_features
+        missing = sorted(set(layers) - set(routers))
+        wrong = {layer: list(vectors.shape) for layer, (vectors, _) in routers.items() if vectors.shape != (2, width)}
+        if missing or len(routers) != len(layers) or wrong:
+            what = f"nothing for layer {missing[0]}" if missing else f"{wrong or len(routers)} routers"
+            raise ModelFileError(
+                f"The saved routers hold {what}",
+                expected=f"{len(layers)}, one a routed layer, each with weight [2, {width}]",
+                action="use the router that was saved with this model",
+            )
+        for projection, routed in self.routed:
+            routed.set_router(*routers[projection.layer])
+
+    @property
+    def _fan_in_fan_out(self) -> bool:
+        return isinstance(self.routed[0][0].module, Conv1D)
+
+
+def base_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """The parameters of a base model under their own names, whether layers have been put into it or not."""
+    injected = {name for name, module in model.named_modules() if isinstance(module, WrappedLinear)}
+    for name, parameter in model.named_parameters():
+        parent = name.rpartition(".")[0]
+        if parent not in injected and name.partition(".routers.")[0] not in injected:
+            yield name.replace(".base_layer.", "."), parameter
 
 
 def find_projections(base_model: PreTrainedModel, config: MoguConfig) -> list[Projection]:
@@ -46,38 +142,42 @@ def find_adapted(base_model: PreTrainedModel, config: MoguConfig, projections: S
     return modules
 
 
-def adapt(base_model: PreTrainedModel, modules: Sequence[Projection], config: BackboneConfig, state: RoutingState) -> list[AdaptedLinear]:
-    """Put an adapted layer around each linear layer; all of them heed one state."""
-    layers = []
-    for one in modules:
-        dtype, device = compute_dtype(one.module, base_model), compute_device(one.module)
-        layer = AdaptedLinear(one.module, one.in_features, one.out_features, config, state, dtype=dtype, device=device)
-        _put(base_model, one.name, layer)
-        layers.append(layer)
-    return layers
+def inject(base_model: PreTrainedModel, config: MoguConfig, scope: RoutingScope) -> InjectedLayers:
+    """Put routed layers, and in MoGU V2 adapted ones, into a plain base model; they share one scope.
 
-
-def route(base_model: PreTrainedModel, projections: Sequence[Projection], config: MoguConfig, state: RoutingState) -> list[RoutedLinear]:
-    """Put a routed layer around each projection, or around what has been put in its place; all of them heed one state."""
-    layers = []
+    Raises:
+        ArchitectureError: the projections cannot be found.
+        ConfigError: the model is routed already, or its projections are too narrow for the rank.
+        ModelFileError: the base model does not have the shape that ``config`` was made for.
+    """
+    projections = find_projections(base_model, config)
+    modules = find_adapted(base_model, config, projections)
+    adapted = []
+    for module in modules:
+        assert config.backbone is not None  # there are modules only where there is a backbone
+        dtype, device = compute_dtype(module.module, base_model), compute_device(module.module)
+        layer = AdaptedLinear(module.module, module.in_features, module.out_features, config.backbone, scope, dtype=dtype, device=device)
+        _put(base_model, module.name, layer)
+        adapted.append((module, layer))
+    routed = []
     for projection in projections:
-        layer = RoutedLinear(
-            base_model.get_submodule(projection.name),
+        routed_layer = RoutedLinear(
+            base_model.get_submodule(projection.name),  # in MoGU V2 what has just been put in its place
             projection.in_features,
             projection.out_features,
             config,
-            state,
+            scope,
             dtype=compute_dtype(projection.module, base_model),
             device=compute_device(projection.module),
         )
-        _put(base_model, projection.name, layer)
-        layers.append(layer)
-    return layers
+        _put(base_model, projection.name, routed_layer)
+        routed.append((projection, routed_layer))
+    return InjectedLayers(tuple(routed), tuple(adapted), config)
 
 
-def unwrap(base_model: PreTrainedModel, projections: Sequence[Projection]) -> None:
+def remove(base_model: PreTrainedModel, injected: InjectedLayers) -> None:
     """Put the plain layers back."""
-    for projection in projections:
+    for projection in injected.projections:
         _put(base_model, projection.name, projection.module)
 
 
@@ -111,3 +211,27 @@ def _check_rank(projections: Sequence[Projection], rank: int) -> None:
             expected=f"a rank of at most {narrowest}",
             action="choose a smaller rank (8 is the published one), or check that this is the right base model",
         )
+
+
+def _check_fits(what: str, adapter: Adapter, layers: Sequence[tuple[Projection, WrappedLinear]], rank: int, lora_alpha: float) -> None:
+    if (adapter.rank, adapter.lora_alpha) != (rank, lora_alpha):
+        raise ModelFileError(
+            f"The {what} has rank {adapter.rank} and alpha {adapter.lora_alpha:g}",
+            expected=f"rank {rank} and alpha {lora_alpha:g}",
+            action="use the one that belongs to this model, or set rank and lora_alpha in the config",
+        )
+    names = [projection.name for projection, _ in layers]
+    if set(adapter.weights) != set(names):
+        raise ModelFileError(
+            f"The {what} adapts {len(adapter.weights)} modules ({', '.join(sorted(adapter.weights)[:2])}, …)",
+            expected=f"{len(names)} modules ({', '.join(names[:2])}, …)",
+            action="use one of this base model",
+        )
+    for projection, layer in layers:
+        lora_a, lora_b = adapter.weights[projection.name]
+        if lora_a.shape != (rank, layer.in_features) or lora_b.shape != (layer.out_features, rank):
+            raise ModelFileError(
+                f"The {what} has A {list(lora_a.shape)} and B {list(lora_b.shape)} for {projection.name}",
+                expected=f"A {[rank, layer.in_features]} and B {[layer.out_features, rank]}",
+                action="use one of this base model",
+            )

@@ -1,6 +1,7 @@
 """The layers that are put into a base model: the routed attention output projection, and the adapted backbone layer of MoGU V2.
 
-Know one projection; know nothing of models, tokens to generate, training loops or files.
+They know one projection each, and where to look up how the pass at hand is routed. They know nothing of models, generation, training
+loops or files, and keep nothing of a call themselves.
 """
 
 from __future__ import annotations
@@ -8,8 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,30 +17,7 @@ from torch import Tensor, nn
 
 from mogu.modeling.config import BackboneConfig, MoguConfig, RouterKind
 from mogu.modeling.routers import ChainRouter, LinearRouter, make_router
-
-RoutingMode = Literal["on", "off", "glad", "unwill"]
-ROUTING_MODES: tuple[str, ...] = get_args(RoutingMode)
-
-
-@dataclass
-class RoutingState:
-    """What all routed and adapted layers of one model share.
-
-    Args:
-        mode: the mode they are in.
-        rows: in mode ``"on"``, which rows of the batch are routed, bool ``[batch]``, the others being as in mode ``"off"``;
-            ``None`` is every row.
-    """
-
-    mode: RoutingMode = "on"
-    rows: Tensor | None = None
-
-
-@dataclass
-class _LastPass:
-    """What one layer's last routed pass left: a plain object, because assigning to a module costs more than computing the weights."""
-
-    weights: Tensor | None = None
+from mogu.modeling.routing import THIS_THREAD, RoutingScope, current_controller
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -61,14 +38,14 @@ class WrappedLinear(nn.Module):
         base_layer: ``W``: a linear layer, GPT-2's ``Conv1D`` or a quantized linear layer.
         in_features: ``d_in``.
         out_features: ``d_out``.
-        state: the mode, shared by the layers of one model.
+        scope: what the layers of one model share.
     """
 
-    def __init__(self, base_layer: nn.Module, in_features: int, out_features: int, state: RoutingState) -> None:
+    def __init__(self, base_layer: nn.Module, in_features: int, out_features: int, scope: RoutingScope) -> None:
         super().__init__()
         self.base_layer = base_layer
         self.in_features, self.out_features = in_features, out_features
-        self.state = state
+        self.scope = scope
 
     @property
     def weight(self) -> Tensor:
@@ -100,7 +77,7 @@ class AdaptedLinear(WrappedLinear):
         in_features: ``d_in``.
         out_features: ``d_out``.
         config: rank and scaling.
-        state: the mode, shared by the layers of one model.
+        scope: what the layers of one model share.
         dtype: type of the added weights, the one in which ``base_layer`` computes.
         device: device of the added weights.
     """
@@ -114,12 +91,12 @@ class AdaptedLinear(WrappedLinear):
         in_features: int,
         out_features: int,
         config: BackboneConfig,
-        state: RoutingState,
+        scope: RoutingScope,
         *,
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        super().__init__(base_layer, in_features, out_features, state)
+        super().__init__(base_layer, in_features, out_features, scope)
         self.rank, self.scaling = config.rank, config.scaling
         self.down = nn.Parameter(torch.zeros(config.rank, in_features, dtype=dtype, device=device), requires_grad=False)
         self.up = nn.Parameter(torch.zeros(config.rank, out_features, dtype=dtype, device=device), requires_grad=False)
@@ -128,14 +105,16 @@ class AdaptedLinear(WrappedLinear):
         """Map ``x [.., d_in]`` to ``y [.., d_out]``."""
         modules: Mapping[str, Any] = self._modules  # straight from its tables, as in the routed layer below
         base_output: Tensor = modules["base_layer"](x)
-        state = self.state
-        if state.mode != "on":
+        controller = THIS_THREAD.controller
+        if controller is None or controller.scope is not self.scope:
+            controller = current_controller(self.scope)
+        if controller.mode != "on":
             return base_output
         parameters: Mapping[str, Any] = self._parameters
         down, up = parameters["down"], parameters["up"]
         hidden = F.linear(_cast(x, down.dtype), down)
         adapted = base_output + _cast(hidden @ up, base_output.dtype)
-        return adapted if state.rows is None else _by_row(state.rows, adapted, base_output)
+        return adapted if controller.rows is None else _by_row(controller.rows, adapted, base_output)
 
     @torch.no_grad()
     def set_lora(self, lora_a: Tensor, lora_b: Tensor) -> None:
@@ -178,7 +157,7 @@ class RoutedLinear(WrappedLinear):
         in_features: ``d_in``.
         out_features: ``d_out``.
         config: rank, scaling, dial and router kind.
-        state: the mode, shared by the layers of one model.
+        scope: what the layers of one model share.
         dtype: type of the added weights, the one in which ``base_layer`` computes.
         device: device of the added weights.
     """
@@ -195,15 +174,15 @@ class RoutedLinear(WrappedLinear):
         in_features: int,
         out_features: int,
         config: MoguConfig,
-        state: RoutingState,
+        scope: RoutingScope,
         *,
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        super().__init__(base_layer, in_features, out_features, state)
+        super().__init__(base_layer, in_features, out_features, scope)
         self.rank, self.scaling = config.rank, config.scaling
         self.dial = config.dial
-        self._last_pass = _LastPass()
+        self.index = scope.add_layer()
         self.register_module("routers", None)
         rank = self.rank
         down = torch.zeros(2 * rank + 2, in_features, dtype=dtype, device=device)
@@ -220,7 +199,7 @@ class RoutedLinear(WrappedLinear):
     @property
     def routing_weights(self) -> Tensor | None:
         """α and β of the last routed pass, ``[.., 2]`` (unwill, glad), with their graph while training."""
-        return self._last_pass.weights
+        return current_controller(self.scope).records[self.index].weights
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``x [.., d_in]`` to ``y [.., d_out]``; with routing off exactly ``W(x)``."""
@@ -230,8 +209,10 @@ class RoutedLinear(WrappedLinear):
         parameters: Mapping[str, Any] = self._parameters
         buffers: Mapping[str, Any] = self._buffers
         base_output: Tensor = modules["base_layer"](x)
-        state = self.state
-        mode = state.mode
+        controller = THIS_THREAD.controller
+        if controller is None or controller.scope is not self.scope:
+            controller = current_controller(self.scope)
+        mode = controller.mode
         if mode == "off":
             return base_output
         if mode != "on":
@@ -239,25 +220,28 @@ class RoutedLinear(WrappedLinear):
         # Every operation here is paid once a layer and token: hence few of them, and no `to` that changes nothing.
         down, up, down_bias = parameters["down"], parameters["up"], buffers["_down_bias"]
         if modules["routers"] is not None:
-            down, down_bias = self._fresh_routing_matrix(modules["routers"])
+            down, down_bias = self._fresh_routing_matrix(modules["routers"], self.dial if controller.dial is None else controller.dial)
+        # The bias is read before the dial, and written after it: a dial that another thread turns meanwhile is noticed here.
+        elif controller.dial is not None and controller.dial != self.dial:
+            down_bias = self._bias_at(controller.dial, down_bias)
         projected = F.linear(_cast(x, down.dtype), down, down_bias)
-        self._last_pass.weights = weights = projected[..., -2:].sigmoid()
+        controller.records[self.index].weights = weights = projected[..., -2:].sigmoid()
         gated = projected[..., :-2].view(-1, 2, self.rank) * weights.view(-1, 2, 1)
         update = _cast(torch.mm(gated.view(-1, 2 * self.rank), up), base_output.dtype).view_as(base_output)
         # In place on the update just made, which no gradient needs; the base's own output belongs to others.
         routed = update.addcmul_(base_output, _cast(weights.sum(-1, keepdim=True), base_output.dtype))
-        return routed if state.rows is None else _by_row(state.rows, routed, base_output)
+        return routed if controller.rows is None else _by_row(controller.rows, routed, base_output)
 
     def _responder_output(self, x: Tensor, mode: str) -> Tensor:
         part = slice(0, self.rank) if mode == "unwill" else slice(self.rank, 2 * self.rank)
         return F.linear(x.to(self.down.dtype), self.down[part]) @ self.up[part]
 
-    def _fresh_routing_matrix(self, routers: nn.ModuleDict) -> tuple[Tensor, Tensor]:
+    def _fresh_routing_matrix(self, routers: nn.ModuleDict, dial: float) -> tuple[Tensor, Tensor]:
         """``[A_u; A_g; v_u; v_g]`` and its bias, folded anew from routers in training."""
         (unwill_vector, unwill_bias), (glad_vector, glad_bias) = self._fold(routers)
         responders = self.down[: 2 * self.rank]
         vectors = torch.stack([unwill_vector, glad_vector]).to(responders.dtype)
-        biases = torch.stack([unwill_bias + self.dial, glad_bias - self.dial]).to(responders.dtype)
+        biases = torch.stack([unwill_bias + dial, glad_bias - dial]).to(responders.dtype)
         return torch.cat([responders, vectors]), F.pad(biases, (2 * self.rank, 0))
 
     @staticmethod
@@ -304,8 +288,14 @@ class RoutedLinear(WrappedLinear):
 
     @torch.no_grad()
     def _refresh_bias(self) -> None:
-        shift = torch.tensor([self.dial, -self.dial], dtype=torch.float32, device=self.router_bias.device)
-        self._down_bias[2 * self.rank :].copy_(self.router_bias + shift)
+        self._down_bias = self._bias_at(self.dial, self._down_bias)  # a new tensor: a pass in another thread may be using the old one
+
+    def _bias_at(self, dial: float, like: Tensor) -> Tensor:
+        """The bias ``[2r+2]`` of the stacked product at a dial, in the type of another such bias."""
+        shift = torch.tensor([dial, -dial], dtype=torch.float32, device=self.router_bias.device)
+        bias = torch.zeros_like(like)
+        bias[2 * self.rank :].copy_(self.router_bias + shift)
+        return bias
 
     def start_router_training(self, kind: RouterKind, hidden: int) -> None:
         """Put freshly initialized trainable routers, in float32, in the place of the folded ones."""

@@ -1,12 +1,13 @@
 """A Hugging Face causal language model with routed attention output projections.
 
-Knows the base model, its routed layers and the saved layout; knows nothing of training data, losses or evaluation.
+Puts together what the other files of this room do: layers in a base model, one controller a call, generation, scores, the saved
+model. Knows nothing of training data, losses or evaluation.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self, cast
@@ -16,29 +17,28 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pipelines.base import SUPPORTED_PEFT_TASKS
 
-from mogu.errors import ConfigError
+from mogu.errors import ConfigError, ModelFileError
 from mogu.files.atomic import atomic_folder
 from mogu.hub import fetch_model_folder, load_tokenizer, push_folder
-from mogu.inference.prompts import Prompt, WithTools, encode_marker
-from mogu.modeling.adapter_files import CONFIG_FILE, Adapter, read_config
-from mogu.modeling.architectures import Projection
-from mogu.modeling.checkpoint import (
-    Responder,
-    backbone_of,
-    base_for,
-    read_into,
-    responder_of,
-    take_backbone,
-    take_responder,
-    write_backbone,
-    write_into,
-)
-from mogu.modeling.config import Handoff, MoguConfig
-from mogu.modeling.generation import routed_generate
-from mogu.modeling.injection import adapt, find_adapted, find_projections, route, shape_of, unwrap
-from mogu.modeling.layers import ROUTING_MODES, AdaptedLinear, RoutedLinear, RoutingMode, RoutingState
+from mogu.inference.padding import padding_id
+from mogu.inference.prompts import Prompt, WithTools, encode_marker, encode_prompt
+from mogu.modeling.adapter_files import Adapter, Responder
+from mogu.modeling.architectures import decoder_layer_name
+from mogu.modeling.base_identity import differing_weights, sample_weights
+from mogu.modeling.base_model import load_base_of
+from mogu.modeling.checkpoint import CONFIG_FILE, Checkpoint
+from mogu.modeling.config import Handoff, MoguConfig, RoutedTokens
+from mogu.modeling.generation import RoutedGeneration
+from mogu.modeling.generation_options import REFUSED_METHODS, refused_method
+from mogu.modeling.injection import InjectedLayers, base_parameters, inject, remove, shape_of
+from mogu.modeling.layers import RoutedLinear
+from mogu.modeling.prompt_contract import prepare_tokenizer, record_prompt
+from mogu.modeling.routing import ROUTING_MODES, RoutingBlock, RoutingController, RoutingMode, RoutingScope, current_controller
+from mogu.modeling.routing_schedule import RoutingSchedule
 from mogu.modeling.scoring import malicious_score, score_prompts
-from mogu.modeling.shared_weights import twin
+from mogu.modeling.shared_weights import share_weights
+
+logger = logging.getLogger(__name__)
 
 _MODEL_DEFAULT: Any = object()
 """Stands for "as the model's config says" where ``None`` has a meaning of its own."""
@@ -48,28 +48,13 @@ _MODEL_DEFAULT: Any = object()
 SUPPORTED_PEFT_TASKS["text-generation"].append("MoguModel")
 
 
-class Routing(AbstractContextManager[None]):
-    """What :meth:`MoguModel.routing` returns: as a context manager, it brings the mode before back.
-
-    Args:
-        state: the state that has been set.
-        before: what it was before.
-    """
-
-    def __init__(self, state: RoutingState, before: RoutingState) -> None:
-        self._state, self._before = state, before
-
-    def __exit__(self, *_: object) -> None:
-        self._state.mode, self._state.rows = self._before.mode, self._before.rows
-
-
 class MoguModel(nn.Module):
     """A causal language model that refuses malicious requests and answers the rest (MoGU, NeurIPS 2024).
 
     Wraps a model in place: its attention output projections become :class:`~mogu.modeling.layers.RoutedLinear`, in MoGU V2 the linear
-    layers beside them :class:`~mogu.modeling.layers.AdaptedLinear`, everything else stays what it was, and :meth:`detach` puts the plain
-    layers back. Whatever is not found here is looked up on the base
-    model, so that the model can stand wherever a ``PeftModel`` or the base model can.
+    layers beside them :class:`~mogu.modeling.layers.AdaptedLinear`, everything else stays what it was, and :meth:`detach` puts the
+    plain layers back. Whatever is not found here is looked up on the base model, so that the model can stand wherever a ``PeftModel``
+    or the base model can. Any number of threads may generate and score with one model.
 
     Args:
         base_model: any model of ``AutoModelForCausalLM``; its weights are frozen and shared, never copied.
@@ -80,16 +65,12 @@ class MoguModel(nn.Module):
         ModelFileError: the base model does not have the shape that ``config`` was made for.
     """
 
-    prompt_weights: dict[str, Tensor] | None
-    """``{"unwill": α, "glad": β}``, each ``[layers, batch]``, at the last prompt token of the last :meth:`generate`.
-
-    Read off its own pass over the prompts; ``None`` where that pass was not routed."""
-
     def __init__(self, base_model: PreTrainedModel, config: MoguConfig | None = None) -> None:
         super().__init__()
         config = (config or MoguConfig()).model_copy(deep=True)
-        self._projections = find_projections(base_model, config)
-        self._adapted_modules = find_adapted(base_model, config, self._projections)
+        self._scope = RoutingScope()
+        self._required_grad = [name for name, parameter in base_model.named_parameters() if parameter.requires_grad]
+        self._injected: InjectedLayers = inject(base_model, config, self._scope)
         config.base_shape = shape_of(base_model)
         if config.base_model is None:
             config.base_model = base_model.name_or_path or None
@@ -97,15 +78,8 @@ class MoguModel(nn.Module):
             config.base_revision = getattr(base_model.config, "_commit_hash", None)
         self.mogu_config = config
         self.base_model = base_model
-        self.prompt_weights = None
         self._tokenizer: PreTrainedTokenizerBase | None = None
-        self._state = RoutingState()
-        self._required_grad = [name for name, parameter in base_model.named_parameters() if parameter.requires_grad]
         base_model.requires_grad_(False)
-        self._adapted_layers: list[AdaptedLinear] = []
-        if config.backbone is not None:
-            self._adapted_layers = adapt(base_model, self._adapted_modules, config.backbone, self._state)
-        self._layers = route(base_model, self._projections, config, self._state)
         self.train(base_model.training)
 
     @classmethod
@@ -118,13 +92,19 @@ class MoguModel(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, path_or_hub_id: str | Path, *, base_model: PreTrainedModel | str | Path | None = None, **model_kwargs: Any
+        cls,
+        path_or_hub_id: str | Path,
+        *,
+        base_model: PreTrainedModel | str | Path | None = None,
+        strict_base: bool = False,
+        **model_kwargs: Any,
     ) -> Self:
         """Load a saved model and, unless it is given, its base model.
 
         Args:
             path_or_hub_id: a folder that :meth:`save_pretrained` wrote, or a repository of the hub.
             base_model: the base model itself, or where it is now; by default the name that was saved.
+            strict_base: refuse a base model with other weights than in training, which otherwise gets a warning.
             model_kwargs: for ``AutoModelForCausalLM.from_pretrained`` (``dtype``, ``device_map``, ``quantization_config``,
                 ``trust_remote_code``, …).
 
@@ -132,25 +112,50 @@ class MoguModel(nn.Module):
             ModelFileError: files are missing or broken, or do not fit the base model.
         """
         folder = fetch_model_folder(str(path_or_hub_id), marker=CONFIG_FILE)
-        config = read_config(folder)
-        model = cls(base_for(folder, config, base_model, **model_kwargs), config)
+        checkpoint = Checkpoint.read(folder)
+        base = load_base_of(folder, checkpoint.config, base_model, **model_kwargs)
+        _check_base_weights(checkpoint, base, folder, strict=strict_base)
+        model = cls(base, checkpoint.config)
         try:
-            model.load_responders_and_routers(folder)
+            model.load_checkpoint(checkpoint)
         except BaseException:
             model.detach()
             raise
         return model
 
-    def load_responders_and_routers(self, folder: Path) -> None:
-        """Read the responders and routers of a saved model, and the LoRA of its backbone where it has one, into this one.
+    def checkpoint(self, *, card: str | None = None) -> Checkpoint:
+        """Everything that a saved model consists of, copied out of this one.
+
+        Args:
+            card: text of the README.md; by default a plain card.
+        """
+        config = self.mogu_config.model_copy()
+        if config.chat_template is None and self._tokenizer is not None:
+            record_prompt(config, self._tokenizer, config.system_prompt)
+        injected = self._injected
+        return Checkpoint(
+            config,
+            {"unwill": injected.responder("unwill"), "glad": injected.responder("glad")},
+            injected.routers(),
+            backbone=injected.backbone(),
+            base_weights=sample_weights(base_parameters(self.base_model)),
+            card=card,
+        )
+
+    def load_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Take over the responders and routers of a saved model, and the LoRA of its backbone where it has one.
 
         Raises:
-            ModelFileError: something is missing, broken or of another shape, rank or number of layers.
+            ModelFileError: they are of another shape, rank or number of layers.
         """
-        read_into(self._routed, self._adapted, self.mogu_config, folder)
+        for name, adapter in checkpoint.responders.items():
+            self._injected.set_responder(name, adapter)
+        if checkpoint.backbone is not None:
+            self._injected.set_backbone(checkpoint.backbone)
+        self._injected.set_routers(checkpoint.routers)
 
     def save_pretrained(self, path: str | Path, *, card: str | None = None, **_: Any) -> None:
-        """Write config, responders, folded routers and model card; the base model is referred to, not copied.
+        """Write config, chat template, responders, folded routers and model card; the base model is referred to, not copied.
 
         Args:
             path: the folder; written whole or not at all. A folder that holds something else is left alone.
@@ -160,7 +165,7 @@ class MoguModel(nn.Module):
             MoguError: the folder exists and is not ours, or cannot be written.
         """
         with atomic_folder(Path(path), marker=CONFIG_FILE) as folder:
-            write_into(folder, self._routed, self._adapted, self.mogu_config, card)
+            self.checkpoint(card=card).write(folder)
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None, card: str | None = None) -> str:
         """Upload what :meth:`save_pretrained` writes to a repository of the hub, made if it is missing; returns its URL.
@@ -169,12 +174,12 @@ class MoguModel(nn.Module):
             MoguError: the hub cannot be reached, or refuses.
         """
         with TemporaryDirectory() as scratch:
-            write_into(Path(scratch), self._routed, self._adapted, self.mogu_config, card)
+            self.checkpoint(card=card).write(Path(scratch))
             return push_folder(Path(scratch), repo_id, private=private, token=token)
 
     def responder(self, name: Responder) -> Adapter:
         """The responder ``"unwill"`` or ``"glad"`` as a LoRA, copied out of the fused layers."""
-        return responder_of(self._routed, self.mogu_config, name)
+        return self._injected.responder(name)
 
     def set_responder(self, name: Responder, adapter: Adapter) -> None:
         """Take over a responder.
@@ -182,36 +187,32 @@ class MoguModel(nn.Module):
         Raises:
             ModelFileError: it was made for another base model: its rank, its scaling, its modules or shapes differ.
         """
-        take_responder(self._routed, self.mogu_config, name, adapter)
+        self._injected.set_responder(name, adapter)
 
     def backbone(self) -> Adapter | None:
-        """The LoRA of the backbone (MoGU V2), copied; ``None`` where there is none."""
-        return backbone_of(self._adapted, self.mogu_config)
+        """The LoRA of an adapted backbone, copied out of its layers; ``None`` in MoGU V1."""
+        return self._injected.backbone()
 
     def set_backbone(self, adapter: Adapter) -> None:
-        """Take over the LoRA of the backbone.
+        """Take over the LoRA of an adapted backbone.
 
         Raises:
             ConfigError: the config has no backbone.
             ModelFileError: it was made for another base model: its rank, its scaling, its modules or shapes differ.
         """
-        take_backbone(self._adapted, self.mogu_config, adapter)
-
-    def save_backbone(self, folder: Path) -> None:
-        """Write the LoRA of the backbone as a PEFT adapter; where there is none, nothing."""
-        write_backbone(folder, self._adapted, self.mogu_config)
+        self._injected.set_backbone(adapter)
 
     def detach(self) -> PreTrainedModel:
         """Put the plain layers back and return the base model as it was; this object is then of no more use."""
-        unwrap(self.base_model, self._wrapped)
+        remove(self.base_model, self._injected)
         for name, parameter in self.base_model.named_parameters():
             parameter.requires_grad_(name in self._required_grad)
         return self.base_model
 
-    def plain_twin(self) -> PreTrainedModel:
+    def plain_base_model(self) -> PreTrainedModel:
         """The base model as it was, as a second model object on the very same weights."""
-        base = twin(self.base_model)
-        unwrap(base, self._wrapped)
+        base = share_weights(self.base_model)
+        remove(base, self._injected)
         return base
 
     def get_base_model(self) -> PreTrainedModel:
@@ -219,41 +220,38 @@ class MoguModel(nn.Module):
         return self.base_model
 
     @property
-    def _routed(self) -> list[tuple[Projection, RoutedLinear]]:
-        return list(zip(self._projections, self._layers, strict=True))
-
-    @property
-    def _adapted(self) -> list[tuple[Projection, AdaptedLinear]]:
-        return list(zip(self._adapted_modules, self._adapted_layers, strict=True))
-
-    @property
-    def _wrapped(self) -> list[Projection]:
-        return [*self._projections, *self._adapted_modules]
-
-    @property
     def routed_layers(self) -> list[RoutedLinear]:
         """The routed layers, in order."""
-        return list(self._layers)
+        return [layer for _, layer in self._injected.routed]
 
     @property
     def routed_layer_indices(self) -> list[int]:
         """Indices of the decoder layers that are routed, in order."""
-        return [projection.layer for projection in self._projections]
+        return [projection.layer for projection, _ in self._injected.routed]
 
     @property
     def routed_module_names(self) -> list[str]:
         """Full names of the routed projections in the base model, in order."""
-        return [projection.name for projection in self._projections]
+        return [projection.name for projection, _ in self._injected.routed]
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer: the one that was set, else the base model's, loaded when first needed."""
+        """The tokenizer, with the chat template and system prompt of training: the one that was set, else the base model's.
+
+        Raises:
+            ModelFileError: it cannot be loaded, or has another vocabulary than in training.
+        """
         if self._tokenizer is None:
-            self._tokenizer = load_tokenizer(self.mogu_config.base_model or str(self.base_model.name_or_path))
+            source = str(self.base_model.name_or_path or self.mogu_config.base_model)
+            self._tokenizer = prepare_tokenizer(self.mogu_config, load_tokenizer(source))
         return self._tokenizer
 
     @tokenizer.setter
     def tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = prepare_tokenizer(self.mogu_config, tokenizer)
+
+    def use_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Use a tokenizer just as it is, its chat template included, whatever the model was trained with."""
         self._tokenizer = tokenizer
 
     @property
@@ -276,23 +274,25 @@ class MoguModel(nn.Module):
             self.mogu_config.dial = value
         except ValueError as error:
             raise ConfigError(f"The dial is {value!r}", expected="a finite number", action="give a value such as 0.5") from error
-        for layer in self._layers:
+        for layer in self.routed_layers:
             layer.set_dial(self.mogu_config.dial)
 
     @property
     def routing_mode(self) -> RoutingMode:
-        """The mode that is set."""
-        return self._state.mode
+        """The mode that holds in this thread."""
+        return current_controller(self._scope).mode
 
-    def routing(self, mode: RoutingMode, *, rows: Tensor | None = None) -> Routing:
+    def routing(self, mode: RoutingMode, *, rows: Tensor | None = None, dial: float | None = None) -> RoutingBlock:
         """Set the mode: ``"on"``; ``"off"``, which is the base model bit for bit; or one responder alone, for research.
 
-        A plain call sets it for good; as the head of a ``with`` block, the mode before comes back after the block.
+        As the head of a ``with`` block, it holds for that block; a plain call holds until the next one. Either is for this thread
+        alone: what other threads do with the model at the same time is not touched.
 
         Args:
             mode: the mode.
             rows: with ``"on"``, which rows of the batch are routed, bool ``[batch]``, the others being as with ``"off"``. Passes must
                 then be of that batch. ``None`` is every row.
+            dial: the logit shift ``δ`` to route at; ``None`` is the model's.
 
         Raises:
             ConfigError: there is no such mode, or ``rows`` do not go with it.
@@ -305,36 +305,33 @@ class MoguModel(nn.Module):
                 expected="rows as a tensor of torch.bool, [batch], with the mode 'on'",
                 action="correct them, or leave them out",
             )
-        before = RoutingState(self._state.mode, self._state.rows)
-        self._state.mode, self._state.rows = mode, rows
-        return Routing(self._state, before)
+        return RoutingBlock(RoutingController(self._scope, mode, rows=rows, dial=dial))
 
     @property
     def routing_weights(self) -> dict[str, Tensor]:
         """``{"unwill": α, "glad": β}`` of the last routed pass, each ``[layers, batch, tokens]``.
 
+        Where several threads use the model, read them inside the ``with model.routing("on")`` block that made the pass.
+
         Raises:
             ConfigError: no pass has been routed yet.
         """
-        stacked = torch.stack([weights.to(self.device) for weights in self._recorded_weights()])
-        return {"unwill": stacked[..., 0], "glad": stacked[..., 1]}
+        return current_controller(self._scope).routing_weights(self.device)
 
-    def _recorded_weights(self) -> list[Tensor]:
-        weights = [layer.routing_weights for layer in self._layers]
-        if any(one is None for one in weights):
-            raise ConfigError("No routed pass has been made", expected="a forward pass with routing on", action="call the model first")
-        # OPT hands its projections the batch flattened, or not, as it pleases; three axes are ours.
-        return [cast(Tensor, one) for one in weights]
+    @property
+    def prompt_weights(self) -> dict[str, Tensor] | None:
+        """``{"unwill": α, "glad": β}``, each ``[layers, batch]``, at the last prompt token of the last :meth:`generate`.
 
-    def last_token_weights(self) -> dict[str, Tensor]:
-        """``{"unwill": α, "glad": β}`` at the last token of the last routed pass, each ``[layers, batch]``, float32."""
-        last = torch.stack([weights[..., -1, :].detach().float().to(self.device) for weights in self._recorded_weights()])
-        return {"unwill": last[..., 0], "glad": last[..., 1]}
+        Of this thread's last call, or, where it has made none, of the last call of any thread. ``None`` where the pass over the
+        prompts was not routed.
+        """
+        return self._scope.prompt_weights
 
     @property
     def prompt_scores(self) -> Tensor | None:
-        """Malicious score ``[batch]`` of the prompts of the last :meth:`generate`; ``None`` where that was not routed."""
-        return None if self.prompt_weights is None else malicious_score(self.prompt_weights)
+        """Malicious score ``[batch]`` of the prompts that :attr:`prompt_weights` belong to; ``None`` where they were not routed."""
+        weights = self.prompt_weights
+        return None if weights is None else malicious_score(weights)
 
     def score(self, prompts: str | WithTools | Sequence[Prompt], *, batch_size: int = 8) -> Tensor:
         """How malicious the model finds each prompt, in [0, 1]: the unwill share at the last prompt token.
@@ -350,7 +347,18 @@ class MoguModel(nn.Module):
         Raises:
             ChatTemplateError: the tokenizer has no chat template.
         """
-        return score_prompts(self, [prompts] if isinstance(prompts, str | WithTools) else prompts, batch_size)
+        listed = [prompts] if isinstance(prompts, str | WithTools) else prompts
+        tokenizer = self.tokenizer
+        ids = [encode_prompt(tokenizer, prompt) for prompt in listed]
+        controller = RoutingController(self._scope, dial=self.dial)
+        was_training = self.training
+        if was_training:
+            self.eval()
+        try:
+            return score_prompts(self.base_model, controller, ids, pad_token_id=padding_id(tokenizer), batch_size=batch_size)
+        finally:
+            if was_training:
+                self.train()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The base model's forward pass, in the mode that is set."""
@@ -361,8 +369,8 @@ class MoguModel(nn.Module):
         self,
         inputs: Tensor | None = None,
         *,
-        routed_tokens: int | None = _MODEL_DEFAULT,
-        handoff: Handoff = _MODEL_DEFAULT,
+        routed_tokens: RoutedTokens | None = None,
+        handoff: Handoff | None = None,
         answer_marker: str | None = _MODEL_DEFAULT,
         **kwargs: Any,
     ) -> Any:
@@ -372,7 +380,7 @@ class MoguModel(nn.Module):
 
         Args:
             inputs: prompt token ids ``[batch, tokens]``, padded on the left.
-            routed_tokens: how many tokens to route (``m``); ``None`` is every token. Default: the model's config.
+            routed_tokens: how many tokens to route (``m``), or ``"all"``. Default: the model's config.
             handoff: ``"recompute"``: the base model then re-reads prompt and opening, one more prefill, as published;
                 ``"continue"``: it goes on with the cache that routing left. Default: the model's config.
             answer_marker: text that ends a reasoning block, such as ``"</think>"``; in each row that generates it, the next
@@ -385,35 +393,44 @@ class MoguModel(nn.Module):
         Raises:
             ConfigError: options that do not go together, such as speculative decoding with a routed opening.
         """
-        self.prompt_weights = None
-        if self._state.mode != "on" or self._state.rows is not None:
+        self._scope.prompt_weights = None
+        current = current_controller(self._scope)
+        if current.mode != "on" or current.rows is not None:
             return cast(Any, self.base_model).generate(inputs, **kwargs)
         config = self.mogu_config
         marker = config.answer_marker if answer_marker is _MODEL_DEFAULT else answer_marker
-        return routed_generate(
-            self,
-            inputs,
-            routed_tokens=config.routed_tokens if routed_tokens is _MODEL_DEFAULT else routed_tokens,
-            marker=() if marker is None else encode_marker(self.tokenizer, marker),
-            handoff=config.handoff if handoff is _MODEL_DEFAULT else handoff,
-            **kwargs,
+        controller = RoutingController(self._scope, dial=self.dial if current.dial is None else current.dial)
+        call = RoutedGeneration(
+            self.base_model,
+            controller,
+            RoutingSchedule(
+                config.routed_tokens if routed_tokens is None else routed_tokens,
+                () if marker is None else encode_marker(self.tokenizer, marker),
+            ),
+            config.handoff if handoff is None else handoff,
+            decoder_layers=decoder_layer_name(self.routed_module_names[0]).rpartition(".")[0],
+            first_routed=self.routed_layer_indices[0],
         )
+        with controller:
+            output = call.generate(inputs, **kwargs)
+        self._scope.prompt_weights = call.prompt_weights
+        return output
 
     def start_router_training(self) -> None:
         """Put freshly initialized trainable routers of the config's kind in the place of the folded ones.
 
         The LoRA of the backbone, where there is one, begins anew as well: it is trained together with the routers.
         """
-        for adapted in self._adapted_layers:
+        for _, adapted in self._injected.adapted:
             adapted.start_training()
-        for layer in self._layers:
+        for layer in self.routed_layers:
             layer.start_router_training(self.mogu_config.router, self.mogu_config.router_hidden)
 
     def finish_router_training(self) -> None:
         """Fold the trained routers, freeze the LoRA of the backbone, and let go of their trainable form."""
-        for adapted in self._adapted_layers:
+        for _, adapted in self._injected.adapted:
             adapted.finish_training()
-        for layer in self._layers:
+        for layer in self.routed_layers:
             layer.finish_router_training()
 
     def added_parameters(self) -> int:
@@ -421,13 +438,32 @@ class MoguModel(nn.Module):
 
         ``Σ (2r + 2)·d_in + 2r·d_out + 2`` over routed layers, and ``Σ r_b·(d_in + d_out)`` over the adapted layers of MoGU V2.
         """
-        routed = sum(layer.down.numel() + layer.up.numel() + layer.router_bias.numel() for layer in self._layers)
-        return routed + sum(layer.down.numel() + layer.up.numel() for layer in self._adapted_layers)
+        routed = sum(layer.down.numel() + layer.up.numel() + layer.router_bias.numel() for layer in self.routed_layers)
+        return routed + sum(layer.down.numel() + layer.up.numel() for _, layer in self._injected.adapted)
 
     def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)
         except AttributeError:
+            if name in REFUSED_METHODS:
+                return refused_method(name)
             if name == "base_model":  # not set yet: looking it up on itself would never end
                 raise
             return getattr(self.base_model, name)
+
+
+def _check_base_weights(checkpoint: Checkpoint, base: PreTrainedModel, folder: Path, *, strict: bool) -> None:
+    differing = differing_weights(checkpoint.base_weights or {}, base_parameters(base))
+    if not differing:
+        return
+    found = (
+        f"The base model {base.name_or_path or 'given'} has other weights than {checkpoint.config.base_model or 'the one'} had when "
+        f"{folder} was trained on it: {len(differing)} of {len(checkpoint.base_weights or {})} parameters differ, {differing[0]} among them"
+    )
+    if strict:
+        raise ModelFileError(
+            found,
+            expected="the base model as it was in training",
+            action="load that one, or leave strict_base (--strict-base) out if this is meant",
+        )
+    logger.warning("%s. What was measured of the saved model may not hold on this base.", found)

@@ -32,7 +32,7 @@ def plain_card(config: MoguConfig, *, data: str = "", results: str = "") -> str:
     if config.backbone is not None:
         which = "all linear layers" if config.backbone.modules is None else ", ".join(f"`{name}`" for name in config.backbone.modules)
         backbone = [f"- LoRA rank {config.backbone.rank}, alpha {config.backbone.lora_alpha:g}, on {which} of the same decoder layers (V2)"]
-    opening = "every token" if config.routed_tokens is None else f"the first {config.routed_tokens} tokens"
+    opening = "every token" if config.routed_tokens == "all" else f"the first {config.routed_tokens} tokens"
     again = f", and again behind `{config.answer_marker}`" if config.answer_marker else ""
     return "\n".join(
         [

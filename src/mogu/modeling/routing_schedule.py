@@ -10,25 +10,47 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mogu.errors import ConfigError
+from mogu.modeling.config import RoutedTokens
+
 
 @dataclass(frozen=True)
-class Openings:
+class RoutingSchedule:
     """When to route.
 
     Token ``k`` of an answer (from 0) is routed if ``k < m``, or if the marker first ended at token ``e`` and ``e < k <= e + m``.
 
     Args:
-        routed_tokens: ``m``; ``None`` routes every token.
+        routed_tokens: ``m``; ``"all"`` routes every token.
         marker: token ids of the marker; empty for none.
+
+    Raises:
+        ConfigError: ``routed_tokens`` is neither a whole number from 0 nor ``"all"``.
     """
 
-    routed_tokens: int | None
+    routed_tokens: RoutedTokens
     marker: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        count = self.routed_tokens
+        if count != "all" and (isinstance(count, bool) or not isinstance(count, int) or count < 0):
+            raise ConfigError(
+                f"routed_tokens is {count!r}",
+                expected="a whole number from 0, or 'all'",
+                action="give how many tokens to route, or leave it out for the model's own setting",
+            )
+
+    @property
+    def routes_anything(self) -> bool:
+        """Whether any token is routed."""
+        return self.routed_tokens != 0
 
     def routed(self, answers: Tensor) -> list[bool]:
         """Whether each row's next token is routed, given the answers so far, ``[rows, tokens]``."""
         rows, count = answers.shape
-        first = self.routed_tokens is None or count < self.routed_tokens
+        if self.routed_tokens == "all":
+            return [True] * rows
+        first = count < self.routed_tokens
         if first or not self.routed_tokens or not self.marker or count < len(self.marker):
             return [first] * rows
         marker = torch.tensor(self.marker, device=answers.device)

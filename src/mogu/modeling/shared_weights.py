@@ -14,7 +14,7 @@ from torch import nn
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
 
-def twin(model: ModelT) -> ModelT:
+def share_weights(model: ModelT) -> ModelT:
     """A copy of a model's modules around the very same parameters and buffers: no weight is held twice.
 
     What is done to the modules of the one (routing, a LoRA) leaves the other as it is; what is done to a weight is done to both.

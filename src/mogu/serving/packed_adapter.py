@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from mogu.errors import ConfigError, ModelFileError
-from mogu.modeling.adapter_files import BACKBONE, CONFIG_FILE, RESPONDERS, ROUTER_FILE, Adapter, read_adapter, read_config, read_routers
+from mogu.modeling.adapter_files import RESPONDERS, Adapter, read_adapter, read_routers
+from mogu.modeling.checkpoint import BACKBONE, CONFIG_FILE, ROUTER_FILE, read_config
 from mogu.modeling.config import MoguConfig
 
 

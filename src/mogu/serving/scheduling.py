@@ -14,7 +14,7 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request
 
 from mogu.serving.request_settings import FIELD
-from mogu.serving.worker import opening_of
+from mogu.serving.worker import settings_of
 
 
 class RoutedScheduling:
@@ -46,9 +46,9 @@ class RoutedScheduling:
         super()._update_after_schedule(scheduler_output)  # type: ignore[misc]
         for request_id in scheduler_output.num_scheduled_tokens:
             request = self.requests[request_id]
-            opening = opening_of(request)
+            settings = settings_of(request)
             # Asynchronous scheduling is a step ahead of the tokens; the step after the opening must wait for them.
-            if opening is not None and opening.handed_over(request.num_output_tokens + request.num_output_placeholders):
+            if settings is not None and settings.hands_over(request.num_output_tokens + request.num_output_placeholders):
                 request.next_decode_eligible_step = sys.maxsize
 
     def update_from_output(self: Any, scheduler_output: Any, model_runner_output: Any) -> Any:
@@ -69,12 +69,12 @@ class RoutedScheduling:
 
 
 def _is_handoff_due(request: Request) -> bool:
-    opening = opening_of(request)
-    return opening is not None and not request.num_output_placeholders and opening.handed_over(request.num_output_tokens)
+    settings = settings_of(request)
+    return settings is not None and not request.num_output_placeholders and settings.hands_over(request.num_output_tokens)
 
 
 @functools.cache
-def with_routing(scheduler: type) -> type:
+def add_routing(scheduler: type) -> type:
     """Derive a class from :class:`RoutedScheduling` and one of vLLM's schedulers; other classes are returned unchanged."""
     if not issubclass(scheduler, Scheduler):
         return scheduler

@@ -18,7 +18,7 @@ from vllm.lora.utils import parse_fine_tuned_lora_name
 from mogu.errors import ConfigError, ModelFileError
 from mogu.serving.layer import RoutedRowParallelLinear, step_buffers
 from mogu.serving.packed_adapter import read_packed_adapter
-from mogu.serving.request_settings import FIELD, RoutedOpening
+from mogu.serving.request_settings import FIELD, RequestSettings
 
 
 def load_mogu_adapter(folder: Path, adapter_id: int, manager: Any) -> LoRAModel:
@@ -86,11 +86,11 @@ def _check_layer(folder: Path, name: str, layer: Any, module: Any) -> None:
         )
 
 
-def opening_of(request: Any) -> RoutedOpening | None:
-    """The settings of a request that has an adapter and is routed; they were completed and checked when it came in."""
+def settings_of(request: Any) -> RequestSettings | None:
+    """Return the settings of a routed request, which were completed and checked when it arrived; ``None`` for other requests."""
     parameters = request.sampling_params if request.lora_request else None
     settings = ((parameters and parameters.extra_args) or {}).get(FIELD)
-    return RoutedOpening.model_construct(**settings) if isinstance(settings, dict) else None
+    return RequestSettings.model_construct(**settings) if isinstance(settings, dict) else None
 
 
 @dataclass
@@ -127,11 +127,11 @@ def plan_step(batch: Any, requests: Any, scheduled: np.ndarray) -> StepPlan:
         adapter = int(batch.request_lora_mapping[row])
         if adapter:
             request = requests[batch.req_ids[row]]
-            opening, routed = opening_of(request), int(count)
-            if opening is not None:
+            settings, routed = settings_of(request), int(count)
+            if settings is not None:
                 computed, prompt = int(batch.num_computed_tokens_cpu[row]), int(batch.num_prompt_tokens[row])
-                routed = opening.routes(computed, routed, prompt, len(request.output_token_ids))
-                dials[start : start + routed] = opening.dial
+                routed = settings.routed_count(computed, routed, prompt, len(request.output_token_ids))
+                dials[start : start + routed] = settings.dial
                 if 0 <= prompt - 1 - computed < routed:
                     prompt_ends[request.req_id] = start + prompt - 1 - computed
             if routed:

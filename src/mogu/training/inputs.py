@@ -20,7 +20,7 @@ from mogu.files.json_files import fingerprint
 from mogu.hub import load_tokenizer
 from mogu.inference.padding import padding_id
 from mogu.inference.prompts import encode_marker
-from mogu.modeling.adapter_files import CONFIG_FILE
+from mogu.modeling.checkpoint import CONFIG_FILE
 from mogu.training.examples import Example, responder_examples, router_examples
 from mogu.training.recipe import Recipe
 from mogu.training.workspace import MARKER

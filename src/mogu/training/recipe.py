@@ -80,7 +80,7 @@ class MoguSection(Section):
     lora_alpha: float = Field(default=16.0, gt=0)
     router: RouterKind = "chain"
     router_hidden: int = Field(default=512, ge=1)
-    routed_tokens: int | None = Field(default=5, ge=1)
+    routed_tokens: Annotated[int, Field(ge=1)] | Literal["all"] = 5
     answer_marker: str | None = Field(default=None, min_length=1)
     handoff: Handoff = "recompute"
 

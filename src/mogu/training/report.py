@@ -14,7 +14,7 @@ from typing import Any
 
 from mogu.files.atomic import atomic_folder
 from mogu.files.json_files import read_json, write_json
-from mogu.modeling.adapter_files import CONFIG_FILE
+from mogu.modeling.checkpoint import CONFIG_FILE
 from mogu.modeling.model import MoguModel
 from mogu.modeling.model_card import plain_card
 from mogu.training.inputs import Inputs

@@ -18,9 +18,11 @@ from mogu.data import conversation_of
 from mogu.errors import ConfigError
 from mogu.files.json_files import fingerprint
 from mogu.inference.prompts import template_fingerprint
-from mogu.modeling.adapter_files import BACKBONE, ROUTER_FILE, read_adapter, read_routers, write_routers
+from mogu.modeling.adapter_files import read_adapter, read_routers, write_adapter, write_routers
+from mogu.modeling.checkpoint import BACKBONE, ROUTER_FILE
 from mogu.modeling.config import BackboneConfig, MoguConfig
 from mogu.modeling.model import MoguModel
+from mogu.modeling.prompt_contract import record_prompt
 from mogu.training.collator import Layout
 from mogu.training.inputs import Inputs, ResponderName
 from mogu.training.recipe import Recipe
@@ -43,13 +45,15 @@ def routed_config(recipe: Recipe, tokenizer: PreTrainedTokenizerBase | None = No
     settings = recipe.mogu.model_dump()
     if layers is not None:
         settings["layers"] = list(layers)
-    return MoguConfig(
+    config = MoguConfig(
         base_model=recipe.model.base,
         base_revision=recipe.model.revision,
-        chat_template_sha256=template_fingerprint(tokenizer) if tokenizer is not None else None,
         backbone=BackboneConfig(**recipe.backbone.model_dump(exclude={"learning_rate"})) if recipe.method == "v2" else None,
         **settings,
     )
+    if tokenizer is not None:
+        record_prompt(config, tokenizer, recipe.model.system_prompt)
+    return config
 
 
 def common_print(recipe: Recipe, inputs: Inputs) -> list[Any]:
@@ -208,7 +212,9 @@ class Branch:
             title=f"router ({choice})",
             backbone_rate=self.recipe.backbone.learning_rate,
         )
-        model.save_backbone(folder / BACKBONE)
+        backbone = model.backbone()
+        if backbone is not None:
+            write_adapter(folder / BACKBONE, backbone, base_model=self.config.base_model)
         layers = zip(model.routed_layer_indices, model.routed_layers, strict=True)
         write_routers(folder / ROUTER_FILE, {index: layer.folded_router() for index, layer in layers})
         self.workspace.finish(part, made_with, seconds=time.monotonic() - started)

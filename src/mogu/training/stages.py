@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -123,8 +123,8 @@ def train_lora(
 
     def take(step: int) -> None:
         with atomic_folder(place(step), marker=ADAPTER_MARKER) as scratch:
-            adapter = _adapter(peft_model, setting.config)
-            write_adapter(scratch, adapter, base_model=setting.config.base_model, fan_in_fan_out=fan_in_fan_out)
+            adapter = replace(_adapter(peft_model, setting.config), fan_in_fan_out=fan_in_fan_out)
+            write_adapter(scratch, adapter, base_model=setting.config.base_model)
 
     trainee = Trainee(peft_model, functools.partial(losses, peft_model, layout=setting.layout))
     try:

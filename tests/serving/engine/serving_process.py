@@ -23,13 +23,16 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def served(arguments: list[str], log: Path, *, environment: dict[str, str] | None = None) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """The address of a server that answers, and its process, which is gone afterwards."""
+def served(
+    arguments: list[str], log: Path, *, environment: dict[str, str] | None = None, folder: Path | None = None
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """The address of a server that answers, started in ``folder``, and its process, which is gone afterwards."""
     port = free_port()
-    command = [sys.executable, "-c", "from mogu.cli import main; main()", "serve", *arguments, "--port", str(port), "--api-key", KEY]
+    # As the installed command, which takes nothing from the current folder.
+    command = [sys.executable, "-P", "-c", "from mogu.cli import main; main()", "serve", *arguments, "--port", str(port), "--api-key", KEY]
     with log.open("wb") as out:
         process = subprocess.Popen(
-            command, stdout=out, stderr=subprocess.STDOUT, env=os.environ | (environment or {}), start_new_session=True
+            command, stdout=out, stderr=subprocess.STDOUT, env=os.environ | (environment or {}), start_new_session=True, cwd=folder
         )
     address = f"http://127.0.0.1:{port}"
     try:

@@ -19,7 +19,7 @@ from vllm.v1.request import Request
 from vllm.v1.structured_output import StructuredOutputManager
 
 from mogu.serving.plugin import register
-from mogu.serving.scheduling import with_routing
+from mogu.serving.scheduling import add_routing
 
 BLOCK, PROMPT, NEW_TOKENS = 32, 40, 12
 M = 5
@@ -36,7 +36,7 @@ def scheduler(request, base):
     config.cache_config.num_gpu_blocks = 64
     spec = FullAttentionSpec(block_size=BLOCK, num_kv_heads=1, head_size=16, dtype=torch.float32)
     cache = KVCacheConfig(64, [], [KVCacheGroupSpec(["layer"], spec)], hash_block_size=BLOCK)
-    return with_routing(request.param)(config, cache, StructuredOutputManager(config), BLOCK, hash_block_size=BLOCK, log_stats=True)
+    return add_routing(request.param)(config, cache, StructuredOutputManager(config), BLOCK, hash_block_size=BLOCK, log_stats=True)
 
 
 def add(scheduler, name: str, handoff: str | None) -> Request:

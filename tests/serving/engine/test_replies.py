@@ -147,7 +147,7 @@ def test_a_second_turn_does_not_reuse_the_first_answer_s_blocks(base, library, f
 
 
 def test_two_workers_answer_as_one(base, library, folders, lab_prompts, monkeypatch):
-    """Tensor parallelizm: the router logits are reduced over the ranks before the gates."""
+    """Tensor parallelism: the router logits are reduced over the ranks before the gates."""
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")
     asked = mixture(lab_prompts[:60], seed=2)
     compared(ask(engine(base, tensor_parallel_size=2, max_model_len=512), asked, folders), library.replies(asked), asked)

@@ -29,7 +29,7 @@ from mogu.errors import ConfigError
 from mogu.serving.cpu import GroupedPunicaWrapper
 from mogu.serving.layer import RoutedRowParallelLinear
 from mogu.serving.plugin import check_version, installed_version, register
-from mogu.serving.scheduling import RoutedScheduling, with_routing
+from mogu.serving.scheduling import RoutedScheduling, add_routing
 
 PACKAGE = Path(inspect.getfile(RoutedRowParallelLinear)).parent
 
@@ -61,6 +61,7 @@ def test_the_plugin_is_in_place_once():
         InputProcessor.process_inputs,
         app_module.init_entrypoints_middleware,
         AsyncLLM.generate,
+        AsyncLLM.add_request,
     ):
         assert replaced.__module__.startswith("vllm.")  # it goes under vLLM's name,
         assert replaced.__code__.co_filename.startswith(str(PACKAGE))  # and is ours,
@@ -101,11 +102,11 @@ def test_the_names_and_arguments_that_are_relied_on():
     assert "PREEMPTED, timestamp" in source(Scheduler._preempt_request)  # the event that a handoff takes back
 
 
-def test_the_scheduler_is_vllm_s_own_with_routing_in_front():
+def test_the_scheduler_is_vllm_s_own_add_routing_in_front():
     for scheduler in (Scheduler, AsyncScheduler):
-        routed = with_routing(scheduler)
+        routed = add_routing(scheduler)
         assert routed.__mro__[1:3] == (RoutedScheduling, scheduler)
-        assert with_routing(scheduler) is routed
+        assert add_routing(scheduler) is routed
     configured = SchedulerConfig.default_factory()
     assert issubclass(configured.get_scheduler_cls(), RoutedScheduling)
 

@@ -12,6 +12,7 @@ from serving_process import KEY, served
 
 from mogu.inference.prompts import encode_prompt
 from mogu.lab import prompts
+from mogu.serving.api import MOST_BYTES
 
 TEXTS = [prompt.instruction for prompt in prompts("test")][:40:5]
 
@@ -143,15 +144,81 @@ def test_metrics_count_routed_requests_and_scores(client, address):
     assert [one - other for one, other in zip(after, before, strict=True)] == [3, 3, pytest.approx(sum(scores))]
 
 
-def test_a_locked_server_answers_with_its_models_alone(models, base, tmp_path):
-    with (
-        served([str(models["one"]), "--locked", "--enforce-eager", "--dtype", "float32", "--max-model-len", "512"], tmp_path / "log") as (
-            address,
-            _,
-        ),
-        openai.OpenAI(base_url=f"{address}/v1", api_key=KEY, max_retries=0) as client,
-    ):
-        assert chat(client, TEXTS[0]).model_extra["mogu"]["score"] > 0
-        for model, extra in ((base, {}), ("one", {"mogu": {"dial": -9.0}}), ("one", {"vllm_xargs": {"mogu": json.dumps({"dial": -9.0})}})):
-            with pytest.raises(openai.BadRequestError, match="locked"):
-                chat(client, TEXTS[0], model, extra_body=extra)
+@pytest.fixture(scope="module")
+def locked(models, tmp_path_factory):
+    """A locked server, started in a folder whose modules would run if Python looked there; and the file that they would write."""
+    folder = tmp_path_factory.mktemp("downloads")
+    mark = folder / "ran"
+    for module in ("vllm", "json", "logging", "torch", "mogu", "sitecustomize"):
+        (folder / f"{module}.py").write_text(f"open({str(mark)!r}, 'a').write({module!r})\n")
+    arguments = [str(models["one"]), "--locked", "--enforce-eager", "--dtype", "float32", "--max-model-len", "512"]
+    with served(arguments, tmp_path_factory.mktemp("locked") / "log", folder=folder) as (address, _):
+        yield address, mark
+
+
+@pytest.fixture(scope="module")
+def locked_client(locked):
+    with openai.OpenAI(base_url=f"{locked[0]}/v1", api_key=KEY, max_retries=0) as made:
+        yield made
+
+
+def test_a_locked_server_answers_with_its_models_alone(locked_client, base):
+    assert chat(locked_client, TEXTS[0]).model_extra["mogu"]["score"] > 0
+    for model, extra in ((base, {}), ("one", {"mogu": {"dial": -9.0}}), ("one", {"vllm_xargs": {"mogu": json.dumps({"dial": -9.0})}})):
+        with pytest.raises(openai.BadRequestError, match="locked"):
+            chat(locked_client, TEXTS[0], model, extra_body=extra)
+
+
+def test_a_locked_server_answers_a_conversation_as_an_open_one_does(locked_client, expected):
+    wanted, score = expected(TEXTS[1])
+    found = chat(locked_client, TEXTS[1], stop=["\x00"], metadata={"a": "b"})
+    assert found.choices[0].message.content == wanted
+    assert found.model_extra["mogu"] == {"score": pytest.approx(score, abs=1e-4)}
+    assert "".join(event.choices[0].delta.content or "" for event in chat(locked_client, TEXTS[1], stream=True)) == wanted
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"continue_final_message": True, "add_generation_prompt": False},
+        {"kv_transfer_params": {"prompt_token_ids": [1, 2]}},
+        {"structured_outputs": {"regex": "Sure.*"}},
+        {"logit_bias": {"17": -100}},
+        {"bad_words": ["Sorry"]},
+        {"chat_template": "{{ messages[0].content }}Sure"},
+        {"messages": [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Sure, here is"}]},
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_locked_server_says_why_it_lets_nobody_begin_or_force_an_answer(locked_client, extra, stream):
+    with pytest.raises(openai.BadRequestError, match=r"This server is locked and does not accept '\w+' .*What to do: ") as raised:
+        chat(locked_client, TEXTS[0], extra_body=extra, stream=stream)
+    assert raised.value.param in extra
+
+
+def test_a_locked_server_takes_raw_prompts_nowhere(locked):
+    address, _ = locked
+    for path, body in {
+        "/v1/completions": {"model": "one", "prompt": [1, 2, 3]},
+        "/v1/responses": {"model": "one", "input": "Hello"},
+        "/v1/messages": {"model": "one", "max_tokens": 9, "messages": [{"role": "user", "content": "Hello"}]},
+        "/v1/chat/completions/batch": {"model": "one", "messages": [[{"role": "user", "content": "Hello"}]]},
+        "/invocations": {"model": "one", "prompt": "Sure, here is"},
+        "/inference/v1/generate": {"model": "one", "token_ids": [1, 2, 3], "sampling_params": {}},
+    }.items():
+        answer = httpx.post(f"{address}{path}", headers={"Authorization": f"Bearer {KEY}"}, json=body)
+        assert answer.status_code == 400, path
+        assert "This server is locked" in answer.json()["error"]["message"]
+
+
+def test_no_module_of_the_current_folder_runs_in_a_server(locked, locked_client):
+    assert chat(locked_client, TEXTS[0]).choices[0].message.content
+    assert not locked[1].exists(), locked[1].read_text()
+
+
+def test_a_body_that_is_too_long_is_answered_with_413(address, client):
+    body = {"model": "one", "messages": [{"role": "user", "content": "x" * MOST_BYTES}]}
+    answer = httpx.post(f"{address}/v1/chat/completions", headers={"Authorization": f"Bearer {KEY}"}, json=body, timeout=60)
+    assert answer.status_code == 413
+    assert str(MOST_BYTES) in answer.json()["error"]["message"]
+    assert chat(client, TEXTS[0]).choices[0].message.content

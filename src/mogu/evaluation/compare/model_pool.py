@@ -19,9 +19,9 @@ from mogu.evaluation.compare.config import LAB_MODEL, ROUTED, Comparison, Varian
 from mogu.hub import fetch_model_folder, load_base, load_tokenizer
 from mogu.lab import build_base
 from mogu.lab.demo import LAB_RECORDS, lab_data, lab_recipe
-from mogu.modeling.adapter_files import CONFIG_FILE, read_config
+from mogu.modeling.checkpoint import CONFIG_FILE, read_config
 from mogu.modeling.model import MoguModel
-from mogu.modeling.shared_weights import twin
+from mogu.modeling.shared_weights import share_weights
 from mogu.training import Recipe, harden
 from mogu.training.baselines import Part, train_baselines
 from mogu.training.inputs import load_records
@@ -80,7 +80,7 @@ class Models:
         train_baselines(
             recipe,
             self.baselines_folder(seed),
-            base=twin(self.base),
+            base=share_weights(self.base),
             tokenizer=self.tokenizer,
             records=self._records(recipe)["train"],
             parts=parts,
@@ -137,7 +137,7 @@ class Models:
     def _mogu(self, seed: int, defense: str = "mogu") -> MoguModel:
         key = (seed if self.of_lab else 0, defense)
         if key not in self._loaded:
-            model = self._loaded[key] = MoguModel.from_pretrained(self.model_folder(seed, defense), base_model=twin(self.base))
+            model = self._loaded[key] = MoguModel.from_pretrained(self.model_folder(seed, defense), base_model=share_weights(self.base))
             model.tokenizer = self.tokenizer
             model.train(False)
         return self._loaded[key]
@@ -147,7 +147,7 @@ class Models:
         if (recipe.run.output / CONFIG_FILE).is_file():
             return
         self.tell(f"Seed {seed}: {defense} is trained")
-        harden(recipe, base=twin(self.base), tokenizer=self.tokenizer, records=self._records(recipe), resume=True, tell=self.tell)
+        harden(recipe, base=share_weights(self.base), tokenizer=self.tokenizer, records=self._records(recipe), resume=True, tell=self.tell)
 
     def _recipe(self, seed: int, defense: str = "mogu") -> Recipe:
         """How the seed's models are trained: the lab's recipe, or the one that the saved model was trained with."""

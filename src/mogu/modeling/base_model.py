@@ -1,0 +1,52 @@
+"""Which base model a saved model stands on, and where it is now.
+
+Knows saved configs and where models come from; knows nothing of routing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from mogu.errors import ConfigError, ModelFileError
+from mogu.hub import load_base
+from mogu.modeling.config import MoguConfig
+
+
+def base_name(folder: Path, config: MoguConfig, base_model: str | Path | None) -> str:
+    """Where the base model of a saved model is: where the caller says, else where it was in training.
+
+    Raises:
+        ModelFileError: nothing says it.
+    """
+    source = str(base_model or config.base_model or "")
+    if not source:
+        raise ModelFileError(f"{folder} names no base model", expected="its hub id or folder", action="pass base_model=...")
+    return source
+
+
+def load_base_of(folder: Path, config: MoguConfig, base_model: PreTrainedModel | str | Path | None, **model_kwargs: Any) -> PreTrainedModel:
+    """The base model of a saved model: the one that is given, else loaded from where it is.
+
+    Args:
+        folder: of the saved model.
+        config: its config.
+        base_model: the base model itself, or where it is now; ``None`` takes what the config says.
+        model_kwargs: for ``AutoModelForCausalLM.from_pretrained``.
+
+    Raises:
+        ConfigError: a loaded model was given, and arguments to load one.
+        ModelFileError: nothing says which model it is, or it cannot be loaded.
+    """
+    if isinstance(base_model, PreTrainedModel):
+        if model_kwargs:
+            raise ConfigError(
+                f"A loaded base model was given together with {', '.join(model_kwargs)}",
+                expected="model arguments only where from_pretrained loads the base model",
+                action="pass them where you load it",
+            )
+        return base_model
+    source = base_name(folder, config, base_model)
+    return load_base(source, revision=config.base_revision if base_model is None else None, **model_kwargs)

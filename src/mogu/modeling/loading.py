@@ -1,0 +1,127 @@
+"""One way to load a model for every command, for Inspect and for Python: the model, its tokenizer and the prompt it was trained with.
+
+Knows saved models and base models; knows nothing of what is done with them.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from mogu.errors import ConfigError
+from mogu.hub import fetch_model_folder, load_base, load_tokenizer, read_template
+from mogu.modeling.base_model import base_name
+from mogu.modeling.checkpoint import CONFIG_FILE, read_config
+from mogu.modeling.config import MoguConfig
+from mogu.modeling.model import MoguModel
+from mogu.modeling.prompt_contract import prepare_tokenizer, with_system_prompt
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model, ready to be asked.
+
+    Args:
+        model: a hardened model, or a base model alone; in evaluation mode.
+        tokenizer: renders the prompts of training, system prompt included.
+    """
+
+    model: MoguModel | PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+    @property
+    def mogu(self) -> MoguModel | None:
+        """The hardened model; ``None`` where a base model was named."""
+        return self.model if isinstance(self.model, MoguModel) else None
+
+
+def load_model(
+    name: str | Path,
+    *,
+    base_model: str | None = None,
+    chat_template: Path | None = None,
+    system_prompt: str | None = None,
+    strict_base: bool = False,
+    trust_remote_code: bool = False,
+    **model_kwargs: Any,
+) -> LoadedModel:
+    """Load a saved MoGU model with its base, or a base model alone, with the tokenizer and prompt that belong to it.
+
+    Args:
+        name: folder or hub id.
+        base_model: where the base of a saved MoGU model is now.
+        chat_template: a Jinja file to use instead of the trained template, or of a base model's own.
+        system_prompt: to use instead of the trained one, for conversations that have none.
+        strict_base: refuse a base model with other weights than in training, which otherwise gets a warning.
+        trust_remote_code: whether the base model's own code may run.
+        model_kwargs: for ``AutoModelForCausalLM.from_pretrained``.
+
+    Raises:
+        MoguError: the model, its base or its tokenizer cannot be loaded, or the tokenizer is another one than in training.
+    """
+    folder = fetch_model_folder(str(name), marker=CONFIG_FILE)
+    if not (folder / CONFIG_FILE).is_file():
+        if base_model is not None:
+            raise ConfigError(
+                f"A base model was named for {name}, which is no saved MoGU model", expected="one model", action="leave --base-model out"
+            )
+        base = load_base(str(name), trust_remote_code=trust_remote_code, **model_kwargs)
+        base.train(False)
+        tokenizer = load_prepared_tokenizer(
+            MoguConfig(), str(name), chat_template=chat_template, system_prompt=system_prompt, trust_remote_code=trust_remote_code
+        )
+        return LoadedModel(base, tokenizer)
+    config = read_config(folder)
+    tokenizer = load_prepared_tokenizer(
+        config,
+        base_name(folder, config, base_model),
+        chat_template=chat_template,
+        system_prompt=system_prompt,
+        trust_remote_code=trust_remote_code,
+    )
+    model = MoguModel.from_pretrained(
+        folder, base_model=base_model, strict_base=strict_base, trust_remote_code=trust_remote_code, **model_kwargs
+    )
+    model.use_tokenizer(tokenizer)
+    return LoadedModel(model.eval(), tokenizer)
+
+
+def load_prepared_tokenizer(
+    config: MoguConfig,
+    source: str,
+    *,
+    chat_template: Path | None = None,
+    system_prompt: str | None = None,
+    trust_remote_code: bool = False,
+) -> PreTrainedTokenizerBase:
+    """The tokenizer of a base model, with the prompt that a model on it was trained with.
+
+    Args:
+        config: of that model; an empty one for the base model's own prompt.
+        source: folder or hub id of the base model.
+        chat_template: a Jinja file to use instead.
+        system_prompt: to use instead.
+        trust_remote_code: whether the tokenizer's own code may run.
+
+    Raises:
+        ModelFileError: there is no tokenizer, it is another one than in training, or the template file cannot be read.
+    """
+    tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)
+    template = read_template(chat_template) if chat_template is not None else None
+    prepared = prepare_tokenizer(config, tokenizer, chat_template=template, source=str(chat_template or source))
+    if system_prompt is None or prepared.chat_template is None or system_prompt == config.system_prompt:
+        return prepared
+    if config.system_prompt is not None or config.chat_template is not None:
+        logger.warning(
+            "The system prompt %r is not the one that the model was trained with (%r): its measured safety may not hold.",
+            system_prompt,
+            config.system_prompt,
+        )
+    prepared.chat_template = with_system_prompt(str(prepared.chat_template), system_prompt)
+    return prepared

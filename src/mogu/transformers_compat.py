@@ -1,0 +1,61 @@
+"""The one place that knows what transformers calls things: whatever a release renames is asked for here, once.
+
+Transformers 5.24 renamed ``past_key_values`` to ``cache``: in the arguments of ``generate`` and of forward passes, in what
+``prepare_inputs_for_generation`` is handed, and in outputs. Transformers 5.23 renamed gradient checkpointing to activation
+checkpointing. Knows names; knows nothing of routing, of training or of what a cache holds.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+from transformers import GenerationMixin, PreTrainedModel
+
+_OLD_CACHE = "past_key_values"
+
+CACHE = "cache" if "cache" in inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters else _OLD_CACHE
+"""The installed library's name of a key-value cache, as an argument and as a field of outputs."""
+
+_CHECKPOINTING = "activation_checkpointing" if hasattr(PreTrainedModel, "activation_checkpointing_enable") else "gradient_checkpointing"
+
+
+def cache_of(output: Any) -> Any:
+    """The key-value cache of a model's output; ``None`` where it has none."""
+    return getattr(output, CACHE, None)
+
+
+def cache_argument(model: nn.Module) -> str:
+    """The name under which a model's forward pass takes its cache: the library's, or the old one in code that came before it."""
+    taken = inspect.signature(model.forward).parameters
+    return CACHE if CACHE in taken or _OLD_CACHE not in taken else _OLD_CACHE
+
+
+def accept_cache(model: nn.Module) -> RemovableHandle | None:
+    """Let a model whose forward pass takes its cache under the old name take it under the library's present one as well.
+
+    Remote code written before the rename needs it: ``generate`` passes a cache under a name that such a model does not know, and
+    a model that ignores unknown arguments then reads every token without the tokens before it.
+
+    Returns:
+        The handle that removes this again; ``None`` where nothing had to be done.
+    """
+    if cache_argument(model) == CACHE or _by_the_old_name in model._forward_pre_hooks.values():
+        return None
+    return model.register_forward_pre_hook(_by_the_old_name, with_kwargs=True)
+
+
+def _by_the_old_name(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return args, {_OLD_CACHE if name == CACHE else name: value for name, value in kwargs.items()}
+
+
+def enable_checkpointing(model: Any, **options: Any) -> None:
+    """Turn gradient checkpointing on; ``options`` are for ``torch.utils.checkpoint.checkpoint``, by default the library's."""
+    getattr(model, f"{_CHECKPOINTING}_enable")(**{f"{_CHECKPOINTING}_kwargs": options or None})
+
+
+def disable_checkpointing(model: Any) -> None:
+    """Turn gradient checkpointing off."""
+    getattr(model, f"{_CHECKPOINTING}_disable")()
