@@ -12,7 +12,7 @@ from serving_process import KEY, served
 
 from mogu.inference.prompts import encode_prompt
 from mogu.lab import prompts
-from mogu.serving.api import MOST_BYTES
+from mogu.serving.api import MAX_BODY_BYTES
 
 TEXTS = [prompt.instruction for prompt in prompts("test")][:40:5]
 
@@ -217,8 +217,8 @@ def test_no_module_of_the_current_folder_runs_in_a_server(locked, locked_client)
 
 
 def test_a_body_that_is_too_long_is_answered_with_413(address, client):
-    body = {"model": "one", "messages": [{"role": "user", "content": "x" * MOST_BYTES}]}
+    body = {"model": "one", "messages": [{"role": "user", "content": "x" * MAX_BODY_BYTES}]}
     answer = httpx.post(f"{address}/v1/chat/completions", headers={"Authorization": f"Bearer {KEY}"}, json=body, timeout=60)
     assert answer.status_code == 413
-    assert str(MOST_BYTES) in answer.json()["error"]["message"]
+    assert str(MAX_BODY_BYTES) in answer.json()["error"]["message"]
     assert chat(client, TEXTS[0]).choices[0].message.content
