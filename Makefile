@@ -4,14 +4,26 @@ VENV := .venv
 BIN := $(VENV)/bin
 VLLM_VENV := .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
+LATEST_VENV := .venv-latest
+LATEST_BIN := $(LATEST_VENV)/bin
+# Without a GPU, name a build of PyTorch that leaves CUDA out: make test-latest LATEST_TORCH=torch==2.13.0
+LATEST_TORCH ?= torch
+LATEST_TESTS ?= core
 
-.PHONY: demo test test-vllm bench bench-vllm lint clean
+.PHONY: demo test test-latest test-vllm bench bench-vllm lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/mogu demo
 
 test: lint
 	$(BIN)/python -m pytest
+
+# What a user who installs MoGU today gets: the newest releases inside the ranges of pyproject.toml. Each run upgrades to them.
+# Tests are chosen by marker: `core`, or the few of `smoke`.
+test-latest: $(LATEST_BIN)/python
+	$(LATEST_BIN)/pip install --quiet --upgrade --upgrade-strategy eager '$(LATEST_TORCH)' -e '.[dev]'
+	$(LATEST_BIN)/pip freeze --exclude-editable
+	$(LATEST_BIN)/python -m pytest -m '$(LATEST_TESTS)'
 
 # vLLM pins its own PyTorch and transformers, so it has an environment of its own.
 test-vllm: $(VLLM_VENV)/.installed
@@ -29,7 +41,7 @@ bench-vllm: $(VLLM_VENV)/.installed
 	$(VLLM_BIN)/python -m benchmarks.serving
 
 clean:
-	rm -rf $(VENV) $(VLLM_VENV) .mypy_cache .ruff_cache .pytest_cache bench-results demo
+	rm -rf $(VENV) $(VLLM_VENV) $(LATEST_VENV) .mypy_cache .ruff_cache .pytest_cache bench-results demo
 
 # pip's own choice of PyTorch is the newest build, CUDA and all; constraints.txt pins the versions that CI ran with.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -40,6 +52,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $@
+
+$(LATEST_BIN)/python:
+	$(PYTHON) -m venv $(LATEST_VENV)
 
 # vLLM's build for the CPU asks for packages of pictures and sound that do not go with this PyTorch; serving text needs none of them.
 $(VLLM_VENV)/.installed: pyproject.toml constraints-vllm.txt

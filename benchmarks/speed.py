@@ -22,6 +22,7 @@ from benchmarks.timing import Pause, Times, interleaved, median_ratio, medians, 
 from mogu import MoguModel
 from mogu.modeling.config import Handoff
 from mogu.modeling.shared_weights import share_weights
+from mogu.transformers_compat import CACHE, cache_of
 
 MOST = 1.03
 ROUTED_TOKENS = 5
@@ -73,11 +74,11 @@ def time_steps(base: nn.Module, routed: MoguModel, prompt: Tensor, repetitions: 
     """Seconds of single decoding steps of both models, routing on, each with the prompt in a cache of its own."""
 
     def stepper(model: Any) -> Callable[[], object]:
-        cache = model(input_ids=prompt, use_cache=True, logits_to_keep=1).past_key_values
+        cache = cache_of(model(input_ids=prompt, use_cache=True, logits_to_keep=1))
         token = prompt[:, -1:]
 
         def step() -> None:
-            model(input_ids=token, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            model(input_ids=token, use_cache=True, logits_to_keep=1, **{CACHE: cache})
             cache.crop(-1)  # every step sees the same length
 
         return step

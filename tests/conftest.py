@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from mogu import MoguConfig, MoguModel
+from mogu.hub import load_base
 from mogu.modeling.adapter_files import Adapter
+from mogu.transformers_compat import CACHE, cache_of
 
 torch.set_num_threads(1)  # these models are so small that threads cost more than they bring
 
@@ -188,7 +190,7 @@ def make_base(baichuan_folder: Path) -> Callable[..., PreTrainedModel]:
     def make(family: str = "llama", dtype: torch.dtype = torch.float64, **changes: object) -> PreTrainedModel:
         torch.manual_seed(0)
         if family == "baichuan":
-            return AutoModelForCausalLM.from_pretrained(baichuan_folder, trust_remote_code=True, dtype=dtype).eval()
+            return load_base(str(baichuan_folder), trust_remote_code=True, dtype=dtype).eval()
         model_type, settings = FAMILIES[family]
         config = AutoConfig.for_model(model_type, **settings | changes)
         experts = {"experts_implementation": "eager"} if EXPERTS.items() <= settings.items() else {}  # the fast ones know no float64
@@ -274,8 +276,8 @@ class SlowRouted:
         cache, step = None, ids
         for number in range(new_tokens):
             self.route(number < routed_tokens)
-            output = self.model(input_ids=step, past_key_values=cache, use_cache=True)
-            cache, step = output.past_key_values, output.logits[:, -1:].argmax(-1)
+            output = self.model(input_ids=step, use_cache=True, **{CACHE: cache})
+            cache, step = cache_of(output), output.logits[:, -1:].argmax(-1)
             answer.append(int(step))
         return answer
 

@@ -14,6 +14,8 @@ from mogu import MoguConfig, MoguModel
 from mogu.errors import ArchitectureError, ConfigError
 from mogu.modeling.architectures import OUTPUT_PROJECTIONS, candidate_projections, find_output_projections
 
+pytestmark = pytest.mark.core
+
 IDS = torch.tensor([[5, 9, 33, 12, 60, 7, 41, 22, 18, 50], [11, 6, 29, 44, 8, 52, 37, 15, 61, 10]])
 
 

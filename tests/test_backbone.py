@@ -16,6 +16,8 @@ from mogu.modeling.checkpoint import read_config
 from mogu.modeling.config import BackboneConfig
 from mogu.modeling.layers import AdaptedLinear, WrappedLinear
 
+pytestmark = pytest.mark.core
+
 IDS = torch.tensor([[5, 9, 33, 12, 60, 7], [11, 6, 29, 44, 8, 52]])
 ATTENTION = BackboneConfig(modules=["q_proj", "v_proj"], rank=3, lora_alpha=6)
 

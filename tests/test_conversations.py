@@ -12,6 +12,9 @@ from mogu import MoguConfig
 from mogu.inference.padding import left_pad
 from mogu.inference.prompts import encode_marker, encode_prompt
 from mogu.modeling.config import BackboneConfig
+from mogu.transformers_compat import CACHE
+
+pytestmark = pytest.mark.core
 
 ASKED = ["How do I bake", "And then?", "Thanks!"]
 M, NEW = 3, 9
@@ -35,7 +38,7 @@ def turn(slow, past: DynamicCache, new: list[int], handoff: str, m: int = M) -> 
             cache, step = copy.deepcopy(past), new + answer
         slow.route(len(answer) < m)
         with torch.no_grad():
-            logits = slow.model(input_ids=torch.tensor([step]), past_key_values=cache, use_cache=True).logits
+            logits = slow.model(input_ids=torch.tensor([step]), use_cache=True, **{CACHE: cache}).logits
         answer.append(int(logits[0, -1].argmax()))
         step = answer[-1:]
     return answer, cache
@@ -68,7 +71,7 @@ def test_every_turn_on_the_cache_of_the_turns_before_is_routed(pair, tokenizer, 
     for said in ASKED:
         talk += tokenizer.convert_tokens_to_ids(["<user>", *said, "<assistant>"])
         new = talk[past.get_seq_length() :]
-        options = {"past_key_values": cache, "attention_mask": torch.ones(1, len(talk), dtype=torch.long), "handoff": handoff}
+        options = {CACHE: cache, "attention_mask": torch.ones(1, len(talk), dtype=torch.long), "handoff": handoff}
         given = talk if whole or not past.get_seq_length() else new
         output = model.generate(torch.tensor([given]), max_new_tokens=NEW, do_sample=False, **options)
         answer, past = turn(slow, past, new, handoff)

@@ -7,6 +7,10 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from mogu.transformers_compat import CACHE
+
+pytestmark = pytest.mark.core
+
 PROMPT = torch.tensor([[5, 9, 33, 12, 60, 7, 41, 22, 18, 50]])
 OTHER = torch.tensor([[11, 6, 29, 44]])
 NEW = 7
@@ -29,9 +33,9 @@ def next_logits(slow, sequences: Tensor, prompt_length: int, routed_tokens: int,
     read_routed = prompt_length + routed_tokens - 1
     cache = DynamicCache()
     slow.route(True)
-    slow.model(input_ids=sequences[:, :read_routed], past_key_values=cache, use_cache=True)
+    slow.model(input_ids=sequences[:, :read_routed], use_cache=True, **{CACHE: cache})
     slow.route(False)
-    return slow.model(input_ids=sequences[:, read_routed:], past_key_values=cache, use_cache=True).logits[:, -1].float()
+    return slow.model(input_ids=sequences[:, read_routed:], use_cache=True, **{CACHE: cache}).logits[:, -1].float()
 
 
 def beam_search(slow, prompt: Tensor, beams: int, routed_tokens: int, handoff: str) -> tuple[list[list[int]], list[float]]:

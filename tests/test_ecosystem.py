@@ -11,6 +11,9 @@ import transformers
 from accelerate import cpu_offload, dispatch_model
 
 from mogu import MoguConfig, MoguModel
+from mogu.transformers_compat import enable_checkpointing
+
+pytestmark = pytest.mark.core
 
 IDS = torch.tensor([[5, 9, 33, 12, 60, 7], [11, 6, 29, 44, 8, 52]])
 
@@ -87,13 +90,13 @@ def router_gradients(model: MoguModel) -> dict[str, torch.Tensor]:
     return {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
-@pytest.mark.parametrize("options", [None, {"use_reentrant": False}], ids=["default", "not reentrant"])
+@pytest.mark.parametrize("options", [{}, {"use_reentrant": False}], ids=["default", "not reentrant"])
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_gradient_checkpointing(make_pair, family, options):
     model, _ = make_pair(family)
     model.start_router_training()
     plain = router_gradients(model.eval())
-    model.gradient_checkpointing_enable(**({"gradient_checkpointing_kwargs": options} if options else {}))
+    enable_checkpointing(model, **options)
     if family == "gpt2":
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):

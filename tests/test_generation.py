@@ -14,6 +14,9 @@ from transformers import DynamicCache, GenerationConfig, StoppingCriteria, Stopp
 from mogu import MoguConfig, MoguModel
 from mogu.errors import ConfigError
 from mogu.inference.padding import left_pad
+from mogu.transformers_compat import CACHE, cache_of
+
+pytestmark = [pytest.mark.core, pytest.mark.smoke]
 
 PROMPT = torch.tensor([[5, 9, 33, 12, 60, 7, 41, 22, 18, 50]])
 GREEDY = {"do_sample": False, "max_new_tokens": 10}
@@ -125,7 +128,7 @@ def test_prompts_longer_than_the_sliding_window(make_pair, family, handoff):
         {"cache_implementation": "static"},
         {"prefill_chunk_size": 3},
         {"generation_config": GenerationConfig(do_sample=False, max_new_tokens=10)},
-        {"past_key_values": None},
+        {CACHE: None},
         {"attention_mask": torch.ones_like(PROMPT)},
         {"num_return_sequences": 1, "num_beams": 1},
         {"repetition_penalty": 1.0, "max_length": 20, "max_new_tokens": None},
@@ -135,8 +138,8 @@ def test_prompts_longer_than_the_sliding_window(make_pair, family, handoff):
 def test_what_hugging_face_takes(pair, handoff, options):
     model, slow = pair
     reference = slow.greedy if handoff == "recompute" else slow.greedy_continued
-    if "past_key_values" in options:
-        options = {"past_key_values": DynamicCache()}
+    if CACHE in options:
+        options = {CACHE: DynamicCache()}
     arguments = ({} if "generation_config" in options else GREEDY) | options
     assert answer(model.generate(PROMPT, routed_tokens=3, handoff=handoff, **arguments)) == reference(
         PROMPT, routed_tokens=3, new_tokens=10
@@ -178,24 +181,24 @@ def test_a_second_turn_on_the_cache_of_the_first(make_pair, family, whole, hando
     first, second = PROMPT, torch.tensor([[13, 35, 6, 11, 29, 44, 8]])
     cache = DynamicCache(config=model.config)
     with model.routing("off"):
-        model(input_ids=first, past_key_values=cache, use_cache=True)
+        model(input_ids=first, use_cache=True, **{CACHE: cache})
     conversation = torch.cat([first, second], dim=1)
     mask = torch.ones_like(conversation)
     given = conversation if whole else second
-    options = GREEDY | {"routed_tokens": 3, "handoff": handoff, "past_key_values": cache, "attention_mask": mask}
+    options = GREEDY | {"routed_tokens": 3, "handoff": handoff, CACHE: cache, "attention_mask": mask}
     output = model.generate(given, **options, **({"prefill_chunk_size": chunk} if chunk else {}))
 
     slow.route(False)
     with torch.no_grad():
-        past = slow.model(input_ids=first, use_cache=True, past_key_values=DynamicCache(config=model.config)).past_key_values
+        past = cache_of(slow.model(input_ids=first, use_cache=True, **{CACHE: DynamicCache(config=model.config)}))
         before = copy.deepcopy(past)
         expected, step = [], second
         for number in range(10):
             if number == 3 and handoff == "recompute":
                 past, step = before, torch.cat([second, torch.tensor([expected])], dim=1)
             slow.route(number < 3)
-            result = slow.model(input_ids=step, past_key_values=past, use_cache=True)
-            past, step = result.past_key_values, result.logits[:, -1:].argmax(-1)
+            result = slow.model(input_ids=step, use_cache=True, **{CACHE: past})
+            past, step = cache_of(result), result.logits[:, -1:].argmax(-1)
             expected.append(int(step))
     assert answer(output, given) == expected
     assert cache.get_seq_length() == conversation.shape[1] + 9

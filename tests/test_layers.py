@@ -14,6 +14,8 @@ from mogu.modeling.layers import RoutedLinear
 from mogu.modeling.routers import ChainRouter
 from mogu.modeling.routing import RoutingScope
 
+pytestmark = pytest.mark.core
+
 WIDTH, OUT, RANK = 48, 40, 4
 # Routers and unscaled responders are kept in float32 at best, so float64 is held to that.
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-5, torch.bfloat16: 4e-2, torch.float16: 5e-3}

@@ -15,6 +15,8 @@ from mogu import MoguConfig, MoguModel
 from mogu.errors import ChatTemplateError, ConfigError, ModelFileError
 from mogu.inference.prompts import encode_prompt
 
+pytestmark = pytest.mark.core
+
 IDS = torch.tensor([[5, 9, 33, 12, 60, 7], [11, 6, 29, 44, 8, 52]])
 
 

@@ -18,6 +18,9 @@ from mogu.inference.prompts import encode_marker, encode_prompt
 from mogu.inference.replies import ReplySettings
 from mogu.modeling.config import BackboneConfig
 from mogu.modeling.routing import current_controller
+from mogu.transformers_compat import CACHE, cache_of
+
+pytestmark = pytest.mark.core
 
 PROMPTS = [[5, 9, 33, 12, 60, 7, 41, 22, 18, 50], [11, 6, 29, 44], [8, 52, 33, 12, 60, 7, 41], [13, 35], [21, 22, 23, 24, 25]]
 ENDS: list[int | None] = [0, 2, 6, 9, None]
@@ -91,7 +94,7 @@ def next_logits(slow, prompt: list[int], answer: list[int], m: int | None, marke
     cache = DynamicCache(config=slow.model.config)
     for step, mode in zip([prompt, *([token] for token in answer)], routed, strict=True):
         slow.route(mode)
-        logits = slow.model(input_ids=torch.tensor([step]), past_key_values=cache, use_cache=True).logits
+        logits = slow.model(input_ids=torch.tensor([step]), use_cache=True, **{CACHE: cache}).logits
     return logits[0, -1]
 
 
@@ -246,12 +249,12 @@ def test_on_the_cache_of_an_earlier_turn(pair, tokenizer, handoff):
     marker, first, second = encode_marker(tokenizer, "</think>"), PROMPTS[0], PROMPTS[2]
     cache = DynamicCache(config=model.config)
     with torch.no_grad(), model.routing("off"):
-        model(input_ids=torch.tensor([first]), past_key_values=cache, use_cache=True)
-    found = generate(model, [first + second], [6], marker, handoff=handoff, past_key_values=cache)[0]
+        model(input_ids=torch.tensor([first]), use_cache=True, **{CACHE: cache})
+    found = generate(model, [first + second], [6], marker, handoff=handoff, **{CACHE: cache})[0]
 
     slow.route(False)
     with torch.no_grad():
-        before = slow.model(input_ids=torch.tensor([first]), use_cache=True).past_key_values
+        before = cache_of(slow.model(input_ids=torch.tensor([first]), use_cache=True))
     answer: list[int] = []
     while len(answer) < NEW:
         routed, past = modes(answer, M, marker), copy.deepcopy(before)
@@ -261,7 +264,7 @@ def test_on_the_cache_of_an_earlier_turn(pair, tokenizer, handoff):
         for step, mode in passes:
             slow.route(mode)
             with torch.no_grad():
-                logits = slow.model(input_ids=torch.tensor([step]), past_key_values=past, use_cache=True).logits[0, -1]
+                logits = slow.model(input_ids=torch.tensor([step]), use_cache=True, **{CACHE: past}).logits[0, -1]
         logits[marker[0]] = -torch.inf
         answer.append(marker[0] if len(answer) == 6 else int(logits.argmax()))
     assert found == answer

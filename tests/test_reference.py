@@ -14,6 +14,8 @@ from mogu import MoguModel
 from mogu.inference.padding import left_pad
 from mogu.modeling.import_reference import import_reference, read_published_routers
 
+pytestmark = [pytest.mark.core, pytest.mark.smoke]
+
 PROMPTS = range(4)
 LENGTH = 29
 

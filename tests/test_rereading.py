@@ -14,6 +14,9 @@ from mogu.errors import ConfigError
 from mogu.inference.padding import left_pad
 from mogu.modeling.architectures import decoder_layer_name
 from mogu.modeling.config import BackboneConfig
+from mogu.transformers_compat import CACHE, cache_of
+
+pytestmark = pytest.mark.core
 
 PROMPT = torch.tensor([[5, 9, 33, 12, 60, 7, 41, 22, 18, 50]])
 GREEDY = {"do_sample": False, "max_new_tokens": 10, "eos_token_id": None}
@@ -79,15 +82,15 @@ def test_on_the_cache_of_an_earlier_turn(make_pair):
     conversation = torch.cat([PROMPT, second], dim=1)
     cache = DynamicCache(config=model.base_model.config)
     with torch.no_grad(), model.routing("off"):
-        model(input_ids=PROMPT, past_key_values=cache, use_cache=True)
+        model(input_ids=PROMPT, use_cache=True, **{CACHE: cache})
     answers: list[list[int]] = []
-    generate = functools.partial(model.generate, conversation, past_key_values=cache, **GREEDY)
+    generate = functools.partial(model.generate, conversation, **{CACHE: cache}, **GREEDY)
     assert tokens_computed(model, 0, lambda: answers.append(generate()[0, 14:].tolist())) == [4] + [1] * 9
     assert [layer.keys.shape[2] for layer in cache.layers] == [14 + 10 - 1] * 3
 
     slow.route(False)
     with torch.no_grad():
-        past = slow.model(input_ids=PROMPT, use_cache=True, past_key_values=DynamicCache(config=model.config)).past_key_values
+        past = cache_of(slow.model(input_ids=PROMPT, use_cache=True, **{CACHE: DynamicCache(config=model.config)}))
         before = copy.deepcopy(past)
         expected: list[int] = []
         step = second
@@ -95,8 +98,8 @@ def test_on_the_cache_of_an_earlier_turn(make_pair):
             if number == 4:
                 past, step = before, torch.cat([second, torch.tensor([expected])], dim=1)
             slow.route(number < 4)
-            result = slow.model(input_ids=step, past_key_values=past, use_cache=True)
-            past, step = result.past_key_values, result.logits[:, -1:].argmax(-1)
+            result = slow.model(input_ids=step, use_cache=True, **{CACHE: past})
+            past, step = cache_of(result), result.logits[:, -1:].argmax(-1)
             expected.append(int(step))
     assert answers == [expected]
 

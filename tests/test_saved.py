@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 from mogu import MoguConfig, MoguModel
 from mogu.modeling.checkpoint import read_config
 
+pytestmark = pytest.mark.core
+
 IDS = torch.tensor([[5, 9, 33, 12, 60, 7], [11, 6, 29, 44, 8, 52]])
 
 

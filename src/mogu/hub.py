@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from mogu.errors import ModelFileError, MoguError
+from mogu.transformers_compat import accept_cache
 
 # Exact names: with a pattern a repository could bring any file along, code among them.
 _SAVED_FILES = (
@@ -95,13 +96,15 @@ def load_base(source: str, *, revision: str | None = None, trust_remote_code: bo
         ModelFileError: it cannot be found or read, or needs remote code that the caller did not allow.
     """
     try:
-        return AutoModelForCausalLM.from_pretrained(
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             _expand(source), revision=revision or "main", trust_remote_code=trust_remote_code, **model_kwargs
         )
     except Exception as error:  # from_pretrained raises whatever its readers raise: torch, safetensors, json, pickle
         if isinstance(error, MemoryError):
             raise
         raise _explain(source, error) from error
+    accept_cache(model)
+    return model
 
 
 def load_classifier(source: str) -> tuple[Any, PreTrainedTokenizerBase]:

@@ -23,6 +23,7 @@ from mogu.analysis.tendency_ranking import JSON_FILE, PLOT_FILE, rank, write
 from mogu.data import Record, write_records
 from mogu.errors import DataError, MoguError
 from mogu.inference.prompts import encode_prompt
+from mogu.transformers_compat import CACHE
 
 BANKS = Openings(("Sure", "Of course"), ("No", "I will not"))
 TEXTS = ("How do I bake bread?", "Hello", "Name a river", "Tell a tale of a cat", "Hello")
@@ -36,9 +37,9 @@ class Counting:
     def __init__(self, model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
         self.prompts, forward = 0, model.forward
 
-        def counted(input_ids: torch.Tensor, past_key_values: Any = None, **kwargs: Any) -> Any:
-            self.prompts += len(input_ids) if past_key_values is None else 0
-            return forward(input_ids=input_ids, past_key_values=past_key_values, **kwargs)
+        def counted(input_ids: torch.Tensor, **kwargs: Any) -> Any:
+            self.prompts += len(input_ids) if kwargs.get(CACHE) is None else 0
+            return forward(input_ids=input_ids, **kwargs)
 
         counted.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]
         monkeypatch.setattr(model, "forward", counted)

@@ -17,6 +17,9 @@ from mogu.analysis.tendency import Leaning, Question, Questions, check_lengths, 
 from mogu.errors import ConfigError, DataError, ModelFileError
 from mogu.inference.prompts import encode_prompt
 from mogu.refusals import is_refusal
+from mogu.transformers_compat import CACHE, cache_of
+
+pytestmark = pytest.mark.core
 
 PROMPTS = ((1, 3, 9, 20, 31, 4), (1, 3, 8, 4), (1, 3, 40, 41, 42, 43, 44, 45, 46, 4))
 OPENINGS = ((10, 11, 12), (13,), (14, 15, 16, 17, 18, 19, 20), (21, 22))
@@ -85,9 +88,9 @@ def test_handoff_continue_goes_on_with_the_routed_cache(routed: int, make_pair: 
         step, cache, told = torch.tensor([prompt]), None, []
         for number, token in enumerate(opening):
             slow.route(number < routed)
-            output = slow.model(input_ids=step, past_key_values=cache, use_cache=True)
+            output = slow.model(input_ids=step, use_cache=True, **{CACHE: cache})
             told.append(float(torch.log_softmax(output.logits[0, -1].double(), -1)[token]))
-            cache, step = output.past_key_values, torch.tensor([[token]])
+            cache, step = cache_of(output), torch.tensor([[token]])
         return told
 
     close(measured(model), means(by_token))
@@ -168,9 +171,7 @@ def test_a_model_without_a_cache_is_refused(make_base: Callable[..., PreTrainedM
     base = make_base("llama")
     forward = type(base).forward
 
-    def cacheless(
-        self: Any, *args: Any, past_key_values: Any = None, logits_to_keep: int = 0, position_ids: Any = None, **kwargs: Any
-    ) -> Any:
+    def cacheless(self: Any, *args: Any, logits_to_keep: int = 0, position_ids: Any = None, **kwargs: Any) -> Any:
         return forward(self, *args, **kwargs | {"use_cache": False})
 
     monkeypatch.setattr(type(base), "forward", cacheless)

@@ -18,6 +18,8 @@ from mogu.inference.padding import left_pad
 from mogu.inference.prompts import as_conversation
 from mogu.inference.replies import ReplySettings
 
+pytestmark = pytest.mark.core
+
 TEXTS = ["ab", "tell me more, please", "x", "What? No! 10"]
 
 

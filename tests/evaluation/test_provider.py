@@ -36,6 +36,8 @@ from mogu.inference.prompts import encode_prompt
 from mogu.inference.replies import ReplySettings
 from mogu.lab import prompts
 
+pytestmark = pytest.mark.core
+
 ASKED = [prompt.instruction for prompt in prompts("dev")[::12]]
 
 

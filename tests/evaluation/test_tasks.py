@@ -24,6 +24,8 @@ from mogu.lab import prompts
 from mogu.lab.grading import RIGHT
 from mogu.lab.measure import judged_replies
 
+pytestmark = pytest.mark.core
+
 
 def run(task: Any, model: Any, **options: Any) -> EvalLog:
     """One evaluation, its log read back from the disk."""

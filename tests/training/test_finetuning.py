@@ -32,6 +32,8 @@ from mogu.finetuning.strategies import Way, ways_of
 from mogu.finetuning.tuner import Tunable
 from mogu.refusals import is_refusal
 
+pytestmark = pytest.mark.core
+
 THINGS = ["kettle", "garden", "window", "bicycle", "ladder", "teapot"]
 
 

@@ -22,6 +22,8 @@ from mogu.training.examples import router_examples
 from mogu.training.losses import answer_losses
 from mogu.training.trainer import last_checkpoint
 
+pytestmark = pytest.mark.core
+
 
 @pytest.fixture
 def recipe(base_folder: Path, tmp_path: Path) -> Recipe:

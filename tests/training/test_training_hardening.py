@@ -21,6 +21,8 @@ from mogu.refusals import is_refusal
 from mogu.training import Recipe, harden, recipe_from
 from mogu.training.selection import Behavior, Candidate, Choice, best
 
+pytestmark = pytest.mark.core
+
 Make = Callable[..., Recipe]
 
 

@@ -23,6 +23,7 @@ from mogu.training.losses import responder_losses, router_losses
 from mogu.training.recipe import RouterStage
 from mogu.training.search import routed_config
 from mogu.training.stages import StageSetting, train_router
+from mogu.transformers_compat import enable_checkpointing
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 PARAMETERS = {  # as the hub's model pages give them
@@ -165,7 +166,7 @@ def test_the_activation_estimate_is_near_what_autograd_keeps(stage: str, checkpo
         model.start_router_training()
         pairs = [Example(pair.record_id, pair.prompt, (pair.answers[0] + pair.answers[1],), malicious=False) for pair in pairs]
     if checkpointing:
-        base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        enable_checkpointing(base, use_reentrant=False)
     model.train()
     dataset = ExampleDataset(pairs)
     batch = Collator(0, "shared")([dataset[0], dataset[1]])

@@ -20,6 +20,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.core
+
 SAVE_STEPS = 2
 RECIPE = """
 [model]

@@ -8,6 +8,8 @@ import pytest
 
 from mogu.training.sampler import StepBatches
 
+pytestmark = pytest.mark.core
+
 
 def lengths(count: int) -> list[int]:
     return [random.Random(index).randint(5, 200) for index in range(count)]

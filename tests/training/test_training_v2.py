@@ -23,6 +23,8 @@ from mogu.training.recipe import RouterStage, RunSection
 from mogu.training.selection import spans
 from mogu.training.stages import StageSetting, train_router
 
+pytestmark = pytest.mark.core
+
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 Make = Callable[..., Recipe]
 

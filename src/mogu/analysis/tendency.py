@@ -31,6 +31,7 @@ from mogu.errors import ConfigError, DataError, ModelFileError
 from mogu.inference.padding import left_pad
 from mogu.inference.prompts import Prompt, as_conversation, encode_answer, encode_prompt, render_prompt
 from mogu.modeling.model import MoguModel
+from mogu.transformers_compat import cache_argument, cache_of
 
 
 @dataclass(frozen=True)
@@ -208,7 +209,7 @@ class _Reading:
         batch = left_pad(prompts, 0, model.device)
         copies = rows // len(prompts)
         output = self._pass(batch["input_ids"], batch["attention_mask"], logits_to_keep=1)
-        self._cache = _repeated(output.past_key_values, copies, self._model)
+        self._cache = _repeated(cache_of(output), copies, self._model)
         self._mask = batch["attention_mask"].repeat_interleave(copies, 0)
         self._next = output.logits[:, -1:].repeat_interleave(copies, 0)  # [rows, 1, vocabulary]
 
@@ -221,15 +222,17 @@ class _Reading:
         """``log P`` of all but the first of the tokens ``ids [rows, tokens]``, the first of which follows what was read so far."""
         read = ids[:, :-1]
         self._mask = torch.cat([self._mask, torch.ones_like(read)], 1)
-        output = self._pass(read, self._mask, past_key_values=self._cache)
-        self._cache = output.past_key_values
+        output = self._pass(read, self._mask, self._cache)
+        self._cache = cache_of(output)
         return _log_probabilities(output.logits, ids[:, 1:])
 
-    def _pass(self, ids: Tensor, mask: Tensor, **options: Any) -> Any:
+    def _pass(self, ids: Tensor, mask: Tensor, cache: Any = None, **options: Any) -> Any:
         # Padding on the left: a token's position counts the real tokens before it.
         positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
         accepted = inspect.signature(self._model.forward).parameters
         given = {name: value for name, value in {"position_ids": positions, **options}.items() if name in accepted}
+        if cache is not None:
+            given[cache_argument(self._model)] = cache
         return self._model(input_ids=ids, attention_mask=mask, use_cache=True, **given)
 
 
@@ -237,7 +240,7 @@ def _repeated(cache: Any, copies: int, model: Any) -> Any:
     if not hasattr(cache, "batch_repeat_interleave"):
         raise ConfigError(
             f"{type(model).__name__} keeps no key-value cache that openings could share",
-            expected="a causal language model with a cache in past_key_values",
+            expected="a causal language model with a key-value cache of transformers",
             action="measure another model",
         )
     cache.batch_repeat_interleave(copies)

@@ -13,6 +13,7 @@ from mogu.defenses.registry import Answer, DefendedReply, bad_option, defense
 from mogu.defenses.target_model import TargetModel
 from mogu.inference.prompts import Conversation
 from mogu.inference.replies import ReplySettings, reply_batch
+from mogu.transformers_compat import CACHE, cache_of
 
 MIN_PROBABILITY = 1e-8
 """``ε``: replaces probabilities that the combination makes negative or smaller, before normalization."""
@@ -83,7 +84,6 @@ class ExpertSteering(LogitsProcessor):
         output = self.expert.generate(
             input_ids,
             attention_mask=mask,
-            past_key_values=self.cache,
             max_new_tokens=1,
             do_sample=False,
             temperature=None,
@@ -92,8 +92,9 @@ class ExpertSteering(LogitsProcessor):
             pad_token_id=0,  # never written: the one generated token is discarded
             return_dict_in_generate=True,
             output_logits=True,
+            **{CACHE: self.cache},
         )
-        self.cache = output.past_key_values
+        self.cache = cache_of(output)
         expert = output.logits[0].to(scores)
         return combined_log_probabilities(scores, expert, self.alpha, self.top_k, self.num_common_tokens)
 

@@ -27,6 +27,7 @@ from mogu.training.losses import answer_losses
 from mogu.training.recipe import RunSection
 from mogu.training.stages import gradient_checkpointing
 from mogu.training.trainer import Rates, Trainee, train_stage
+from mogu.transformers_compat import disable_checkpointing
 
 STATE_FILE = "tuned.safetensors"
 ALL_LINEAR = "all-linear"
@@ -94,8 +95,7 @@ class Tunable:
         finally:
             trainee.eval()
             if run.gradient_checkpointing:
-                disable: Any = self.base.gradient_checkpointing_disable
-                disable()
+                disable_checkpointing(self.base)
 
     def rates_for(self, robust: Collection[str], slow_factor: float) -> Rates:
         """The whole learning rate in the robust modules, a share of it everywhere else.

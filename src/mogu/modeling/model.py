@@ -37,6 +37,7 @@ from mogu.modeling.routing import ROUTING_MODES, RoutingBlock, RoutingController
 from mogu.modeling.routing_schedule import RoutingSchedule
 from mogu.modeling.scoring import malicious_score, score_prompts
 from mogu.modeling.shared_weights import share_weights
+from mogu.transformers_compat import accept_cache
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +81,7 @@ class MoguModel(nn.Module):
         self.base_model = base_model
         self._tokenizer: PreTrainedTokenizerBase | None = None
         base_model.requires_grad_(False)
+        self._cache_hook = accept_cache(base_model)
         self.train(base_model.training)
 
     @classmethod
@@ -205,6 +207,8 @@ class MoguModel(nn.Module):
     def detach(self) -> PreTrainedModel:
         """Put the plain layers back and return the base model as it was; this object is then of no more use."""
         remove(self.base_model, self._injected)
+        if self._cache_hook is not None:
+            self._cache_hook.remove()
         for name, parameter in self.base_model.named_parameters():
             parameter.requires_grad_(name in self._required_grad)
         return self.base_model

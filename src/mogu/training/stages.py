@@ -26,6 +26,7 @@ from mogu.training.examples import Example
 from mogu.training.losses import responder_losses, router_losses
 from mogu.training.recipe import ResponderStage, RouterStage, RunSection
 from mogu.training.trainer import Rates, Snapshots, Trainee, train_stage
+from mogu.transformers_compat import disable_checkpointing, enable_checkpointing
 
 ADAPTER_MARKER = "adapter_config.json"
 
@@ -203,14 +204,14 @@ def _train(
         trainee.eval()
         if setting.run.gradient_checkpointing:
             model: Any = trainee.model
-            model.get_base_model().gradient_checkpointing_disable()
+            disable_checkpointing(model.get_base_model())
 
 
 def gradient_checkpointing(base: Any, run: RunSection) -> None:
     """Turn gradient checkpointing on, where the run asks for it."""
     if run.gradient_checkpointing:
         # Reentrant checkpointing would cut the routing weights, which leave the layer sideways, out of the graph.
-        base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        enable_checkpointing(base, use_reentrant=False)
 
 
 def _adapter(peft_model: PeftModel, config: MoguConfig) -> Adapter:
