@@ -13,9 +13,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mogu.data import opened
 from mogu.errors import ConfigError, ModelFileError
-from mogu.hub import fetch_model_folder, load_base, load_tokenizer
 from mogu.inference.prompts import Conversation, encode_prompt
-from mogu.modeling.checkpoint import CONFIG_FILE
+from mogu.modeling.loading import load_model
 from mogu.modeling.model import MoguModel
 from mogu.modeling.shared_weights import share_weights
 
@@ -31,7 +30,7 @@ class TargetModel:
         tokenizer: its tokenizer.
         mogu: the hardened model, over the weights of ``base`` (:func:`~mogu.modeling.shared_weights.share_weights`), if there is one.
         baselines: folder of trained baselines: the PEFT adapters ``sft/`` and ``expert/``, and ``detector.json``.
-        system_prompt: the system prompt the model was hardened with; added to conversations that have none.
+        system_prompt: added to conversations that have none, unless the chat template of ``tokenizer`` writes it already.
     """
 
     def __init__(
@@ -66,28 +65,25 @@ class TargetModel:
             path: folder or hub id of a saved MoGU model or of a base model.
             base_model: where to load the base of a saved MoGU model from, if it has moved since training.
             baselines: folder of trained baselines.
-            chat_template: a Jinja file that replaces the tokenizer's chat template.
-            system_prompt: added to conversations that have none.
+            chat_template: a Jinja file to use instead of the trained chat template.
+            system_prompt: to use instead of the trained one, for conversations that have none.
             trust_remote_code: whether code from the base model's repository may run.
             model_kwargs: passed to ``AutoModelForCausalLM.from_pretrained``.
 
         Raises:
-            ModelFileError: a file is missing or cannot be read.
+            MoguError: a file is missing or cannot be read, or the tokenizer is not the one of training.
         """
-        hardened = (fetch_model_folder(str(path), marker=CONFIG_FILE) / CONFIG_FILE).is_file()
-        mogu = None
-        if hardened:
-            mogu = MoguModel.from_pretrained(path, base_model=base_model, trust_remote_code=trust_remote_code, **model_kwargs)
-            base = mogu.plain_base_model()
-            source = base_model or mogu.mogu_config.base_model or ""
-        else:
-            source = str(path)
-            base = load_base(source, trust_remote_code=trust_remote_code, **model_kwargs)
-        tokenizer = load_tokenizer(source, chat_template=chat_template, trust_remote_code=trust_remote_code)
-        if mogu is not None:
-            mogu.tokenizer = tokenizer
-            mogu.train(False)
-        return cls(base, tokenizer, mogu=mogu, baselines=baselines, system_prompt=system_prompt)
+        loaded = load_model(
+            path,
+            base_model=base_model,
+            chat_template=chat_template,
+            system_prompt=system_prompt,
+            trust_remote_code=trust_remote_code,
+            **model_kwargs,
+        )
+        base = loaded.mogu.plain_base_model() if loaded.mogu is not None else loaded.model
+        assert isinstance(base, PreTrainedModel)
+        return cls(base, loaded.tokenizer, mogu=loaded.mogu, baselines=baselines)  # the tokenizer writes the system prompt
 
     def with_system_prompt(self, conversation: Conversation) -> list[dict[str, str]]:
         """Return the conversation with the system prompt in front, unless it has one of its own."""
