@@ -10,7 +10,7 @@ LATEST_BIN := $(LATEST_VENV)/bin
 LATEST_TORCH ?= torch
 LATEST_TESTS ?= core
 
-.PHONY: demo test test-latest test-vllm bench bench-vllm lint clean
+.PHONY: demo test test-latest test-vllm test-wheel bench bench-vllm lint docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/mogu demo
@@ -29,10 +29,19 @@ test-latest: $(LATEST_BIN)/python
 test-vllm: $(VLLM_VENV)/.installed
 	$(VLLM_BIN)/python -m pytest tests/serving
 
+# Installs the wheel and all it depends on into an empty environment, and runs the README's commands there.
+test-wheel: $(VENV)/.installed-dev
+	MOGU_EMPTY_ENVIRONMENT=1 $(BIN)/python -m pytest tests/test_wheel.py
+
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Writes what is taken from the source, then builds the site into site/.
+docs: $(VENV)/.installed-docs
+	$(BIN)/python docs/generate.py
+	$(BIN)/mkdocs build --strict
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks
@@ -41,7 +50,7 @@ bench-vllm: $(VLLM_VENV)/.installed
 	$(VLLM_BIN)/python -m benchmarks.serving
 
 clean:
-	rm -rf $(VENV) $(VLLM_VENV) $(LATEST_VENV) .mypy_cache .ruff_cache .pytest_cache bench-results demo
+	rm -rf $(VENV) $(VLLM_VENV) $(LATEST_VENV) .mypy_cache .ruff_cache .pytest_cache bench-results demo site
 
 # pip's own choice of PyTorch is the newest build, CUDA and all; constraints.txt pins the versions that CI ran with.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -51,6 +60,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed-dev
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[docs]'
 	touch $@
 
 $(LATEST_BIN)/python:

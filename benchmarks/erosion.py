@@ -71,7 +71,7 @@ def estimates(folder: Path, seeds: int) -> dict[str, Any]:
 
 
 def markdown(found: dict[str, Any]) -> str:
-    """The tables of docs/finetuning.md."""
+    """The tables of docs/results/finetuning.md."""
     lines = ["| on the test splits, % | " + " | ".join(MEASURES.values()) + " | chosen on dev |", "|---" * (len(MEASURES) + 2) + "|"]
     for arm, row in found["arms"].items():
         lines.append(f"| {ARMS[arm]} | " + " | ".join(_percent(row[name]) for name in MEASURES) + f" | {found['chosen'][arm]} |")

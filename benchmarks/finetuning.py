@@ -41,7 +41,7 @@ from mogu.modeling.architectures import find_linear_layers
 from mogu.training import harden
 
 TUNE: dict[str, Any] = {"method": "full", "learning_rate": 2e-4, "epochs": 24, "batch_size": 16}
-"""Found on dev: docs/finetuning.md says how."""
+"""Found on dev: docs/results/finetuning.md says how."""
 
 SAFETY: dict[str, dict[str, Any]] = {
     "plain": {"method": "none"},

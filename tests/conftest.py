@@ -10,13 +10,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from mogu import MoguConfig, MoguModel
 from mogu.hub import load_base
 from mogu.modeling.adapter_files import Adapter
-from mogu.transformers_compat import CACHE, cache_of
+from tests.reference import SlowRouted
 
 torch.set_num_threads(1)  # these models are so small that threads cost more than they bring
 
@@ -198,88 +198,6 @@ def make_base(baichuan_folder: Path) -> Callable[..., PreTrainedModel]:
         return model.to(dtype).eval()
 
     return make
-
-
-class SlowRoutedLinear(nn.Module):
-    """MoGU's formula written down term by term: the independent answer to ``RoutedLinear``."""
-
-    def __init__(self, base_layer: nn.Module, numbers: SimpleNamespace) -> None:
-        super().__init__()
-        self.base_layer, self.numbers, self.routed, self.dial = base_layer, numbers, True, 0.0
-        self.unwill_weight = self.glad_weight = torch.zeros(0)
-
-    def forward(self, x: Tensor) -> Tensor:
-        plain = self.base_layer(x)
-        if not self.routed:
-            return plain
-        n = self.numbers
-        alpha = 1 / (1 + torch.exp(-(x * n.v_unwill).sum(-1, keepdim=True) - n.c_unwill - self.dial))
-        beta = 1 / (1 + torch.exp(-(x * n.v_glad).sum(-1, keepdim=True) - n.c_glad + self.dial))
-        self.unwill_weight, self.glad_weight = alpha[..., 0], beta[..., 0]
-        unwill = plain + n.scaling * (x @ n.a_unwill.T @ n.b_unwill.T)
-        glad = plain + n.scaling * (x @ n.a_glad.T @ n.b_glad.T)
-        return alpha * unwill + beta * glad
-
-
-class SlowAdaptedLinear(nn.Module):
-    """The LoRA of an adapted backbone written down: the independent answer to ``AdaptedLinear``."""
-
-    def __init__(self, base_layer: nn.Module, numbers: SimpleNamespace) -> None:
-        super().__init__()
-        self.base_layer, self.numbers, self.routed = base_layer, numbers, True
-
-    @property
-    def weight(self) -> Tensor:
-        return self.base_layer.weight
-
-    def forward(self, x: Tensor) -> Tensor:
-        n = self.numbers
-        return self.base_layer(x) + n.scaling * (x @ n.a.T @ n.b.T) if self.routed else self.base_layer(x)
-
-
-class SlowRouted:
-    """A copy of a base model with slow layers in the place of its own, and decoding written out."""
-
-    def __init__(self, base: PreTrainedModel, numbers: dict[str, SimpleNamespace], backbone: dict[str, SimpleNamespace]) -> None:
-        self.model = copy.deepcopy(base)
-        self.adapted = [self._put(SlowAdaptedLinear, name, one) for name, one in backbone.items()]
-        self.layers = [self._put(SlowRoutedLinear, name, one) for name, one in numbers.items()]
-
-    def _put(self, kind: type[nn.Module], name: str, numbers: SimpleNamespace) -> nn.Module:
-        parent, _, attribute = name.rpartition(".")
-        layer = kind(self.model.get_submodule(name), numbers)
-        setattr(self.model.get_submodule(parent), attribute, layer)
-        return layer
-
-    def route(self, routed: bool) -> None:
-        for layer in [*self.layers, *self.adapted]:
-            layer.routed = routed
-
-    @torch.no_grad()
-    def logits(self, ids: Tensor, *, routed: bool = True) -> Tensor:
-        self.route(routed)
-        return self.model(input_ids=ids, use_cache=False).logits
-
-    def greedy(self, ids: Tensor, *, routed_tokens: int | None, new_tokens: int, eos: int | None = None) -> list[int]:
-        """Handoff ``recompute``, without any cache: each token from one pass over everything before it."""
-        answer: list[int] = []
-        while len(answer) < new_tokens and (not answer or answer[-1] != eos):
-            routed = routed_tokens == "all" or len(answer) < routed_tokens
-            sequence = torch.cat([ids, torch.tensor([answer], dtype=torch.long)], dim=1)
-            answer.append(int(self.logits(sequence, routed=routed)[0, -1].argmax()))
-        return answer
-
-    @torch.no_grad()
-    def greedy_continued(self, ids: Tensor, *, routed_tokens: int, new_tokens: int) -> list[int]:
-        """Handoff ``continue``: one cache, filled by routed passes first and by plain ones then."""
-        answer: list[int] = []
-        cache, step = None, ids
-        for number in range(new_tokens):
-            self.route(number < routed_tokens)
-            output = self.model(input_ids=step, use_cache=True, **{CACHE: cache})
-            cache, step = cache_of(output), output.logits[:, -1:].argmax(-1)
-            answer.append(int(step))
-        return answer
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import hashlib
 import json
 import threading
@@ -16,7 +17,10 @@ import torch
 from mogu import MoguConfig, MoguModel
 from mogu.errors import ModelFileError, MoguError
 from mogu.hub import fetch_model_folder
+from mogu.inference.prompts import render_prompt
 from mogu.modeling.config import BackboneConfig
+from mogu.modeling.loading import load_model
+from mogu.modeling.prompt_contract import record_prompt
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REPOSITORY = "somebody/safer-model"
@@ -102,6 +106,23 @@ def test_there_and_back(hub, make_pair, make_base):
     loaded = MoguModel.from_pretrained(REPOSITORY, base_model=make_base("llama", torch.float32))
     with torch.no_grad():
         torch.testing.assert_close(loaded(IDS).logits, model(IDS).logits, atol=1e-6, rtol=0)
+
+
+def test_a_model_from_the_hub_asks_what_it_was_trained_with(hub, make_pair, make_base, tokenizer, tmp_path):
+    base = tmp_path / "base"
+    make_base("llama", torch.float32).save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    model, _ = make_pair("llama", torch.float32)
+    trained = copy.copy(tokenizer)
+    trained.chat_template = "{% for message in messages %}[{{ message['role'] }}] {{ message['content'] }} {% endfor %}"
+    record_prompt(model.mogu_config, trained, "Be kind.")
+    model.push_to_hub(REPOSITORY, token="hf_none")
+    model.save_pretrained(tmp_path / "saved")
+    hub["training_report.json"] = b"{}"
+    for source in (REPOSITORY, str(tmp_path / "saved")):
+        loaded = load_model(source, base_model=str(base))
+        assert render_prompt(loaded.tokenizer, "hello") == "[system] Be kind. [user] hello "
+        assert torch.equal(loaded.mogu.score("hello"), load_model(tmp_path / "saved", base_model=str(base)).mogu.score("hello"))
 
 
 def test_a_repository_that_is_not_there(hub, make_base):

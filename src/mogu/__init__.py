@@ -8,7 +8,9 @@ from mogu.modeling.config import MoguConfig
 if TYPE_CHECKING:
     from mogu.modeling.model import MoguModel
 
-__all__ = ["MoguConfig", "MoguError", "MoguModel"]
+__all__ = ["MoguConfig", "MoguError", "MoguModel", "__version__"]
+
+__version__ = "0.1.0"  # the only place; pyproject.toml reads it here, and a test holds CITATION.cff to it
 
 
 def __getattr__(name: str) -> Any:

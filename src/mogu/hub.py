@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from mogu.errors import ModelFileError, MoguError
+from mogu.recipes import find_template
 from mogu.transformers_compat import accept_cache
 
 # Exact names: with a pattern a repository could bring any file along, code among them.
@@ -129,11 +130,12 @@ def load_tokenizer(source: str, *, chat_template: Path | None = None, trust_remo
 
     Args:
         source: folder or hub id.
-        chat_template: a Jinja file that takes the place of the tokenizer's own template.
+        chat_template: a Jinja file, or the name of a shipped template, that takes the place of the tokenizer's own.
         trust_remote_code: whether the tokenizer's own code may run.
 
     Raises:
         ModelFileError: there is no tokenizer, or the template file cannot be read.
+        ConfigError: there is no such template.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(_expand(source), trust_remote_code=trust_remote_code)
@@ -155,7 +157,7 @@ def read_template(file: Path) -> str:
         ModelFileError: the file cannot be read.
     """
     try:
-        return file.expanduser().read_text(encoding="utf-8")
+        return find_template(file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ModelFileError(
             f"The chat template {file} cannot be read: {error}", expected="a Jinja file in UTF-8", action="check the path"

@@ -24,6 +24,7 @@ from mogu.hub import load_base
 from mogu.lab import build_base
 from mogu.lab.demo import lab_data, lab_recipe
 from mogu.modeling.checkpoint import CONFIG_FILE
+from mogu.recipes import shipped_recipe
 from mogu.training import Plan, Recipe, harden, plan, read_recipe
 from mogu.training.inputs import recipe_tokenizer
 from mogu.training.recipe import override, recipe_from
@@ -66,7 +67,6 @@ class Reproduction:
         name: one of :data:`RECIPES`.
         out: folder of everything that is written.
         base: ``"hub"`` is the paper's model; ``"lab"`` is the lab's, with the lab's data: the same steps, in minutes.
-        recipes: the project's folder of recipes.
         seeds: seeds of the baselines' training.
         limit: prompts of each kind of each data set; ``None`` is all.
         shifts: how far MoGU's dial is turned, where it is measured beside its own setting.
@@ -78,7 +78,6 @@ class Reproduction:
     name: str
     out: Path
     base: Literal["hub", "lab"] = "hub"
-    recipes: Path = Path("recipes")
     seeds: int = 1
     limit: int | None = None
     shifts: tuple[float, ...] = Comparison.shifts
@@ -105,21 +104,14 @@ class Reproduction:
         """The recipe of the model, with this run's files.
 
         Raises:
-            ConfigError: there is no such model, or no recipe of it here.
+            ConfigError: there is no such model, or a setting cannot be used.
         """
         if self.name not in RECIPES:
             raise ConfigError(f"There is no reproduction {self.name!r}", expected=f"one of {', '.join(RECIPES)}", action="correct the name")
         if self.base == "lab":
             tree = lab_recipe(build_base(), self.out / "model").model_dump()
         else:
-            file = self.recipes / f"{RECIPES[self.name]}.toml"
-            if not file.is_file():
-                raise ConfigError(
-                    f"The recipe {file} is not here",
-                    expected="the folder recipes/ of the project",
-                    action="run it from a clone of the project, or name the folder with --recipes",
-                )
-            tree = read_recipe(file).model_dump()
+            tree = read_recipe(shipped_recipe(RECIPES[self.name]).path).model_dump()
         tree["run"]["output"], tree["data"] = self.out / "model", {"train": self.pairs, "dev": self.dev}
         for setting in self.settings:
             override(tree, setting)
@@ -264,7 +256,7 @@ def _planned(wanted: Reproduction, recipe: Recipe) -> Plan:
     """The plan of the training, from the model's shape alone and stand-ins for records that are still to be made."""
     with _stand_ins(wanted, recipe) as (train, dev):
         data = recipe.data.model_copy(update={"train": train, "dev": dev})
-        shape = wanted.recipes / "configs" / RECIPES[wanted.name]
+        shape = shipped_recipe(RECIPES[wanted.name]).shape
         model = recipe.model if wanted.base == "lab" else recipe.model.model_copy(update={"base": str(shape), "revision": None})
         found = plan(recipe.model_copy(update={"data": data, "model": model}))
     return replace(found, base_model=recipe.model.base)

@@ -145,7 +145,7 @@ def test_labels_that_nothing_separates_leave_no_choice(lab_base: Path, tmp_path:
         ({"top": 5}, ConfigError, "a number from 1 to 4"),
         ({"base_model": "somewhere"}, ConfigError, "is no saved MoGU model"),
         ({"model": "./nowhere"}, ModelFileError, "nowhere does not exist"),
-        ({"chat_template": Path("nowhere.jinja")}, ModelFileError, "nowhere.jinja cannot be read"),
+        ({"chat_template": Path("nowhere.jinja")}, ConfigError, "nowhere.jinja cannot be read"),
         ({"output_projection": "self_attn.nothing"}, MoguError, "self_attn.nothing"),
     ],
 )

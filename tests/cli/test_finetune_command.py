@@ -91,7 +91,7 @@ def test_a_dry_run_counts_and_writes_nothing(config: Path, mogu: Mogu, tmp_path:
         (("--shares", "2"), "safety.shares"),
         (("--set", "data.train=no-such.jsonl"), "There is no file no-such.jsonl"),
         (("--set", "run.max_length=16"), "longer than 16 tokens"),
-        (("--set", "tune.steps=3"), "docs/finetuning.md"),
+        (("--set", "tune.steps=3"), "docs/reference/recipes.md"),
     ],
 )
 def test_bad_input_ends_with_one_error(arguments: tuple[str, ...], words: str, config: Path, mogu: Mogu, tmp_path: Path) -> None:
@@ -104,9 +104,8 @@ def test_bad_input_ends_with_one_error(arguments: tuple[str, ...], words: str, c
 
 
 def test_the_recipe_that_comes_along_can_be_used(base: Path, mogu: Mogu, tmp_path: Path, config: Path) -> None:
-    recipe = Path(__file__).resolve().parents[2] / "recipes" / "finetuning" / "qwen2.5-7b-instruct.toml"
     settings = {"model.base": base, "data.train": tmp_path / "chats.jsonl", "safety.pairs": tmp_path / "pairs.jsonl"}
     given = [part for key, path in settings.items() for part in ("--set", f"{key}={json.dumps(str(path))}")]
-    code, out, _ = mogu(recipe, *given, "--dry-run", "--json")
+    code, out, _ = mogu("finetuning/qwen2.5-7b-instruct", *given, "--dry-run", "--json")
     assert code == 0
     assert [way["name"] for way in json.loads(out)["ways"]] == ["plain", *(f"data-mix, share {share}" for share in ("0.05", "0.1", "0.2"))]

@@ -74,7 +74,7 @@ def test_without_routing_the_base_model_replies(generate: Generate, model: MoguM
     ("arguments", "options"),
     [
         (["--dial", "3"], {}),
-        (["--routed-tokens", "all"], {"routed_tokens": None}),
+        (["--routed-tokens", "all"], {"routed_tokens": "all"}),
         (["--handoff", "continue"], {"handoff": "continue"}),
         (["--temperature", "2", "--seed", "5"], {"do_sample": True, "temperature": 2.0}),
         (["--answer-marker", "i"], {"answer_marker": "i"}),

@@ -16,6 +16,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from mogu import MoguModel
 from mogu.data import Record, write_records
+from mogu.recipes import shipped_recipe
 
 Mogu = Callable[..., tuple[int, str, str]]
 
@@ -95,7 +96,7 @@ def test_a_dry_run_trains_and_writes_nothing(config: Path, mogu: Mogu, tmp_path:
 
 
 def test_a_dry_run_of_seven_billion_parameters_takes_seconds(config: Path) -> None:
-    shape = Path(__file__).resolve().parents[2] / "recipes" / "configs" / "llama-2-7b-chat"
+    shape = shipped_recipe("llama-2-7b-chat").shape
     command = [sys.executable, "-m", "mogu", "train", str(config), "--dry-run", "--set", f"model.base={shape}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert "6,738,415,616" in done.stdout

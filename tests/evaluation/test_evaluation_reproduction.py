@@ -15,8 +15,6 @@ from mogu.lab.demo import lab_data
 from mogu.modeling.config import MoguConfig
 from mogu.reproduction import RECIPES, Reproduction, reproduce, steps
 
-RECIPE_FOLDER = Path(__file__).parents[2] / "recipes"
-
 
 def test_the_lab_goes_through_every_step(reproduced: Path) -> None:
     assert len(read_records(reproduced / "data" / "pairs.jsonl")) == len(lab_data()["train"]) == 600
@@ -57,7 +55,7 @@ def test_a_second_run_takes_everything_over(reproduced: Path, brief_training: tu
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_dry_run_lists_steps_and_costs_without_model_or_hub(name: str, tmp_path: Path) -> None:
-    found, plan = steps(Reproduction(name, tmp_path / "out", recipes=RECIPE_FOLDER, seeds=2))
+    found, plan = steps(Reproduction(name, tmp_path / "out", seeds=2))
     assert [step.name for step in found] == ["data", "glad", "unwill", "router", "baselines", "comparison", "report"]
     assert 6.5e9 < plan.base_parameters < 8e9
     # 270 malicious pairs, ten epochs, 8 or (Vicuna's) 16 a step; 540 records, 16 a step, once for each candidate.
@@ -98,11 +96,9 @@ def test_a_judge_rates_what_a_reproduction_measures(reproduced: Path, brief_trai
     assert {one.estimate.value for one in found.numbers if one.section == "judged"} == {1.0}
 
 
-def test_unknown_names_and_missing_recipes_are_explained(tmp_path: Path) -> None:
+def test_unknown_names_are_explained(tmp_path: Path) -> None:
     with pytest.raises(MoguError, match=r"no reproduction 'gpt-7'.*vicuna-7b"):
         steps(Reproduction("gpt-7", tmp_path))
-    with pytest.raises(MoguError, match="clone of the project"):
-        steps(Reproduction("dolphin", tmp_path, recipes=tmp_path))
 
 
 def test_advbench_is_split_into_what_is_trained_on_and_what_is_not(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +110,7 @@ def test_advbench_is_split_into_what_is_trained_on_and_what_is_not(shared: Path,
     (data / "alpaca.jsonl").write_bytes((shared / "data" / "alpaca_instructions.jsonl").read_bytes())
     monkeypatch.setenv("MOGU_DATA_DIR", str(data))
     monkeypatch.setattr(reproduction, "TRAINING_INSTRUCTIONS", 20)
-    wanted = Reproduction("dolphin", tmp_path / "out", recipes=RECIPE_FOLDER, settings=(f"model.base={build_base()}",))
+    wanted = Reproduction("dolphin", tmp_path / "out", settings=(f"model.base={build_base()}",))
     recipe = wanted.recipe()
     reproduction._build_data(wanted, recipe)
     trained = {record.instruction for file in (wanted.pairs, wanted.dev) for record in read_records(file) if record.label == "malicious"}

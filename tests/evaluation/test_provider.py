@@ -193,7 +193,7 @@ def generate_one(model: Any, prompt: Any, tools: list[ToolInfo] | None = None, *
         ({"dyal": 1.0}, ConfigError, "given dyal.*dial"),
         ({"batch_size": 0}, ConfigError, "batch_size is 0"),
         ({"dtype": "int8"}, ConfigError, "dtype is 'int8'"),
-        ({"chat_template": "/nowhere.jinja"}, ModelFileError, "nowhere.jinja"),
+        ({"chat_template": "/nowhere.jinja"}, ConfigError, "nowhere.jinja"),
     ],
 )
 def test_bad_options_are_explained(lab_mogu: Path, options: dict[str, Any], error: type[Exception], words: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from transformers import AutoTokenizer
 
 from mogu.finetuning import plan_tuning, read_finetune_recipe
 
-RECIPES = Path(__file__).resolve().parents[2] / "recipes"
+RECIPES = Path(str(files("mogu.recipes")))
 MODULES = {"llama-2-7b-chat": 7, "vicuna-7b": 7, "falcon-7b-instruct": 4, "qwen2.5-7b-instruct": 7}
 """Linear layers of a decoder layer: q, k, v, o, gate, up and down; Falcon's query_key_value, dense and the two of its feed-forward."""
 
@@ -22,8 +23,7 @@ def test_every_recipe_is_here() -> None:
 
 @pytest.mark.parametrize("name", MODULES)
 @pytest.mark.parametrize("safety", ["none", "data-mix", "ml-lr"])
-def test_it_is_planned(name: str, safety: str, base_folder: Path, record_files: tuple[Path, Path], tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.chdir(RECIPES.parent)
+def test_it_is_planned(name: str, safety: str, base_folder: Path, record_files: tuple[Path, Path], tmp_path: Path) -> None:
     base = tmp_path / "base"
     shutil.copytree(RECIPES / "configs" / name, base)
     AutoTokenizer.from_pretrained(base_folder).save_pretrained(base)  # of a tiny model: what is counted here is shapes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from mogu.training.search import routed_config
 from mogu.training.stages import StageSetting, train_router
 from mogu.transformers_compat import enable_checkpointing
 
-RECIPES = Path(__file__).resolve().parents[2] / "recipes"
+RECIPES = Path(str(files("mogu.recipes")))
 PARAMETERS = {  # as the hub's model pages give them
     "baichuan2-7b-chat": 7_505_973_248,
     "dolphin": 6_738_415_616,
@@ -38,13 +39,12 @@ PARAMETERS = {  # as the hub's model pages give them
 
 
 @pytest.fixture
-def dry(record_files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def dry(record_files: tuple[Path, Path], tmp_path: Path) -> Any:
     """A shipped recipe with the shape of its model, and our records."""
-    monkeypatch.chdir(RECIPES.parent)
 
     def read(name: str, *settings: str) -> Recipe:
         train, dev = record_files
-        places = {"model.base": f"recipes/configs/{name}", "data.train": train, "data.dev": dev, "run.output": tmp_path / "out"}
+        places = {"model.base": RECIPES / "configs" / name, "data.train": train, "data.dev": dev, "run.output": tmp_path / "out"}
         given = [f"{key}={json.dumps(str(value))}" for key, value in places.items()]
         return read_recipe(RECIPES / f"{name}.toml", [*given, *settings])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from mogu.training.stages import StageSetting, train_router
 
 pytestmark = pytest.mark.core
 
-RECIPES = Path(__file__).resolve().parents[2] / "recipes"
+RECIPES = Path(str(files("mogu.recipes")))
 Make = Callable[..., Recipe]
 
 
@@ -162,9 +163,8 @@ def test_sections_of_v2_are_no_settings_of_v1(make: Make, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("name", ["llama-2-7b-chat", "vicuna-7b", "falcon-7b-instruct", "qwen2.5-7b-instruct"])
-def test_v2_adds_at_most_half_of_what_v1_adds(name: str, record_files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(RECIPES.parent)
-    places = {"model.base": f"recipes/configs/{name}", "data.train": record_files[0], "data.dev": record_files[1], "run.output": tmp_path}
+def test_v2_adds_at_most_half_of_what_v1_adds(name: str, record_files, tmp_path: Path) -> None:
+    places = {"model.base": RECIPES / "configs" / name, "data.train": record_files[0], "data.dev": record_files[1], "run.output": tmp_path}
     settings = [f"{key}={json.dumps(str(value))}" for key, value in places.items()]
     first = plan(read_recipe(RECIPES / f"{name}.toml", settings))
     second = plan(read_recipe(RECIPES / "v2" / f"{name}.toml", settings))

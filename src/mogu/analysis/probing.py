@@ -99,7 +99,7 @@ class ProbeResult:
     settings: Mapping[str, Any]
 
     def as_json(self) -> dict[str, Any]:
-        """As ``probe.json`` holds it; docs/analysis.md explains each field."""
+        """As ``probe.json`` holds it; docs/reference/file-formats.md explains each field."""
         layers = list(self.probes[KINDS[0]])
         return {
             "format": FORMAT,

@@ -6,11 +6,13 @@ A subcommand imports whatever it needs beyond typer and rich only when it runs, 
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
+from mogu import __version__
 from mogu.cli import (
     calibrate,
     chat,
@@ -22,6 +24,7 @@ from mogu.cli import (
     import_reference,
     info,
     probe,
+    recipes,
     reproduce,
     robustness,
     serve,
@@ -38,8 +41,24 @@ app = typer.Typer(
     help="Harden an open chat model: it refuses malicious requests, answers the rest, and keeps its speed.",
     epilog="New here? `mogu demo` builds a small model, hardens it and shows the difference within minutes.",
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"mogu {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _mogu(
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")] = False,
+) -> None:
+    pass  # the option has done its work
+
+
 app.command()(demo.demo)
 app.add_typer(data.app, name="data")
+app.add_typer(recipes.app, name="recipes")
 app.command()(train.train)
 app.command()(finetune.finetune)
 app.command()(compare.compare)

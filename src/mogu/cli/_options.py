@@ -19,7 +19,11 @@ TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run Python code from the base model's repository. Read it first.")
 ]
 ChatTemplate = Annotated[
-    Path | None, typer.Option("--chat-template", help="Jinja file to use instead of the tokenizer's own chat template.")
+    Path | None,
+    typer.Option(
+        "--chat-template",
+        help="Jinja file, or name of a shipped template (mogu recipes ls), to use instead of the model's own chat template.",
+    ),
 ]
 Dial = Annotated[
     float | None,

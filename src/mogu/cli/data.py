@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mogu.cli._options import ChatTemplate
 from mogu.data import (
     Inspection,
     Instruction,
@@ -80,7 +81,7 @@ def build(
     malicious_column: Annotated[str | None, typer.Option(help="The column of the malicious instructions.")] = None,
     model: Annotated[str | None, typer.Option(help="A base model, folder or hub id, that answers what has no answer.")] = None,
     trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")] = False,
-    chat_template: Annotated[Path | None, typer.Option(help="A Jinja file to take the place of the tokenizer's chat template.")] = None,
+    chat_template: ChatTemplate = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of the model's answers; short ones train as well.")] = 64,
     refusals: Annotated[
         Refusals, typer.Option(help="Refusals of malicious instructions: written ones, or the model's own where it refuses.")

@@ -31,7 +31,7 @@ class Safety(StrEnum):
 
 
 def finetune(
-    config: Annotated[Path, typer.Argument(help="The recipe, a TOML file; recipes/finetuning/qwen2.5-7b-instruct.toml is one.")],
+    config: Annotated[Path, typer.Argument(help="The recipe: a TOML file, or the name of one that ships with mogu (mogu recipes ls).")],
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, such as tune.epochs=1; may be repeated.")
     ] = None,
@@ -61,9 +61,9 @@ def finetune(
 
     Examples:
 
-    mogu finetune recipes/finetuning/qwen2.5-7b-instruct.toml --dry-run
+    mogu finetune finetuning/qwen2.5-7b-instruct --dry-run
 
-    mogu finetune recipes/finetuning/qwen2.5-7b-instruct.toml --safety data-mix --pairs data/pairs.jsonl --shares 0,0.05,0.1
+    mogu finetune finetuning/qwen2.5-7b-instruct --safety data-mix --pairs data/pairs.jsonl --shares 0,0.05,0.1
     """
     check_one_of(resume, restart)
     paths = {"safety.pairs": pairs, "safety.robust_modules": robust_modules, "run.output": output}

@@ -38,7 +38,6 @@ def reproduce(
     base: Annotated[
         Base, typer.Option(help="'hub' is the paper's model; 'lab' runs the same steps on the lab's model and data.")
     ] = Base.HUB,
-    recipes: Annotated[Path, typer.Option(help="The project's folder of recipes.")] = Path("recipes"),
     seeds: Annotated[int, typer.Option(min=1, help="Seeds of the baselines' training.")] = 1,
     limit: Limit = None,
     settings: Settings = None,
@@ -65,7 +64,6 @@ def reproduce(
         name=name,
         out=out or Path("reproduction") / name,
         base=base.value,
-        recipes=recipes,
         seeds=seeds,
         limit=limit,
         settings=tuple(settings or ()),

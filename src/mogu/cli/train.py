@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mogu.cli._options import ChatTemplate
 from mogu.cli._shared import check_one_of, stoppable
 from mogu.training import Recipe, read_recipe
 
@@ -31,7 +32,7 @@ class OneStage(StrEnum):
 
 
 def train(
-    config: Annotated[Path, typer.Argument(help="The recipe, a TOML file; see the folder recipes/ for ready ones.")],
+    config: Annotated[Path, typer.Argument(help="The recipe: a TOML file, or the name of one that ships with mogu (mogu recipes ls).")],
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, such as glad.epochs=3; may be repeated.")
     ] = None,
@@ -43,7 +44,7 @@ def train(
     ] = False,
     output: Annotated[Path | None, typer.Option(help="Folder of the hardened model, in place of run.output.")] = None,
     trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")] = False,
-    chat_template: Annotated[Path | None, typer.Option(help="A Jinja file in place of the tokenizer's chat template.")] = None,
+    chat_template: ChatTemplate = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report, or the plan, as one JSON object.")] = False,
 ) -> None:
     """Train two responders and a router on a base model, choose the best, and save the hardened model.
@@ -56,11 +57,11 @@ def train(
 
     Examples:
 
-    mogu train recipes/llama-2-7b-chat.toml --dry-run
+    mogu train llama-2-7b-chat --dry-run
 
-    mogu train recipes/qwen2.5-7b-instruct.toml --output safer-qwen --set glad.epochs=5
+    mogu train qwen2.5-7b-instruct --output safer-qwen --set glad.epochs=5
 
-    mogu train recipes/qwen2.5-7b-instruct.toml --output safer-qwen --set glad.epochs=5 --resume
+    mogu train qwen2.5-7b-instruct --output safer-qwen --set glad.epochs=5 --resume
     """
     check_one_of(resume, restart)
     recipe = read_recipe(config, [*(settings or []), *_as_settings(output, trust_remote_code, chat_template)])

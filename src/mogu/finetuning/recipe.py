@@ -154,4 +154,4 @@ def finetune_recipe_from(tree: dict[str, Any], *, source: str) -> FinetuneRecipe
     Raises:
         ConfigError: a setting is unknown, missing or out of range.
     """
-    return checked(FinetuneRecipe, tree, source=source, page="docs/finetuning.md")
+    return checked(FinetuneRecipe, tree, source=source, page="docs/reference/recipes.md")

@@ -6,8 +6,11 @@ Knows tokenizers; knows nothing of models, records or training. Importing it imp
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from mogu.errors import ChatTemplateError, ConfigError
@@ -31,6 +34,8 @@ class WithTools:
     messages: Conversation
     tools: Sequence[dict[str, Any]]
 
+
+_DATE: ContextVar[datetime | None] = ContextVar("mogu_template_date", default=None)
 
 Prompt = str | Conversation | WithTools
 """What a model can be asked. Every message and tool reaches the template as it is."""
@@ -73,8 +78,21 @@ def render_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> str:
     return rendered
 
 
+@contextmanager
+def fixed_date(date: datetime) -> Iterator[None]:
+    """Let templates that write today's date write this one, so that what takes days, or goes on after midnight, sees one prompt."""
+    token = _DATE.set(date)
+    try:
+        yield
+    finally:
+        _DATE.reset(token)
+
+
 def _rendered(tokenizer: PreTrainedTokenizerBase, turns: Conversation, offered: Prompt, **options: Any) -> str:
     tools: list[Any] | None = list(offered.tools) if isinstance(offered, WithTools) else None
+    date = _DATE.get()
+    if date is not None:
+        options["strftime_now"] = date.strftime  # what templates call; given as a variable it comes before the library's own
     return str(tokenizer.apply_chat_template(list(turns), tools=tools, tokenize=False, **options))
 
 

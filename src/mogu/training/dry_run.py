@@ -17,6 +17,7 @@ from mogu.hub import load_config
 from mogu.modeling.architectures import find_output_projections
 from mogu.modeling.model import MoguModel
 from mogu.progress import quiet_transformers
+from mogu.recipes import find_template, model_shape
 from mogu.training.examples import Example
 from mogu.training.inputs import RESPONDER_DATA, Inputs, StageName, check_labels, check_places, load_records, read_inputs, recipe_tokenizer
 from mogu.training.layer_sets import top_counts
@@ -104,9 +105,8 @@ def plan(recipe: Recipe) -> Plan:
     check_places(recipe)
     records = load_records(recipe)
     check_labels(records)
-    template = recipe.model.chat_template
-    if template is not None and not template.is_file():
-        raise ConfigError(f"The chat template {template} does not exist", expected="a Jinja file", action="correct model.chat_template")
+    if recipe.model.chat_template is not None:
+        find_template(recipe.model.chat_template)
     notes: list[str] = []
     with quiet_transformers():
         base = model_on_meta(recipe.model, notes)
@@ -231,7 +231,7 @@ def model_on_meta(section: ModelSection, notes: list[str]) -> PreTrainedModel:
     Raises:
         ModelFileError: there is no such model, or none that this release of transformers can make of its config.
     """
-    config = _stand_in(section, notes) or load_config(section.base, revision=section.revision, trust_remote_code=section.trust_remote_code)
+    config = _base_config(section, notes)
     dtype = (getattr(config, "dtype", None) or torch.float32) if section.dtype == "auto" else getattr(torch, section.dtype)
     try:
         with torch.device("meta"):
@@ -246,6 +246,15 @@ def model_on_meta(section: ModelSection, notes: list[str]) -> PreTrainedModel:
         ) from error
     assert isinstance(model, PreTrainedModel)
     return model
+
+
+def _base_config(section: ModelSection, notes: list[str]) -> PreTrainedConfig:
+    """The config of the base model; for a shipped recipe's model it is at hand, so that counting waits for no hub and no access."""
+    shape = model_shape(section.base) if section.revision is None and not Path(section.base).exists() else None
+    if shape is not None:
+        notes.append(f"counted from the config of {section.base} that ships with mogu")
+        section = section.model_copy(update={"base": str(shape)})
+    return _stand_in(section, notes) or load_config(section.base, revision=section.revision, trust_remote_code=section.trust_remote_code)
 
 
 def _stand_in(section: ModelSection, notes: list[str]) -> PreTrainedConfig | None:

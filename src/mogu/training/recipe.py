@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from mogu.errors import ConfigError
 from mogu.modeling.config import Handoff, RouterKind
+from mogu.recipes import find_recipe
 
 Method = Literal["v1", "v2"]
 
@@ -36,7 +37,7 @@ class ModelSection(Section):
         dtype: floating-point type to load it in; ``"auto"`` is the one it was saved in.
         device_map: as ``from_pretrained`` takes it, such as ``"auto"``; by default a GPU if there is one.
         trust_remote_code: whether the model's own code may run.
-        chat_template: a Jinja file in place of the tokenizer's template.
+        chat_template: a Jinja file, or the name of a shipped template, in place of the tokenizer's.
         system_prompt: a system message put before conversations that have none.
     """
 
@@ -251,7 +252,7 @@ def read_recipe(path: Path, settings: Sequence[str] = ()) -> Recipe:
     """Read a recipe from TOML; relative paths in it are relative to the folder the command runs in.
 
     Args:
-        path: the file.
+        path: the file, or the name of a shipped recipe.
         settings: ``section.key=value`` overrides; values are TOML, or plain text where that is no TOML.
 
     Raises:
@@ -266,8 +267,9 @@ def read_tree(path: Path, settings: Sequence[str] = ()) -> dict[str, Any]:
     Raises:
         ConfigError: the file is missing or no TOML, or a setting is not of that form.
     """
+    file = find_recipe(path)
     try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+        tree = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"The recipe {path} cannot be read: {error.strerror}", expected="a TOML file", action="check the path") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -283,7 +285,7 @@ def recipe_from(tree: dict[str, Any], *, source: str) -> Recipe:
     Raises:
         ConfigError: a setting is unknown, missing or out of range.
     """
-    return checked(Recipe, tree, source=source, page="docs/recipes.md")
+    return checked(Recipe, tree, source=source, page="docs/reference/recipes.md")
 
 
 def checked(kind: type[SectionT], tree: dict[str, Any], *, source: str, page: str) -> SectionT:

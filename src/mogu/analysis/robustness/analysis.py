@@ -95,7 +95,7 @@ class RobustnessResult:
     subset: RobustSubset
 
     def as_json(self) -> dict[str, Any]:
-        """As ``robustness.json`` holds it; docs/robustness.md explains each field."""
+        """As ``robustness.json`` holds it; docs/reference/file-formats.md explains each field."""
         found, robust = self.map, set(self.subset.names)
         return {
             "format": FORMAT,

@@ -24,7 +24,7 @@ from mogu.errors import ArchitectureError, ConfigError
 from mogu.modeling.architectures import Projection, find_linear_layers
 
 STRENGTH, DRAWS, BATCH_SIZE = 1.0, 3, 32
-"""Noise as large as the weights: the order of modules is the same from 0.1 to 1 on the lab (docs/robustness.md), rounding weighs least."""
+"""Noise as large as the weights: from 0.1 to 1 the order of modules is the same on the lab (docs/results/analysis.md)."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def measure_robustness(
     Means over ``x`` are taken by label first, so that neither label outweighs the other. A drop of 0 says that the module has no say,
     one of 1 that the noise throws prompts about as far as the plane holds them from its edge. It is the size of the change, not the
     margin that is lost on the mean: noise is as likely to push one way as the other, so over a few draws the loss is mostly the luck of
-    the sign, and AUROC and accuracy hardly leave 1 at all (docs/robustness.md has the numbers).
+    the sign, and AUROC and accuracy hardly leave 1 at all (docs/results/analysis.md has the numbers).
 
     Args:
         model: in memory as a whole, not quantized; it is put into evaluation mode, and has the same weights afterwards, bit for bit.

@@ -22,6 +22,7 @@ from mogu.lab.demo import LAB_RECORDS, lab_data, lab_recipe
 from mogu.modeling.checkpoint import CONFIG_FILE, read_config
 from mogu.modeling.model import MoguModel
 from mogu.modeling.shared_weights import share_weights
+from mogu.recipes import shipped_template
 from mogu.training import Recipe, harden
 from mogu.training.baselines import Part, train_baselines
 from mogu.training.inputs import load_records
@@ -176,7 +177,9 @@ class Models:
     def _saved_template(self) -> Path | None:
         report = read_report(self.folder)
         named = report["recipe"]["model"]["chat_template"] if report is not None else None
-        return Path(named) if named is not None and Path(named).is_file() else None
+        if named is None:
+            return None
+        return Path(named) if Path(named).is_file() else shipped_template(Path(named))
 
     def system_prompt(self) -> str | None:
         """The system prompt for conversations that have none."""

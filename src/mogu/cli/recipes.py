@@ -1,0 +1,64 @@
+"""`mogu recipes`: list what ships with the package, and copy it to edit it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mogu.recipes import ShippedRecipe, copy_shipped, shipped_recipe, shipped_recipes, shipped_templates
+
+app = typer.Typer(no_args_is_help=True, help="List and copy the recipes and chat templates that ship with mogu.")
+
+
+@app.command()
+def ls(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
+    """List the shipped recipes and chat templates.
+
+    A recipe's name takes the place of a file: `mogu train vicuna-7b` trains with the shipped recipe as it is. So does a template's, in
+    recipes (chat_template = "vicuna") and on the command line (--chat-template vicuna).
+
+    Example: mogu recipes ls
+    """
+    recipes, templates = shipped_recipes(), shipped_templates()
+    if as_json:
+        typer.echo(json.dumps({"recipes": [asdict(recipe) for recipe in recipes], "templates": templates}, indent=2))
+        return
+    rows = [("RECIPE", "METHOD", "BASE MODEL", "CHAT TEMPLATE")]
+    rows += [(recipe.name, _method(recipe), recipe.base_model, recipe.template or "the tokenizer's") for recipe in recipes]
+    # Plain columns: a table drawn to the width of the terminal would cut the names that are to be copied.
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    typer.echo(f"\nChat templates: {', '.join(templates)}")
+    typer.echo("To edit one, copy it: mogu recipes cp vicuna-7b, or mogu recipes cp templates/vicuna")
+
+
+def _method(recipe: ShippedRecipe) -> str:
+    return f"MoGU {recipe.method.upper()}" if recipe.command == "train" else f"fine-tuning ({recipe.method})"
+
+
+@app.command()
+def cp(
+    name: Annotated[str, typer.Argument(help="A recipe that `mogu recipes ls` lists, or templates/NAME.")],
+    target: Annotated[Path | None, typer.Argument(help="The new file, or a folder for it; by default the current folder.")] = None,
+) -> None:
+    """Copy a shipped recipe or chat template into a file of your own. No file is overwritten.
+
+    A copied recipe works from any folder: it names its chat template by name, not by path.
+
+    Examples:
+
+    mogu recipes cp qwen2.5-7b-instruct
+
+    mogu recipes cp v2/vicuna-7b my-vicuna.toml
+    """
+    copy = copy_shipped(name, target)
+    typer.echo(f"Copied to {copy}")
+    if name.startswith("templates/"):
+        typer.echo(f"To use it: chat_template = {json.dumps(str(copy))} in a recipe, or --chat-template {copy}")
+    else:
+        typer.echo(f"Next: mogu {shipped_recipe(name).command} {copy} --dry-run")
