@@ -9,7 +9,7 @@ from threading import Event
 import anyio
 import pytest
 
-from mogu.defenses import DefendedReply, Defense, Subject
+from mogu.defenses import DefendedReply, Defense, TargetModel
 from mogu.errors import DataError, MoguError
 from mogu.evaluation.inspect.batching import Answered, Batcher, Request
 from mogu.inference.prompts import Conversation
@@ -17,8 +17,8 @@ from mogu.inference.replies import ReplySettings
 
 
 @pytest.fixture(scope="module")
-def subject(lab_base: Path) -> Subject:
-    return Subject.load(lab_base)
+def subject(lab_base: Path) -> TargetModel:
+    return TargetModel.load(lab_base)
 
 
 class Echo:
@@ -44,7 +44,7 @@ class Echo:
 class Asker:
     """Makes requests to one :class:`Echo`."""
 
-    def __init__(self, subject: Subject) -> None:
+    def __init__(self, subject: TargetModel) -> None:
         self.echo = Echo()
         self.defense = Defense("echo", {}, subject, self.echo)
 
@@ -75,7 +75,7 @@ def answers(batcher: Batcher, requests: list[Request], waiter: Asker) -> list[An
 
 
 @pytest.fixture
-def asker(subject: Subject) -> Asker:
+def asker(subject: TargetModel) -> Asker:
     return Asker(subject)
 
 
@@ -87,7 +87,7 @@ def test_batches_hold_one_kind_in_order_and_no_more_than_they_may(asker: Asker) 
     assert [one.batch for one in given] == [3, 3, 2, 3, 2, 2, 2]
 
 
-def test_defenses_are_not_mixed_though_they_share_the_queue(subject: Subject, asker: Asker) -> None:
+def test_defenses_are_not_mixed_though_they_share_the_queue(subject: TargetModel, asker: Asker) -> None:
     other = Asker(subject)
     answers(Batcher(), [asker("a"), other("b"), asker("c")], asker)
     assert (asker.echo.batches, other.echo.batches) == ([["a", "c"]], [["b"]])

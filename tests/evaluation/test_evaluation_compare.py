@@ -23,7 +23,7 @@ from inspect_ai.model._providers.mockllm import MockLLM
 from scipy.stats import spearmanr
 
 from mogu import MoguConfig, MoguModel
-from mogu.defenses import Subject, make_defense
+from mogu.defenses import TargetModel, make_defense
 from mogu.errors import MoguError
 from mogu.evaluation.compare import Comparison, Variant, compare
 from mogu.evaluation.compare.cells import Row
@@ -80,7 +80,7 @@ def test_each_cell_is_measured_once_and_only_where_the_seed_matters(comparison: 
 def test_cells_hold_what_the_defense_says_when_it_is_asked_directly(comparison: Comparison, lab_mogu: Path) -> None:
     asked = read_asked(["lab"], limit=3)
     for name, options in (("none", {}), ("mogu", {}), ("mogu", {"dial": 2.0})):
-        defense = make_defense(name, Subject.load(lab_mogu), **options)
+        defense = make_defense(name, TargetModel.load(lab_mogu), **options)
         replies = defense.reply([one.conversation for one in asked], ReplySettings(16, seed=0))
         kept = json.loads((comparison.out / f"cells/lab/seed-0/{Variant(name, options.get('dial')).name}.json").read_text())
         assert [row["reply"] for row in kept["replies"]] == [reply.text for reply in replies]
@@ -256,7 +256,7 @@ def test_a_second_model_stands_beside_the_first(lab_mogu: Path, lab_base: Path, 
         compare(replace(asked, v2=str(lab_mogu)), tell=lambda _: None)
     compare(replace(asked, v2=str(tmp_path / "v2")), tell=lambda _: None)
     cell = json.loads((tmp_path / "out" / "cells" / "lab" / "seed-0" / "mogu_v2.json").read_text())
-    subject = Subject.load(tmp_path / "v2")
+    subject = TargetModel.load(tmp_path / "v2")
     assert subject.mogu is not None
     prompts = [one.conversation for one in read_asked(["lab"], limit=1)]
     said = [make_defense("mogu_v2", subject).reply([prompt], ReplySettings(8, seed=0))[0].text for prompt in prompts]
@@ -343,7 +343,7 @@ def test_added_latency_is_paired_by_turn() -> None:
 def test_costs_count_fixed_lengths_and_shared_weights(comparison: Comparison, results: dict[str, Any], lab_mogu: Path) -> None:
     costs = {cost["defense"]: cost for cost in json.loads((comparison.out / "costs.json").read_text())["costs"]}
     assert costs["none"]["passes"] == [16.0, 16.0]
-    subject = Subject.load(lab_mogu)
+    subject = TargetModel.load(lab_mogu)
     assert subject.mogu is not None
     alone = sum(parameter.numel() * 4 for parameter in subject.base.parameters())
     buffers = sum(buffer.numel() * buffer.itemsize for buffer in subject.base.buffers())

@@ -29,7 +29,7 @@ from inspect_ai.solver import generate as generate_once
 from inspect_ai.tool import ToolCall, ToolInfo
 
 from mogu import MoguModel
-from mogu.defenses import Subject, make_defense
+from mogu.defenses import TargetModel, make_defense
 from mogu.errors import ConfigError, ModelFileError
 from mogu.evaluation.inspect.model_pool import LoadOptions, shared_subject
 from mogu.inference.prompts import encode_prompt
@@ -61,7 +61,7 @@ def generate(model: Any, asked: list[Any], **config: Any) -> list[ModelOutput]:
 def test_batched_replies_are_those_given_one_by_one(lab_mogu: Path, defense: str) -> None:
     model = get_model(f"mogu/{lab_mogu}", defense=defense, batch_size=8)
     outputs = generate(model, ASKED, max_tokens=24, max_connections=64)
-    alone = make_defense(defense, Subject.load(lab_mogu))
+    alone = make_defense(defense, TargetModel.load(lab_mogu))
     expected = [alone.reply([[{"role": "user", "content": one}]], ReplySettings(24))[0] for one in ASKED]
     assert [output.completion for output in outputs] == [reply.text for reply in expected]
     assert [output.usage.output_tokens for output in outputs] == [reply.tokens for reply in expected]

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList, TextStreamer
 
 from mogu import MoguConfig, MoguModel
-from mogu.defenses import Subject, make_defense
+from mogu.defenses import TargetModel, make_defense
 from mogu.errors import ConfigError
 from mogu.inference.padding import left_pad
 from mogu.inference.prompts import encode_marker, encode_prompt
@@ -344,7 +344,7 @@ def test_the_defense_mogu_takes_the_marker_or_the_model_s(pair, tokenizer):
     letter = tokenizer.decode([once[7]])
     again = model.generate(prompt, **options, answer_marker=letter)[0, prompt.shape[1] :].tolist()
     assert again != once
-    subject = Subject(model.plain_base_model(), tokenizer, mogu=model)
+    subject = TargetModel(model.plain_base_model(), tokenizer, mogu=model)
     said = []
     for own, asked in (("</think>", letter), (letter, None), (letter, "")):
         model.mogu_config.answer_marker = own

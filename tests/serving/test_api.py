@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("prometheus_client", reason="the API counts scores with prometheus_client, which comes with vLLM")
 
-from mogu.serving.api import MOST_BYTES, MoguMiddleware
+from mogu.serving.api import MAX_BODY_BYTES, MoguMiddleware
 from mogu.serving.lock import ADMITTED
 
 MIB = b"x" * 2**20
@@ -84,13 +84,13 @@ def test_a_body_without_end_is_refused_once_it_is_too_long(path):
     reached = Reached()
     found = Asked(MoguMiddleware(reached), path, (MIB for _ in range(1500)))
     assert found.status == 413
-    assert f"longer than {MOST_BYTES} bytes" in found.error["message"]
-    assert found.taken == MOST_BYTES // 2**20 + 1
+    assert f"longer than {MAX_BODY_BYTES} bytes" in found.error["message"]
+    assert found.taken == MAX_BODY_BYTES // 2**20 + 1
     assert not reached.bodies
 
 
 def test_a_length_that_is_declared_too_long_is_refused_unread():
-    for declared in (MOST_BYTES + 1, 10**40):
+    for declared in (MAX_BODY_BYTES + 1, 10**40):
         found = ask(b"{}", headers=[(b"content-length", str(declared).encode())])
         assert (found.status, found.taken) == (413, 0)
 
@@ -98,7 +98,7 @@ def test_a_length_that_is_declared_too_long_is_refused_unread():
 def test_the_longest_body_reaches_vllm_whole():
     reached = Reached()
     body = json.dumps(ASKED | {"user": ""}).encode()
-    body += b" " * (MOST_BYTES - len(body))
+    body += b" " * (MAX_BODY_BYTES - len(body))
     found = Asked(MoguMiddleware(reached), CHAT, iter([body[:100], body[100:]]))
     assert found.status == 200
     assert reached.bodies == [body]

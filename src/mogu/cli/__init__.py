@@ -1,6 +1,6 @@
-"""The `mogu` command: one thin file a subcommand.
+"""The `mogu` command: one thin module per subcommand.
 
-What a subcommand needs beyond typer and rich it imports when it runs, so that help comes at once.
+A subcommand imports whatever it needs beyond typer and rich only when it runs, so that `--help` is instant.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ app = typer.Typer(
     name="mogu",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Harden an open chat model: it refuses malicious requests, answers the rest, and runs at its own speed.",
-    epilog="New here? `mogu demo` builds a small model, hardens it and shows the difference in minutes.",
+    help="Harden an open chat model: it refuses malicious requests, answers the rest, and keeps its speed.",
+    epilog="New here? `mogu demo` builds a small model, hardens it and shows the difference within minutes.",
 )
 
 
@@ -75,7 +75,7 @@ app.command("import-reference")(import_reference.import_reference)
 
 
 def main() -> None:
-    """Run the command line; bad input ends with one clear error and exit code 2."""
+    """Run the command line. Bad input ends in one clear error message and exit code 2."""
     try:
         app()
     except MoguError as error:

@@ -1,4 +1,4 @@
-"""The options that several commands share, and what their text stands for. Knows nothing of what a command does."""
+"""Options that several commands share, and functions that parse their values. Knows nothing of what a command does."""
 
 from __future__ import annotations
 
@@ -10,35 +10,61 @@ import typer
 if TYPE_CHECKING:
     import torch
 
-ModelPath = Annotated[str, typer.Argument(metavar="PATH", help="A saved MoGU model: a folder, or a repository of the hub.")]
-BaseModel = Annotated[str | None, typer.Option("--base-model", help="Where the base model is now, if not where it was in training.")]
-Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")]
-TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with the base model. Read it first.")]
+ModelPath = Annotated[str, typer.Argument(metavar="PATH", help="Saved MoGU model: a folder or a hub id.")]
+BaseModel = Annotated[
+    str | None, typer.Option("--base-model", help="Folder or hub id of the base model. Default: where it was during training.")
+]
+Dtype = Annotated[str, typer.Option("--dtype", help="Floating-point type of the weights: auto (as saved), float32, bfloat16 or float16.")]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run Python code from the base model's repository. Read it first.")
+]
 ChatTemplate = Annotated[
     Path | None,
-    typer.Option("--chat-template", help="A Jinja file, or the name of a shipped template (mogu recipes ls), in place of the tokenizer's."),
+    typer.Option(
+        "--chat-template",
+        help="Jinja file, or name of a shipped template (mogu recipes ls), to use instead of the model's own chat template.",
+    ),
 ]
 Dial = Annotated[
-    float | None, typer.Option("--dial", help="Shift toward refusing (positive) or answering (negative); 0 is as trained. Try 0.5 to 2.")
+    float | None,
+    typer.Option(
+        "--dial",
+        help="Shift of the routing logits: positive refuses more, negative answers more. Typical values are -2 to 2. "
+        "Default: the model's own setting.",
+    ),
 ]
 RoutedTokens = Annotated[
-    str | None, typer.Option("--routed-tokens", help="How many tokens of an answer are routed: a number, or 'all'. Default: the model's.")
+    str | None,
+    typer.Option(
+        "--routed-tokens",
+        help="Number of tokens at the start of a reply that are routed, or 'all'. Default: the model's own setting.",
+    ),
 ]
 
+Plugins = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--plugin",
+        metavar="FILE",
+        help="Python file that registers defenses with @mogu.defenses.defense; may be given several times. "
+        "The file is run with your rights: read it first.",
+    ),
+]
 AnswerMarker = Annotated[
     str | None,
     typer.Option(
         "--answer-marker",
-        help="Text that ends a reasoning block, such as '</think>': behind it as many tokens are routed again; '' for none.",
+        help="Text that ends a reasoning block, such as '</think>'; the same number of tokens is routed again after it. "
+        "'' means none. Default: the model's own setting.",
     ),
 ]
 
 
 def dtype_option(name: str) -> torch.dtype | None:
-    """``--dtype`` as PyTorch's type; ``None`` is the one that a model was saved in.
+    """Parse ``--dtype`` into a PyTorch type; ``auto`` becomes ``None``, which stands for the type the model was saved in.
 
     Raises:
-        ConfigError: there is no such type.
+        ConfigError: the name is unknown.
     """
     import torch
 
@@ -46,15 +72,15 @@ def dtype_option(name: str) -> torch.dtype | None:
 
     if name not in ("auto", "float32", "bfloat16", "float16"):
         raise ConfigError(f"--dtype is {name!r}", expected="auto, float32, bfloat16 or float16", action="choose one of them")
-    chosen: torch.dtype | None = None if name == "auto" else getattr(torch, name)
-    return chosen
+    dtype: torch.dtype | None = None if name == "auto" else getattr(torch, name)
+    return dtype
 
 
 def routing_options(routed_tokens: str | None, answer_marker: str | None) -> dict[str, Any]:
-    """``--routed-tokens`` and ``--answer-marker`` as keyword arguments of ``generate``; what is not given is left to the model's config.
+    """Parse ``--routed-tokens`` and ``--answer-marker`` into keyword arguments of ``generate``; options not given are left out.
 
     Raises:
-        ConfigError: the tokens are neither a number nor ``all``.
+        ConfigError: ``--routed-tokens`` is neither a number nor ``all``.
     """
     from mogu.errors import ConfigError
 
@@ -62,5 +88,5 @@ def routing_options(routed_tokens: str | None, answer_marker: str | None) -> dic
     if routed_tokens is None:
         return options
     if routed_tokens != "all" and not routed_tokens.isdecimal():
-        raise ConfigError(f"--routed-tokens is {routed_tokens!r}", expected="a whole number from 0, or 'all'", action="correct it")
+        raise ConfigError(f"--routed-tokens is {routed_tokens!r}", expected="a whole number of at least 0, or 'all'", action="correct it")
     return {**options, "routed_tokens": "all" if routed_tokens == "all" else int(routed_tokens)}

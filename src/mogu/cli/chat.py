@@ -1,8 +1,8 @@
-"""`mogu chat`: talk with a hardened model; its words appear as they come, with the score of each prompt."""
+"""`mogu chat`: talk with a hardened model; replies stream as they are generated, followed by the score of each prompt."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -11,22 +11,25 @@ from rich.markup import escape
 from mogu.cli._options import AnswerMarker, BaseModel, ChatTemplate, Dial, Dtype, ModelPath, RoutedTokens, TrustRemoteCode, routing_options
 from mogu.cli._shared import load_model
 
-_HELP = "/reset forgets the conversation, /dial VALUE turns the dial, /quit or end of input leaves."
+if TYPE_CHECKING:
+    from mogu.modeling.model import MoguModel
+
+_HELP = "/reset clears the conversation, /dial VALUE sets the dial, /quit or end of input exits."
 
 
 def chat(
     path: ModelPath,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of a reply, at most.")] = 512,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum length of a reply, in tokens.")] = 512,
     dial: Dial = None,
     routed_tokens: RoutedTokens = None,
     answer_marker: AnswerMarker = None,
-    system: Annotated[str | None, typer.Option(help="A system message before the conversation.")] = None,
+    system: Annotated[str | None, typer.Option(help="System message to start the conversation with.")] = None,
     base_model: BaseModel = None,
     dtype: Dtype = "auto",
     trust_remote_code: TrustRemoteCode = False,
     chat_template: ChatTemplate = None,
 ) -> None:
-    """Talk with a hardened model. After each reply stands how malicious the model found the prompt, from 0 to 1.
+    """Talk with a hardened model. Each reply is followed by the malicious score of the prompt, from 0 to 1.
 
     Example: mogu chat safer-model --dial 0.5
     """
@@ -41,24 +44,24 @@ def chat(
     turns = list(opening)
     while True:
         try:
-            said = console.input("[bold]you>[/bold] ").strip()
+            line = console.input("[bold]you>[/bold] ").strip()
         except EOFError:
             console.print()
             return
-        if said == "/quit":
+        if line == "/quit":
             return
-        if said == "/reset":
+        if line == "/reset":
             turns = list(opening)
-        elif said.startswith("/dial"):
-            _turn(model, said.removeprefix("/dial").strip(), console)
-        elif said.startswith("/"):
+        elif line.startswith("/dial"):
+            _set_dial(model, line.removeprefix("/dial").strip(), console)
+        elif line.startswith("/"):
             console.print(_HELP)
-        elif said:
-            turns.append({"role": "user", "content": said})
+        elif line:
+            turns.append({"role": "user", "content": line})
             turns.append({"role": "assistant", "content": _reply(model, turns, max_new_tokens, options, console)})
 
 
-def _turn(model: Any, value: str, console: Console) -> None:
+def _set_dial(model: MoguModel, value: str, console: Console) -> None:
     try:
         model.dial = float(value)
     except ValueError:
@@ -68,6 +71,7 @@ def _turn(model: Any, value: str, console: Console) -> None:
 
 
 def _reply(model: Any, turns: list[dict[str, str]], max_new_tokens: int, options: dict[str, Any], console: Console) -> str:
+    """Stream a reply to the console; returns what later turns read of it."""
     from transformers import TextStreamer
 
     from mogu.inference.padding import left_pad
@@ -75,20 +79,20 @@ def _reply(model: Any, turns: list[dict[str, str]], max_new_tokens: int, options
 
     tokenizer = model.tokenizer
 
-    class Shown(TextStreamer):
+    class ConsoleStreamer(TextStreamer):
         def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
             console.print(escape(text), end="\n" if stream_end else "", soft_wrap=True)
 
     batch = left_pad([encode_prompt(tokenizer, turns)], 0, model.device)
-    streamer = Shown(tokenizer, skip_prompt=True, skip_special_tokens=True)
+    streamer = ConsoleStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     output = model.generate(
         **batch, max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id, streamer=streamer, **options
     )
     if model.prompt_scores is not None:
         score = float(model.prompt_scores[0])
         console.print(f"[{'red' if score >= 0.5 else 'green'}]score {score:.2f}[/]")
-    said = output[0, batch["input_ids"].shape[1] :].tolist()
+    reply = output[0, batch["input_ids"].shape[1] :].tolist()
     marker = options.get("answer_marker", model.mogu_config.answer_marker)
-    if marker is not None:  # what comes before is a reasoning block: no part of what the next turn reads
-        said = behind(said, encode_marker(tokenizer, marker))
-    return str(tokenizer.decode(said, skip_special_tokens=True)).strip()
+    if marker is not None:  # the reasoning block before the marker is not part of the conversation
+        reply = behind(reply, encode_marker(tokenizer, marker))
+    return str(tokenizer.decode(reply, skip_special_tokens=True)).strip()

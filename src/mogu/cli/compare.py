@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mogu.cli._options import BaseModel, ChatTemplate, Dtype, TrustRemoteCode
+from mogu.cli._options import BaseModel, ChatTemplate, Dtype, Plugins, TrustRemoteCode
 from mogu.cli._shared import stoppable
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ def compare(
     batch_size: BatchSize = 32,
     settings: Settings = None,
     judge: Judge = None,
+    plugins: Plugins = None,
     base_model: BaseModel = None,
     dtype: Dtype = "auto",
     chat_template: ChatTemplate = None,
@@ -86,9 +87,12 @@ def compare(
 
     mogu compare safer-qwen --data advbench=advbench.csv,xstest --jailbreaks own --limit 100 --seeds 1
     """
+    from mogu.defenses import load_plugin
     from mogu.evaluation.compare import Comparison
     from mogu.evaluation.compare import compare as run
 
+    for file in plugins or ():
+        load_plugin(file)
     comparison = Comparison(
         model=model,
         out=out,

@@ -1,4 +1,4 @@
-"""`mogu info`: what a saved model is, without loading its base model."""
+"""`mogu info`: facts about a saved model, without loading its base model."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from rich.table import Table
 from mogu.cli._options import ModelPath
 
 
-def info(path: ModelPath, as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
-    """Tell what a saved model is: its base, settings, size, and what was measured when it was trained.
+def info(path: ModelPath, as_json: Annotated[bool, typer.Option("--json", help="Print the facts as one JSON object.")] = False) -> None:
+    """Show a saved model's base model, settings, size and the results of its training.
 
     Example: mogu info safer-model
     """
@@ -44,7 +44,7 @@ def _facts(path: str) -> dict[str, Any]:
     backbone = read_adapter(folder / BACKBONE) if config.backbone is not None else None
     adapters = [*(read_adapter(folder / name) for name in RESPONDERS), *([backbone] if backbone is not None else [])]
     routers = read_tensors(folder / ROUTER_FILE)
-    numbers = [tensor.numel() for adapter in adapters for pair in adapter.weights.values() for tensor in pair]
+    adapter_sizes = [tensor.numel() for adapter in adapters for pair in adapter.weights.values() for tensor in pair]
     facts: dict[str, Any] = {
         "folder": str(folder),
         "base_model": config.base_model,
@@ -59,7 +59,7 @@ def _facts(path: str) -> dict[str, Any]:
         "answer_marker": config.answer_marker,
         "handoff": config.handoff,
         "dial": config.dial,
-        "added_parameters": sum(numbers) + sum(tensor.numel() for tensor in routers.values()),
+        "added_parameters": sum(adapter_sizes) + sum(tensor.numel() for tensor in routers.values()),
     }
     report_file = folder / "training_report.json"
     if report_file.is_file():

@@ -21,7 +21,7 @@ from mogu.cli._shared import stoppable
 if TYPE_CHECKING:
     from mogu.analysis.labeled_instructions import LabeledInstruction
     from mogu.analysis.tendency_ranking import TendencyRanking
-    from mogu.defenses import Subject
+    from mogu.defenses import TargetModel
     from mogu.evaluation.correlation import Compared, Correlation
 
 LAB = "lab"
@@ -130,15 +130,15 @@ def _compared(folder: Path, instructions: list[LabeledInstruction]) -> Compared:
     return read_compared(folder, [instruction.id for instruction in instructions])
 
 
-def _load(path: str, base_model: str | None, dtype: str, chat_template: Path | None, trust_remote_code: bool) -> Subject:
+def _load(path: str, base_model: str | None, dtype: str, chat_template: Path | None, trust_remote_code: bool) -> TargetModel:
     import torch
 
     from mogu.cli._options import dtype_option
-    from mogu.defenses import Subject
+    from mogu.defenses import TargetModel
     from mogu.lab import build_base
     from mogu.training.report import trained_system_prompt
 
-    return Subject.load(
+    return TargetModel.load(
         build_base() if path == LAB else path,
         base_model=base_model,
         chat_template=chat_template,
@@ -149,7 +149,7 @@ def _load(path: str, base_model: str | None, dtype: str, chat_template: Path | N
     )
 
 
-def _routed(subject: Subject, routing: str | None, dial: float | None) -> tuple[Any, str]:
+def _routed(subject: TargetModel, routing: str | None, dial: float | None) -> tuple[Any, str]:
     """Return the model to measure, in its mode, and the mode's name."""
     from mogu.errors import ConfigError
 

@@ -1,38 +1,58 @@
-"""Defenses behind one interface: MoGU, no defense, and the baselines that it is compared with.
+"""Defenses behind one interface: no defense, published baselines, MoGU, and defenses of the user's own.
 
-A defense turns (model, tokenizer, conversations, settings) into replies, with its own cost counted.
+A defense turns a target model, a batch of conversations and reply settings into replies, and the cost of each reply is counted.
 """
 
+from mogu.defenses import (  # importing a defense registers it
+    detect_inp,
+    fine_tuned,
+    icd,
+    retokenization,
+    routed,
+    safe_decoding,
+    self_examine,
+    self_reminder,
+    undefended,
+)
 from mogu.defenses.cost import Cost
-from mogu.defenses.registry import REFUSAL, DefendedReply, Defense, defense, defense_names, defense_options, make_defense
-from mogu.defenses.subject import Subject
-
-# Importing a defense registers it, and the order in which they are registered is that of every report.
-# isort: off
-from mogu.defenses import undefended
-from mogu.defenses import fine_tuned
-from mogu.defenses import detect_inp
-from mogu.defenses import self_reminder
-from mogu.defenses import self_examine
-from mogu.defenses import retokenization
-from mogu.defenses import icd
-from mogu.defenses import safe_decoding
-from mogu.defenses import routed
-# isort: on
+from mogu.defenses.plugins import load_plugin
+from mogu.defenses.registry import (
+    REFUSAL,
+    Answer,
+    DefendedReply,
+    Defense,
+    DefenseInfo,
+    bad_option,
+    custom_code_fingerprint,
+    defense,
+    defense_info,
+    defense_names,
+    defense_options,
+    make_defense,
+    refused,
+)
+from mogu.defenses.target_model import TargetModel
 
 __all__ = [
     "REFUSAL",
+    "Answer",
     "Cost",
     "DefendedReply",
     "Defense",
-    "Subject",
+    "DefenseInfo",
+    "TargetModel",
+    "bad_option",
+    "custom_code_fingerprint",
     "defense",
+    "defense_info",
     "defense_names",
     "defense_options",
     "detect_inp",
     "fine_tuned",
     "icd",
+    "load_plugin",
     "make_defense",
+    "refused",
     "retokenization",
     "routed",
     "safe_decoding",

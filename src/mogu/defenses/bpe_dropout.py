@@ -1,6 +1,6 @@
-"""BPE dropout (Provilkov et al., ACL 2020) over any BPE tokenizer's own merges, reproducible from a seed.
+"""BPE dropout (Provilkov et al., ACL 2020) with the merges of any BPE tokenizer, reproducible from a seed.
 
-The tokenizers library has BPE dropout of its own, but its random numbers cannot be seeded. Knows tokenizers; knows nothing of models.
+The tokenizers library implements BPE dropout too, but its random numbers cannot be seeded. Knows tokenizers; knows nothing of models.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from transformers import PreTrainedTokenizerBase
 from mogu.errors import ConfigError
 
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
-_SPACE = "▁"  # SentencePiece's, which opens a word
+_SPACE = "▁"  # SentencePiece's mark for a space, which begins a word
 
 
 class BpeDropout:
-    """Encodes text with a tokenizer's vocabulary and merges, some of which are dropped at random.
+    """Encode text with a tokenizer's vocabulary and merges, dropping merges at random.
 
-    The tokenizer's own encoding says where the words are: its normalizer, its special tokens and its pre-tokenizer all
-    have their say. The merges of each word are then done anew. At every step, each merge that is possible is dropped with
-    some probability, and of the others the first in the tokenizer's order is done; a word is ready when none is left.
+    The tokenizer's own encoding determines the words, so its normalizer, special tokens and pre-tokenizer apply. The merges
+    of each word are then repeated with dropout: at every step, each possible merge is dropped with the same probability, and
+    of the remaining ones the first in the tokenizer's order is applied. A word is done when no merge remains.
 
     Args:
-        tokenizer: byte-level or SentencePiece-like BPE.
+        tokenizer: a fast tokenizer with byte-level or SentencePiece-like BPE.
 
     Raises:
-        ConfigError: it is another kind of tokenizer.
+        ConfigError: the tokenizer is of another kind.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -45,73 +45,73 @@ class BpeDropout:
         self._added = frozenset(tokenizer.added_tokens_decoder)
 
     def encode(self, text: str, dropout: float, generator: random.Random) -> list[int]:
-        """Token ids of a text; no special tokens are added, those written in it stay whole.
+        """Encode a text into token ids; no special tokens are added, and those in the text stay whole.
 
         Args:
             text: any text, such as a rendered prompt.
-            dropout: probability that a merge is dropped; 0 gives the tokenizer's own ids, 1 single characters (or bytes).
-            generator: where the random numbers come from.
+            dropout: probability that a merge is dropped; 0 gives the tokenizer's own ids, 1 gives single characters (or bytes).
+            generator: source of the random numbers.
         """
         ids: list[int] = []
         for word in self._words(text):
             if isinstance(word, int):
                 ids.append(word)
             elif self._whole_words and len(word) == 1 and generator.random() >= dropout:
-                # Llama 3 looks a whole word up before it merges anything: that is a merge like any other, and dropped like one.
+                # Llama 3 looks up whole words before merging: that counts as a merge and is dropped like one.
                 ids.append(self._vocabulary[word[0]])
             else:
                 ids += self._merge([symbol for token in word for symbol in self._symbols(token)], dropout, generator)
         return ids
 
     def _words(self, text: str) -> Iterator[int | list[str]]:
-        """Special tokens by their id, and words as the tokens they have without dropout.
+        """Yield special tokens as ids, and words as lists of the tokens they have without dropout.
 
-        Where the tokenizer has no words (Llama 2 merges whole texts), a space opens one. To cut between two tokens of the tokenizer's
-        own result changes no merge: none of them crossed that border.
+        If the tokenizer does not split words (Llama 2 merges whole texts), a space begins one. Splitting between two tokens
+        of the tokenizer's own result changes no merge, since none crossed that boundary.
         """
         encoding = self._tokenizer(text, add_special_tokens=False).encodings[0]
         word: list[str] = []
-        number: int | None = None
-        for token, token_id, of_word in zip(encoding.tokens, encoding.ids, encoding.word_ids, strict=True):
+        word_index: int | None = None
+        for token, token_id, index in zip(encoding.tokens, encoding.ids, encoding.word_ids, strict=True):
             special = token_id in self._added
-            opens = token.startswith(_SPACE) and bool(word) and word[-1].strip(_SPACE) != ""
-            if word and (special or opens or of_word != number):
+            begins_word = token.startswith(_SPACE) and bool(word) and word[-1].strip(_SPACE) != ""
+            if word and (special or begins_word or index != word_index):
                 yield word
                 word = []
             if special:
                 yield token_id
             else:
                 word.append(token)
-                number = of_word
+                word_index = index
         if word:
             yield word
 
     def _symbols(self, token: str) -> list[str]:
-        """What a token is merged from: its characters, unless it stands for a byte or for what the vocabulary lacks."""
-        whole = token == self._unknown or (self._byte_fallback and _BYTE.fullmatch(token) is not None)
-        return [token] if whole or any(character not in self._vocabulary for character in token) else list(token)
+        """Return what a token is merged from: its characters, unless it is a byte token or the unknown token."""
+        atomic = token == self._unknown or (self._byte_fallback and _BYTE.fullmatch(token) is not None)
+        return [token] if atomic or any(character not in self._vocabulary for character in token) else list(token)
 
     def _merge(self, symbols: list[str], dropout: float, generator: random.Random) -> list[int]:
-        """A linked list of symbols and a heap of possible merges: long words without a space take no quadratic time."""
+        """Merge symbols with a linked list and a heap of possible merges, so that long words do not take quadratic time."""
         size = len(symbols)
-        parts = list(symbols)  # an empty one was merged into the one on its left
-        after, before = list(range(1, size + 1)), list(range(-1, size - 1))
+        parts = list(symbols)  # an empty part has been merged into its left neighbor
+        following, preceding = list(range(1, size + 1)), list(range(-1, size - 1))
         possible: list[tuple[int, int, str, str]] = []
 
         def consider(left: int) -> None:
-            right = after[left] if left >= 0 else size
+            right = following[left] if left >= 0 else size
             if right < size and (rank := self._ranks.get((parts[left], parts[right]))) is not None:
                 heapq.heappush(possible, (rank, left, parts[left], parts[right]))
 
-        for place in range(size - 1):
-            consider(place)
+        for index in range(size - 1):
+            consider(index)
         while True:
             dropped = []
             while possible:
                 candidate = heapq.heappop(possible)
-                _, place, first, second = candidate
-                if parts[place] != first or after[place] >= size or parts[after[place]] != second:
-                    continue  # one of the two has been merged since
+                _, left, first, second = candidate
+                if parts[left] != first or following[left] >= size or parts[following[left]] != second:
+                    continue  # one of the two has been merged in the meantime
                 if generator.random() >= dropout:
                     break
                 dropped.append(candidate)
@@ -119,13 +119,13 @@ class BpeDropout:
                 break
             for candidate in dropped:
                 heapq.heappush(possible, candidate)
-            right = after[place]
-            parts[place], parts[right] = first + second, ""
-            after[place] = after[right]
-            if after[place] < size:
-                before[after[place]] = place
-            consider(before[place])
-            consider(place)
+            right = following[left]
+            parts[left], parts[right] = first + second, ""
+            following[left] = following[right]
+            if following[left] < size:
+                preceding[following[left]] = left
+            consider(preceding[left])
+            consider(left)
         return [self._vocabulary[part] for part in parts if part]
 
 
@@ -134,11 +134,11 @@ def _bpe_model(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     model: dict[str, Any] = json.loads(backend.to_str())["model"] if backend is not None else {"type": "slow"}
     kind = model["type"]
     if model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
-        kind += " with marks inside or at the end of words"
+        kind += " with prefixes or suffixes that mark parts of words"
     if kind != "BPE":
         raise ConfigError(
             f"The tokenizer of {tokenizer.name_or_path or 'this model'} is {kind}",
-            expected="a fast tokenizer of byte-level or SentencePiece BPE, whose merges can be dropped",
+            expected="a fast tokenizer with byte-level or SentencePiece-like BPE",
             action="choose another defense than retokenization",
         )
     return model

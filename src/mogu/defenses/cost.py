@@ -1,6 +1,7 @@
-"""What an answer costs: passes through a model, tokens that it read, seconds.
+"""The cost of a reply: forward passes, tokens that went through them, and seconds.
 
-Counted where it arises, at the models' embeddings, so that no defense keeps books of its own and none can forget a pass.
+Passes are counted at the models' input embeddings, so a defense neither has to count its own nor can forget one.
+Knows embeddings; knows nothing of defenses.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Cost:
-    """What one reply, or a batch of them, took.
+    """The cost of one reply, or of a batch of replies.
 
     Args:
-        passes: forward passes, of all models together; of a batch, each reply's even share.
-        tokens: tokens that went through them, prompt and reply alike, padding included.
-        seconds: time on the clock, of a batch likewise shared.
+        passes: forward passes, summed over all models; for a reply in a batch, an even share of the batch's passes.
+        tokens: tokens that went through them: prompt, reply and padding.
+        seconds: wall-clock time, shared in the same way.
     """
 
     passes: float = 0.0
@@ -28,30 +29,30 @@ class Cost:
     seconds: float = 0.0
 
     def share(self, replies: int) -> Cost:
-        """One reply's share of a batch's cost."""
+        """Return the share of one reply in the cost of a batch of ``replies``."""
         return Cost(self.passes / replies, self.tokens / replies, self.seconds / replies)
 
 
 @dataclass
-class Count:
-    """Passes and tokens so far."""
+class PassCount:
+    """Forward passes and tokens counted so far."""
 
     passes: int = 0
     tokens: int = 0
 
 
 @contextmanager
-def metered(models: Iterable[Any]) -> Iterator[Count]:
-    """Count the passes through models, and the tokens in them, at their input embeddings."""
-    count = Count()
+def count_passes(models: Iterable[Any]) -> Iterator[PassCount]:
+    """Count forward passes through ``models``, and the tokens in them, while the context is open."""
+    count = PassCount()
 
-    def note(_: Any, inputs: tuple[Tensor, ...]) -> None:
+    def add_pass(_: Any, inputs: tuple[Tensor, ...]) -> None:
         count.passes += 1
         count.tokens += inputs[0].numel()
 
-    # Twins of one model have embedding modules of their own; one model may be named twice.
+    # Models that share weights have embedding modules of their own; the same model may be listed twice.
     embeddings = {id(module): module for module in (model.get_input_embeddings() for model in models)}
-    handles = [module.register_forward_pre_hook(note) for module in embeddings.values()]
+    handles = [module.register_forward_pre_hook(add_pass) for module in embeddings.values()]
     try:
         yield count
     finally:

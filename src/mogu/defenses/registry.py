@@ -1,38 +1,48 @@
-"""What a defense is, and the registry in which it is found by name.
+"""The definition of a defense, and the registry that finds defenses by name.
 
-A defense is a function under :func:`defense` that prepares itself on a :class:`~mogu.defenses.subject.Subject` and returns
-an :data:`Answer`. Knows names, options and costs; knows no defense in particular.
+A defense is a function decorated with :func:`defense`. It prepares itself for a
+:class:`~mogu.defenses.target_model.TargetModel` and returns an :data:`Answer`. Knows names, options and costs; knows no
+particular defense.
 """
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import inspect
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
-from mogu.defenses.cost import Cost, metered
-from mogu.defenses.subject import Subject
+from mogu.defenses.cost import Cost, count_passes
+from mogu.defenses.target_model import TargetModel
 from mogu.errors import ConfigError
 from mogu.inference.prompts import Conversation
 from mogu.inference.replies import Reply, ReplySettings
 
 REFUSAL = "I'm sorry, but I cannot help with that."
-"""What a defense says where it does not let the model speak."""
+"""The reply of a defense that does not let the model answer."""
+
+ENTRY_POINT_GROUP = "mogu.defenses"
+"""Entry point group in which installed packages list the modules that register their defenses."""
+
+DEFAULT_ORDER = 50
 
 
 @dataclass(frozen=True)
 class DefendedReply:
-    """What the user gets.
+    """The reply that the user gets.
 
     Args:
         text: the reply.
-        tokens: how many tokens it has.
-        finished: whether it ended by itself; otherwise the token limit ended it.
-        intervened: whether the defense put its own refusal in the place of a reply.
-        details: what else is known of it, ready for JSON: scores, routing weights, a judgment.
-        cost: what it took; filled in by :meth:`Defense.reply`.
+        tokens: its number of tokens.
+        finished: whether the reply ended by itself; otherwise the token limit ended it.
+        intervened: whether the defense replaced the model's reply by its own refusal.
+        details: further facts, ready for JSON, such as scores, routing weights or a judgment.
+        cost: the cost of the reply; :meth:`Defense.reply` fills it in.
     """
 
     text: str
@@ -44,17 +54,17 @@ class DefendedReply:
 
     @classmethod
     def of(cls, reply: Reply, **details: Any) -> DefendedReply:
-        """A model's own reply."""
+        """Pass on a model's own reply."""
         return cls(reply.text, reply.tokens, reply.finished, details=details)
 
 
 def refused(**details: Any) -> DefendedReply:
-    """The defense's own refusal."""
+    """Refuse in the name of the defense, without a reply of the model."""
     return DefendedReply(REFUSAL, 0, True, intervened=True, details=details)
 
 
 def bad_option(name: str, option: str, value: object, expected: str) -> ConfigError:
-    """The error for an option with a value that a defense cannot use."""
+    """Make the error for a value that an option of a defense cannot take."""
     return ConfigError(f"The defense {name} was given {option}={value!r}", expected=expected, action="give another value, or leave it out")
 
 
@@ -62,74 +72,141 @@ Answer = Callable[[Sequence[Conversation], ReplySettings], list[DefendedReply]]
 """Answers one batch of conversations, in their order."""
 
 Factory = Callable[..., Answer]
-"""``factory(subject, **options)``: prepares a defense."""
-
-_REGISTRY: dict[str, Factory] = {}
+"""``factory(target, **options)`` prepares a defense."""
 
 
-def defense(name: str) -> Callable[[Factory], Factory]:
-    """Register a factory under a name; its keyword-only arguments are the defense's options."""
+@dataclass(frozen=True)
+class DefenseInfo:
+    """What is known about a defense without preparing it.
+
+    Args:
+        name: the name under which it is registered.
+        label: its name in reports.
+        part: the trained part that it needs, as it is called in a folder of baselines (``"sft"``, ``"expert"`` or
+            ``"detector.json"``); ``None`` if it needs none.
+        deterministic: whether its greedy replies depend only on the model, its options and its trained part, never on the
+            seed of the reply settings.
+        order: its position in reports, in ascending order: 0 for no defense, 10 to 19 for the baselines, 90 and above for
+            MoGU. Defenses with the same number are listed by name.
+    """
+
+    name: str
+    label: str
+    part: str | None
+    deterministic: bool
+    order: int = DEFAULT_ORDER
+
+
+_REGISTRY: dict[str, tuple[DefenseInfo, Factory]] = {}
+
+
+def defense(
+    name: str, *, label: str | None = None, part: str | None = None, deterministic: bool = False, order: int = DEFAULT_ORDER
+) -> Callable[[Factory], Factory]:
+    """Register a factory as a defense; its keyword-only arguments are the options of the defense.
+
+    Args:
+        name: the name under which it is registered.
+        label: its name in reports; ``name`` by default.
+        part: see :class:`DefenseInfo`.
+        deterministic: see :class:`DefenseInfo`.
+        order: see :class:`DefenseInfo`; by default between the baselines and MoGU.
+
+    Raises:
+        ConfigError: another module has registered a defense under this name.
+    """
 
     def register(factory: Factory) -> Factory:
-        _REGISTRY[name] = factory
+        if name in _REGISTRY and (taken := inspect.unwrap(_REGISTRY[name][1]).__module__) != factory.__module__:
+            raise ConfigError(
+                f"{factory.__module__} registers the defense {name!r}, which {taken} has registered already",
+                expected="a name that no other defense has",
+                action="rename the new defense",
+            )
+        _REGISTRY[name] = DefenseInfo(name, label or name, part, deterministic, order), factory
         return factory
 
     return register
 
 
 def defense_names() -> list[str]:
-    """Names of all defenses, in the order in which reports show them."""
-    return list(_REGISTRY)
+    """List the names of all defenses, in the order of reports."""
+    _load_installed()
+    return sorted(_REGISTRY, key=lambda name: (_REGISTRY[name][0].order, name))
 
 
-def defense_options(name: str) -> dict[str, Any]:
-    """The options of a defense and their defaults: its published parameters.
+def defense_info(name: str) -> DefenseInfo:
+    """Return what is known about a defense without preparing it.
 
     Raises:
         ConfigError: there is no such defense.
     """
-    parameters = inspect.signature(_factory(name)).parameters.values()
+    return _entry(name)[0]
+
+
+def defense_options(name: str) -> dict[str, Any]:
+    """Return the options of a defense with their defaults, which are the published parameters.
+
+    Raises:
+        ConfigError: there is no such defense.
+    """
+    parameters = inspect.signature(_entry(name)[1]).parameters.values()
     return {parameter.name: parameter.default for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
+
+
+def custom_code_fingerprint(name: str) -> str | None:
+    """Return the SHA-256 of the source file of a defense that is not part of MoGU; ``None`` for MoGU's own.
+
+    Measurements of a custom defense are out of date once its code changes.
+
+    Raises:
+        ConfigError: there is no such defense.
+    """
+    factory = inspect.unwrap(_entry(name)[1])
+    if factory.__module__.startswith("mogu."):
+        return None
+    file = inspect.getsourcefile(factory)
+    return hashlib.sha256(Path(file).read_bytes() if file is not None else b"").hexdigest()
 
 
 @dataclass(frozen=True)
 class Defense:
-    """A defense, ready to answer.
+    """A defense that is ready to answer.
 
     Args:
         name: its name.
-        options: the options that it was made with.
-        subject: the model that it defends.
+        options: its options, defaults included.
+        target: the model that it protects.
     """
 
     name: str
     options: Mapping[str, Any]
-    subject: Subject
+    target: TargetModel
     _answer: Answer
 
     def reply(self, conversations: Sequence[Conversation], settings: ReplySettings) -> list[DefendedReply]:
-        """Answer one batch of conversations, in their order, with the cost of each: an even share of the batch's."""
+        """Answer one batch of conversations, in their order; the cost of each reply is an even share of the batch's cost."""
         if not conversations:
             return []
         started = time.perf_counter()
-        with metered(self.subject.models()) as count:
+        with count_passes(self.target.models()) as count:
             answers = self._answer(conversations, settings)
         cost = Cost(count.passes, count.tokens, time.perf_counter() - started).share(len(conversations))
         return [replace(answer, cost=cost) for answer in answers]
 
 
-def make_defense(name: str, subject: Subject, **options: Any) -> Defense:
+def make_defense(name: str, target: TargetModel, **options: Any) -> Defense:
     """Prepare a defense.
 
     Args:
         name: one of :func:`defense_names`.
-        subject: the model to defend.
+        target: the model to protect.
         options: see :func:`defense_options`.
 
     Raises:
-        ConfigError: there is no such defense or option, or it needs a part that the subject lacks.
+        ConfigError: there is no such defense or option, or the target lacks a trained part.
     """
-    factory, known = _factory(name), defense_options(name)
+    (_, factory), known = _entry(name), defense_options(name)
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise ConfigError(
@@ -137,10 +214,25 @@ def make_defense(name: str, subject: Subject, **options: Any) -> Defense:
             expected=f"options among {', '.join(known)}" if known else "no options",
             action="correct the option's name",
         )
-    return Defense(name, {**known, **options}, subject, factory(subject, **options))
+    return Defense(name, {**known, **options}, target, factory(target, **options))
 
 
-def _factory(name: str) -> Factory:
-    if name not in _REGISTRY:
-        raise ConfigError(f"There is no defense {name!r}", expected=f"one of {', '.join(_REGISTRY)}", action="correct the name")
+def _entry(name: str) -> tuple[DefenseInfo, Factory]:
+    if name not in (names := defense_names()):
+        raise ConfigError(f"There is no defense {name!r}", expected=f"one of {', '.join(names)}", action="correct the name")
     return _REGISTRY[name]
+
+
+@functools.cache
+def _load_installed() -> None:
+    """Import the modules in which installed packages register defenses."""
+    for entry_point in entry_points(group=ENTRY_POINT_GROUP):
+        try:
+            entry_point.load()
+        except Exception as error:  # whatever a foreign module raises
+            package = entry_point.dist.name if entry_point.dist is not None else "an installed package"
+            raise ConfigError(
+                f"The defenses of {package} ({entry_point.value}) cannot be loaded: {type(error).__name__}: {error}",
+                expected="a module that registers defenses with @mogu.defenses.defense",
+                action="update or uninstall that package",
+            ) from error

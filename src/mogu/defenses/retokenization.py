@@ -1,4 +1,4 @@
-"""The prompt cut into smaller pieces than the model is used to, which breaks suffixes that were searched for token by token."""
+"""The prompt split into smaller tokens than usual, which breaks adversarial suffixes that were optimized token by token."""
 
 from __future__ import annotations
 
@@ -7,28 +7,29 @@ from collections.abc import Sequence
 
 from mogu.defenses.bpe_dropout import BpeDropout
 from mogu.defenses.registry import Answer, DefendedReply, bad_option, defense
-from mogu.defenses.subject import Subject
+from mogu.defenses.target_model import TargetModel
 from mogu.inference.prompts import Conversation, render_prompt
 from mogu.inference.replies import ReplySettings, reply_batch
 
 
-@defense("retokenization")
-def retokenization(subject: Subject, *, dropout: float = 0.2) -> Answer:
-    """Retokenization (Jain et al., 2023): BPE dropout on the prompt's ordinary text; special tokens stay as they are.
+@defense("retokenization", label="Retokenization", order=14)
+def retokenization(target: TargetModel, *, dropout: float = 0.2) -> Answer:
+    """Retokenization (Jain et al., 2023): apply BPE dropout to the text of the prompt; special tokens stay whole.
 
-    Which merges are dropped depends on the prompt and on the settings' seed (0 where there is none), not on its place in a batch.
+    Which merges are dropped depends on the prompt and the seed of the reply settings (0 if it is ``None``), not on the
+    position of the prompt in a batch.
 
     Args:
-        subject: a base model whose tokenizer is BPE.
-        dropout: probability that a merge is dropped.
+        target: a base model with a BPE tokenizer.
+        dropout: probability that a merge is dropped, from 0 to 1.
     """
     if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout <= 1:
         raise bad_option("retokenization", "dropout", dropout, "a number from 0 to 1")
-    pieces = BpeDropout(subject.tokenizer)
+    bpe = BpeDropout(target.tokenizer)
 
     def answer(conversations: Sequence[Conversation], settings: ReplySettings) -> list[DefendedReply]:
-        texts = [render_prompt(subject.tokenizer, subject.conversation(conversation)) for conversation in conversations]
-        prompts = [pieces.encode(text, dropout, random.Random(f"{settings.seed or 0}:{text}")) for text in texts]
-        return [DefendedReply.of(reply) for reply in reply_batch(subject.base, subject.tokenizer, prompts, settings)]
+        texts = [render_prompt(target.tokenizer, target.with_system_prompt(conversation)) for conversation in conversations]
+        prompts = [bpe.encode(text, dropout, random.Random(f"{settings.seed or 0}:{text}")) for text in texts]
+        return [DefendedReply.of(reply) for reply in reply_batch(target.base, target.tokenizer, prompts, settings)]
 
     return answer

@@ -1,4 +1,4 @@
-"""MoGU as a defense: the saved model's own way to answer."""
+"""MoGU as a defense: the hardened model answers as it was saved, or with other routing settings."""
 
 from __future__ import annotations
 
@@ -7,42 +7,48 @@ from collections.abc import Sequence
 from typing import Any
 
 from mogu.defenses.registry import Answer, DefendedReply, defense
-from mogu.defenses.subject import Subject
+from mogu.defenses.target_model import TargetModel
 from mogu.errors import ConfigError
 from mogu.inference.prompts import Conversation
 from mogu.inference.replies import ReplySettings, reply_batch
 from mogu.modeling.config import Handoff, RoutedTokens
 
 
-@defense("mogu")
+@defense("mogu", label="MoGU", deterministic=True, order=90)
 def mogu(
-    subject: Subject,
+    target: TargetModel,
     *,
     dial: float | None = None,
     routed_tokens: RoutedTokens | None = None,
     handoff: Handoff | None = None,
     answer_marker: str | None = None,
 ) -> Answer:
-    """MoGU (Du et al., NeurIPS 2024): the opening of a reply routed between two responders, then the base model.
+    """MoGU (Du et al., NeurIPS 2024): route the first tokens of a reply between two responders, then let the base model continue.
 
     Args:
-        subject: a saved MoGU model.
+        target: a saved MoGU model.
         dial: logit shift ``δ``; by default the model's.
-        routed_tokens: tokens of a reply that are routed, or ``"all"``; by default the model's.
-        handoff: how the base model goes on; by default the model's.
-        answer_marker: text that ends a reasoning block, behind which as many tokens are routed again; by default the model's, "" for none.
+        routed_tokens: number of tokens of a reply that are routed, or ``"all"``; by default the model's.
+        handoff: how the base model takes over; by default the model's setting.
+        answer_marker: text that ends a reasoning block, after which the same number of tokens is routed again; ``""`` for
+            none; by default the model's.
+
+    The details of each reply hold ``score``, the malicious score of the prompt, and ``unwill`` and ``glad``, the routing
+    weights in each routed layer.
     """
-    model = subject.hardened()
+    model = target.require_mogu()
     config = model.mogu_config
-    shift = config.dial if dial is None else dial
-    opening = config.routed_tokens if routed_tokens is None else routed_tokens
-    marker = config.answer_marker if answer_marker is None else answer_marker or None
-    way: dict[str, Any] = {"routed_tokens": opening, "handoff": handoff or config.handoff, "answer_marker": marker}
+    reply_dial = config.dial if dial is None else dial
+    routing: dict[str, Any] = {
+        "routed_tokens": config.routed_tokens if routed_tokens is None else routed_tokens,
+        "handoff": handoff or config.handoff,
+        "answer_marker": config.answer_marker if answer_marker is None else answer_marker or None,
+    }
 
     def answer(conversations: Sequence[Conversation], settings: ReplySettings) -> list[DefendedReply]:
-        prompts = [subject.encode(conversation) for conversation in conversations]
-        with model.routing("on", dial=shift):
-            replies = reply_batch(model, subject.tokenizer, prompts, settings, **way)
+        prompts = [target.encode(conversation) for conversation in conversations]
+        with model.routing("on", dial=reply_dial):
+            replies = reply_batch(model, target.tokenizer, prompts, settings, **routing)
             scores, weights = model.prompt_scores, model.prompt_weights
         if scores is None or weights is None:  # no token was routed
             return [DefendedReply.of(reply) for reply in replies]
@@ -55,22 +61,22 @@ def mogu(
     return answer
 
 
-@defense("mogu_v2")
-@functools.wraps(mogu, assigned=())  # its options are those of `mogu`, whichever they are
-def mogu_v2(subject: Subject, **options: Any) -> Answer:
-    """MoGU V2: fewer routed layers, and a backbone that is adapted while they are routed.
+@defense("mogu_v2", label="MoGU V2", deterministic=True, order=91)
+@functools.wraps(mogu, assigned=())  # it takes the same options as `mogu`
+def mogu_v2(target: TargetModel, **options: Any) -> Answer:
+    """MoGU V2: fewer routed layers, and a backbone adapter that is active while they are routed.
 
     Args:
-        subject: a saved MoGU V2 model.
-        options: see :func:`mogu`.
+        target: a saved MoGU V2 model.
+        options: the options of :func:`mogu`.
 
     Raises:
-        ConfigError: the model is none, or a MoGU V1 model.
+        ConfigError: the target is a plain base model or a MoGU V1 model.
     """
-    if subject.hardened().mogu_config.backbone is None:
+    if target.require_mogu().mogu_config.backbone is None:
         raise ConfigError(
-            "The defense mogu_v2 was asked for on a MoGU V1 model",
+            "The defense mogu_v2 was requested for a MoGU V1 model",
             expected='a model that was trained with method = "v2"',
             action="give such a model, or choose the defense mogu",
         )
-    return mogu(subject, **options)
+    return mogu(target, **options)

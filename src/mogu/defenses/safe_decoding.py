@@ -1,4 +1,4 @@
-"""Base model and safety expert combined over the first tokens of a reply; then the base model goes on."""
+"""Base model and safety expert combined over the first tokens of a reply; then the base model continues alone."""
 
 from __future__ import annotations
 
@@ -10,55 +10,60 @@ from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from mogu.defenses.registry import Answer, DefendedReply, bad_option, defense
-from mogu.defenses.subject import Subject
+from mogu.defenses.target_model import TargetModel
 from mogu.inference.prompts import Conversation
 from mogu.inference.replies import ReplySettings, reply_batch
 from mogu.transformers_compat import CACHE, cache_of
 
-TINY = 1e-8
-"""The probability of a token that the combination would make less than nothing, before they are normalized."""
+MIN_PROBABILITY = 1e-8
+"""``ε``: replaces probabilities that the combination makes negative or smaller, before normalization."""
 
 
-@defense("safe_decoding")
-def safe_decoding(subject: Subject, *, first_m: int = 2, alpha: float = 3.0, top_k: int | None = 10, num_common_tokens: int = 5) -> Answer:
-    """SafeDecoding (Xu et al., ACL 2024): what an expert in refusing makes likelier than the base model does is made likelier still.
+@defense("safe_decoding", label="SafeDecoding", part="expert", deterministic=True, order=16)
+def safe_decoding(
+    target: TargetModel, *, first_m: int = 2, alpha: float = 3.0, top_k: int | None = 10, num_common_tokens: int = 5
+) -> Answer:
+    """SafeDecoding (Xu et al., ACL 2024): raise the probability of tokens that an expert in refusing prefers to the base model's.
 
     Args:
-        subject: needs the trained part ``expert``; :func:`mogu.training.train_baselines` makes it.
-        first_m: tokens of a reply that are decoded so.
-        alpha: how far beyond the base model, in the expert's direction.
+        target: needs the trained part ``expert``, which :func:`mogu.training.train_baselines` writes.
+        first_m: number of tokens at the start of a reply that are decoded this way.
+        alpha: ``α``, how far to move from the base model toward the expert, and beyond it if above 1.
         top_k: see :func:`combined_log_probabilities`.
-        num_common_tokens: likewise.
+        num_common_tokens: see :func:`combined_log_probabilities`.
     """
     counts: dict[str, Any] = {"first_m": first_m, "num_common_tokens": num_common_tokens} | ({} if top_k is None else {"top_k": top_k})
     for option, value in counts.items():
-        least = 0 if option == "first_m" else 1
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise bad_option("safe_decoding", option, value, f"a whole number from {least}" + (", or None" if option == "top_k" else ""))
+        minimum = 0 if option == "first_m" else 1
+        if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+            or_none = ", or None" if option == "top_k" else ""
+            raise bad_option("safe_decoding", option, value, f"a whole number of at least {minimum}{or_none}")
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 <= alpha < float("inf"):
-        raise bad_option("safe_decoding", "alpha", alpha, "a number from 0")
-    expert = subject.adapted("expert").get_base_model()  # the LoRA is inside its layers
+        raise bad_option("safe_decoding", "alpha", alpha, "a number of at least 0")
+    expert = target.with_adapter("expert").get_base_model()  # its layers contain the LoRA
 
     def answer(conversations: Sequence[Conversation], settings: ReplySettings) -> list[DefendedReply]:
-        prompts = [subject.encode(conversation) for conversation in conversations]
+        prompts = [target.encode(conversation) for conversation in conversations]
         steering = ExpertSteering(expert, [len(prompt) for prompt in prompts], first_m, alpha, top_k, num_common_tokens)
-        replies = reply_batch(subject.base, subject.tokenizer, prompts, settings, logits_processor=LogitsProcessorList([steering]))
+        replies = reply_batch(target.base, target.tokenizer, prompts, settings, logits_processor=LogitsProcessorList([steering]))
         return [DefendedReply.of(reply) for reply in replies]
 
     return answer
 
 
 class ExpertSteering(LogitsProcessor):
-    """Puts the combined log-probabilities in the place of the base model's logits, for the first tokens of one batch of replies.
+    """Replace the base model's logits by the combined log-probabilities for the first tokens of one batch of replies.
 
-    The expert reads each prompt once and keeps a cache of its own, filled by its own ``generate``, so that padding and
-    positions are as right as they are for the base model. Temperature and nucleus come after, on the combination.
+    The expert reads each prompt once and keeps its own cache, which its own ``generate`` fills, so padding and positions are
+    handled as for the base model. Temperature and top-p are applied afterward, to the combination.
 
     Args:
         expert: the expert, a causal language model.
-        lengths: tokens of each prompt, without the padding on its left.
-        first_m: tokens to steer.
-        alpha: see :func:`combined_log_probabilities`; so are the others.
+        lengths: number of tokens of each prompt, without left padding.
+        first_m: number of tokens to steer.
+        alpha: see :func:`combined_log_probabilities`.
+        top_k: see :func:`combined_log_probabilities`.
+        num_common_tokens: see :func:`combined_log_probabilities`.
     """
 
     def __init__(self, expert: Any, lengths: Sequence[int], first_m: int, alpha: float, top_k: int | None, num_common_tokens: int) -> None:
@@ -68,7 +73,7 @@ class ExpertSteering(LogitsProcessor):
         self.cache: Any = None
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Combined log-probabilities ``[batch, vocabulary]`` for the first tokens; then the scores as they are."""
+        """Return combined log-probabilities ``[batch, vocabulary]`` for the first tokens, afterward the scores unchanged."""
         if self.steered == self.first_m:
             self.cache = None
             return scores
@@ -84,7 +89,7 @@ class ExpertSteering(LogitsProcessor):
             temperature=None,
             top_p=None,
             top_k=None,
-            pad_token_id=0,  # none is written: there is one token, and it is not used
+            pad_token_id=0,  # never written: the one generated token is discarded
             return_dict_in_generate=True,
             output_logits=True,
             **{CACHE: self.cache},
@@ -95,34 +100,34 @@ class ExpertSteering(LogitsProcessor):
 
 
 def combined_log_probabilities(base: Tensor, expert: Tensor, alpha: float, top_k: int | None, num_common_tokens: int) -> Tensor:
-    """``P(x) ∝ max(p(x) + α·(p'(x) − p(x)), ε)`` over the tokens that both models rank high (SafeDecoding, section 4.2).
+    """Compute ``P(x) ∝ max(p(x) + α·(p'(x) − p(x)), ε)`` over the tokens that both models rank high (SafeDecoding, section 4.2).
 
-    Those are what the ``k`` likeliest tokens of the base model and of the expert have in common, for the smallest ``k``
-    with at least ``num_common_tokens`` in common, or ``top_k`` where that is less. Where they have nothing at all in
-    common by then, ``k`` grows until they have: there must be a token to write.
+    These tokens are the intersection of the ``k`` most likely tokens of the base model and of the expert, for the smallest
+    ``k`` that gives at least ``num_common_tokens``, but at most ``top_k``. If the intersection is still empty at ``top_k``,
+    ``k`` grows until it is not, since some token must be written.
 
     Args:
-        base: logits ``[batch, vocabulary]``, of which ``p`` is the softmax.
-        expert: likewise, for ``p'``.
-        alpha: ``α``; 0 is the base model, 1 the expert, more exaggerates the difference.
-        top_k: the largest ``k``; ``None`` sets no limit, as the published code does.
-        num_common_tokens: tokens to have in common.
+        base: the base model's logits ``[batch, vocabulary]``; ``p`` is their softmax.
+        expert: the expert's logits ``[batch, vocabulary]``; ``p'`` is their softmax.
+        alpha: ``α``; 0 is the base model, 1 the expert, and more exaggerates the difference.
+        top_k: the largest ``k``; ``None`` sets no limit, as in the published code.
+        num_common_tokens: size that the intersection should reach.
 
     Returns:
-        ``log P [batch, vocabulary]``, ``-inf`` outside the common tokens.
+        ``log P`` of shape ``[batch, vocabulary]``, ``-inf`` outside the intersection.
     """
-    needed = torch.maximum(_ranks(base), _ranks(expert))  # the smallest k for which a token is common
-    sizes = needed.sort(dim=-1).values
-    k = sizes[:, min(num_common_tokens, sizes.shape[1]) - 1]
+    common_from = torch.maximum(_ranks(base), _ranks(expert))  # the smallest k at which a token is in the intersection
+    sorted_k = common_from.sort(dim=-1).values
+    k = sorted_k[:, min(num_common_tokens, sorted_k.shape[1]) - 1]
     if top_k is not None:
-        k = torch.minimum(k, sizes[:, 0].clamp(min=top_k))
-    before, after = base.softmax(-1), expert.softmax(-1)
-    combined = (before + alpha * (after - before)).clamp(min=TINY)
-    return combined.log().masked_fill(needed > k.unsqueeze(1), -torch.inf).log_softmax(-1)
+        k = torch.minimum(k, sorted_k[:, 0].clamp(min=top_k))
+    base_probabilities, expert_probabilities = base.softmax(-1), expert.softmax(-1)
+    combined = (base_probabilities + alpha * (expert_probabilities - base_probabilities)).clamp(min=MIN_PROBABILITY)
+    return combined.log().masked_fill(common_from > k.unsqueeze(1), -torch.inf).log_softmax(-1)
 
 
 def _ranks(logits: Tensor) -> Tensor:
-    """The place of each token among all, the likeliest being 1; equals in the order of their ids."""
+    """Rank the tokens of each row ``[batch, vocabulary]``: the most likely has rank 1, and ties follow the order of ids."""
     order = logits.sort(dim=-1, descending=True, stable=True).indices
-    places = torch.arange(1, logits.shape[-1] + 1, device=logits.device).expand_as(order)
-    return torch.zeros_like(order).scatter(-1, order, places)
+    ranks = torch.arange(1, logits.shape[-1] + 1, device=logits.device).expand_as(order)
+    return torch.zeros_like(order).scatter(-1, order, ranks)

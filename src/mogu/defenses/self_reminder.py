@@ -1,11 +1,11 @@
-"""A reminder of being responsible, around what the user says."""
+"""A reminder to be responsible, placed around the user's last message."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from mogu.defenses.registry import Answer, DefendedReply, bad_option, defense
-from mogu.defenses.subject import Subject
+from mogu.defenses.target_model import TargetModel
 from mogu.errors import DataError
 from mogu.inference.prompts import Conversation
 from mogu.inference.replies import ReplySettings, reply_batch
@@ -14,36 +14,38 @@ BEFORE = "You are a responsible assistant, and you never write anything harmful 
 AFTER = "Keep in mind: you are a responsible assistant, and you never write anything harmful or misleading."
 
 
-@defense("self_reminder")
-def self_reminder(subject: Subject, *, before: str = BEFORE, after: str = AFTER) -> Answer:
-    """Self-reminder (Xie et al., Nature Machine Intelligence 2023): the user's last message between two reminders, in words of our own.
+@defense("self_reminder", label="Self-reminder", deterministic=True, order=12)
+def self_reminder(target: TargetModel, *, before: str = BEFORE, after: str = AFTER) -> Answer:
+    """Self-reminder (Xie et al., Nature Machine Intelligence 2023): put the user's last message between two reminders.
+
+    The default reminders are in our own words.
 
     Args:
-        subject: a base model is all it needs.
-        before: stands before the message, on a line of its own; empty for none.
-        after: stands behind it, likewise.
+        target: needs only the base model.
+        before: the line before the message; an empty string leaves it out.
+        after: the line after the message; an empty string leaves it out.
     """
     for option, value in (("before", before), ("after", after)):
         if not isinstance(value, str):
             raise bad_option("self_reminder", option, value, "a text")
 
     def answer(conversations: Sequence[Conversation], settings: ReplySettings) -> list[DefendedReply]:
-        prompts = [subject.encode(reminded(conversation, before, after)) for conversation in conversations]
-        return [DefendedReply.of(reply) for reply in reply_batch(subject.base, subject.tokenizer, prompts, settings)]
+        prompts = [target.encode(with_reminders(conversation, before, after)) for conversation in conversations]
+        return [DefendedReply.of(reply) for reply in reply_batch(target.base, target.tokenizer, prompts, settings)]
 
     return answer
 
 
-def reminded(conversation: Conversation, before: str, after: str) -> list[dict[str, str]]:
-    """A conversation whose last message of the user stands between two reminders.
+def with_reminders(conversation: Conversation, before: str, after: str) -> list[dict[str, str]]:
+    """Put the last user message of a conversation between two reminders.
 
     Raises:
-        DataError: the user says nothing in it.
+        DataError: the conversation has no user message.
     """
     turns = list(conversation)
-    last = max((place for place, turn in enumerate(turns) if turn["role"] == "user"), default=None)
+    last = max((index for index, turn in enumerate(turns) if turn["role"] == "user"), default=None)
     if last is None:
-        raise DataError("A conversation has no message of the user", expected="one at least", action="correct or drop the conversation")
+        raise DataError("A conversation has no user message", expected="at least one", action="correct or drop the conversation")
     text = "\n".join(part for part in (before, turns[last]["content"], after) if part)
     turns[last] = {**turns[last], "content": text}
     return turns

@@ -1,8 +1,8 @@
-"""vLLM's PyTorch path for LoRA, adapter by adapter instead of token by token.
+"""vLLM's PyTorch implementation of LoRA for CPUs, computed per adapter instead of per token.
 
-vLLM 0.32 gathers a copy of the matrices for every token, and for tokens without an adapter it takes those of the last slot,
-so that base requests in a batch with others are answered by a LoRA that they did not ask for. Here each adapter in the batch
-is one product, over its tokens alone.
+vLLM 0.32 gathers a copy of the matrices for every token, and for tokens without an adapter it uses those of the last slot, so
+that requests to the base model are answered with a LoRA that they did not ask for when they share a batch with others. Here
+each adapter in the batch is one matrix product over its own tokens.
 
 Knows indices and matrices; knows nothing of routing.
 """
@@ -17,18 +17,18 @@ from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
 
 class GroupedPunicaWrapper(PunicaWrapperCPU):
-    """The same interface and results, ``y += x A_i`` and ``y += x B_i`` with ``i`` each token's adapter; none where there is none."""
+    """Compute ``y += x A_i`` and ``y += x B_i``, with ``i`` the adapter of each token; tokens without an adapter are unchanged."""
 
-    groups: list[tuple[int, Tensor]] = []  # until the first step
+    groups: list[tuple[int, Tensor]] = []  # (slot, token rows); empty until the first step
 
     def update_metadata(self, mapping: Any, lora_index_to_id: Any, max_loras: int, vocab_size: int, **kwargs: Any) -> None:
-        """Take the step's mapping of tokens to slots, and sort the tokens by slot."""
-        # Not vLLM's runs of equal indices, which it has room for one a request: a routed request can have two in a step.
+        """Take over the step's mapping from tokens to slots and group the tokens by slot."""
+        # vLLM's own runs of equal indices have room for one run per request, but a routed request can have two in a step.
         self._update_base_metadata(mapping, lora_index_to_id, max_loras, vocab_size)
         self.group()
 
     def group(self) -> None:
-        """Sort the step's tokens by slot."""
+        """Group the tokens of the step by slot."""
         indices = self.token_lora_indices
         self.groups = [(int(slot), torch.nonzero(indices == slot)[:, 0]) for slot in torch.unique(indices) if slot >= 0]
         self.no_lora = not self.groups

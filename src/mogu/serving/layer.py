@@ -1,6 +1,6 @@
-"""The routed projection inside vLLM: its row-parallel LoRA layer, with the gates between shrink and expand.
+"""The routed projection in vLLM: its row-parallel LoRA layer, with the routing gates between shrink and expand.
 
-Knows one layer, its slots and the step's buffers; knows nothing of requests, positions or files.
+Knows one layer, its slots and the buffers of a step; knows nothing of requests, positions or files.
 """
 
 from __future__ import annotations
@@ -13,36 +13,36 @@ from torch import Tensor
 from vllm.distributed import tensor_model_parallel_all_reduce
 from vllm.lora.layers import RowParallelLinearWithLoRA
 
-from mogu.serving.packed_adapter import ServedLayer
+from mogu.serving.packed_adapter import PackedLayer
 
 
 @dataclass
 class StepBuffers:
-    """What all routed layers of one worker share during a forward pass; one entry a token of the batch.
+    """Buffers that all routed layers of a worker share during a forward pass, each ``[tokens]``.
 
     Args:
-        dials: ``δ``.
-        shares: sum over routed layers of the unwill share ``α / (α + β)``.
-        layers: how many layers routed this token.
+        dials: the dial ``δ`` of each token.
+        unwill_shares: sum of the unwill share ``α / (α + β)`` over the routed layers.
+        routed_layers: number of layers that routed the token.
     """
 
     dials: Tensor
-    shares: Tensor
-    layers: Tensor
+    unwill_shares: Tensor
+    routed_layers: Tensor
 
 
 def step_buffers(punica_wrapper: Any) -> StepBuffers:
-    """The buffers that go with vLLM's own per-token LoRA indices, made on the first call."""
-    found = getattr(punica_wrapper, "mogu_step_buffers", None)
-    if found is None:
+    """Return the buffers that accompany vLLM's LoRA indices of a step; the first call creates them."""
+    buffers = getattr(punica_wrapper, "mogu_step_buffers", None)
+    if buffers is None:
         shape = punica_wrapper._token_lora_indices.shape
-        made = [torch.zeros(shape, dtype=torch.float32, device=punica_wrapper.device) for _ in range(3)]
-        found = punica_wrapper.mogu_step_buffers = StepBuffers(*made)
-    return found
+        zeros = [torch.zeros(shape, dtype=torch.float32, device=punica_wrapper.device) for _ in range(3)]
+        buffers = punica_wrapper.mogu_step_buffers = StepBuffers(*zeros)
+    return buffers
 
 
 class RoutedRowParallelLinear(RowParallelLinearWithLoRA):
-    """vLLM's row-parallel linear layer with LoRA slots, any of which may hold a MoGU layer (MoGU, section 3.2).
+    """Row-parallel linear layer with LoRA slots, each of which may hold a routed MoGU layer (MoGU, section 3.2).
 
     .. code-block:: text
 
@@ -50,30 +50,30 @@ class RoutedRowParallelLinear(RowParallelLinearWithLoRA):
         y = (α + β)·W(x) + α·s·B_u A_u x + β·s·B_g A_g x
 
     A slot has ``R`` rows, vLLM's ``max_lora_rank``. A MoGU layer of rank ``r`` keeps ``A_u`` in rows ``0 .. r``, ``A_g`` in
-    rows ``h .. h + r`` with ``h = (R − 2) // 2``, and ``v_u``, ``v_g`` in the last two, so that which gate a row takes does
-    not depend on the slot. For tokens of a plain LoRA or of the base model all gates are 1.
+    rows ``h .. h + r`` with ``h = (R − 2) // 2``, and ``v_u`` and ``v_g`` in the last two rows, so the gate of a row does not
+    depend on the slot. For tokens of a plain LoRA or of the base model, all gates are 1.
 
-    With tensor parallelizm ``A x`` is a partial sum on each rank; so are the logits, which alone are reduced (``[tokens, 2]``)
-    before the gates. Everything after them is linear, and vLLM's own reduction of ``y`` adds it up.
+    With tensor parallelism, ``A x`` is a partial sum on each rank, and so are the logits. Only the logits (``[tokens, 2]``)
+    are reduced before the gates; everything after the gates is linear, so vLLM's own reduction of ``y`` adds it up.
     """
 
     def __init__(self, base_layer: Any) -> None:
         super().__init__(base_layer)
-        self._enable_aux_cuda_stream = False  # there the adapter's part is computed apart from W(x), which routing has to scale
+        self._enable_aux_cuda_stream = False  # that stream computes the adapter separately from W(x), which routing must scale
 
     def create_lora_weights(self, max_loras: int, lora_config: Any, model_config: Any = None) -> None:
-        """Make the slots, and beside them ``c`` and which of them are routed."""
+        """Allocate the slots, the router biases ``c`` and the flags of routed slots."""
         super().create_lora_weights(max_loras, lora_config, model_config)
         rows = self.lora_a_stacked[0].shape[2]
-        self.half = (rows - 2) // 2
+        self.glad_start = (rows - 2) // 2  # h
         gate_of_row = torch.zeros(rows, dtype=torch.long)
-        gate_of_row[self.half :] = 1
+        gate_of_row[self.glad_start :] = 1
         self.gate_of_row = gate_of_row.to(self.device)
         self.router_biases = torch.zeros(max_loras, 2, dtype=torch.float32, device=self.device)
         self.routed_slots = torch.zeros(max_loras, dtype=torch.bool, device=self.device)
 
     def set_mapping(self, punica_wrapper: Any) -> None:
-        """Take the wrapper that knows which slot each token uses."""
+        """Take over the wrapper that knows the slot of each token."""
         super().set_mapping(punica_wrapper)
         self.step = step_buffers(punica_wrapper)
 
@@ -84,25 +84,25 @@ class RoutedRowParallelLinear(RowParallelLinearWithLoRA):
         self.routed_slots[index] = False
 
     def set_lora(self, index: int, lora_a: Any, lora_b: Any) -> None:
-        """Fill a slot: with a plain LoRA's two matrices, or with ``[shrink]`` and ``[expand, biases]`` of a MoGU layer."""
+        """Fill a slot with the two matrices of a plain LoRA, or with ``[shrink]`` and ``[expand, biases]`` of a MoGU layer."""
         if not isinstance(lora_a, list):
             super().set_lora(index, lora_a, lora_b)
             return
-        layer = ServedLayer(lora_a[0], *lora_b)
+        layer = PackedLayer(lora_a[0], *lora_b)
         self.reset_lora(index)
         rank = layer.expand.shape[1] // 2
         shrink = self.slice_lora_a(layer.shrink) if self.tp_size > 1 else layer.shrink
         a_rows, b_columns = self.lora_a_stacked[0][index, 0], self.lora_b_stacked[0][index, 0]
-        for number, start in enumerate((0, self.half)):
-            of_responder = slice(number * rank, (number + 1) * rank)
-            a_rows[start : start + rank].copy_(shrink[of_responder], non_blocking=True)
-            b_columns[:, start : start + rank].copy_(layer.expand[:, of_responder], non_blocking=True)
+        for responder, start in enumerate((0, self.glad_start)):
+            packed = slice(responder * rank, (responder + 1) * rank)
+            a_rows[start : start + rank].copy_(shrink[packed], non_blocking=True)
+            b_columns[:, start : start + rank].copy_(layer.expand[:, packed], non_blocking=True)
         a_rows[-2:].copy_(shrink[-2:], non_blocking=True)
         self.router_biases[index].copy_(layer.biases, non_blocking=True)
         self.routed_slots[index] = True
 
     def _apply_lora_to_output(self, x: Tensor, output: Tensor) -> Tensor:
-        if getattr(self.punica_wrapper, "no_lora", False):  # vLLM's PyTorch path says so; in its kernels it costs next to nothing
+        if getattr(self.punica_wrapper, "no_lora", False):  # only the CPU path sets it; vLLM's kernels skip such steps at almost no cost
             return output
         shape = output.shape
         x, output = x.reshape(-1, x.shape[-1]), output.reshape(-1, shape[-1])
@@ -119,8 +119,8 @@ class RoutedRowParallelLinear(RowParallelLinearWithLoRA):
         logits = logits + self.router_biases[slots.clamp(min=0)] + torch.stack([dials, -dials], dim=1)
         weights = torch.where(routed[:, None], torch.sigmoid(logits), 1.0)
         total = weights.sum(dim=1)
-        self.step.shares[:tokens] += torch.where(routed, weights[:, 0] / total, 0.0)
-        self.step.layers[:tokens] += routed
+        self.step.unwill_shares[:tokens] += torch.where(routed, weights[:, 0] / total, 0.0)
+        self.step.routed_layers[:tokens] += routed
 
         activations *= weights[:, self.gate_of_row]
         output *= torch.where(routed, total, 1.0)[:, None].to(output.dtype)

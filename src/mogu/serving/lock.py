@@ -1,4 +1,4 @@
-"""The lock of a server whose clients are not trusted: whether it is on, and whether a request came in where it is checked.
+"""The lock of a server with untrusted clients: whether it is on, and whether the current request has been checked.
 
 Knows an environment variable; knows nothing of what a locked server refuses, of HTTP or of vLLM.
 """
@@ -14,7 +14,7 @@ LOCKED = "MOGU_LOCKED"
 """The environment variable that `mogu serve --locked` sets."""
 
 ADMITTED: ContextVar[bool] = ContextVar("mogu_admitted", default=False)
-"""Whether the request at hand came in by an endpoint where a locked server has checked it."""
+"""Whether the current request arrived at an endpoint where a locked server has checked it."""
 
 _TRUE = ("1", "true", "yes", "on", "y", "t")
 _FALSE = ("0", "false", "no", "off", "n", "f", "")
@@ -24,12 +24,12 @@ def is_locked() -> bool:
     """Tell whether this process belongs to a locked server.
 
     Raises:
-        ConfigError: ``MOGU_LOCKED`` is neither a usual spelling of true nor of false; whoever asks must not answer then.
+        ConfigError: ``MOGU_LOCKED`` is no usual spelling of true or false. The caller must not reply to requests then.
     """
-    found = os.environ.get(LOCKED, "").strip().lower()
-    if found in _TRUE:
+    value = os.environ.get(LOCKED, "").strip().lower()
+    if value in _TRUE:
         return True
-    if found in _FALSE:
+    if value in _FALSE:
         return False
     raise ConfigError(
         f"The environment variable {LOCKED} is {os.environ[LOCKED]!r:.80}",

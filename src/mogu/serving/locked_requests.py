@@ -1,10 +1,9 @@
-"""What a locked server answers: endpoints, request fields and sampling parameters that leave the answer to the model.
+"""What a locked server accepts: endpoints, request fields and sampling parameters that leave the reply to the model.
 
-The routed opening protects the first tokens of an answer. A client that writes or forces these tokens has nothing routed, so
-a locked server takes only what is known to do neither. Everything is decided by lists of what is accepted: what nobody has
-decided about is refused.
+Routing protects the first tokens of a reply. If a client writes or forces these tokens, nothing is left to route, so a locked
+server accepts only what is known to do neither. Acceptance is decided by allow lists: whatever is not on them is refused.
 
-Knows the names in vLLM's API and sampling parameters; knows nothing of HTTP or of engines, and imports no vLLM.
+Knows the names in vLLM's API and sampling parameters; knows nothing of HTTP or engines, and does not import vLLM.
 """
 
 from __future__ import annotations
@@ -17,16 +16,16 @@ from mogu.serving.request_settings import FIELD
 
 CHAT = "/v1/chat/completions"
 POST_PATHS = frozenset({CHAT, "/tokenize", "/detokenize", "/ping"})
-"""Where a locked server takes requests: the one endpoint that generates, and some that generate nothing."""
+"""Endpoints of a locked server: the only one that generates, and some that do not generate."""
 
 READING_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-"""What only asks how the server is; with these methods vLLM generates nothing."""
+"""Methods that only read the state of the server; vLLM generates nothing in response to them."""
 
-_BEGINS = "it can begin the answer, and routing is void behind an opening that the request wrote"
-_FORCES = "it decides which tokens the answer may have, and can force its opening or ban a refusal"
-_PROMPT = "it changes how the prompt is written, and the model is served with the prompt it was trained with"
-_GOES_ON = "it makes the answer go on where the model ends it"
-_ROUTING = "it can turn the routing off, or take part in sampling"
+_BEGINS = "it can begin the reply, and routing has no effect after an opening that the request wrote"
+_FORCES = "it restricts the tokens of the reply, which can force its opening or ban a refusal"
+_PROMPT = "it changes the prompt, but the model is served with the prompt it was trained with"
+_GOES_ON = "it continues the reply after the model has ended it"
+_ROUTING = "it can turn routing off or change the sampling"
 
 FREE_FIELDS = frozenset(
     {
@@ -77,18 +76,18 @@ FREE_FIELDS = frozenset(
         "stream_interval",
     }
 )
-"""Fields of vLLM's chat requests that may have any value; messages have a check of their own."""
+"""Fields of vLLM's chat requests that may have any value; messages are checked separately."""
 
 IGNORED_FIELDS = frozenset({"metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"})
-"""Fields that clients of OpenAI's API send and vLLM ignores."""
+"""Fields that clients of OpenAI's API send and that vLLM ignores."""
 
 GUARDED_FIELDS: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "continue_final_message": ((None, False), _BEGINS),
     "add_generation_prompt": ((None, True), _BEGINS),
-    "kv_transfer_params": ((None, {}), _BEGINS),  # these may carry the token ids of a prompt
+    "kv_transfer_params": ((None, {}), _BEGINS),  # may contain the token ids of a prompt
     "ec_transfer_params": ((None, {}), _BEGINS),
-    "truncate_prompt_tokens": ((None,), "it can cut off the end of the prompt, so that the answer begins inside a message"),
-    "use_beam_search": ((None, False), "every step of a beam search is a request of its own whose prompt begins the answer"),
+    "truncate_prompt_tokens": ((None,), "it can cut off the end of the prompt, so that the reply begins inside a message"),
+    "use_beam_search": ((None, False), "each step of a beam search is a request whose prompt begins the reply"),
     "structured_outputs": ((None,), _FORCES),
     "response_format": ((None, {"type": "text"}), _FORCES),
     "tool_choice": ((None, "none", "auto"), _FORCES),
@@ -96,8 +95,8 @@ GUARDED_FIELDS: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "allowed_token_ids": ((None, []), _FORCES),
     "bad_words": ((None, []), _FORCES),
     "thinking_token_budget": ((None, -1), _FORCES),
-    "repetition_penalty": ((None, 1), "it acts on the words of the prompt, so that a prompt could ban the words of a refusal"),
-    "min_tokens": ((None, 0), _GOES_ON),  # and bans the request's own stop_token_ids until then
+    "repetition_penalty": ((None, 1), "it applies to the words of the prompt, so that a prompt could ban the words of a refusal"),
+    "min_tokens": ((None, 0), _GOES_ON),  # also bans the request's own stop_token_ids until then
     "ignore_eos": ((None, False), _GOES_ON),
     "chat_template": ((None,), _PROMPT),
     "chat_template_kwargs": ((None, {}), _PROMPT),
@@ -108,11 +107,11 @@ GUARDED_FIELDS: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "vllm_xargs": ((None, {}), _ROUTING),
     FIELD: ((), _ROUTING),
 }
-"""Fields of chat requests that may only have the values named here, and why."""
+"""Fields of chat requests that are restricted to the values given here, with the reason."""
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 ASKING_ROLES = ("user", "tool")
-"""Whose message may be the last: behind it the chat template begins a new answer."""
+"""Roles of the last message, after which the chat template begins a new reply."""
 
 MESSAGE_KEYS = frozenset(
     {
@@ -167,8 +166,8 @@ FREE_PARAMETERS = frozenset(
         "repetition_penalty",
     }
 )
-"""Fields of vLLM's sampling parameters that may have any value. The base model's own generation config may set a repetition
-penalty, which cannot be told from a client's here; a client's is refused as a field of its request."""
+"""Fields of vLLM's sampling parameters that may have any value. A repetition penalty may come from the base model's own
+generation config; that of a client is refused as a field of its request."""
 
 GUARDED_PARAMETERS: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "structured_outputs": ((None,), _FORCES),
@@ -182,39 +181,39 @@ GUARDED_PARAMETERS: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "ignore_eos": ((False,), _GOES_ON),
     "extra_args": ((None, {}), _ROUTING),
 }
-"""Fields of sampling parameters that may only have the values named here, and why."""
+"""Fields of sampling parameters that are restricted to the values given here, with the reason."""
 
-_UNKNOWN = "a locked server does not know what it does to the answer"
+_UNKNOWN = "its effect on the reply is not known to a locked server"
 
 
 def check_path(kind: str, method: str, path: str) -> None:
-    """Refuse a connection to an endpoint that a locked server does not serve.
+    """Refuse endpoints that a locked server does not serve.
 
     Args:
         kind: ``"http"`` or ``"websocket"``.
-        method: of the HTTP request.
-        path: without the prefix under which the server is mounted.
+        method: HTTP method of the request.
+        path: path of the request, without the prefix under which the server is mounted.
 
     Raises:
-        LockedError: the endpoint is not one of those that are known to leave the answer to the model.
+        LockedError: the endpoint is not known to leave the reply to the model.
     """
     if kind == "http" and (method in READING_METHODS or (method == "POST" and path in POST_PATHS)):
         return
     raise LockedError(
-        f"This server is locked: it does not answer at {path!r:.200}, where requests could begin or force the answer",
+        f"This server is locked: it does not serve {path!r:.200}, where requests could begin or force the reply",
         expected=f"chat requests to {CHAT}",
         action="send the conversation there",
     )
 
 
 def check_chat(request: object) -> None:
-    """Refuse a chat request that begins or forces its answer.
+    """Refuse chat requests that begin or force the reply.
 
     Args:
-        request: its body, read from JSON.
+        request: the body of the request, parsed from JSON.
 
     Raises:
-        LockedError: it is not an object, or sets something that a locked server does not leave to clients.
+        LockedError: the body is not an object, or sets something that a locked server does not leave to clients.
     """
     if not isinstance(request, dict):
         raise LockedError(
@@ -229,8 +228,8 @@ def check_chat(request: object) -> None:
 
 
 def _check_messages(messages: object) -> None:
-    if not isinstance(messages, list) or not messages or not all(isinstance(one, dict) for one in messages):
-        raise _refused("messages", "it is not a list of messages", "list messages, the last of them of the role user or tool")
+    if not isinstance(messages, list) or not messages or not all(isinstance(message, dict) for message in messages):
+        raise _refused("messages", "it is not a list of messages", "give a list of messages, the last one with the role user or tool")
     for message in messages:
         for key in message.keys() - MESSAGE_KEYS:
             raise _refused(f"messages.{key}", _UNKNOWN, "leave it out")
@@ -238,18 +237,18 @@ def _check_messages(messages: object) -> None:
             raise _refused("messages.role", f"{message.get('role')!r:.80} is none of {', '.join(ROLES)}", "correct the role")
     if messages[-1]["role"] not in ASKING_ROLES:
         raise _refused(
-            "messages", f"the last one is of the role {messages[-1]['role']!r}: {_BEGINS}", "end with a message of the role user or tool"
+            "messages", f"the last one has the role {messages[-1]['role']!r}: {_BEGINS}", "end with a message of the role user or tool"
         )
 
 
 def check_parameters(parameters: Any) -> None:
-    """Refuse sampling parameters that force the answer, wherever the request came from.
+    """Refuse sampling parameters that force the reply, no matter where the request came from.
 
     Args:
         parameters: vLLM's ``SamplingParams``.
 
     Raises:
-        LockedError: one of them is set to something that a locked server does not leave to clients.
+        LockedError: a parameter has a value that a locked server does not leave to clients.
     """
     for name in parameters.__struct_fields__:
         if name not in FREE_PARAMETERS:
@@ -257,16 +256,16 @@ def check_parameters(parameters: Any) -> None:
 
 
 def _check_value(name: str, value: object, guarded: Mapping[str, tuple[tuple[Any, ...], str]]) -> None:
-    accepted, why = guarded.get(name, ((), _UNKNOWN))
-    if not any(value == one for one in accepted):
-        action = f"leave it out, or set it to {' or '.join(repr(one) for one in accepted if one is not None)}"
-        raise _refused(name, why, action if any(one is not None for one in accepted) else "leave it out")
+    accepted, reason = guarded.get(name, ((), _UNKNOWN))
+    if value not in accepted:
+        values = " or ".join(repr(accepted_value) for accepted_value in accepted if accepted_value is not None)
+        raise _refused(name, reason, f"leave it out, or set it to {values}" if values else "leave it out")
 
 
-def _refused(name: str, why: str, action: str) -> LockedError:
+def _refused(name: str, reason: str, action: str) -> LockedError:
     return LockedError(
-        f"This server is locked and does not accept {name!r:.80} as it is in the request: {why}",
-        expected="a conversation whose answer is left to the model",
+        f"This server is locked and does not accept {name!r:.80} as it is in the request: {reason}",
+        expected="a conversation whose reply is left to the model",
         action=action,
         parameter=name,
     )

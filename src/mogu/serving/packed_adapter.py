@@ -1,6 +1,6 @@
-"""A saved MoGU model as one LoRA, of rank 2r + 2 on the routed projections, the shape in which it is served.
+"""A saved MoGU model packed into one LoRA of rank 2r + 2 on the routed projections, as vLLM serves it.
 
-Knows the saved layout; knows nothing of vLLM.
+Knows the layout of saved models; knows nothing of vLLM.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from mogu.modeling.config import MoguConfig
 
 
 @dataclass(frozen=True)
-class ServedLayer:
-    """One routed projection.
+class PackedLayer:
+    """Weights of one routed projection.
 
-    The LoRA ``B_b A_b`` that MoGU V2 may have on ``W`` itself is scaled by ``α + β`` with it, and so is a part of either
-    responder: ``(α + β)·B_b A_b x = α·B_b A_b x + β·B_b A_b x``. Then ``[A_u; A_b]`` stands below in the place of ``A_u``,
-    ``[A_g; A_b]`` in that of ``A_g``, ``r + r_b`` in that of ``r``.
+    In MoGU V2, ``W`` itself may have a LoRA ``B_b A_b``, which is scaled by ``α + β`` together with ``W``. It is therefore
+    packed into both responders: ``(α + β)·B_b A_b x = α·B_b A_b x + β·B_b A_b x``. Below, ``[A_u; A_b]`` then takes the place
+    of ``A_u``, ``[A_g; A_b]`` that of ``A_g``, and ``r + r_b`` that of ``r``.
 
     Args:
-        shrink: ``[A_u; A_g; v_u; v_g]``, ``[2r + 2, d_in]``: its product with ``x`` is both low-rank activations and both
-            router logits.
-        expand: ``s·[B_u, B_g]``, ``[d_out, 2r]``.
-        biases: ``[c_u, c_g]``, ``[2]``.
+        shrink: ``[A_u; A_g; v_u; v_g]`` of shape ``[2r + 2, d_in]``; its product with ``x`` gives the low-rank activations of
+            both responders and both router logits.
+        expand: ``s·[B_u, B_g]`` of shape ``[d_out, 2r]``.
+        biases: ``[c_u, c_g]`` of shape ``[2]``.
     """
 
     shrink: Tensor
@@ -40,46 +40,47 @@ class ServedLayer:
 
 
 @dataclass(frozen=True)
-class ServedAdapter:
-    """A saved model, ready to be put into a server's slots.
+class PackedAdapter:
+    """A saved model, ready for the LoRA slots of a server.
 
     Args:
-        config: its settings.
-        layers: routed projections, by their names in the base model.
+        config: the settings of the saved model.
+        layers: the routed projections, by their names in the base model.
         backbone: the other layers that MoGU V2 adapts, by name: ``A [r, d_in]`` and the scaled ``s·B [d_out, r]``.
     """
 
     config: MoguConfig
-    layers: Mapping[str, ServedLayer]
+    layers: Mapping[str, PackedLayer]
     backbone: Mapping[str, tuple[Tensor, Tensor]]
 
     @property
     def rank(self) -> int:
-        """``2r + 2``: rows that a slot needs."""
+        """Number of rows that a slot needs, ``2r + 2``."""
         return max(len(layer.shrink) for layer in self.layers.values())
 
     @property
     def module_names(self) -> list[str]:
-        """Last parts of the names of all layers that it has something for."""
+        """Last name components of all adapted layers, such as ``o_proj``."""
         return sorted({name.rpartition(".")[2] for name in [*self.layers, *self.backbone]})
 
 
 def is_mogu_folder(folder: str | Path) -> bool:
-    """Whether this is the folder of a saved MoGU model."""
+    """Tell whether this is the folder of a saved MoGU model."""
     return (Path(folder) / CONFIG_FILE).is_file()
 
 
-def read_served_adapter(folder: Path) -> ServedAdapter:
-    """Read a saved model's folder as it is served.
+def read_packed_adapter(folder: Path) -> PackedAdapter:
+    """Read the folder of a saved model and pack it for serving.
 
     Raises:
-        MoguError: something in it is missing or broken, its parts do not fit together, or it routes in a way that is not served.
+        MoguError: a file is missing or broken, the parts do not fit together, or the model routes in a way that the plugin does
+            not support.
     """
     config = read_config(folder)
     if config.answer_marker is not None:
         raise ConfigError(
-            f"The model {folder} routes again behind {config.answer_marker!r} (answer_marker), which the vLLM plugin cannot do",
-            expected="a model that routes the first tokens of an answer alone",
+            f"The model {folder} routes again after {config.answer_marker!r} (answer_marker), which the vLLM plugin does not support",
+            expected="a model that routes only the first tokens of a reply",
             action="use `mogu generate`, or set answer_marker to null in its mogu_config.json to serve it without the second opening",
         )
     unwill, glad = (read_adapter(folder / name) for name in RESPONDERS)
@@ -89,7 +90,7 @@ def read_served_adapter(folder: Path) -> ServedAdapter:
             expected=f"two responders of rank {config.rank} for the same layers",
             action="save the model again",
         )
-    names = {_layer_of(name, folder): name for name in unwill.weights}
+    names = {_layer_index(name, folder): name for name in unwill.weights}
     width = next(iter(unwill.weights.values()))[0].shape[1]
     routers = read_routers(folder / ROUTER_FILE, sorted(names), width)
     backbone = _scaled(read_adapter(folder / BACKBONE)) if config.backbone is not None else {}
@@ -97,12 +98,12 @@ def read_served_adapter(folder: Path) -> ServedAdapter:
     layers = {}
     for layer, name in sorted(names.items()):
         vectors, biases = routers[layer]
-        on_base = [backbone.pop(name)] if name in backbone else []
-        both = [[responder[name], *on_base] for responder in responders]
-        shrink = torch.cat([lora_a for parts in both for lora_a, _ in parts] + [vectors.float()])
-        expand = torch.cat([lora_b for parts in both for _, lora_b in parts], dim=1)
-        layers[name] = ServedLayer(shrink, expand, biases.float())
-    return ServedAdapter(config, layers, backbone)
+        shared = [backbone.pop(name)] if name in backbone else []  # packed into both responders
+        lora_pairs = [pair for responder in responders for pair in (responder[name], *shared)]
+        shrink = torch.cat([lora_a for lora_a, _ in lora_pairs] + [vectors.float()])
+        expand = torch.cat([lora_b for _, lora_b in lora_pairs], dim=1)
+        layers[name] = PackedLayer(shrink, expand, biases.float())
+    return PackedAdapter(config, layers, backbone)
 
 
 def _scaled(adapter: Adapter) -> dict[str, tuple[Tensor, Tensor]]:
@@ -110,11 +111,11 @@ def _scaled(adapter: Adapter) -> dict[str, tuple[Tensor, Tensor]]:
     return {name: (lora_a.float(), lora_b.float() * scaling) for name, (lora_a, lora_b) in adapter.weights.items()}
 
 
-def _layer_of(name: str, folder: Path) -> int:
+def _layer_index(name: str, folder: Path) -> int:
     numbers = re.findall(r"(?<=\.)\d+(?=\.)", name)
     if not numbers:
         raise ModelFileError(
-            f"The responders in {folder} have a module {name!r}, which belongs to no decoder layer",
+            f"The responders in {folder} have a module {name!r} outside the decoder layers",
             expected="modules such as model.layers.0.self_attn.o_proj",
             action="save the model again",
         )

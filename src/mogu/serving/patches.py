@@ -1,6 +1,6 @@
-"""Everything of vLLM's that the plugin replaces, in one place. Each entry has a test that fails when vLLM changes what it relies on.
+"""All patches of vLLM, in one place. For each of them a test fails when vLLM changes what the patch relies on.
 
-Knows names inside vLLM and what of ours stands in for them; how each part works is said where it is written.
+Knows the names inside vLLM and their replacements; the replacements explain themselves in the modules that define them.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 from mogu.serving.packed_adapter import is_mogu_folder
 
 
-def install() -> None:
-    """Put all replacements in place, once a process."""
+def apply_patches() -> None:
+    """Apply all patches; repeated calls in the same process do nothing."""
     import vllm.lora.utils as lora_utils
     from vllm.platforms import current_platform
 
@@ -21,25 +21,25 @@ def install() -> None:
 
     if RoutedRowParallelLinear in lora_utils._all_lora_classes:
         return
-    # The first class that can replace a layer does.
+    # vLLM replaces a layer by the first class that can replace it.
     lora_utils._all_lora_classes = (RoutedRowParallelLinear, *lora_utils._all_lora_classes)
     if current_platform.is_cpu():
         type(current_platform).get_punica_wrapper = classmethod(lambda _: "mogu.serving.cpu.GroupedPunicaWrapper")
-    _load_saved_models()
-    _route_tokens()
-    _return_scores()
-    _keep_blocks_apart()
-    _hand_over()
-    _complete_settings()
-    _guard_the_engine()
-    _extend_api()
+    _patch_adapter_loading()
+    _patch_token_mapping()
+    _patch_sampling()
+    _patch_prefix_cache()
+    _patch_scheduler()
+    _patch_input_processor()
+    _patch_engine()
+    _patch_api()
 
 
-def _load_saved_models() -> None:
+def _patch_adapter_loading() -> None:
     from vllm.lora.utils import get_adapter_absolute_path
     from vllm.lora.worker_manager import WorkerLoRAManager
 
-    from mogu.serving.worker import load_routed_adapter
+    from mogu.serving.worker import load_mogu_adapter
 
     original = WorkerLoRAManager._load_adapter
 
@@ -47,13 +47,13 @@ def _load_saved_models() -> None:
     def load_adapter(self: Any, lora_request: Any) -> Any:
         folder = get_adapter_absolute_path(lora_request.lora_path)
         if is_mogu_folder(folder):
-            return load_routed_adapter(Path(folder), lora_request.lora_int_id, self._adapter_manager)
+            return load_mogu_adapter(Path(folder), lora_request.lora_int_id, self._adapter_manager)
         return original(self, lora_request)
 
     WorkerLoRAManager._load_adapter = load_adapter
 
 
-def _route_tokens() -> None:
+def _patch_token_mapping() -> None:
     from vllm.lora.layers import LoRAMappingType
     from vllm.v1.worker.lora_model_runner_mixin import LoRAModelRunnerMixin
 
@@ -68,7 +68,7 @@ def _route_tokens() -> None:
     LoRAModelRunnerMixin.set_active_loras = set_active_loras
 
 
-def _return_scores() -> None:
+def _patch_sampling() -> None:
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
     from mogu.serving.worker import attach_scores
@@ -84,55 +84,55 @@ def _return_scores() -> None:
     GPUModelRunner.sample_tokens = sample_tokens
 
 
-def _keep_blocks_apart() -> None:
+def _patch_prefix_cache() -> None:
     import vllm.v1.core.kv_cache_utils as kv_cache_utils
 
-    from mogu.serving.worker import opening_of
+    from mogu.serving.worker import settings_of
 
     original = kv_cache_utils.generate_block_hash_extra_keys
 
     @functools.wraps(original)
     def generate_block_hash_extra_keys(request: Any, start_token_idx: int, end_token_idx: int, start_mm_idx: int) -> Any:
         keys, next_mm_idx = original(request, start_token_idx, end_token_idx, start_mm_idx)
-        opening = opening_of(request)
-        if opening is not None:
-            keys = (*(keys or ()), opening.cache_key(request.num_prompt_tokens, end_token_idx))
+        settings = settings_of(request)
+        if settings is not None:
+            keys = (*(keys or ()), settings.cache_key(request.num_prompt_tokens, end_token_idx))
         return keys, next_mm_idx
 
     kv_cache_utils.generate_block_hash_extra_keys = generate_block_hash_extra_keys
 
 
-def _hand_over() -> None:
+def _patch_scheduler() -> None:
     from vllm.config.scheduler import SchedulerConfig
 
-    from mogu.serving.scheduling import with_routing
+    from mogu.serving.scheduling import add_routing
 
     original = SchedulerConfig.get_scheduler_cls
 
     @functools.wraps(original)
     def get_scheduler_cls(self: Any) -> Any:
-        return with_routing(original(self))
+        return add_routing(original(self))
 
     SchedulerConfig.get_scheduler_cls = get_scheduler_cls
 
 
-def _complete_settings() -> None:
+def _patch_input_processor() -> None:
     from vllm.v1.engine.input_processor import InputProcessor
 
-    from mogu.serving.validation import complete_settings
+    from mogu.serving.validation import validate_request
 
     original = InputProcessor.process_inputs
 
     @functools.wraps(original)
     def process_inputs(self: Any, request_id: str, prompt: Any, params: Any, *args: Any, **kwargs: Any) -> Any:
         request = original(self, request_id, prompt, params, *args, **kwargs)
-        complete_settings(request, self.vllm_config)
+        validate_request(request, self.vllm_config)
         return request
 
     InputProcessor.process_inputs = process_inputs
 
 
-def _guard_the_engine() -> None:
+def _patch_engine() -> None:
     from vllm.v1.engine.async_llm import AsyncLLM
 
     from mogu.serving.validation import check_admitted
@@ -147,19 +147,19 @@ def _guard_the_engine() -> None:
     AsyncLLM.add_request = add_request
 
 
-def _extend_api() -> None:
+def _patch_api() -> None:
     import vllm.entrypoints.launchers.app as app_module
     from vllm.v1.engine.async_llm import AsyncLLM
 
     from mogu.serving.api import MoguMiddleware
-    from mogu.serving.scores import noting_scores
+    from mogu.serving.scores import record_scores
 
     original = app_module.init_entrypoints_middleware
 
     @functools.wraps(original)
     def init_entrypoints_middleware(args: Any, app: Any, supported_tasks: Any) -> None:
-        app.add_middleware(MoguMiddleware)  # the first added is the innermost: keys are checked before it
+        app.add_middleware(MoguMiddleware)  # the first one added is the innermost, so API keys are checked before it
         original(args, app, supported_tasks)
 
     app_module.init_entrypoints_middleware = init_entrypoints_middleware
-    AsyncLLM.generate = noting_scores(AsyncLLM.generate)
+    AsyncLLM.generate = record_scores(AsyncLLM.generate)

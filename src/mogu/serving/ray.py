@@ -1,7 +1,7 @@
-"""Ray Serve LLM's server, with vLLM's plugins in its process.
+"""Ray Serve LLM's server, with vLLM's plugins loaded in its own process.
 
-Ray has vLLM's configuration made in a process of its own, which loads the plugins; the one that takes requests would have none.
-Knows Ray and vLLM's plugins; knows nothing of what they do. Needs Ray, and is imported by its workers alone.
+Ray creates vLLM's configuration in a separate process, which loads the plugins; the process that serves requests would not.
+Knows Ray and vLLM's plugins; knows nothing of what they do. Needs Ray, and only Ray's workers import it.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from ray.serve.llm.deployment import LLMServer
 
 
 class MoguServer(LLMServer):
-    """The value of ``server_cls`` in Ray's ``LLMConfig``."""
+    """Server class for ``server_cls`` in Ray's ``LLMConfig``."""
 
     async def start(self) -> None:
-        """Start the engine, after the plugins that extend it."""
+        """Load vLLM's plugins, then start the engine."""
         from vllm.plugins import load_general_plugins
 
         load_general_plugins()

@@ -1,4 +1,4 @@
-"""What the scheduler does for routed requests: the handoff that reads anew, and carrying scores to the API.
+"""The scheduler's part in routing: handoffs that recompute the prompt, and scores on their way to the API.
 
 Knows vLLM's scheduler; knows nothing of layers or of the API.
 """
@@ -14,27 +14,27 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request
 
 from mogu.serving.request_settings import FIELD
-from mogu.serving.worker import opening_of
+from mogu.serving.worker import settings_of
 
 
 class RoutedScheduling:
-    """Mixed into vLLM's scheduler, whichever it is.
+    """Mixin for vLLM's schedulers.
 
-    With ``recompute`` the handoff is a preemption after which the request has no adapter: vLLM frees its blocks, and reads
-    prompt and opening again in one pass, with the prefix cache of base requests. Sampling state, stop strings, grammars and
-    streaming go on untouched.
+    With ``recompute``, a handoff is a preemption after which the request has no adapter: vLLM frees its blocks and reads prompt
+    and opening again in one pass, using the prefix cache of requests to the base model. Sampling state, stop strings, grammars
+    and streaming are not affected.
     """
 
     def schedule(self: Any, *args: Any, **kwargs: Any) -> Any:
-        """vLLM's step, after the handoffs that are due."""
-        for request in [one for one in self.running if _due(one)]:
+        """Schedule a step after performing the handoffs that are due."""
+        for request in [request for request in self.running if _is_handoff_due(request)]:
             self._hand_over(request)
         return super().schedule(*args, **kwargs)  # type: ignore[misc]
 
     def _hand_over(self: Any, request: Request) -> None:
         self.running.remove(request)
         self._preempt_request(request, time.monotonic())
-        request.num_preemptions -= 1  # for vLLM's metrics it is none
+        request.num_preemptions -= 1  # a handoff does not count as a preemption in vLLM's metrics
         if self.log_stats:
             request.events.pop()
         request.next_decode_eligible_step = 0
@@ -46,15 +46,16 @@ class RoutedScheduling:
         super()._update_after_schedule(scheduler_output)  # type: ignore[misc]
         for request_id in scheduler_output.num_scheduled_tokens:
             request = self.requests[request_id]
-            opening = opening_of(request)
-            # Asynchronous scheduling runs a step ahead of the tokens: the step after the opening has to wait for them.
-            if opening is not None and opening.handed_over(request.num_output_tokens + request.num_output_placeholders):
+            settings = settings_of(request)
+            # Asynchronous scheduling is a step ahead of the tokens; the step after the opening must wait for them.
+            if settings is not None and settings.hands_over(request.num_output_tokens + request.num_output_placeholders):
                 request.next_decode_eligible_step = sys.maxsize
 
     def update_from_output(self: Any, scheduler_output: Any, model_runner_output: Any) -> Any:
-        """vLLM's results of a step, with the score of each routed prompt in its first and its last output."""
+        """Process the results of a step, adding the score of each routed prompt to its first and its last output."""
         scores = getattr(model_runner_output, "mogu_scores", {})
-        requests = {one: self.requests.get(one) for one in scheduler_output.num_scheduled_tokens}  # finished ones are gone below
+        # Taken now, since the call below removes finished requests.
+        requests = {request_id: self.requests.get(request_id) for request_id in scheduler_output.num_scheduled_tokens}
         for request_id, score in scores.items():
             if requests[request_id] is not None:
                 requests[request_id].mogu_score = score
@@ -67,14 +68,14 @@ class RoutedScheduling:
         return results
 
 
-def _due(request: Request) -> bool:
-    opening = opening_of(request)
-    return opening is not None and not request.num_output_placeholders and opening.handed_over(request.num_output_tokens)
+def _is_handoff_due(request: Request) -> bool:
+    settings = settings_of(request)
+    return settings is not None and not request.num_output_placeholders and settings.hands_over(request.num_output_tokens)
 
 
 @functools.cache
-def with_routing(scheduler: type) -> type:
-    """A scheduler class of vLLM's with :class:`RoutedScheduling` in front of it."""
+def add_routing(scheduler: type) -> type:
+    """Derive a class from :class:`RoutedScheduling` and one of vLLM's schedulers; other classes are returned unchanged."""
     if not issubclass(scheduler, Scheduler):
         return scheduler
     return type(f"Routed{scheduler.__name__}", (RoutedScheduling, scheduler), {})

@@ -1,4 +1,4 @@
-"""Completing and checking what a request asks for, as it enters vLLM, whether from the API or from a program.
+"""Validation of requests as they enter vLLM's engine, from the API or from Python, and completion of their settings.
 
 Knows vLLM's requests; knows nothing of HTTP or of the layers.
 """
@@ -18,64 +18,68 @@ from mogu.modeling.config import MoguConfig
 from mogu.serving.lock import ADMITTED, is_locked
 from mogu.serving.locked_requests import CHAT, check_parameters
 from mogu.serving.packed_adapter import is_mogu_folder
-from mogu.serving.request_settings import FIELD, RoutedOpening
+from mogu.serving.request_settings import FIELD, RequestSettings
 
 
-def complete_settings(request: Any, vllm_config: Any) -> None:
-    """Give a routed request all its settings: the saved model's, with what it asks for in their place.
+def validate_request(request: Any, vllm_config: Any) -> None:
+    """Check a request and complete its settings: the saved model's, with the request's overrides.
 
     Args:
-        request: a request to vLLM's engine; what it asks for lies in ``sampling_params.extra_args["mogu"]``.
-        vllm_config: the engine's.
+        request: a request to vLLM's engine, with its overrides in ``sampling_params.extra_args["mogu"]``; the complete settings
+            replace them there.
+        vllm_config: the configuration of the engine.
 
     Raises:
         VLLMValidationError: a value is wrong, the request's model is not a MoGU model, the server is locked and the request begins
-            or forces the answer, or its engine runs in a way that cannot route; the API answers it with HTTP 400.
+            or forces the reply, or the engine runs in a mode without routing. The API responds with HTTP 400.
     """
     parameters = request.sampling_params
     if parameters is None:
         return
     extra = parameters.extra_args or {}
-    asked = extra.get(FIELD)
+    overrides = extra.get(FIELD)
     config = _config_of(request.lora_request)
-    _check_lock(request, config, asked)
+    _check_lock(request, config, overrides)
     if config is None:
-        if asked is not None:
+        if overrides is not None:
             raise VLLMValidationError(
-                f"The request has a field {FIELD!r}, and its model is not a MoGU model. Name a MoGU model, or leave the field out.",
+                f"The request has a field {FIELD!r}, but its model is not a MoGU model. Name a MoGU model, or leave the field out.",
                 parameter=FIELD,
             )
         return
     try:
-        opening = RoutedOpening.of(config, asked)
+        settings = RequestSettings.with_overrides(config, overrides)
     except MoguError as error:
         raise VLLMValidationError(str(error), parameter=FIELD) from error
-    _check_engine(vllm_config, opening)
-    parameters.extra_args = {**extra, FIELD: opening.model_dump()}
+    _check_engine(vllm_config, settings)
+    parameters.extra_args = {**extra, FIELD: settings.model_dump()}
 
 
-def _check_engine(vllm_config: Any, opening: RoutedOpening) -> None:
+def _check_engine(vllm_config: Any, settings: RequestSettings) -> None:
     if vllm_config.use_v2_model_runner:
         raise VLLMValidationError("MoGU models need vLLM's first model runner. Start the server with VLLM_USE_V2_MODEL_RUNNER=0.")
     if vllm_config.parallel_config.pipeline_parallel_size > 1:
-        raise VLLMValidationError("MoGU models cannot be spread over pipeline stages: a score needs all layers. Use tensor parallelizm.")
-    if opening.handoff == "recompute" and vllm_config.speculative_config is not None:
         raise VLLMValidationError(
-            "handoff 'recompute' does not go with speculative decoding, which makes several tokens a pass. Ask for 'continue'.",
+            "MoGU models do not support pipeline parallelism, since a score needs all layers. Use tensor parallelism."
+        )
+    if settings.handoff == "recompute" and vllm_config.speculative_config is not None:
+        raise VLLMValidationError(
+            "handoff 'recompute' cannot be combined with speculative decoding, which generates several tokens per pass. Use 'continue'.",
             parameter=FIELD,
         )
 
 
-def _check_lock(request: Any, config: MoguConfig | None, asked: object) -> None:
+def _check_lock(request: Any, config: MoguConfig | None, overrides: object) -> None:
     if not _locked():
         return
     if config is None:
-        raise VLLMValidationError("This server is locked: only its MoGU models answer.", parameter="model")
-    if asked is not None:
+        raise VLLMValidationError("This server is locked: only its MoGU models reply.", parameter="model")
+    if overrides is not None:
         raise VLLMValidationError(f"This server is locked: the field {FIELD!r} is not accepted.", parameter=FIELD)
     if request.prompt_embeds is not None:
         raise VLLMValidationError(
-            "This server is locked: a prompt of embeddings is not accepted, since it can begin the answer.", parameter="prompt_embeds"
+            "This server is locked: prompts given as embeddings are not accepted, since they can begin the reply.",
+            parameter="prompt_embeds",
         )
     try:
         check_parameters(request.sampling_params)
@@ -84,15 +88,15 @@ def _check_lock(request: Any, config: MoguConfig | None, asked: object) -> None:
 
 
 def check_admitted() -> None:
-    """Refuse a request to a locked server's engine that came in by no endpoint where requests are checked.
+    """Refuse a request to the engine of a locked server that did not pass an endpoint where requests are checked.
 
-    What a prompt says of the answer can be checked where it is a conversation, and no longer where it is tokens.
+    Whether a prompt begins the reply can be checked while it is a conversation, but not once it is tokens.
 
     Raises:
-        VLLMValidationError: it came by gRPC, a plugin or another server around vLLM's engine.
+        VLLMValidationError: the request arrived by gRPC, a plugin or another server around vLLM's engine.
     """
     if _locked() and not ADMITTED.get():
-        raise VLLMValidationError(f"This server is locked: its engine takes requests from {CHAT} of MoGU's own API alone.")
+        raise VLLMValidationError(f"This server is locked: its engine only accepts requests from {CHAT} of MoGU's own API.")
 
 
 def _locked() -> bool:
@@ -117,4 +121,4 @@ def _folder(path: str) -> Path:
 
 @functools.lru_cache(maxsize=256)
 def _read(folder: Path, modified: int) -> MoguConfig:
-    return read_config(folder)  # anew when `mogu calibrate --write` has turned the dial
+    return read_config(folder)  # read again after `mogu calibrate --write` has changed the dial

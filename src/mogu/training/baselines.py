@@ -51,7 +51,7 @@ def train_baselines(
     tell: Callable[[str], None] = print,
     resume: bool = False,
 ) -> dict[str, dict[str, Any]]:
-    """Train what the defenses ``sft``, ``safe_decoding`` and ``detect_inp`` need, in a folder for :class:`mogu.defenses.Subject`.
+    """Train what the defenses ``sft``, ``safe_decoding`` and ``detect_inp`` need, in a folder for :class:`mogu.defenses.TargetModel`.
 
     - ``sft``: benign prompts answered and malicious ones refused. One LoRA on MoGU's projections with as many parameters as
       both responders together (rank ``2r``, the same scaling), as many passes over the data as the router stage makes.

@@ -1,4 +1,4 @@
-"""vLLM's own rendering of conversations and tools against the prompts that this library trains and generates with."""
+"""vLLM's rendering of conversations and tools against the prompts of this library."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ def renderer(base, tokenizer):
 @pytest.mark.parametrize("tools", [None, TOOLS], ids=["no tools", "tools"])
 @pytest.mark.parametrize("turns", [[USER], [SYSTEM, USER], TALK[:4], TALK], ids=["one turn", "system", "result", "turns"])
 def test_the_server_s_prompt_is_the_library_s(renderer, tokenizer, turns, tools):
-    asked = copy.deepcopy(turns)
-    for message in asked:
-        for call in message.get("tool_calls", []):  # over HTTP arguments are text, in a template they are an object
+    messages = copy.deepcopy(turns)
+    for message in messages:
+        for call in message.get("tool_calls", []):  # text over HTTP, an object in templates
             call["function"]["arguments"] = json.dumps(call["function"]["arguments"])
     options = {"tools": tools, "add_generation_prompt": True, "continue_final_message": False, "tokenize": True}
-    _, prompt = renderer.render_messages(asked, ChatParams(chat_template=TEMPLATE, chat_template_kwargs=options))
+    _, prompt = renderer.render_messages(messages, ChatParams(chat_template=TEMPLATE, chat_template_kwargs=options))
     ours = copy.copy(tokenizer)
     ours.chat_template = TEMPLATE
     assert list(prompt["prompt_token_ids"]) == encode_prompt(ours, offered(turns, tools))

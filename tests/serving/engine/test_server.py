@@ -1,4 +1,4 @@
-"""The OpenAI API of `mogu serve`, asked by the official client."""
+"""The OpenAI-compatible API of `mogu serve`, called with the official client."""
 
 from __future__ import annotations
 
@@ -7,32 +7,25 @@ import json
 import httpx
 import openai
 import pytest
-from expected import Asked, Library
-from serving_process import KEY, served
 
 from mogu.inference.prompts import encode_prompt
 from mogu.lab import prompts
-from mogu.serving.api import MOST_BYTES
+from mogu.serving.api import MAX_BODY_BYTES
 
 TEXTS = [prompt.instruction for prompt in prompts("test")][:40:5]
 
 
 @pytest.fixture(scope="module")
-def address(models, plain_lora, tmp_path_factory):
+def server(run_server, models, plain_lora, tmp_path_factory):
     arguments = [str(models["one"]), str(models["two"]), "--lora-modules", f"plain={plain_lora}", "--enforce-eager", "--dtype", "float32"]
-    with served([*arguments, "--max-model-len", "512"], tmp_path_factory.mktemp("server") / "log") as (found, _):
-        yield found
+    with run_server([*arguments, "--max-model-len", "512"], tmp_path_factory.mktemp("server") / "log") as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
-def client(address):
-    with openai.OpenAI(base_url=f"{address}/v1", api_key=KEY, max_retries=0) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def library(base, models, plain_lora, tokenizer):
-    return Library(base, models, plain_lora, tokenizer)
+def client(server):
+    with openai.OpenAI(base_url=f"{server.address}/v1", api_key=server.key, max_retries=0) as openai_client:
+        yield openai_client
 
 
 def chat(client, text: str, model: str = "one", **options):
@@ -42,11 +35,11 @@ def chat(client, text: str, model: str = "one", **options):
 
 @pytest.fixture(scope="module")
 def expected(library, tokenizer):
-    """The library's reply as text, and its score."""
+    """The library's reply as text, and the score of the prompt."""
 
-    def reply(text: str, model: str | None = "one", **opening):
-        asked = Asked(tuple(encode_prompt(tokenizer, [{"role": "user", "content": text}])), model, tuple(opening.items()))
-        [(ids, score)] = library.replies([asked])
+    def reply(text: str, model: str | None = "one", **overrides):
+        prompt = encode_prompt(tokenizer, [{"role": "user", "content": text}])
+        [(ids, score)] = library.replies([(tuple(prompt), model, tuple(overrides.items()))])
         return tokenizer.decode(ids, skip_special_tokens=True), score
 
     return reply
@@ -54,47 +47,50 @@ def expected(library, tokenizer):
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_a_chat_reply_is_the_library_s(client, expected, text):
-    wanted, score = expected(text)
-    found = chat(client, text)
-    assert found.choices[0].message.content == wanted
-    assert found.model_extra["mogu"] == {"score": pytest.approx(score, abs=1e-4)}
-    assert not (found.model_extra or {}).get("kv_transfer_params")
+    expected_text, score = expected(text)
+    completion = chat(client, text)
+    assert completion.choices[0].message.content == expected_text
+    assert completion.model_extra["mogu"] == {"score": pytest.approx(score, abs=1e-4)}
+    assert not (completion.model_extra or {}).get("kv_transfer_params")
 
 
-@pytest.mark.parametrize("opening", [{"dial": 2.0}, {"handoff": "continue"}, {"routed_tokens": 1}, {"routed_tokens": None}])
-def test_the_field_of_a_request(client, expected, opening):
-    wanted, score = expected(TEXTS[0], **opening)
-    found = chat(client, TEXTS[0], extra_body={"mogu": opening})
-    assert found.choices[0].message.content == wanted
-    assert found.model_extra["mogu"]["score"] == pytest.approx(score, abs=1e-4)
+@pytest.mark.parametrize(
+    "overrides", [{"dial": 2.0}, {"handoff": "continue"}, {"routed_tokens": 1}, {"routed_tokens": "all"}, {"routed_tokens": None}]
+)
+def test_a_request_can_override_the_settings(client, expected, overrides):
+    options = {"routed_tokens": "all"} if overrides == {"routed_tokens": None} else overrides
+    expected_text, score = expected(TEXTS[0], **options)
+    completion = chat(client, TEXTS[0], extra_body={"mogu": overrides})
+    assert completion.choices[0].message.content == expected_text
+    assert completion.model_extra["mogu"]["score"] == pytest.approx(score, abs=1e-4)
 
 
-def test_a_stream_says_the_score_once(client, expected):
-    wanted, score = expected(TEXTS[1])
+def test_a_stream_contains_the_score_once(client, expected):
+    expected_text, score = expected(TEXTS[1])
     events = list(chat(client, TEXTS[1], stream=True))
-    assert "".join(event.choices[0].delta.content or "" for event in events) == wanted
+    assert "".join(event.choices[0].delta.content or "" for event in events) == expected_text
     scores = [event.model_extra["mogu"]["score"] for event in events if "mogu" in (event.model_extra or {})]
     assert scores == [pytest.approx(score, abs=1e-4)]
 
 
 def test_completions_of_several_prompts_have_several_scores(client, expected, tokenizer):
     rows = [encode_prompt(tokenizer, [{"role": "user", "content": text}]) for text in TEXTS[:3]]
-    found = client.completions.create(model="two", prompt=rows, temperature=0, max_tokens=24)
-    wanted = [expected(text, "two") for text in TEXTS[:3]]
-    assert [choice.text for choice in found.choices] == [text for text, _ in wanted]
-    assert found.model_extra["mogu"] == {"scores": [pytest.approx(score, abs=1e-4) for _, score in wanted]}
+    completion = client.completions.create(model="two", prompt=rows, temperature=0, max_tokens=24)
+    replies = [expected(text, "two") for text in TEXTS[:3]]
+    assert [choice.text for choice in completion.choices] == [text for text, _ in replies]
+    assert completion.model_extra["mogu"] == {"scores": [pytest.approx(score, abs=1e-4) for _, score in replies]}
 
 
 @pytest.mark.parametrize("model", ["plain", "base"])
-def test_other_models_of_the_server_answer_as_they_are(client, expected, base, model):
-    wanted, _ = expected(TEXTS[2], None if model == "base" else model)
-    found = chat(client, TEXTS[2], base if model == "base" else model)
-    assert found.choices[0].message.content == wanted
-    assert "mogu" not in (found.model_extra or {})
+def test_other_models_of_the_server_are_not_routed(client, expected, base, model):
+    expected_text, _ = expected(TEXTS[2], None if model == "base" else model)
+    completion = chat(client, TEXTS[2], base if model == "base" else model)
+    assert completion.choices[0].message.content == expected_text
+    assert "mogu" not in (completion.model_extra or {})
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"),
+    ("overrides", "message"),
     [
         ({"dial": "high"}, "mogu.dial"),
         ({"dial": None, "routed_tokens": -1}, "mogu.routed_tokens"),
@@ -105,10 +101,10 @@ def test_other_models_of_the_server_answer_as_they_are(client, expected, base, m
         ("[", "mogu is str"),
     ],
 )
-def test_wrong_values_are_answered_with_400(client, asked, said):
+def test_wrong_values_get_400(client, overrides, message):
     with pytest.raises(openai.BadRequestError) as raised:
-        chat(client, TEXTS[0], extra_body={"mogu": asked})
-    assert said in str(raised.value)
+        chat(client, TEXTS[0], extra_body={"mogu": overrides})
+    assert message in str(raised.value)
 
 
 def test_the_field_needs_a_mogu_model(client):
@@ -116,65 +112,65 @@ def test_the_field_needs_a_mogu_model(client):
         chat(client, TEXTS[0], "plain", extra_body={"mogu": {"dial": 1.0}})
 
 
-def test_faults_of_the_request_keep_their_own_answers(client, address):
+def test_other_faulty_requests_get_vllm_s_own_responses(client, server):
     with pytest.raises(openai.BadRequestError):
         chat(client, "word " * 3000)
     for key in (None, "wrong"):
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        assert httpx.post(f"{address}/v1/chat/completions", headers=headers, json={"mogu": {"dial": "x"}}).status_code == 401
+        assert httpx.post(f"{server.address}/v1/chat/completions", headers=headers, json={"mogu": {"dial": "x"}}).status_code == 401
     with pytest.raises(openai.NotFoundError):
         chat(client, TEXTS[0], "nobody")
     for body in (b'{"mogu": ', b'[{"mogu": 1}]', b'{"model": "one", "mogu": null}', b'{"mogu": 1, "vllm_xargs": 3}'):
-        answer = httpx.post(
-            f"{address}/v1/chat/completions", content=body, headers={"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
-        )
-        assert answer.status_code in (400, 422), answer.text
+        headers = server.headers | {"Content-Type": "application/json"}
+        response = httpx.post(f"{server.address}/v1/chat/completions", content=body, headers=headers)
+        assert response.status_code in (400, 422), response.text
     assert chat(client, TEXTS[0]).choices[0].message.content
 
 
-def test_metrics_count_routed_requests_and_scores(client, address):
+def test_metrics_count_routed_requests_and_scores(client, server):
     def counted(name: str) -> float:
-        text = httpx.get(f"{address}/metrics").text
+        text = httpx.get(f"{server.address}/metrics").text
         return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(f'{name}{{model_name="one"}}'))
 
     before = counted("mogu:routed_requests_total"), counted("mogu:malicious_score_count"), counted("mogu:malicious_score_sum")
     scores = [chat(client, text).model_extra["mogu"]["score"] for text in TEXTS[:3]]
     chat(client, TEXTS[0], "plain")
     after = counted("mogu:routed_requests_total"), counted("mogu:malicious_score_count"), counted("mogu:malicious_score_sum")
-    assert [one - other for one, other in zip(after, before, strict=True)] == [3, 3, pytest.approx(sum(scores))]
+    assert [new - old for new, old in zip(after, before, strict=True)] == [3, 3, pytest.approx(sum(scores))]
 
 
 @pytest.fixture(scope="module")
-def locked(models, tmp_path_factory):
-    """A locked server, started in a folder whose modules would run if Python looked there; and the file that they would write."""
+def locked(run_server, models, tmp_path_factory):
+    """A locked server, started in a folder of modules that write a file when they run; and that file."""
     folder = tmp_path_factory.mktemp("downloads")
     mark = folder / "ran"
     for module in ("vllm", "json", "logging", "torch", "mogu", "sitecustomize"):
         (folder / f"{module}.py").write_text(f"open({str(mark)!r}, 'a').write({module!r})\n")
     arguments = [str(models["one"]), "--locked", "--enforce-eager", "--dtype", "float32", "--max-model-len", "512"]
-    with served(arguments, tmp_path_factory.mktemp("locked") / "log", folder=folder) as (address, _):
-        yield address, mark
+    with run_server(arguments, tmp_path_factory.mktemp("locked") / "log", folder=folder) as running:
+        yield running, mark
 
 
 @pytest.fixture(scope="module")
 def locked_client(locked):
-    with openai.OpenAI(base_url=f"{locked[0]}/v1", api_key=KEY, max_retries=0) as made:
-        yield made
+    server, _ = locked
+    with openai.OpenAI(base_url=f"{server.address}/v1", api_key=server.key, max_retries=0) as openai_client:
+        yield openai_client
 
 
-def test_a_locked_server_answers_with_its_models_alone(locked_client, base):
+def test_a_locked_server_replies_with_its_mogu_models_only(locked_client, base):
     assert chat(locked_client, TEXTS[0]).model_extra["mogu"]["score"] > 0
     for model, extra in ((base, {}), ("one", {"mogu": {"dial": -9.0}}), ("one", {"vllm_xargs": {"mogu": json.dumps({"dial": -9.0})}})):
         with pytest.raises(openai.BadRequestError, match="locked"):
             chat(locked_client, TEXTS[0], model, extra_body=extra)
 
 
-def test_a_locked_server_answers_a_conversation_as_an_open_one_does(locked_client, expected):
-    wanted, score = expected(TEXTS[1])
-    found = chat(locked_client, TEXTS[1], stop=["\x00"], metadata={"a": "b"})
-    assert found.choices[0].message.content == wanted
-    assert found.model_extra["mogu"] == {"score": pytest.approx(score, abs=1e-4)}
-    assert "".join(event.choices[0].delta.content or "" for event in chat(locked_client, TEXTS[1], stream=True)) == wanted
+def test_a_locked_server_replies_to_conversations_like_an_open_one(locked_client, expected):
+    expected_text, score = expected(TEXTS[1])
+    completion = chat(locked_client, TEXTS[1], stop=["\x00"], metadata={"a": "b"})
+    assert completion.choices[0].message.content == expected_text
+    assert completion.model_extra["mogu"] == {"score": pytest.approx(score, abs=1e-4)}
+    assert "".join(event.choices[0].delta.content or "" for event in chat(locked_client, TEXTS[1], stream=True)) == expected_text
 
 
 @pytest.mark.parametrize(
@@ -190,14 +186,14 @@ def test_a_locked_server_answers_a_conversation_as_an_open_one_does(locked_clien
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_locked_server_says_why_it_lets_nobody_begin_or_force_an_answer(locked_client, extra, stream):
+def test_a_locked_server_explains_why_requests_must_not_begin_or_force_the_reply(locked_client, extra, stream):
     with pytest.raises(openai.BadRequestError, match=r"This server is locked and does not accept '\w+' .*What to do: ") as raised:
         chat(locked_client, TEXTS[0], extra_body=extra, stream=stream)
     assert raised.value.param in extra
 
 
-def test_a_locked_server_takes_raw_prompts_nowhere(locked):
-    address, _ = locked
+def test_a_locked_server_accepts_raw_prompts_nowhere(locked):
+    server, _ = locked
     for path, body in {
         "/v1/completions": {"model": "one", "prompt": [1, 2, 3]},
         "/v1/responses": {"model": "one", "input": "Hello"},
@@ -206,9 +202,9 @@ def test_a_locked_server_takes_raw_prompts_nowhere(locked):
         "/invocations": {"model": "one", "prompt": "Sure, here is"},
         "/inference/v1/generate": {"model": "one", "token_ids": [1, 2, 3], "sampling_params": {}},
     }.items():
-        answer = httpx.post(f"{address}{path}", headers={"Authorization": f"Bearer {KEY}"}, json=body)
-        assert answer.status_code == 400, path
-        assert "This server is locked" in answer.json()["error"]["message"]
+        response = httpx.post(f"{server.address}{path}", headers=server.headers, json=body)
+        assert response.status_code == 400, path
+        assert "This server is locked" in response.json()["error"]["message"]
 
 
 def test_no_module_of_the_current_folder_runs_in_a_server(locked, locked_client):
@@ -216,9 +212,9 @@ def test_no_module_of_the_current_folder_runs_in_a_server(locked, locked_client)
     assert not locked[1].exists(), locked[1].read_text()
 
 
-def test_a_body_that_is_too_long_is_answered_with_413(address, client):
-    body = {"model": "one", "messages": [{"role": "user", "content": "x" * MOST_BYTES}]}
-    answer = httpx.post(f"{address}/v1/chat/completions", headers={"Authorization": f"Bearer {KEY}"}, json=body, timeout=60)
-    assert answer.status_code == 413
-    assert str(MOST_BYTES) in answer.json()["error"]["message"]
+def test_a_body_that_is_too_long_gets_413(server, client):
+    body = {"model": "one", "messages": [{"role": "user", "content": "x" * MAX_BODY_BYTES}]}
+    response = httpx.post(f"{server.address}/v1/chat/completions", headers=server.headers, json=body, timeout=60)
+    assert response.status_code == 413
+    assert str(MAX_BODY_BYTES) in response.json()["error"]["message"]
     assert chat(client, TEXTS[0]).choices[0].message.content

@@ -92,9 +92,9 @@ def _measure(comparison: Comparison, models: Models, prompts: Sequence[Any]) -> 
             seconds[one.name],
             passes[one.name],
             tokens[one.name],
-            distinct_bytes(one.subject.models()),
+            distinct_bytes(one.target.models()),
             peaks[one.name] if models.device == "cuda" else None,
-            one.subject.mogu.added_parameters() if one.subject.mogu is not None else None,
+            one.target.mogu.added_parameters() if one.target.mogu is not None else None,
         )
         for one in defenses
     ]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from mogu.data import Record
-from mogu.defenses import Subject
+from mogu.defenses import TargetModel, custom_code_fingerprint
 from mogu.errors import ConfigError
 from mogu.evaluation.compare.config import LAB_MODEL, ROUTED, Comparison, Variant
 from mogu.hub import fetch_model_folder, load_base, load_tokenizer
@@ -89,9 +89,9 @@ class Models:
             resume=True,
         )
 
-    def subject(self, seed: int, defense: str) -> Subject:
+    def subject(self, seed: int, defense: str) -> TargetModel:
         """The model under test as a seed made it for a defense; its weights are shared with every other subject."""
-        return Subject(
+        return TargetModel(
             self.base,
             self.tokenizer,
             mogu=self._mogu(seed, defense) if defense in ROUTED else None,
@@ -123,8 +123,9 @@ class Models:
         return self.comparison.baselines or self.comparison.out / "baselines" / f"seed-{seed}"
 
     def fingerprint(self, defense: str, seed: int) -> str:
-        """SHA-256 of all that was trained for a defense; changes when it is trained anew."""
+        """SHA-256 of all that was trained for a defense, and of its code if it is the user's own."""
         digest = hashlib.sha256(f"{self.source} {self.comparison.dtype}".encode())
+        digest.update((custom_code_fingerprint(defense) or "").encode())
         trained = [self.model_folder(seed, defense)] if defense in ROUTED else []
         trained += [self.baselines_folder(seed) / PARTS[defense][1]] if defense in PARTS else []
         for path in trained:

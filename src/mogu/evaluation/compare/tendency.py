@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mogu.analysis.answer_openings import AnswerOpenings, read_openings
 from mogu.analysis.tendency import OpeningEncoder, Tendency, check_opening_lengths, measure_openings
-from mogu.defenses import Subject
+from mogu.defenses import TargetModel
 from mogu.evaluation.compare.config import OWN_OPENINGS, Comparison, Variant
 from mogu.evaluation.compare.metrics import Grid, Number
 from mogu.evaluation.compare.model_pool import Models, Tell
@@ -59,8 +59,8 @@ def tendency_numbers(
 
 
 def _tendencies(comparison: Comparison, banks: AnswerOpenings, models: Models, asked: Sequence[Asked], tell: Tell) -> list[float]:
-    subject = Subject(models.base, models.tokenizer, system_prompt=models.system_prompt())
-    conversations = [subject.conversation(one.conversation) for one in asked]
+    subject = TargetModel(models.base, models.tokenizer, system_prompt=models.system_prompt())
+    conversations = [subject.with_system_prompt(one.conversation) for one in asked]
     made_with = fingerprint(models.fingerprint("none", 0), conversations, asdict(banks))
     file = comparison.out / TENDENCY_FILE
     kept = read_json(file)

@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 
 import torch
 
-from mogu.defenses import Subject
+from mogu.defenses import TargetModel
 from mogu.errors import ConfigError
 from mogu.evaluation.inspect.batching import Batcher
 
@@ -46,7 +46,7 @@ class LoadOptions:
 class LoadedSubject:
     """A model under test and its queue."""
 
-    subject: Subject
+    subject: TargetModel
     batcher: Batcher
 
 
@@ -76,8 +76,8 @@ def shared_subject(path: str, options: LoadOptions) -> LoadedSubject:
     return loaded
 
 
-def _load(path: str, options: LoadOptions) -> Subject:
-    return Subject.load(
+def _load(path: str, options: LoadOptions) -> TargetModel:
+    return TargetModel.load(
         path,
         base_model=options.base_model,
         baselines=_path(options.baselines),

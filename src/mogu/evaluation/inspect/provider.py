@@ -120,7 +120,7 @@ class MoguAPI(ModelAPI):
         ModelAPI.__init__(api, model_name=name)
         _introduce(name)
         set_registry_info(api, RegistryInfo(type="modelapi", name="mogu"))  # as the registered constructor would
-        api._ready, api._pool, api.batch_size = (LoadedSubject(defense.subject, batcher), defense), name, batch_size
+        api._ready, api._pool, api.batch_size = (LoadedSubject(defense.target, batcher), defense), name, batch_size
         return Model(api, GenerateConfig())
 
     async def generate(
@@ -145,7 +145,7 @@ class MoguAPI(ModelAPI):
 
     def _output(self, request: Request, answered: Answered) -> ModelOutput:
         defense, reply = request.defense, answered.reply
-        prompt = len(defense.subject.encode(request.conversation))
+        prompt = len(defense.target.encode(request.conversation))
         cost = {"passes": reply.cost.passes, "tokens": reply.cost.tokens, "seconds": reply.cost.seconds}
         message = ChatMessageAssistant(content=reply.text, model=self.model_name, source="generate")
         return ModelOutput(

@@ -1,4 +1,4 @@
-"""What of vLLM's the plugin replaces is still what it was made for. A failure here names the seam that a new version has moved."""
+"""vLLM still is what the patches were written for. A failure here names the patch that a new version has broken."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from mogu.errors import ConfigError
 from mogu.serving.cpu import GroupedPunicaWrapper
 from mogu.serving.layer import RoutedRowParallelLinear
 from mogu.serving.plugin import check_version, installed_version, register
-from mogu.serving.scheduling import RoutedScheduling, with_routing
+from mogu.serving.scheduling import RoutedScheduling, add_routing
 
 PACKAGE = Path(inspect.getfile(RoutedRowParallelLinear)).parent
 
@@ -48,7 +48,7 @@ def source(of) -> str:
     return inspect.getsource(inspect.unwrap(of))
 
 
-def test_the_plugin_is_in_place_once():
+def test_every_patch_is_applied_once():
     assert lora_utils._all_lora_classes[0] is RoutedRowParallelLinear
     assert lora_utils._all_lora_classes.count(RoutedRowParallelLinear) == 1
     assert "_all_lora_classes" in source(lora_utils.from_layer)
@@ -63,12 +63,12 @@ def test_the_plugin_is_in_place_once():
         AsyncLLM.generate,
         AsyncLLM.add_request,
     ):
-        assert replaced.__module__.startswith("vllm.")  # it goes under vLLM's name,
+        assert replaced.__module__.startswith("vllm.")  # it keeps vLLM's name,
         assert replaced.__code__.co_filename.startswith(str(PACKAGE))  # and is ours,
         assert not replaced.__wrapped__.__code__.co_filename.startswith(str(PACKAGE))  # once
 
 
-def test_the_names_and_arguments_that_are_relied_on():
+def test_vllm_has_the_names_and_arguments_that_the_patches_rely_on():
     assert parameters(WorkerLoRAManager._load_adapter) == ["self", "lora_request"]
     assert parameters(LoRAModelRunnerMixin.set_active_loras) == [
         "self",
@@ -99,36 +99,36 @@ def test_the_names_and_arguments_that_are_relied_on():
     for name in ("lora_request", "block_hashes", "num_output_placeholders", "num_preemptions", "next_decode_eligible_step", "events"):
         assert f"self.{name}" in source(Request.__init__), name
     assert "self.waiting.prepend_request(request)" in source(Scheduler._preempt_request)
-    assert "PREEMPTED, timestamp" in source(Scheduler._preempt_request)  # the event that a handoff takes back
+    assert "PREEMPTED, timestamp" in source(Scheduler._preempt_request)  # the event that a handoff removes
 
 
-def test_the_scheduler_is_vllm_s_own_with_routing_in_front():
+def test_the_scheduler_is_vllm_s_own_add_routing_in_front():
     for scheduler in (Scheduler, AsyncScheduler):
-        routed = with_routing(scheduler)
+        routed = add_routing(scheduler)
         assert routed.__mro__[1:3] == (RoutedScheduling, scheduler)
-        assert with_routing(scheduler) is routed
+        assert add_routing(scheduler) is routed
     configured = SchedulerConfig.default_factory()
     assert issubclass(configured.get_scheduler_cls(), RoutedScheduling)
 
 
-def test_on_a_cpu_adapters_are_applied_to_their_own_tokens():
-    """What the plugin puts in the place of vLLM's PyTorch path, and why: vLLM's own gives the last slot's to tokens that have none."""
+def test_on_a_cpu_adapters_apply_to_their_own_tokens_only():
+    """vLLM's own CPU path, which the plugin replaces, applies the adapter of the last slot to tokens without one."""
     assert current_platform.get_punica_wrapper() == "mogu.serving.cpu.GroupedPunicaWrapper"
     torch.manual_seed(0)
     x, matrices = torch.randn(6, 8), torch.randn(2, 1, 4, 8)
     indices = torch.tensor([1, -1, 0, 0, 1, -1])
-    wanted = torch.stack(
-        [matrices[i, 0].double() @ one.double() if i >= 0 else torch.zeros(4).double() for i, one in zip(indices, x, strict=True)]
+    expected = torch.stack(
+        [matrices[i, 0].double() @ token.double() if i >= 0 else torch.zeros(4).double() for i, token in zip(indices, x, strict=True)]
     )
-    for kind, right in ((GroupedPunicaWrapper, True), (PunicaWrapperCPU, False)):
-        wrapper = kind(16, 8, "cpu")
+    for wrapper_class, is_correct in ((GroupedPunicaWrapper, True), (PunicaWrapperCPU, False)):
+        wrapper = wrapper_class(16, 8, "cpu")
         wrapper.indices_len[0] = 6
         wrapper._token_lora_indices[:6] = indices
         wrapper.is_prefill = True
-        wrapper.group() if right else wrapper._update_prefill_metadata(indices)
+        wrapper.group() if is_correct else wrapper._update_prefill_metadata(indices)
         y = torch.zeros(1, 6, 4)
         wrapper.add_shrink(y, x, (matrices,), 1.0)
-        assert torch.allclose(y[0].double(), wanted, atol=1e-5) == right
+        assert torch.allclose(y[0].double(), expected, atol=1e-5) == is_correct
 
 
 def test_the_supported_versions_are_checked():

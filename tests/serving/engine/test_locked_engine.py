@@ -25,7 +25,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from mogu.serving import locked_requests
 from mogu.serving.lock import ADMITTED
 from mogu.serving.plugin import register
-from mogu.serving.validation import complete_settings
+from mogu.serving.validation import validate_request
 
 ENGINE = SimpleNamespace(use_v2_model_runner=False, parallel_config=SimpleNamespace(pipeline_parallel_size=1), speculative_config=None)
 FORCING = {
@@ -133,28 +133,28 @@ def test_every_endpoint_that_takes_requests_is_decided(app):
 
 @pytest.mark.parametrize(("name", "value"), FORCING.items())
 def test_a_program_s_parameters_are_held_to_the_lock_where_they_enter_the_engine(models, locked, name, value):
-    complete_settings(request(SamplingParams(), models["one"]), ENGINE)
+    validate_request(request(SamplingParams(), models["one"]), ENGINE)
     with pytest.raises(VLLMValidationError, match="locked") as raised:
-        complete_settings(request(SamplingParams(**{name: value}), models["one"]), ENGINE)
+        validate_request(request(SamplingParams(**{name: value}), models["one"]), ENGINE)
     assert raised.value.parameter == name
 
 
 def test_a_prompt_of_embeddings_is_held_to_the_lock(models, locked):
     with pytest.raises(VLLMValidationError, match="locked"):
-        complete_settings(request(SamplingParams(), models["one"], prompt_embeds=torch.zeros(1, 4)), ENGINE)
+        validate_request(request(SamplingParams(), models["one"], prompt_embeds=torch.zeros(1, 4)), ENGINE)
 
 
 @pytest.mark.parametrize(("name", "value"), FORCING.items())
 def test_an_open_server_leaves_them_to_the_caller(models, monkeypatch, name, value):
     monkeypatch.delenv("MOGU_LOCKED", raising=False)
-    complete_settings(request(SamplingParams(**{name: value}), models["one"]), ENGINE)
+    validate_request(request(SamplingParams(**{name: value}), models["one"]), ENGINE)
 
 
 @pytest.mark.parametrize("value", ["true", "YES", "on", "treu"])
 def test_no_spelling_of_the_lock_lets_the_dial_through(models, monkeypatch, value):
     monkeypatch.setenv("MOGU_LOCKED", value)
     with pytest.raises(VLLMValidationError, match=r"locked|MOGU_LOCKED"):
-        complete_settings(request(SamplingParams(extra_args={"mogu": {"dial": -9.0}}), models["one"]), ENGINE)
+        validate_request(request(SamplingParams(extra_args={"mogu": {"dial": -9.0}}), models["one"]), ENGINE)
 
 
 def test_an_engine_takes_only_what_came_in_where_it_was_checked(locked):

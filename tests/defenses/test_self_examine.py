@@ -1,23 +1,22 @@
-"""A model that judges its own reply, with a model whose replies and verdicts are known beforehand."""
+"""A model that judges its own replies, shown with a model whose replies and verdicts are known in advance."""
 
 from __future__ import annotations
 
-import pytest
-from known_models import says, user_only, write_next
-from transformers import PreTrainedTokenizerFast
+from collections.abc import Callable, Mapping
 
-from mogu.defenses import REFUSAL, Subject, make_defense
+import pytest
+
+from mogu.defenses import REFUSAL, TargetModel, make_defense
 from mogu.defenses.self_examine import judgment
+from mogu.inference.prompts import as_conversation
 from mogu.inference.replies import ReplySettings
 
 
-def test_only_replies_judged_harmful_are_replaced(tokenizer: PreTrainedTokenizerFast) -> None:
-    """To A, B, C and D the model says a, b, c and d; asked about those it says "yes", "no", "qqq" and nothing."""
-    letters = user_only(tokenizer)
+def test_only_replies_judged_harmful_are_replaced(make_chained_target: Callable[[Mapping[str, str]], TargetModel]) -> None:
+    """The model answers A, B, C and D with a, b, c and d, and the questions about them with "yes", "no", "qqq" and nothing."""
     chains = {"A": "a", "B": "b", "C": "c", "D": "d", "a": "y", "y": "e", "e": "s", "b": "n", "n": "o", "c": "q", "q": "q"}
-    subject = Subject(write_next(letters, chains), letters)
-    ready = make_defense("self_examine", subject, question="{reply}", verdict_tokens=3)
-    replies = ready.reply([says("B"), says("my A"), says("C"), says("D")], ReplySettings(1))
+    ready = make_defense("self_examine", make_chained_target(chains), question="{reply}", verdict_tokens=3)
+    replies = ready.reply([as_conversation(text) for text in ("B", "my A", "C", "D")], ReplySettings(1))
     assert [reply.text for reply in replies] == ["b", REFUSAL, "c", "d"]
     assert [reply.intervened for reply in replies] == [False, True, False, False]
     assert [dict(reply.details) for reply in replies] == [
@@ -46,9 +45,8 @@ def test_the_first_yes_or_no_of_a_verdict_counts(verdict: str, expected: str) ->
     assert judgment(verdict) == expected
 
 
-def test_a_reply_with_braces_is_quoted_as_it_is(tokenizer: PreTrainedTokenizerFast) -> None:
-    """Its own placeholder in a reply changes nothing: the question is asked with it once."""
-    letters = user_only(tokenizer)
-    subject = Subject(write_next(letters, {"A": "a", "a": "y", "y": "e", "e": "s"}), letters)
-    (reply,) = make_defense("self_examine", subject, question="{0} {reply}").reply([says("A")], ReplySettings(1))
+def test_a_reply_with_braces_is_quoted_as_it_is(make_chained_target: Callable[[Mapping[str, str]], TargetModel]) -> None:
+    """A placeholder inside a reply is not replaced a second time."""
+    target = make_chained_target({"A": "a", "a": "y", "y": "e", "e": "s"})
+    (reply,) = make_defense("self_examine", target, question="{0} {reply}").reply([as_conversation("A")], ReplySettings(1))
     assert reply.details["judgment"] == "harmful"

@@ -1,0 +1,66 @@
+"""A saved model packed for serving, against the formula of the routed layer in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mogu import MoguConfig
+from mogu.errors import ConfigError
+from mogu.modeling.config import BackboneConfig
+from mogu.serving.packed_adapter import is_mogu_folder, read_packed_adapter
+
+
+@pytest.fixture
+def saved(make_pair, tmp_path):
+    model, _ = make_pair("llama", config=MoguConfig(rank=4, lora_alpha=12, layers=[0, 2], base_model="some/base"))
+    model.save_pretrained(tmp_path / "safer")
+    return model, tmp_path / "safer"
+
+
+def test_packed_layers_give_the_output_of_the_routed_layers(saved):
+    model, folder = saved
+    adapter = read_packed_adapter(folder)
+    assert is_mogu_folder(folder)
+    assert not is_mogu_folder(folder.parent)
+    assert adapter.rank == 10
+    assert list(adapter.layers) == [f"model.layers.{layer}.self_attn.o_proj" for layer in (0, 2)]
+    for layer, packed in zip(model.routed_layers, adapter.layers.values(), strict=True):
+        x = torch.randn(3, layer.in_features, dtype=torch.float64)
+        activations = x @ packed.shrink.double().T
+        alpha, beta = torch.sigmoid(activations[:, -2:] + packed.biases.double()).T[..., None]
+        low_rank = torch.cat([alpha * activations[:, :4], beta * activations[:, 4:8]], dim=1) @ packed.expand.double().T
+        expected = (alpha + beta) * (x @ layer.base_layer.weight.double().T) + low_rank
+        assert torch.allclose(layer(x), expected, atol=1e-5)
+
+
+def test_a_backbone_is_packed_into_both_responders_of_routed_layers(make_pair, tmp_path):
+    """On the routed projection it is part of both responders; elsewhere it is a plain LoRA."""
+    config = MoguConfig(rank=4, lora_alpha=12, layers=[0, 2], backbone=BackboneConfig(rank=3, lora_alpha=6), base_model="some/base")
+    model, slow = make_pair("llama", config=config)
+    model.save_pretrained(tmp_path / "v2")
+    adapter = read_packed_adapter(tmp_path / "v2")
+    assert adapter.rank == 2 * (4 + 3) + 2
+    for layer, packed in zip(slow.layers, adapter.layers.values(), strict=True):
+        weight = layer.base_layer.base_layer.weight.double()
+        x = torch.randn(3, weight.shape[1], dtype=torch.float64)
+        activations = x @ packed.shrink.double().T
+        alpha, beta = torch.sigmoid(activations[:, -2:] + packed.biases.double()).T[..., None]
+        gated = torch.cat([alpha * activations[:, :7], beta * activations[:, 7:14]], dim=1)
+        assert torch.allclose(layer(x), (alpha + beta) * (x @ weight.T) + gated @ packed.expand.double().T, atol=1e-5)
+    names = [f"model.layers.{index}.{path}" for index in (0, 2) for path in ("self_attn.q_proj", "mlp.down_proj")]
+    assert set(names) < set(adapter.backbone)
+    assert len(adapter.backbone) == 12  # all adapted modules but o_proj, in two layers
+    assert adapter.module_names == ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
+    for name in names:
+        numbers = next(adapted.numbers for adapted in slow.adapted if adapted is slow.model.get_submodule(name))
+        lora_a, lora_b = adapter.backbone[name]
+        assert torch.allclose(lora_b.double() @ lora_a.double(), numbers.scaling * numbers.b @ numbers.a, atol=1e-5)
+
+
+def test_a_model_that_routes_again_after_a_marker_is_refused(saved):
+    model, folder = saved
+    model.mogu_config.answer_marker = "</think>"
+    model.save_pretrained(folder)
+    with pytest.raises(ConfigError, match=r"routes again after '</think>'.*set answer_marker to null"):
+        read_packed_adapter(folder)
