@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mogu.data import Record
 from mogu.errors import ConfigError, DataError
@@ -19,6 +19,7 @@ from mogu.hub import fetch_model_folder, load_base
 from mogu.modeling.base_model import base_name, load_base_of
 from mogu.modeling.checkpoint import CONFIG_FILE, read_config
 from mogu.modeling.config import MoguConfig
+from mogu.modeling.loading import load_prepared_tokenizer
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,20 @@ class BaseSource:
     def output_projection(self) -> str | None:
         """Path of the attention output projection according to the saved MoGU model, if there is one."""
         return self.saved[1].output_projection if self.saved is not None else None
+
+    @property
+    def system_prompt(self) -> str | None:
+        """The system prompt that the saved MoGU model was trained with, if there is one."""
+        return self.saved[1].system_prompt if self.saved is not None else None
+
+    def load_tokenizer(self, *, chat_template: Path | None, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+        """Load the tokenizer, with the chat template that the saved MoGU model was trained with, if there is one.
+
+        Raises:
+            MoguError: it cannot be loaded, or is not the one of training.
+        """
+        config = self.saved[1] if self.saved is not None else MoguConfig()
+        return load_prepared_tokenizer(config, self.name, chat_template=chat_template, trust_remote_code=trust_remote_code)
 
     def load(self, *, dtype: torch.dtype | None, trust_remote_code: bool) -> PreTrainedModel:
         """Load the model in evaluation mode, on the GPU if there is one.

@@ -24,7 +24,6 @@ from mogu.analysis.linear_probe import STRENGTH, LayerProbe, check_folds, check_
 from mogu.analysis.probe_plot import check_matplotlib, draw_probes
 from mogu.data import Record, conversation_of
 from mogu.files.atomic import atomic_file, check_replaceable
-from mogu.hub import load_tokenizer
 from mogu.inference.padding import padding_id
 from mogu.inference.prompts import encode_prompt
 from mogu.modeling.architectures import find_output_projections
@@ -123,8 +122,9 @@ def probe(settings: Probe, *, progress: ProgressCallback = lambda step, done, to
     """
     _check(settings)
     base = find_base(settings.model, settings.base_model)
-    tokenizer = load_tokenizer(base.name, chat_template=settings.chat_template, trust_remote_code=settings.trust_remote_code)
-    prompts = [encode_prompt(tokenizer, conversation_of(record, settings.system_prompt)) for record in settings.records]
+    tokenizer = base.load_tokenizer(chat_template=settings.chat_template, trust_remote_code=settings.trust_remote_code)
+    system_prompt = settings.system_prompt if settings.system_prompt is not None else base.system_prompt
+    prompts = [encode_prompt(tokenizer, conversation_of(record, system_prompt)) for record in settings.records]
     model = base.load(dtype=settings.dtype, trust_remote_code=settings.trust_remote_code)
     check_prompt_lengths(settings.records, prompts, model)
     projections = find_output_projections(model, settings.output_projection or base.output_projection)
@@ -162,7 +162,7 @@ def probe(settings: Probe, *, progress: ProgressCallback = lambda step, done, to
         labels=Counter(record.label for record in settings.records),
         probes=probes,
         choice=choose_layers(probes[settings.by], by=settings.by, threshold=settings.threshold, top=settings.top),
-        settings={"folds": settings.folds, "seed": settings.seed, "strength": STRENGTH, "system_prompt": settings.system_prompt},
+        settings={"folds": settings.folds, "seed": settings.seed, "strength": STRENGTH, "system_prompt": system_prompt},
     )
     _write(result, settings.out)
     return result

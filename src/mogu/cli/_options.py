@@ -14,6 +14,9 @@ ModelPath = Annotated[str, typer.Argument(metavar="PATH", help="Saved MoGU model
 BaseModel = Annotated[
     str | None, typer.Option("--base-model", help="Folder or hub id of the base model. Default: where it was during training.")
 ]
+StrictBase = Annotated[
+    bool, typer.Option("--strict-base", help="Refuse a base model whose weights are not those of training, instead of a warning.")
+]
 Dtype = Annotated[str, typer.Option("--dtype", help="Floating-point type of the weights: auto (as saved), float32, bfloat16 or float16.")]
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run Python code from the base model's repository. Read it first.")

@@ -62,30 +62,37 @@ def shown_by(bars: Progress) -> Callable[[str, int, int], None]:
 
 
 def load_model(
-    path: str, *, base_model: str | None, dtype: str, trust_remote_code: bool, chat_template: Path | None, dial: float | None
+    path: str,
+    *,
+    base_model: str | None,
+    dtype: str,
+    trust_remote_code: bool,
+    chat_template: Path | None,
+    dial: float | None = None,
+    strict_base: bool = False,
 ) -> MoguModel:
-    """A saved model on the GPU if there is one, ready to generate.
+    """Load a saved model, with the prompt it was trained with, onto the GPU if there is one, ready to generate.
 
     Raises:
         MoguError: the model, its base or its tokenizer cannot be loaded.
     """
     import torch
 
-    from mogu.hub import load_tokenizer
-    from mogu.modeling.model import MoguModel
+    from mogu.modeling.loading import load_saved_model
 
-    model = MoguModel.from_pretrained(
+    model = load_saved_model(
         path,
         base_model=base_model,
+        chat_template=chat_template,
+        strict_base=strict_base,
+        trust_remote_code=trust_remote_code,
         dtype=dtype_option(dtype) or "auto",
         device_map={"": "cuda" if torch.cuda.is_available() else "cpu"},
-        trust_remote_code=trust_remote_code,
-    )
-    source = base_model or model.mogu_config.base_model or ""
-    model.tokenizer = load_tokenizer(source, chat_template=chat_template, trust_remote_code=trust_remote_code)
+    ).mogu
+    assert model is not None
     if dial is not None:
         model.dial = dial
-    return model.eval()
+    return model
 
 
 def check_one_of(resume: bool, restart: bool) -> None:

@@ -8,7 +8,18 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from mogu.cli._options import AnswerMarker, BaseModel, ChatTemplate, Dial, Dtype, ModelPath, RoutedTokens, TrustRemoteCode, routing_options
+from mogu.cli._options import (
+    AnswerMarker,
+    BaseModel,
+    ChatTemplate,
+    Dial,
+    Dtype,
+    ModelPath,
+    RoutedTokens,
+    StrictBase,
+    TrustRemoteCode,
+    routing_options,
+)
 from mogu.cli._shared import load_model
 
 if TYPE_CHECKING:
@@ -25,6 +36,7 @@ def chat(
     answer_marker: AnswerMarker = None,
     system: Annotated[str | None, typer.Option(help="System message to start the conversation with.")] = None,
     base_model: BaseModel = None,
+    strict_base: StrictBase = False,
     dtype: Dtype = "auto",
     trust_remote_code: TrustRemoteCode = False,
     chat_template: ChatTemplate = None,
@@ -37,7 +49,13 @@ def chat(
     console = Console(highlight=False)
     with console.status("loading …"):
         model = load_model(
-            path, base_model=base_model, dtype=dtype, trust_remote_code=trust_remote_code, chat_template=chat_template, dial=dial
+            path,
+            base_model=base_model,
+            strict_base=strict_base,
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+            chat_template=chat_template,
+            dial=dial,
         )
     console.print(_HELP)
     opening: list[dict[str, str]] = [{"role": "system", "content": system}] if system else []

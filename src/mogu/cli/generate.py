@@ -9,7 +9,18 @@ from typing import Annotated, Any
 
 import typer
 
-from mogu.cli._options import AnswerMarker, BaseModel, ChatTemplate, Dial, Dtype, ModelPath, RoutedTokens, TrustRemoteCode, routing_options
+from mogu.cli._options import (
+    AnswerMarker,
+    BaseModel,
+    ChatTemplate,
+    Dial,
+    Dtype,
+    ModelPath,
+    RoutedTokens,
+    StrictBase,
+    TrustRemoteCode,
+    routing_options,
+)
 from mogu.cli._shared import load_model
 
 
@@ -34,6 +45,7 @@ def generate(
     system: Annotated[str | None, typer.Option(help="System message before each prompt.")] = None,
     tools: Annotated[Path | None, typer.Option(help="JSON file with a list of tools for the chat template to describe.")] = None,
     base_model: BaseModel = None,
+    strict_base: StrictBase = False,
     dtype: Dtype = "auto",
     trust_remote_code: TrustRemoteCode = False,
     chat_template: ChatTemplate = None,
@@ -58,7 +70,13 @@ def generate(
         )
     tool_list = read_tools(tools) if tools is not None else None
     model = load_model(
-        path, base_model=base_model, dtype=dtype, trust_remote_code=trust_remote_code, chat_template=chat_template, dial=dial
+        path,
+        base_model=base_model,
+        strict_base=strict_base,
+        dtype=dtype,
+        trust_remote_code=trust_remote_code,
+        chat_template=chat_template,
+        dial=dial,
     )
     tokenizer = model.tokenizer
     sampling: dict[str, Any] = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}

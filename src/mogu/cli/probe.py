@@ -75,7 +75,6 @@ def probe(
     from mogu.analysis import Probe
     from mogu.analysis import probe as run
     from mogu.progress import progress_bars, quiet_transformers
-    from mogu.training.report import trained_system_prompt
 
     settings = Probe(
         model=named_model(model),
@@ -88,7 +87,7 @@ def probe(
         threshold=threshold,
         top=top,
         batch_size=batch_size,
-        system_prompt=system_prompt if system_prompt is not None else trained_system_prompt(Path(model).expanduser()),
+        system_prompt=system_prompt,
         base_model=base_model,
         output_projection=output_projection,
         dtype=dtype_option(dtype),

@@ -62,7 +62,6 @@ def robustness(
     records = named_records(data)  # before anything that takes time
     from mogu.analysis import Robustness, analyze_robustness
     from mogu.progress import progress_bars, quiet_transformers
-    from mogu.training.report import trained_system_prompt
 
     settings = Robustness(
         model=named_model(model),
@@ -74,7 +73,7 @@ def robustness(
         seed=seed,
         tolerance=tolerance,
         batch_size=batch_size,
-        system_prompt=system_prompt if system_prompt is not None else trained_system_prompt(Path(model).expanduser()),
+        system_prompt=system_prompt,
         base_model=base_model,
         dtype=dtype_option(dtype),
         chat_template=chat_template,

@@ -136,13 +136,11 @@ def _load(path: str, base_model: str | None, dtype: str, chat_template: Path | N
     from mogu.cli._options import dtype_option
     from mogu.defenses import TargetModel
     from mogu.lab import build_base
-    from mogu.training.report import trained_system_prompt
 
     return TargetModel.load(
         build_base() if path == LAB else path,
         base_model=base_model,
         chat_template=chat_template,
-        system_prompt=trained_system_prompt(Path(path).expanduser()),
         trust_remote_code=trust_remote_code,
         dtype=dtype_option(dtype) or "auto",
         device_map={"": "cuda" if torch.cuda.is_available() else "cpu"},

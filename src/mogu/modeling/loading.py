@@ -66,17 +66,44 @@ def load_model(
         MoguError: the model, its base or its tokenizer cannot be loaded, or the tokenizer is another one than in training.
     """
     folder = fetch_model_folder(str(name), marker=CONFIG_FILE)
-    if not (folder / CONFIG_FILE).is_file():
-        if base_model is not None:
-            raise ConfigError(
-                f"A base model was named for {name}, which is no saved MoGU model", expected="one model", action="leave --base-model out"
-            )
-        base = load_base(str(name), trust_remote_code=trust_remote_code, **model_kwargs)
-        base.train(False)
-        tokenizer = load_prepared_tokenizer(
-            MoguConfig(), str(name), chat_template=chat_template, system_prompt=system_prompt, trust_remote_code=trust_remote_code
+    if (folder / CONFIG_FILE).is_file():
+        return load_saved_model(
+            folder,
+            base_model=base_model,
+            chat_template=chat_template,
+            system_prompt=system_prompt,
+            strict_base=strict_base,
+            trust_remote_code=trust_remote_code,
+            **model_kwargs,
         )
-        return LoadedModel(base, tokenizer)
+    if base_model is not None:
+        raise ConfigError(
+            f"A base model was named for {name}, which is no saved MoGU model", expected="one model", action="leave --base-model out"
+        )
+    base = load_base(str(name), trust_remote_code=trust_remote_code, **model_kwargs)
+    base.train(False)
+    tokenizer = load_prepared_tokenizer(
+        MoguConfig(), str(name), chat_template=chat_template, system_prompt=system_prompt, trust_remote_code=trust_remote_code
+    )
+    return LoadedModel(base, tokenizer)
+
+
+def load_saved_model(
+    name: str | Path,
+    *,
+    base_model: str | None = None,
+    chat_template: Path | None = None,
+    system_prompt: str | None = None,
+    strict_base: bool = False,
+    trust_remote_code: bool = False,
+    **model_kwargs: Any,
+) -> LoadedModel:
+    """Load a saved MoGU model with its base, tokenizer and prompt; the arguments are those of :func:`load_model`.
+
+    Raises:
+        MoguError: it is no saved MoGU model, or cannot be loaded.
+    """
+    folder = fetch_model_folder(str(name), marker=CONFIG_FILE)
     config = read_config(folder)
     tokenizer = load_prepared_tokenizer(
         config,

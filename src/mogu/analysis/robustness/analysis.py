@@ -35,7 +35,6 @@ from mogu.analysis.robustness.proxy import LabeledPrompts, check_labels
 from mogu.analysis.robustness.subset import TOLERANCE, RobustSubset, check_tolerance, search_subset
 from mogu.data import Record
 from mogu.files.atomic import atomic_file, check_replaceable
-from mogu.hub import load_tokenizer
 
 FORMAT = 1
 NUMBERS_FILE, PLOT_FILE = "robustness.json", "robustness.png"
@@ -138,16 +137,17 @@ def analyze_robustness(settings: Robustness, *, progress: ProgressCallback = lam
     check_labels(settings.records)
     check_replaceable(settings.out, marker=MEASUREMENTS_FILE)
     base = find_base(settings.model, settings.base_model)
-    tokenizer = load_tokenizer(base.name, chat_template=settings.chat_template, trust_remote_code=settings.trust_remote_code)
+    tokenizer = base.load_tokenizer(chat_template=settings.chat_template, trust_remote_code=settings.trust_remote_code)
+    system_prompt = settings.system_prompt if settings.system_prompt is not None else base.system_prompt
     model = base.load(dtype=settings.dtype, trust_remote_code=settings.trust_remote_code)
     linear_modules(model)  # refuses models that cannot be measured before their weights are hashed
-    prompts = LabeledPrompts.of(model, tokenizer, settings.records, system_prompt=settings.system_prompt, batch_size=settings.batch_size)
+    prompts = LabeledPrompts.of(model, tokenizer, settings.records, system_prompt=system_prompt, batch_size=settings.batch_size)
     cache = MeasurementCache(settings.out, robustness_fingerprint(model, prompts))
     robustness = measure_robustness(
         model,
         tokenizer,
         settings.records,
-        system_prompt=settings.system_prompt,
+        system_prompt=system_prompt,
         strength=settings.strength,
         draws=settings.draws,
         seed=settings.seed,
