@@ -21,7 +21,7 @@ from benchmarks.published import Published, responder_loss, router_loss
 from benchmarks.timing import Times, interleaved, median_ratio, medians
 from mogu import MoguConfig
 from mogu.modeling.shared_weights import twin
-from mogu.training.collator import Collator, ExampleDataset, Layout
+from mogu.training.collator import Collator, Layout
 from mogu.training.examples import Example
 from mogu.training.losses import responder_losses, router_losses
 from mogu.training.recipe import ResponderStage, RouterStage, RunSection
@@ -127,9 +127,7 @@ def _examples(shape: Shape, plan: TrainingPlan, count: int, answers: int, seed: 
 
 
 def _collated(examples: Sequence[Example], device: torch.device) -> dict[str, Tensor]:
-    dataset = ExampleDataset(examples)
-    batch = Collator(0, LAYOUT)([dataset[index] for index in range(len(dataset))])
-    return {name: tensor.to(device) for name, tensor in batch.items()}
+    return {name: tensor.to(device) for name, tensor in Collator(0, LAYOUT)(examples).items()}
 
 
 def _trainer(model: torch.nn.Module, losses: Losses, learning_rate: float, examples_a_pass: int) -> Trainer:

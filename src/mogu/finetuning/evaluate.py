@@ -21,7 +21,7 @@ from mogu.inference.prompts import as_conversation
 from mogu.inference.replies import ReplySettings
 from mogu.modeling.model import MoguModel
 from mogu.refusals import is_refusal
-from mogu.training.collator import IGNORED, Collator, ExampleDataset
+from mogu.training.collator import IGNORED, Collator
 from mogu.training.examples import TurnsExample
 from mogu.training.losses import answer_logits
 from mogu.training.selection import shown_replies
@@ -183,12 +183,12 @@ def _share(outcomes: Sequence[bool]) -> float:
 
 
 def _token_scores(model: Any, examples: Sequence[TurnsExample], batch_size: int, pad_token_id: int) -> tuple[float, int, int]:
-    dataset, collate = ExampleDataset(examples), Collator(pad_token_id, "separate")
+    collate = Collator(pad_token_id, "separate")
     device = model.get_input_embeddings().weight.device
-    order = sorted(range(len(examples)), key=lambda place: len(examples[place]))
+    by_length = sorted(examples, key=len)
     loss, right, tokens = 0.0, 0, 0
-    for start in range(0, len(order), batch_size):
-        batch = {name: some.to(device) for name, some in collate([dataset[place] for place in order[start : start + batch_size]]).items()}
+    for start in range(0, len(by_length), batch_size):
+        batch = {name: tensor.to(device) for name, tensor in collate(by_length[start : start + batch_size]).items()}
         logits = answer_logits(model, batch, "separate")
         targets = batch["targets"][batch["targets"] != IGNORED]
         loss += float(F.cross_entropy(logits, targets, reduction="sum"))

@@ -26,7 +26,7 @@ from mogu.training.examples import AnyExample
 from mogu.training.losses import answer_losses
 from mogu.training.recipe import RunSection
 from mogu.training.stages import gradient_checkpointing
-from mogu.training.trainer import Rates, Trainee, train_stage
+from mogu.training.trainer import Rates, train_stage, trained_parameters
 
 STATE_FILE = "tuned.safetensors"
 ALL_LINEAR = "all-linear"
@@ -57,7 +57,7 @@ class Tunable:
 
     def trained(self) -> dict[str, nn.Parameter]:
         """What is tuned, by its name in the model."""
-        return {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+        return trained_parameters(self.model)
 
     @torch.no_grad()
     def put(self, state: dict[str, Tensor]) -> None:
@@ -87,12 +87,23 @@ class Tunable:
     ) -> None:
         """Tune from where the model is, or from the last checkpoint in ``folder``; see :func:`~mogu.training.trainer.train_stage`."""
         set_seed(run.seed)
-        trainee = Trainee(self.model, functools.partial(answer_losses, self.model, layout="separate"))
+        losses = functools.partial(answer_losses, self.model, layout="separate")
         gradient_checkpointing(self.base, run)
         try:
-            train_stage(trainee, examples, self.tune, run, folder, title=title, layout="separate", pad_token_id=pad_token_id, rates=rates)
+            train_stage(
+                self.model,
+                losses,
+                examples,
+                self.tune,
+                run,
+                folder,
+                title=title,
+                layout="separate",
+                pad_token_id=pad_token_id,
+                rates=rates,
+            )
         finally:
-            trainee.eval()
+            self.model.eval()
             if run.gradient_checkpointing:
                 disable: Any = self.base.gradient_checkpointing_disable
                 disable()

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from mogu.training.collator import Collator, ExampleDataset, Layout
+from mogu.training.collator import Collator, Layout
 from mogu.training.examples import Example
 from mogu.training.losses import answer_cross_entropy
 
@@ -62,8 +62,7 @@ def _trials(vocabulary: int, *, other_first: bool) -> list[Example]:
 
 
 def _losses(model: Any, trials: list[Example], layout: Layout, moved: int = 0) -> torch.Tensor:
-    dataset = ExampleDataset(trials)
-    batch = Collator(0, layout)([dataset[index] for index in range(len(trials))])
+    batch = Collator(0, layout)(trials)
     batch["position_ids"] = batch["position_ids"] + moved * (batch["segments"] == 2)
     device = model.get_input_embeddings().weight.device
     return answer_cross_entropy(model, {name: tensor.to(device) for name, tensor in batch.items()}, layout, answers=2)

@@ -27,7 +27,8 @@ from mogu.training.losses import answer_losses
 from mogu.training.recipe import Recipe, ResponderStage
 from mogu.training.search import routed_config
 from mogu.training.stages import ADAPTER_MARKER, StageSetting, train_lora
-from mogu.training.workspace import Workspace, last_checkpoint
+from mogu.training.training_state import last_checkpoint
+from mogu.training.workspace import Workspace
 
 Part = Literal["sft", "expert", "detector"]
 PARTS: tuple[Part, ...] = ("sft", "expert", "detector")

@@ -196,6 +196,8 @@ class RunSection(Section):
         micro_batch_size: examples a pass; a step accumulates as many passes as its batch size needs.
         save_steps: optimizer steps between checkpoints: what a kill can lose.
         gradient_checkpointing: trade time for memory.
+        report_to: experiment trackers that every step's loss is sent to, as ``report_to`` of ``transformers.TrainingArguments``
+            names them, such as ``["tensorboard"]``. ``loss_history.jsonl`` is always written.
     """
 
     output: Path
@@ -205,6 +207,7 @@ class RunSection(Section):
     micro_batch_size: int = Field(default=8, ge=1)
     save_steps: int = Field(default=50, ge=1)
     gradient_checkpointing: bool = False
+    report_to: list[str] = []
 
     @model_validator(mode="after")
     def _apart(self) -> Self:

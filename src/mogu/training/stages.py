@@ -25,7 +25,7 @@ from mogu.training.collator import Layout
 from mogu.training.examples import Example
 from mogu.training.losses import responder_losses, router_losses
 from mogu.training.recipe import ResponderStage, RouterStage, RunSection
-from mogu.training.trainer import Rates, Snapshots, Trainee, train_stage
+from mogu.training.trainer import Losses, Rates, Snapshots, train_stage
 
 ADAPTER_MARKER = "adapter_config.json"
 
@@ -126,9 +126,17 @@ def train_lora(
             adapter = _adapter(peft_model, setting.config)
             write_adapter(scratch, adapter, base_model=setting.config.base_model, fan_in_fan_out=fan_in_fan_out)
 
-    trainee = Trainee(peft_model, functools.partial(losses, peft_model, layout=setting.layout))
     try:
-        _train(trainee, examples, stage, setting, folder, title=title, snapshots=Snapshots(shares, take))
+        _train(
+            peft_model,
+            functools.partial(losses, peft_model, layout=setting.layout),
+            examples,
+            stage,
+            setting,
+            folder,
+            title=title,
+            snapshots=Snapshots(shares, take),
+        )
     finally:
         peft_model.unload()
         for parameter_name, parameter in base.named_parameters():
@@ -169,14 +177,15 @@ def train_router(
     losses = functools.partial(router_losses, model, layout=setting.layout, weight_penalty=weight_penalty)
     rates = share if model.mogu_config.backbone is not None else None
     try:
-        _train(Trainee(model, losses), examples, stage, setting, folder, title=title, rates=rates)
+        _train(model, losses, examples, stage, setting, folder, title=title, rates=rates)
     finally:
         model.finish_router_training()
         model.dial = dial
 
 
 def _train(
-    trainee: Trainee,
+    model: Any,
+    losses: Losses,
     examples: Sequence[Example],
     stage: ResponderStage | RouterStage,
     setting: StageSetting,
@@ -188,7 +197,8 @@ def _train(
 ) -> None:
     try:
         train_stage(
-            trainee,
+            model,
+            losses,
             examples,
             stage,
             setting.run,
@@ -200,9 +210,8 @@ def _train(
             rates=rates,
         )
     finally:
-        trainee.eval()
+        model.eval()
         if setting.run.gradient_checkpointing:
-            model: Any = trainee.model
             model.get_base_model().gradient_checkpointing_disable()
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from mogu.errors import ConfigError
 from mogu.files.atomic import check_replaceable, discard
 from mogu.files.json_files import read_json, write_json
+from mogu.training.training_state import INCOMING, last_checkpoint, step_of
 
 MARKER = "mogu_training.json"
 BEGUN, DONE, MEASURED = "begun.json", "done.json", "measured.json"
@@ -89,7 +90,7 @@ class Workspace:
         folder = self.folder / part
         whole = {"fingerprint": made_with, **record}
         write_json(folder / DONE, whole)
-        for path in [*folder.glob("checkpoint-*"), folder / ".incoming"]:
+        for path in [*folder.glob("checkpoint-*"), folder / INCOMING]:
             discard(path)
         return whole
 
@@ -110,14 +111,3 @@ class Workspace:
             expected="the settings and data it was trained with",
             action=self.anew,
         )
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint in a folder; each is whole, since it gets its name only when it is complete."""
-    found = [path for path in folder.glob("checkpoint-*") if path.name.partition("-")[2].isdigit()]
-    return max(found, key=step_of, default=None)
-
-
-def step_of(path: Path) -> int:
-    """The step of a ``checkpoint-<step>`` or a ``step-<step>``."""
-    return int(path.name.rpartition("-")[2])

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from mogu.data import Chat, Message
 from mogu.errors import DataError
 from mogu.finetuning.chat_examples import encode_chats
-from mogu.training.collator import Collator, ExampleDataset
+from mogu.training.collator import Collator
 from mogu.training.losses import answer_losses
 
 TURNS = [
@@ -48,9 +48,8 @@ def test_only_the_turns_of_the_assistant_are_learned_as_transformers_own_labels_
     model = AutoModelForCausalLM.from_pretrained(base_folder)
     some = [TURNS, TURNS[1:3], TURNS[:5]]
     examples = encode_chats(tokenizer, [chat(*turns) for turns in some], max_length=256).examples
-    dataset = ExampleDataset(examples)
     with torch.no_grad():
-        losses = answer_losses(model, Collator(0, "separate")([dataset[place] for place in range(3)]), "separate")
+        losses = answer_losses(model, Collator(0, "separate")(examples), "separate")
         for turns, example, loss in zip(some, examples, losses, strict=True):
             ids, labels = labels_by_text(tokenizer, turns)
             assert [example.ids[place] for place in example.learned] == [label for label in labels if label != -100]

@@ -17,7 +17,7 @@ from mogu.data import Record
 from mogu.errors import ConfigError, DataError, MoguError
 from mogu.training import Recipe, recipe_from, train_baselines
 from mogu.training.baselines import Part
-from mogu.training.collator import Collator, ExampleDataset
+from mogu.training.collator import Collator
 from mogu.training.examples import router_examples
 from mogu.training.losses import answer_losses
 from mogu.training.trainer import last_checkpoint
@@ -73,8 +73,7 @@ def losses(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, records: l
 def test_the_loss_is_the_mean_over_the_answers_tokens(
     base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, records: list[Record]
 ) -> None:
-    dataset = ExampleDataset(router_examples(tokenizer, records, max_length=128))
-    batch = Collator(0, "separate")([dataset[index] for index in range(len(dataset))])
+    batch = Collator(0, "separate")(router_examples(tokenizer, records, max_length=128))
     torch.testing.assert_close(answer_losses(base, batch, "separate"), losses(base, tokenizer, records, None), rtol=1e-4, atol=1e-5)
 
 

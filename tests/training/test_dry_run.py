@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from mogu import MoguError, MoguModel
 from mogu.data import Record, write_records
 from mogu.training import Recipe, plan, read_recipe
-from mogu.training.collator import Collator, ExampleDataset
+from mogu.training.collator import Collator
 from mogu.training.dry_run import activation_bytes
 from mogu.training.examples import Example
 from mogu.training.inputs import read_inputs
@@ -167,8 +167,7 @@ def test_the_activation_estimate_is_near_what_autograd_keeps(stage: str, checkpo
     if checkpointing:
         base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model.train()
-    dataset = ExampleDataset(pairs)
-    batch = Collator(0, "shared")([dataset[0], dataset[1]])
+    batch = Collator(0, "shared")(pairs[:2])
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, torch.Tensor] = {}
 

@@ -165,9 +165,9 @@ def uninterrupted(write_recipe: Write, run: Run, tmp_path_factory: pytest.TempPa
         ("torch.optim:AdamW.step", 1, "kill"),  # before anything is saved
         ("torch.optim:AdamW.step", 4, "kill"),  # glad, in the second epoch, between two checkpoints
         ("torch:save", 2, "half"),  # in the middle of the first checkpoint
-        ("torch:save", 7, "half"),  # in the middle of a later one: its optimizer state is half written
-        ("mogu.training.trainer:save_file", 3, "half"),  # half of the last weights of glad
-        ("mogu.training.workspace:discard", 12, "kill"),  # while older checkpoints are removed
+        ("torch:save", 6, "half"),  # in the middle of a later one: its optimizer state is half written
+        ("mogu.training.training_state:save_file", 3, "half"),  # half of the last weights of glad
+        ("mogu.training.training_state:discard", 8, "kill"),  # while older checkpoints are removed
         ("torch.optim:AdamW.step", 14, "kill"),  # the first router candidate
         ("mogu.training.search:write_routers", 1, "kill"),  # trained, not yet kept
         ("mogu.training.search:behavior_on", 3, "kill"),  # while a candidate is tried
@@ -208,14 +208,14 @@ def test_a_stopped_run_is_neither_thrown_away_nor_mixed_with_another(write_recip
     recipe = write_recipe(tmp_path, 0)
     run(recipe, stop=("torch.optim:AdamW.step", 4, "kill"))
     (checkpoint,) = (tmp_path / "out-training" / "glad").glob("checkpoint-*")
-    before = (checkpoint / "optimizer.pt").read_bytes()
+    before = (checkpoint / "state.pt").read_bytes()
     assert run(recipe).exitcode == 2
     assert "stopped at step 2" in (tmp_path / "error").read_text()
     assert "--resume" in (tmp_path / "error").read_text()
     recipe.write_text(recipe.read_text().replace("1e-3", "2e-3"))
     assert run(recipe, resume=True).exitcode == 2
     assert "other settings" in (tmp_path / "error").read_text()
-    assert (checkpoint / "optimizer.pt").read_bytes() == before
+    assert (checkpoint / "state.pt").read_bytes() == before
 
 
 @pytest.mark.parametrize("limit", [3_000, 9_000, 13_000])
