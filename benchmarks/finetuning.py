@@ -87,7 +87,7 @@ def tuned(model: Path, arm: dict[str, Any], seed: int, output: Path, pairs: dict
         source="of the benchmark",
     )
     task = {split: chats(split) for split in ("train", "dev")}
-    return finetune(recipe, chats=task, pairs=pairs, resume=True, tell=lambda line: console.print(f"  {line}"))
+    return finetune(recipe, chats=task, pairs=pairs, resume=True)
 
 
 def measured(model: Any, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
@@ -154,7 +154,7 @@ def run_hardened(seed: int, base: Path, out: Path) -> None:
     folder = out / "hardened"
     tokenizer = load_tokenizer(str(base))
     if not folder.is_dir():
-        made = harden(lab_recipe(base, folder), records=lab_data(), resume=True, tell=lambda line: console.print(f"  {line}"))
+        made = harden(lab_recipe(base, folder), records=lab_data(), resume=True)
         assert made is not None
     for keep in (None, "carry", "retrain"):
         file = out / f"seed-{seed}" / f"mogu-{keep or 'before'}.json"
@@ -182,7 +182,7 @@ def _tuned_hardened(folder: Path, seed: int, output: Path, keep: str, out: Path)
         source="of the benchmark",
     )
     task = {split: chats(split) for split in ("train", "dev")}
-    return finetune(recipe, chats=task, pairs=lab_data(), resume=True, tell=lambda line: console.print(f"  {line}"))
+    return finetune(recipe, chats=task, pairs=lab_data(), resume=True)
 
 
 def _write(file: Path, content: dict[str, Any]) -> None:

@@ -79,7 +79,7 @@ def test_published_settings_stand_in_the_recipes(dry: Any) -> None:
     assert (vicuna.glad.learning_rate, vicuna.glad.batch_size) == (vicuna.unwill.learning_rate, vicuna.unwill.batch_size) == (4e-5, 16)
     assert (llama.router.learning_rate, llama.router.batch_size, llama.router.epochs) == (5e-4, 16, 10)
     assert 2.0 in llama.choice.weight_penalties
-    assert (llama.mogu.rank, llama.mogu.lora_alpha, llama.mogu.routed_tokens, llama.run.max_length) == (8, 16, 5, 1024)
+    assert (llama.mogu.rank, llama.mogu.lora_alpha, llama.mogu.tokens_to_route, llama.run.max_length) == (8, 16, 5, 1024)
 
 
 def test_llama_2_grows_by_less_than_a_thousandth(dry: Any) -> None:
@@ -194,7 +194,7 @@ def test_what_is_wrong_is_said_by_a_dry_run_too(dry: Any, tmp_path: Path, record
     write_records(tmp_path / "benign.jsonl", records[:12])
     refused("benign", f"data.train={str(tmp_path / 'benign.jsonl')!r}")
     refused("template", "model.chat_template=nowhere.jinja")
-    refused("layers .*32", "mogu.modeling.layers=[3, 32]")
+    refused("layers .*32", "mogu.layers=[3, 32]")
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "thesis.tex").write_text("years of work")
     refused("was not written by mogu", f"run.output={str(tmp_path / 'taken')!r}")

@@ -29,7 +29,7 @@ def load(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
 
 def glad_examples(folder: Path, records: list[Record]) -> list[Example]:
     malicious = [record for record in records if record.label == "malicious"]
-    return responder_examples(AutoTokenizer.from_pretrained(folder), malicious, wanted="affirm", max_length=128)
+    return responder_examples(AutoTokenizer.from_pretrained(folder), malicious, answer="affirm", max_length=128)
 
 
 def setting(tmp_path: Path, *, micro: int = 8, checkpointing: bool = False) -> StageSetting:

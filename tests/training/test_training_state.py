@@ -109,7 +109,7 @@ def _train(recipe: Path, *, resume: bool = False, stop: tuple[str, int, str] | N
     if stop is not None:
         _stop_at(*stop)
     try:
-        harden(read_recipe(recipe), resume=resume, tell=lambda _: None)
+        harden(read_recipe(recipe), resume=resume)
     except MoguError as error:
         (recipe.parent / "error").write_text(str(error))
         os._exit(2)
@@ -142,8 +142,10 @@ def _stop_at(where: str, call: int, how: str) -> None:
     setattr(owner, name, stopping)
 
 
-def weights(place: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(place / "out")): file.read_bytes() for file in sorted((place / "out").rglob("*.safetensors"))}
+def results(place: Path) -> dict[str, bytes]:
+    """The weights that were saved, and the loss of every step that led to them."""
+    files = [*sorted((place / "out").rglob("*.safetensors")), place / "out" / "loss_history.jsonl"]
+    return {str(file.relative_to(place / "out")): file.read_bytes() for file in files}
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +156,7 @@ def uninterrupted(write_recipe: Write, run: Run, tmp_path_factory: pytest.TempPa
         if not (place / "out").exists():
             assert run(write_recipe(place, 0)).exitcode == 0
             assert len((place / "steps").read_text()) == STEPS
-        return weights(place)
+        return results(place)
 
     return get
 
@@ -170,13 +172,13 @@ def uninterrupted(write_recipe: Write, run: Run, tmp_path_factory: pytest.TempPa
         ("mogu.training.training_state:discard", 8, "kill"),  # while older checkpoints are removed
         ("torch.optim:AdamW.step", 14, "kill"),  # the first router candidate
         ("mogu.training.search:write_routers", 1, "kill"),  # trained, not yet kept
-        ("mogu.training.search:behavior_on", 3, "kill"),  # while a candidate is tried
+        ("mogu.training.search:measure_on_dev", 3, "kill"),  # while a candidate is tried
         ("mogu.training.report:write_json", 1, "kill"),  # between the model and its report
         ("torch.optim:AdamW.step", 20, "interrupt"),  # Ctrl-C in the second router candidate
     ],
     ids=lambda stop: f"{stop[0].partition(':')[2]}-{stop[1]}-{stop[2]}",
 )
-def test_a_run_that_was_stopped_ends_with_the_very_weights(
+def test_a_run_that_was_stopped_ends_with_the_very_weights_and_losses(
     stop: tuple[str, int, str], write_recipe: Write, run: Run, uninterrupted: Callable[[], dict[str, bytes]], tmp_path: Path
 ) -> None:
     expected = uninterrupted()
@@ -184,7 +186,7 @@ def test_a_run_that_was_stopped_ends_with_the_very_weights(
     assert run(recipe, stop=stop).exitcode == (130 if stop[2] == "interrupt" else -signal.SIGKILL)
     assert not (tmp_path / "out").exists()
     assert run(recipe, resume=True).exitcode == 0
-    assert weights(tmp_path) == expected
+    assert results(tmp_path) == expected
     assert (tmp_path / "out" / "training_report.json").is_file()
     repeated = len((tmp_path / "steps").read_text()) - STEPS
     assert 0 <= repeated <= SAVE_STEPS
@@ -197,7 +199,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(
     for name, seed in (("same", 0), ("other", 1)):
         (tmp_path / name).mkdir()
         assert run(write_recipe(tmp_path / name, seed)).exitcode == 0
-        found.append(weights(tmp_path / name))
+        found.append(results(tmp_path / name))
     same, other = found
     assert same == uninterrupted()
     assert same.keys() == other.keys()
@@ -229,7 +231,7 @@ def test_a_full_disk_leaves_nothing_half_written(
     assert not (tmp_path / "out").exists()
     assert not list((tmp_path / "out-training").rglob(".incoming"))
     assert run(recipe, resume=True).exitcode == 0
-    assert weights(tmp_path) == uninterrupted()
+    assert results(tmp_path) == uninterrupted()
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("mount") is None, reason="mounting a small file system takes root")

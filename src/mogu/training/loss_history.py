@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -57,7 +57,7 @@ def read_history(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in whole]
 
 
-def write_history(file: Path, rows: Iterable[dict[str, Any]]) -> None:
+def write_history(file: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write a history in one step."""
     with atomic_file(file) as scratch:
         scratch.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")

@@ -1,6 +1,6 @@
 """The losses of MoGU's three stages and of plain fine-tuning, for whole batches (MoGU, section 3).
 
-Equal to the mean of the one-example-at-a-time computation. Knows batches and models; knows nothing of the optimizer.
+They equal the mean of losses that are computed one example at a time. Knows batches and models; knows nothing of the optimizer.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from mogu.training.collator import IGNORED, PADDING, Layout, attention_mask
 
 
 def answer_logits(model: Any, batch: dict[str, Tensor], layout: Layout) -> Tensor:
-    """Logits for every answer token of a batch, ``[answer tokens, vocabulary]``, float32, in the order of ``targets`` without its gaps."""
+    """Compute the logits of every answer token of a batch, ``[answer tokens, vocabulary]``, float32, in the order of ``targets``."""
     learned = batch["targets"] != IGNORED
     with _PickBeforeHead(model.get_output_embeddings(), batch["predictors"], learned):
         logits: Tensor = model(
@@ -29,16 +29,16 @@ def answer_logits(model: Any, batch: dict[str, Tensor], layout: Layout) -> Tenso
 
 
 def answer_cross_entropy(model: Any, batch: dict[str, Tensor], layout: Layout, answers: int) -> Tensor:
-    """Mean cross-entropy of each answer, in one pass; logits are computed for answer tokens only.
+    """Compute the mean cross-entropy of each answer in one pass; logits are computed for answer tokens only.
 
     Args:
         model: a causal language model, or a wrapper of one (PEFT's or ours).
-        batch: what :class:`~mogu.training.collator.Collator` makes.
+        batch: as :class:`~mogu.training.collator.Collator` makes it.
         layout: the layout it was made in.
-        answers: answers an example.
+        answers: answers per example.
 
     Returns:
-        ``[examples, answers]``, float32: nats a token.
+        ``[examples, answers]``, float32, in nats per token.
     """
     logits = answer_logits(model, batch, layout)
     learned = batch["targets"] != IGNORED
@@ -55,7 +55,7 @@ def answer_cross_entropy(model: Any, batch: dict[str, Tensor], layout: Layout, a
 
 
 def responder_losses(model: Any, batch: dict[str, Tensor], layout: Layout) -> Tensor:
-    """``CE(wanted) / CE(other)`` of each example, ``[examples]``: the loss of the glad and of the unwill stage."""
+    """``CE(answer to learn) / CE(other answer)`` of each example, ``[examples]``: the loss of the glad and of the unwill stage."""
     cross_entropy = answer_cross_entropy(model, batch, layout, answers=2)
     return cross_entropy[:, 0] / cross_entropy[:, 1]
 
@@ -81,23 +81,23 @@ def router_losses(model: Any, batch: dict[str, Tensor], layout: Layout, weight_p
 
 
 def weight_losses(layers: list[RoutedLinear], batch: dict[str, Tensor]) -> Tensor:
-    """``mean (α − α*)²`` and ``mean (β − β*)²`` of each example, ``[examples, 2]``, from the pass just made."""
+    """``mean (α − α*)²`` and ``mean (β − β*)²`` of each example, ``[examples, 2]``, from the latest pass."""
     real = (batch["segments"] != PADDING).float()
     malicious = batch["malicious"].float()
     targets = torch.stack([malicious, 1 - malicious], dim=-1).unsqueeze(1)
     total = torch.zeros(len(malicious), 2, device=real.device)
     for layer in layers:
-        assert layer.routing_weights is not None  # the pass just made was routed
+        assert layer.routing_weights is not None  # the latest pass was routed
         distance = (layer.routing_weights.float().to(real.device) - targets) ** 2
         total = total + (distance * real.unsqueeze(-1)).sum(1) / real.sum(1, keepdim=True)
     return total / len(layers)
 
 
 class _PickBeforeHead:
-    """While entered, the model's output head sees only the hidden states that predict an answer token, ``[1, n, d]``.
+    """While active, the model's output head sees only the hidden states that predict an answer token, ``[1, n, d]``.
 
     A hook on the head rather than an argument to the model: it works for every family, and whatever the model does to
-    its logits (Gemma's soft cap) it still does.
+    its logits (Gemma's soft cap) still happens.
     """
 
     def __init__(self, head: nn.Module, predictors: Tensor, learned: Tensor) -> None:

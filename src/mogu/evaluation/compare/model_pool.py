@@ -84,7 +84,6 @@ class Models:
             tokenizer=self.tokenizer,
             records=self._records(recipe)["train"],
             parts=parts,
-            tell=self.tell,
             resume=True,
         )
 
@@ -146,7 +145,7 @@ class Models:
         if (recipe.run.output / CONFIG_FILE).is_file():
             return
         self.tell(f"Seed {seed}: {defense} is trained")
-        harden(recipe, base=twin(self.base), tokenizer=self.tokenizer, records=self._records(recipe), resume=True, tell=self.tell)
+        harden(recipe, base=twin(self.base), tokenizer=self.tokenizer, records=self._records(recipe), resume=True)
 
     def _recipe(self, seed: int, defense: str = "mogu") -> Recipe:
         """How the seed's models are trained: the lab's recipe, or the one that the saved model was trained with."""
