@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 from mogu.training.loss_history import LossHistory, gathered, read_history
@@ -38,3 +40,25 @@ def test_histories_are_gathered_in_order_and_missing_ones_are_passed_over(tmp_pa
     written(tmp_path / "router λ.jsonl", 0, rows(1, 3, "router λ 2"))
     files = [tmp_path / name for name in ("glad.jsonl", "no-such.jsonl", "router λ.jsonl")]
     assert gathered(files) == rows(1, 2) + rows(1, 3, "router λ 2")
+
+
+def test_a_disk_that_fills_up_is_an_error_at_the_step_and_the_steps_before_it_stay(tmp_path: Path) -> None:
+    """In a process of its own, which cannot write longer files than 100 bytes."""
+    file = tmp_path / "loss.jsonl"
+    script = """if True:
+        import resource, signal, sys
+        from pathlib import Path
+        from mogu.training.loss_history import LossHistory
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+        step = 0
+        try:
+            with LossHistory(Path(sys.argv[1]), 0) as history:
+                for step in range(1, 100):
+                    history.append({"stage": "glad", "step": step, "loss": 0.5})
+        except OSError as error:
+            print(step, error.strerror)
+    """
+    done = subprocess.run([sys.executable, "-c", script, str(file)], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() in {"3 No space left on device", "3 File too large"}
+    assert [row["step"] for row in read_history(file)] == [1, 2]

@@ -121,11 +121,12 @@ def _print_report(recipe: FinetuneRecipe, report: dict[str, Any]) -> None:
         table.add_row(*cells)
     console = Console()
     console.print(table)
-    output = recipe.run.output
+    output, losses = recipe.run.output, report["loss_plot"] or report["loss_history"]
     for line in (
         f"Kept:   {report['chosen']['name']}",
         f"Model:  {output}",
         f"Report: {output / REPORT_FILE}",
+        *([f"Losses: {output / losses}"] if losses is not None else []),
         f"Work:   {recipe.run.work_folder} (may be deleted)",
     ):
         console.print(escape(line), highlight=False, soft_wrap=True)

@@ -78,7 +78,7 @@ class HardenedModel:
         As many conversations as there are benign pairs are added to the pairs: routers that never saw the task refuse it, or spoil
         its first words.
         """
-        records: dict[str, list[Record]] = {part: list(some) for part, some in pairs.items()}
+        records: dict[str, list[Record]] = {part: list(of_part) for part, of_part in pairs.items()}
         benign = sum(record.label == "benign" for record in records["train"])
         records["train"] += task_pairs(chats, benign, recipe.run.seed)
         model = harden(self.recipe(recipe, output), base=base, tokenizer=tokenizer, records=records, resume=True)

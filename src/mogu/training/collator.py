@@ -109,14 +109,14 @@ def _pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
 
 
 def attention_mask(segments: Tensor, layout: Layout, dtype: torch.dtype) -> Tensor:
-    """The attention mask of a batch.
+    """Make the attention mask of a batch.
 
     Args:
         segments: ``[rows, tokens]``, as :class:`Collator` makes them.
-        layout: ``"separate"`` gives a mask of ones ``[rows, tokens]``: causal attention alone keeps padding, which is on
-            the right, from being seen, and padding that sees real tokens never turns to NaN, as it would where a sliding
-            window leaves it nothing to see; ``"shared"`` gives an additive mask ``[rows, 1, tokens, tokens]``, 0 where a
-            token is seen: earlier ones of the prompt and of its own answer.
+        layout: ``"separate"`` gives a mask of ones ``[rows, tokens]``: padding is on the right, so causal attention alone hides
+            it, and padding that sees real tokens never turns to NaN, as it would if a sliding window left it nothing to see;
+            ``"shared"`` gives an additive mask ``[rows, 1, tokens, tokens]``, 0 for the tokens that are seen, which are the
+            earlier ones of the prompt and of the token's own answer.
         dtype: type of the additive mask: the model's.
     """
     if layout == "separate":
@@ -125,6 +125,6 @@ def attention_mask(segments: Tensor, layout: Layout, dtype: torch.dtype) -> Tens
     earlier = torch.ones(tokens, tokens, dtype=torch.bool, device=segments.device).tril()
     same = segments.unsqueeze(2) == segments.unsqueeze(1)
     of_prompt = (segments == 0).unsqueeze(1)
-    # Padding sees padding before it: a row that sees nothing would turn to NaN.
+    # Padding sees the padding before it: a row that sees nothing would turn to NaN.
     seen = earlier & (same | (of_prompt & (segments != PADDING).unsqueeze(2)))
     return torch.zeros(seen.shape, dtype=dtype, device=segments.device).masked_fill(~seen, torch.finfo(dtype).min).unsqueeze(1)

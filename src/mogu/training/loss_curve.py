@@ -18,6 +18,9 @@ PLOT_FILE = "loss.png"
 SMOOTHED_PARTS = 20
 """A curve is averaged over this fraction of its steps: single steps are noise."""
 
+FEW_STEPS = 50
+"""A run of fewer steps is drawn as points."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -61,6 +64,7 @@ def plot_losses(rows: Sequence[Mapping[str, Any]], target: Path) -> None:
         target: the PNG to write.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     runs: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
@@ -73,9 +77,10 @@ def plot_losses(rows: Sequence[Mapping[str, Any]], target: Path) -> None:
         for index, name in enumerate(names):
             steps, losses = [row["step"] for row in runs[name]], [row["loss"] for row in runs[name]]
             smooth = moving_average(losses, max(1, len(losses) // SMOOTHED_PARTS))
-            axes.plot(steps, losses, color=f"C{index % 10}", alpha=0.25, linewidth=0.8)
+            axes.plot(steps, losses, "." if len(steps) < FEW_STEPS else "-", color=f"C{index % 10}", alpha=0.25, linewidth=0.8)
             axes.plot(steps, smooth, color=f"C{index % 10}", linewidth=1.5, label=name)
         axes.set(title=panel, xlabel="optimizer step", ylabel="loss")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         if len(names) > 1:
             axes.legend(fontsize="x-small")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from errno import ENOSPC
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,8 +21,8 @@ HISTORY_FILE = "loss_history.jsonl"
 class LossHistory:
     """The loss history of one stage, open for the steps to come.
 
-    A line is written as soon as its step is taken. Where training resumes, the lines of the steps that are taken again are dropped
-    first, so that each step has one line however often the run was stopped, and the file is the one of a run that never was.
+    A line is written as soon as its step is taken. When training resumes, the lines of the steps that will be taken again are dropped
+    first: each step has one line however often the run was stopped, and the file equals that of a run that never was.
 
     Args:
         file: a line for each step; made if it is missing.
@@ -31,16 +32,17 @@ class LossHistory:
     def __init__(self, file: Path, steps: int) -> None:
         kept = [row for row in read_history(file) if row["step"] <= steps]
         write_history(file, kept)
-        self._lines = file.open("a", encoding="utf-8")
+        self._lines = file.open("ab", buffering=0)  # what a full disk refuses must not be written again when the file is closed
 
     def append(self, row: dict[str, Any]) -> None:
-        """Add a step: ``stage``, ``step`` (from 1), ``epoch``, ``loss``, and whatever else is known of it."""
-        self._lines.write(json.dumps(row, ensure_ascii=False) + "\n")
-        self._lines.flush()
+        """Add a step: ``stage``, ``step`` (from 1), ``epoch``, ``loss``, and whatever else is known about it.
 
-    def sync(self) -> None:
-        """Bring all lines to the disk: call it before a checkpoint that they lead up to."""
-        os.fsync(self._lines.fileno())
+        Raises:
+            OSError: the file system refuses.
+        """
+        line = (json.dumps(row, ensure_ascii=False) + "\n").encode()
+        if self._lines.write(line) != len(line):
+            raise OSError(ENOSPC, os.strerror(ENOSPC))
 
     def __enter__(self) -> Self:
         return self
@@ -50,7 +52,7 @@ class LossHistory:
 
 
 def read_history(file: Path) -> list[dict[str, Any]]:
-    """The steps of a history in order; none where there is no file. A last line that a kill cut off is passed over."""
+    """Read the steps of a history in order; none if there is no file. A last line that a kill cut off is skipped."""
     if not file.is_file():
         return []
     *whole, _cut_off = file.read_text(encoding="utf-8").split("\n")
@@ -64,5 +66,5 @@ def write_history(file: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def gathered(files: Sequence[Path]) -> list[dict[str, Any]]:
-    """The steps of several histories, one after the other; what an earlier release trained has none."""
+    """Read several histories, one after the other; a part that an earlier release trained has none."""
     return [row for file in files for row in read_history(file)]

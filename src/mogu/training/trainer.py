@@ -168,8 +168,6 @@ class _Loop:
                 if snapshots is not None and step in snapshot_steps:
                     snapshots.take(step)
                 if step % self.settings.save_steps == 0 or step == self.steps:
-                    with written_or_refused(self.folder):
-                        history.sync()
                     write_training_state(self.folder, step, self.trained, self.optimizer)
 
     def _remaining(self, done: int, states: Mapping[str, Any] | None) -> Iterator[tuple[int, list[list[int]], list[dict[str, Tensor]]]]:
