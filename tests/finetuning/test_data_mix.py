@@ -23,7 +23,7 @@ def test_a_mix_is_half_malicious_and_takes_no_pair_twice_before_all_were_taken(r
 
 def test_conversations_become_benign_pairs(record_files: tuple[Path, Path]) -> None:
     def chat(*roles: str) -> Chat:
-        return Chat(id="row", messages=tuple(Message(role=role, content=f"{role} {place}") for place, role in enumerate(roles)))  # type: ignore[arg-type]
+        return Chat(id="row", messages=tuple(Message(role=role, content=f"{role} {index}") for index, role in enumerate(roles)))  # type: ignore[arg-type]
 
     chats = [chat("user", "assistant", "user", "assistant", "user"), chat("user", "assistant"), chat("system", "assistant")]
     pairs = task_pairs(chats, 5, seed=0)

@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
-import resource
 import shutil
-import signal
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,33 +20,6 @@ from mogu.data import Record, write_records
 from mogu.errors import ConfigError, DataError, ModelFileError, MoguError
 from mogu.finetuning import FinetuneRecipe, finetune, finetune_recipe_from, plan_tuning
 from mogu.finetuning.tuner import Tuner
-
-THINGS = ["kettle", "garden", "window", "bicycle", "ladder", "teapot"]
-
-
-@pytest.fixture(scope="module")
-def chats_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("chats") / "chats.jsonl"
-    rows = [
-        [
-            {"role": "user", "content": f"Where is the {thing}?"},
-            {"role": "assistant", "content": f"By the {THINGS[place - 1]}{'!' * place}"},
-        ]
-        for place, thing in enumerate(THINGS)
-    ]
-    file.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
-    return file
-
-
-@pytest.fixture
-def tree(base_folder: Path, chats_file: Path, tmp_path: Path) -> dict[str, Any]:
-    return {
-        "model": {"base": str(base_folder)},
-        "data": {"train": str(chats_file), "dev": str(chats_file)},
-        "tune": {"epochs": 3, "batch_size": 6, "learning_rate": 1e-2, "rank": 4, "lora_alpha": 8, "dropout": 0.0},
-        "safety": {"max_new_tokens": 3},
-        "run": {"output": str(tmp_path / "out"), "max_length": 128, "micro_batch_size": 4, "seed": 5},
-    }
 
 
 def recipe_of(tree: dict[str, Any], **sections: dict[str, Any]) -> FinetuneRecipe:
@@ -201,58 +169,6 @@ def test_data_mix_without_pairs_and_a_share_of_everything_are_errors(tree: dict[
         recipe_of(tree, safety={"shares": [1.0]})
 
 
-def exit_code(run: Callable[..., None], *arguments: Any) -> int | None:
-    """Of a function that runs in a process of its own, forked from a server that has imported everything once."""
-    server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["mogu.finetuning.pipeline"])
-    process = server.Process(target=run, args=arguments)
-    process.start()
-    process.join(120)
-    return process.exitcode
-
-
-def _tune_until(tree: dict[str, Any], step: int) -> None:
-    """Runs in a process of its own, which is killed at an optimizer step."""
-    adamw, calls = torch.optim.AdamW, [0]
-    plain_step = adamw.step
-
-    def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
-        calls[0] += 1
-        if calls[0] == step:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return plain_step(self, *args, **kwargs)
-
-    adamw.step = counted  # type: ignore[method-assign]
-    torch.set_num_threads(1)
-    finetune(recipe_of(tree))
-
-
-def test_a_run_that_was_killed_goes_on_to_the_weights_it_would_have_had(
-    tree: dict[str, Any], record_files: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    train, dev = map(str, record_files)
-    (tmp_path / "robustness.json").write_text(json.dumps({"subset": {"modules": ["model.layers.0.self_attn.q_proj"]}}))
-    tree["safety"] |= {"method": "ml-lr", "pairs": train, "pairs_dev": dev, "robust_modules": str(tmp_path / "robustness.json")}
-    tree["safety"] |= {"slow_factors": [0.5, 0.1]}
-    tree["tune"] |= {"batch_size": 2, "dropout": 0.1}  # 9 steps a way
-    tree["run"] |= {"save_steps": 2}
-    whole = tree | {"run": tree["run"] | {"output": str(tmp_path / "whole")}}
-    finetune(recipe_of(whole))
-    assert exit_code(_tune_until, tree, 9 + 6) == -signal.SIGKILL  # in the second way
-    assert not Path(tree["run"]["output"]).exists()
-    with pytest.raises(ConfigError, match="holds a training run that stopped at step 4"):
-        finetune(recipe_of(tree))
-    with caplog.at_level("INFO", "mogu"):
-        resumed = finetune(recipe_of(tree), resume=True)
-    assert "Tuned already: ml-lr, slow factor 0.5." in caplog.messages
-    for way in ("ml-lr-slow-factor-0.5", "ml-lr-slow-factor-0.1"):
-        files = [Path(f"{place}-training") / way / "tuned.safetensors" for place in (tree["run"]["output"], whole["run"]["output"])]
-        assert files[0].read_bytes() == files[1].read_bytes()
-    assert resumed["after"] == json.loads((tmp_path / "whole" / "finetune_report.json").read_text())["after"]
-    with pytest.raises(ConfigError, match="was trained with other settings"):
-        finetune(recipe_of(tree, tune={"epochs": 4}), resume=True)
-
-
 @pytest.fixture(scope="module")
 def hardened(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("hardened") / "model"
@@ -311,24 +227,6 @@ def test_a_hardened_model_that_does_not_fit_its_base_is_an_error(tree: dict[str,
     (other / "mogu_config.json").write_text(json.dumps(config | {"rank": 4}))
     with pytest.raises(ModelFileError, match="rank 2"):
         finetune(recipe_of(tree, model={"base": str(other)}))
-    assert not Path(tree["run"]["output"]).exists()
-
-
-def _tune_with_room_for(tree: dict[str, Any], most_bytes: int, error_file: Path) -> None:
-    """Runs in a process of its own, which cannot write longer files."""
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
-    torch.set_num_threads(1)
-    try:
-        finetune(recipe_of(tree))
-    except MoguError as error:
-        error_file.write_text(str(error))
-
-
-def test_a_full_disk_is_explained_and_leaves_no_half_model(tree: dict[str, Any], tmp_path: Path) -> None:
-    tree["tune"] |= {"method": "full"}
-    assert exit_code(_tune_with_room_for, tree, 60_000, tmp_path / "error") == 0
-    assert "could not be written" in (tmp_path / "error").read_text()
     assert not Path(tree["run"]["output"]).exists()
 
 

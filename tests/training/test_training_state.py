@@ -1,6 +1,7 @@
 """Training that is stopped at some moment, by a kill, Ctrl-C or a full disk, goes on to the very weights it would have had.
 
-Every run is a process of its own, forked from a server that has imported everything once.
+Every run is a process of its own, forked from a server that has imported everything once; it runs this file, whose last lines call
+what it is to do, since the name that pytest imports a test file by means nothing to another process.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import multiprocessing
 import os
 import resource
+import runpy
 import shutil
 import signal
 from collections.abc import Callable
@@ -62,11 +64,11 @@ Run = Callable[..., BaseProcess]
 def write_recipe(base_folder: Path, record_files: tuple[Path, Path]) -> Write:
     train, dev = record_files
 
-    def write(place: Path, seed: int = 0) -> Path:
-        values = {"base": base_folder, "train": train, "dev": dev, "output": place / "out"}
+    def write(folder: Path, seed: int = 0) -> Path:
+        values = {"base": base_folder, "train": train, "dev": dev, "output": folder / "out"}
         quoted = {name: json.dumps(str(path)) for name, path in values.items()}
-        (place / "recipe.toml").write_text(RECIPE.format(**quoted, save_steps=SAVE_STEPS) + f"seed = {seed}\n")
-        return place / "recipe.toml"
+        (folder / "recipe.toml").write_text(RECIPE.format(**quoted, save_steps=SAVE_STEPS) + f"seed = {seed}\n")
+        return folder / "recipe.toml"
 
     return write
 
@@ -77,7 +79,7 @@ def run() -> Run:
     server.set_forkserver_preload(["mogu.training.pipeline", "mogu.training.dry_run"])
 
     def start(recipe: Path, **options: Any) -> BaseProcess:
-        process = server.Process(target=_train, args=(recipe,), kwargs=options)
+        process = server.Process(target=runpy.run_path, args=(__file__, {"CALL": (recipe, options)}, "child process"))
         process.start()
         process.join(120)
         return process
@@ -142,21 +144,21 @@ def _stop_at(where: str, call: int, how: str) -> None:
     setattr(owner, name, stopping)
 
 
-def results(place: Path) -> dict[str, bytes]:
+def results(folder: Path) -> dict[str, bytes]:
     """The weights that were saved, and the loss of every step that led to them."""
-    files = [*sorted((place / "out").rglob("*.safetensors")), place / "out" / "loss_history.jsonl"]
-    return {str(file.relative_to(place / "out")): file.read_bytes() for file in files}
+    files = [*sorted((folder / "out").rglob("*.safetensors")), folder / "out" / "loss_history.jsonl"]
+    return {str(file.relative_to(folder / "out")): file.read_bytes() for file in files}
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(write_recipe: Write, run: Run, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], dict[str, bytes]]:
-    place = tmp_path_factory.mktemp("uninterrupted")
+    folder = tmp_path_factory.mktemp("uninterrupted")
 
     def get() -> dict[str, bytes]:
-        if not (place / "out").exists():
-            assert run(write_recipe(place, 0)).exitcode == 0
-            assert len((place / "steps").read_text()) == STEPS
-        return results(place)
+        if not (folder / "out").exists():
+            assert run(write_recipe(folder, 0)).exitcode == 0
+            assert len((folder / "steps").read_text()) == STEPS
+        return results(folder)
 
     return get
 
@@ -246,3 +248,8 @@ def test_a_disk_that_fills_up(write_recipe: Write, run: Run, tmp_path: Path) -> 
         assert not (tmp_path / "out").exists()
     finally:
         subprocess.run(["umount", str(tmp_path)], check=False)
+
+
+if __name__ == "child process":
+    recipe_file, how = globals()["CALL"]
+    _train(recipe_file, **how)

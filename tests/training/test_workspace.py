@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,27 +45,25 @@ def test_a_measure_of_other_settings_is_none(tmp_path: Path) -> None:
     assert workspace.measured("base", "others") is None
 
 
-def _hold(folder: Path, held: multiprocessing.synchronize.Event) -> None:
-    """Runs in a process of its own, which is killed while it holds the folder."""
-    with Workspace(folder).locked():
-        held.set()
+HOLD = """if True:
+    import signal, sys
+    from pathlib import Path
+    from mogu.training.workspace import Workspace
+    with Workspace(Path(sys.argv[1])).locked():
+        print("held", flush=True)
         signal.pause()
+"""
 
 
 def test_a_second_process_in_the_same_folder_is_refused_until_the_first_is_gone(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    held = context.Event()
-    process = context.Process(target=_hold, args=(tmp_path / "work", held))
-    process.start()
-    try:
-        assert held.wait(60)
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / "work")], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
         refused = pytest.raises(MoguError, match=r"Another process is training in .*work.*run\.work")
         with refused, Workspace(tmp_path / "work").locked():
             pass
-    finally:
-        process.kill()
-        process.join(60)
-    with Workspace(tmp_path / "work").locked():  # a kill lets go of it
+        holder.kill()
+    with Workspace(tmp_path / "work").locked():  # a kill releases it
         assert json.loads((tmp_path / "work" / "mogu_training.json").read_text())["what"].startswith("working folder of `mogu train`")
-    with Workspace(tmp_path / "work").locked():
+    with Workspace(tmp_path / "work").locked():  # and so does the end of the block
         pass
