@@ -21,7 +21,7 @@ from benchmarks.published import Published, responder_loss, router_loss
 from benchmarks.timing import Times, interleaved, median_ratio, medians
 from mogu import MoguConfig
 from mogu.modeling.shared_weights import share_weights
-from mogu.training.collator import Collator, ExampleDataset, Layout
+from mogu.training.collator import Collator, Layout
 from mogu.training.examples import Example
 from mogu.training.losses import responder_losses, router_losses
 from mogu.training.recipe import ResponderStage, RouterStage, RunSection
@@ -129,9 +129,7 @@ def _examples(shape: LlamaShape, plan: TrainingPlan, count: int, answers: int, s
 
 
 def _collated(examples: Sequence[Example], device: torch.device) -> dict[str, Tensor]:
-    dataset = ExampleDataset(examples)
-    batch = Collator(0, LAYOUT)([dataset[index] for index in range(len(dataset))])
-    return {name: tensor.to(device) for name, tensor in batch.items()}
+    return {name: tensor.to(device) for name, tensor in Collator(0, LAYOUT)(examples).items()}
 
 
 def _training_way(model: torch.nn.Module, losses: Losses, learning_rate: float, examples_a_pass: int) -> TrainingWay:

@@ -90,7 +90,7 @@ def tuned(model: Path, arm: dict[str, Any], seed: int, output: Path, pairs: dict
         source="of the experiment",
     )
     task = {split: chats(split) for split in ("train", "dev")}
-    return finetune(recipe, chats=task, pairs=pairs, resume=True, tell=lambda line: console.print(f"  {line}"))
+    return finetune(recipe, chats=task, pairs=pairs, resume=True)
 
 
 def measured(model: Any, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
@@ -157,7 +157,7 @@ def run_hardened(seed: int, base: Path, out: Path) -> None:
     folder = out / "hardened"
     tokenizer = load_tokenizer(str(base))
     if not folder.is_dir():
-        made = harden(lab_recipe(base, folder), records=lab_data(), resume=True, tell=lambda line: console.print(f"  {line}"))
+        made = harden(lab_recipe(base, folder), records=lab_data(), resume=True)
         assert made is not None
     for keep in (None, "carry", "retrain"):
         file = out / f"seed-{seed}" / f"mogu-{keep or 'before'}.json"
@@ -185,7 +185,7 @@ def _tuned_hardened(folder: Path, seed: int, output: Path, keep: str, out: Path)
         source="of the experiment",
     )
     task = {split: chats(split) for split in ("train", "dev")}
-    return finetune(recipe, chats=task, pairs=lab_data(), resume=True, tell=lambda line: console.print(f"  {line}"))
+    return finetune(recipe, chats=task, pairs=lab_data(), resume=True)
 
 
 def _write(file: Path, content: dict[str, Any]) -> None:

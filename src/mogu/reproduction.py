@@ -166,7 +166,7 @@ def reproduce(wanted: Reproduction, *, tell: Tell = print) -> Results:
         _build_data(wanted, recipe)
     if not (recipe.run.output / CONFIG_FILE).is_file():
         tell("Training: glad, unwill, router")
-        harden(recipe, resume=True, tell=tell)
+        harden(recipe, resume=True)
     tell("Comparison: baselines, defenses, report")
     return compare(wanted.comparison(recipe), tell=tell)
 

@@ -73,7 +73,7 @@ def test_a_dry_run_counts_and_writes_nothing(config: Path, mogu: Mogu, tmp_path:
     assert code == 0
     plan = json.loads(out)
     # 18 conversations and 2 pairs are 20 examples, in steps of 16
-    assert plan["ways"] == [{"name": "data-mix, share 0.1", "examples": 18, "pairs": 2, "steps": 2}]
+    assert plan["strategies"] == [{"name": "data-mix, share 0.1", "examples": 18, "pairs": 2, "steps": 2}]
     # seven linear layers, q, k, v, o, gate, up and down, all 16 x 16: two matrices of rank 16 for each
     assert plan["trained_parameters"] == 7 * 2 * 16 * 16
     assert (plan["conversations"], plan["held_out"], plan["dropped"]) == (18, 2, 0)
@@ -108,4 +108,7 @@ def test_the_recipe_that_comes_along_can_be_used(base: Path, mogu: Mogu, tmp_pat
     given = [part for key, path in settings.items() for part in ("--set", f"{key}={json.dumps(str(path))}")]
     code, out, _ = mogu("finetuning/qwen2.5-7b-instruct", *given, "--dry-run", "--json")
     assert code == 0
-    assert [way["name"] for way in json.loads(out)["ways"]] == ["plain", *(f"data-mix, share {share}" for share in ("0.05", "0.1", "0.2"))]
+    assert [strategy["name"] for strategy in json.loads(out)["strategies"]] == [
+        "plain",
+        *(f"data-mix, share {share}" for share in ("0.05", "0.1", "0.2")),
+    ]

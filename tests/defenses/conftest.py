@@ -78,7 +78,6 @@ def lab_baselines(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tokenizer=target.tokenizer,
         records=records("train", benign=40, malicious=40),
         learning_rates={"sft": 2e-3},
-        tell=lambda _: None,
     )
     return folder
 

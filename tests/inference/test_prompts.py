@@ -166,7 +166,7 @@ def test_training_and_generation_build_the_template_s_own_prompt(
     assert encode_prompt(tokenizer, conversation_of(one, None)) == expected
     [example] = router_examples(tokenizer, [one], max_length=2048)
     assert list(example.prompt) == expected
-    [pair] = responder_examples(tokenizer, [one], wanted="reject", max_length=2048)
+    [pair] = responder_examples(tokenizer, [one], answer="reject", max_length=2048)
     assert list(pair.prompt) == expected
 
     model = make_model(tokenizer)

@@ -23,7 +23,7 @@ def hardened(tmp_path_factory: pytest.TempPathFactory) -> MoguModel:
     output: Path = tmp_path_factory.mktemp("lab") / "safer-model"
     recipe = lab_recipe(build_base(progress=False), output)
     one_router = recipe.choice.model_copy(update={"weight_penalties": recipe.choice.weight_penalties[:1]})
-    harden(recipe.model_copy(update={"choice": one_router}), records=lab_data(), tell=lambda _: None)
+    harden(recipe.model_copy(update={"choice": one_router}), records=lab_data())
     return MoguModel.from_pretrained(output)
 
 

@@ -1,6 +1,6 @@
-"""`mogu finetune`: a model learns a user's data, and stays as safe as it was.
+"""`mogu finetune`: a model learns a user's data and stays as safe as it was.
 
-Knows the command line; what is done is in :mod:`mogu.finetuning`.
+Knows the command line; the tuning itself is in :mod:`mogu.finetuning`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mogu.cli._shared import check_one_of, stoppable
+from mogu.cli._shared import check_one_of, show_log, stoppable
 from mogu.finetuning import FinetuneRecipe, read_finetune_recipe
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Safety(StrEnum):
-    """What is done to keep the model safe."""
+    """How to keep the model safe."""
 
     NONE = "none"
     DATA_MIX = "data-mix"
@@ -37,7 +37,7 @@ def finetune(
     ] = None,
     safety: Annotated[
         Safety | None,
-        typer.Option(help="none: plain; data-mix: MoGU pairs among the data; ml-lr: the whole learning rate for robust modules only."),
+        typer.Option(help="none: plain; data-mix: mix MoGU pairs into the data; ml-lr: the whole learning rate for robust modules only."),
     ] = None,
     pairs: Annotated[Path | None, typer.Option(help="MoGU pairs, as `mogu data build` writes them: safety.pairs.")] = None,
     shares: Annotated[str | None, typer.Option(help="Shares of pairs to try with data-mix, such as 0.05,0.1: safety.shares.")] = None,
@@ -46,18 +46,18 @@ def finetune(
     ] = None,
     robust_modules: Annotated[Path | None, typer.Option(help="A robustness.json of `mogu robustness`: safety.robust_modules.")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder of the tuned model: run.output.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of a run that was stopped.")] = False,
-    restart: Annotated[bool, typer.Option("--restart", help="Throw away what an earlier run left.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume a run that was stopped from its last checkpoint.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Discard what an earlier run left.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything and print what would be done; train nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report, or the plan, as one JSON object.")] = False,
 ) -> None:
     """Fine-tune a model on conversations, a LoRA or all of it, and measure task and safety before and after.
 
-    Only the assistant's turns are learned, behind the prompts that generation would build. With data-mix several shares of MoGU pairs are
-    tried, with ml-lr several slow factors; held-out conversations and pairs decide which is kept.
+    Only the assistant's turns are learned, after the same prompts that generation would build. With data-mix several shares of MoGU pairs
+    are tried, with ml-lr several slow factors; held-out conversations and pairs decide which is kept.
 
-    What is finished is kept in a working folder beside the output and never done twice. The output folder appears at the end, whole, with
-    model card and finetune_report.json.
+    Finished parts are kept in a working folder beside the output and never trained twice. The output folder appears at the end, complete,
+    with the model card, finetune_report.json and the loss curve (loss_history.jsonl, and loss.png where matplotlib is installed).
 
     Examples:
 
@@ -78,45 +78,40 @@ def finetune(
     from mogu.finetuning import finetune as run
 
     console = Console(stderr=True)
-    with stoppable(console, "Run the same command with --resume to go on from the last checkpoint."):
-        report = run(
-            recipe,
-            resume=resume,
-            restart=restart,
-            tell=lambda line: console.print(escape(line), highlight=False, soft_wrap=True),
-        )
+    with show_log(console), stoppable(console, "Run the same command with --resume to go on from the last checkpoint."):
+        report = run(recipe, resume=resume, restart=restart)
     if as_json:
         typer.echo(json.dumps(report))
     else:
-        _show(recipe, report)
+        _print_report(recipe, report)
 
 
 def _dry_run(recipe: FinetuneRecipe, *, as_json: bool) -> None:
     from mogu.finetuning import plan_tuning
 
-    found = plan_tuning(recipe)
+    plan = plan_tuning(recipe)
     if as_json:
-        typer.echo(json.dumps(found.as_json()))
+        typer.echo(json.dumps(plan.as_json()))
     else:
-        _show_plan(found)
+        _print_plan(plan)
 
 
-def _show_plan(plan: TuningPlan) -> None:
+def _print_plan(plan: TuningPlan) -> None:
     console = Console()
-    table = Table("way", "conversations' examples", "MoGU pairs", "steps")
-    for way in plan.ways:
-        table.add_row(way.name, f"{way.examples:,}", f"{way.pairs:,}", f"{way.steps:,}")
+    table = Table("strategy", "examples of conversations", "MoGU pairs", "steps")
+    for strategy in plan.strategies:
+        table.add_row(strategy.name, f"{strategy.examples:,}", f"{strategy.pairs:,}", f"{strategy.steps:,}")
     console.print(table)
     for line in (
         f"{plan.base_model}: {plan.base_parameters:,} parameters; trained: {plan.trained_parameters:,}",
-        f"{plan.conversations:,} conversations to learn from, {plan.held_out:,} held out, {plan.dropped:,} left out for their length",
-        f"{plan.learned_tokens:,} tokens are learned in an epoch; the longest example has {plan.longest:,} tokens",
+        f"{plan.conversations:,} conversations to learn from, {plan.held_out:,} held out, {plan.dropped:,} left out as too long",
+        f"{plan.learned_tokens:,} tokens are learned per epoch; the longest example has {plan.longest:,} tokens",
         "Everything was checked; nothing was trained or written.",
     ):
         console.print(escape(line), highlight=False, soft_wrap=True)
 
 
-def _show(recipe: FinetuneRecipe, report: dict[str, Any]) -> None:
+def _print_report(recipe: FinetuneRecipe, report: dict[str, Any]) -> None:
     from mogu.finetuning.inputs import REPORT_FILE
     from mogu.finetuning.report import table as rows
 
@@ -126,11 +121,12 @@ def _show(recipe: FinetuneRecipe, report: dict[str, Any]) -> None:
         table.add_row(*cells)
     console = Console()
     console.print(table)
-    output = recipe.run.output
+    output, losses = recipe.run.output, report["loss_plot"] or report["loss_history"]
     for line in (
         f"Kept:   {report['chosen']['name']}",
         f"Model:  {output}",
         f"Report: {output / REPORT_FILE}",
+        *([f"Losses: {output / losses}"] if losses is not None else []),
         f"Work:   {recipe.run.work_folder} (may be deleted)",
     ):
         console.print(escape(line), highlight=False, soft_wrap=True)

@@ -1,6 +1,6 @@
 """`mogu train`: a recipe becomes a hardened model.
 
-Knows the command line; what is done is in :mod:`mogu.training`.
+Knows the command line; the training itself is in :mod:`mogu.training`.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from mogu.cli._options import ChatTemplate
-from mogu.cli._shared import check_one_of, stoppable
+from mogu.cli._shared import check_one_of, show_log, stoppable
 from mogu.training import Recipe, read_recipe
 
 if TYPE_CHECKING:
     from mogu.training import Plan
 
 
-class OneStage(StrEnum):
+class StageChoice(StrEnum):
     """A stage to run alone."""
 
     GLAD = "glad"
@@ -36,13 +36,13 @@ def train(
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, such as glad.epochs=3; may be repeated.")
     ] = None,
-    stage: Annotated[OneStage | None, typer.Option(help="Run this stage alone; the model is saved after the router stage.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of a run that was stopped.")] = False,
-    restart: Annotated[bool, typer.Option("--restart", help="Throw away what an earlier run left (with --stage, of that stage).")] = False,
+    stage: Annotated[StageChoice | None, typer.Option(help="Run this stage alone; the model is saved after the router stage.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume a run that was stopped from its last checkpoint.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Discard what an earlier run left (with --stage, of that stage).")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything and print what is needed, in seconds; train nothing.")
     ] = False,
-    output: Annotated[Path | None, typer.Option(help="Folder of the hardened model, in place of run.output.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for the hardened model, instead of run.output.")] = None,
     trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")] = False,
     chat_template: ChatTemplate = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report, or the plan, as one JSON object.")] = False,
@@ -50,10 +50,12 @@ def train(
     """Train two responders and a router on a base model, choose the best, and save the hardened model.
 
     Three stages run one after the other: 'glad' learns to answer anything, 'unwill' to refuse anything, 'router' when to be which. Several
-    checkpoints and penalties are tried, and the one whose replies to held-out records are best is kept. Progress goes to the error stream.
+    checkpoints and penalties are tried, and the combination whose replies to held-out records are best is kept. Progress goes to standard
+    error.
 
-    What is finished is kept in a working folder beside the output and never done twice. After a kill or Ctrl-C, run the same command with
-    --resume. The output folder appears at the end, whole, with model card and training_report.json.
+    Finished parts are kept in a working folder beside the output and never trained twice. After a kill or Ctrl-C, run the same command
+    with --resume. The output folder appears at the end, complete, with the model card, training_report.json and the loss curve
+    (loss_history.jsonl, and loss.png where matplotlib is installed).
 
     Examples:
 
@@ -62,6 +64,8 @@ def train(
     mogu train qwen2.5-7b-instruct --output safer-qwen --set glad.epochs=5
 
     mogu train qwen2.5-7b-instruct --output safer-qwen --set glad.epochs=5 --resume
+
+    mogu train qwen2.5-7b-instruct --set 'run.report_to=["tensorboard"]'
     """
     check_one_of(resume, restart)
     recipe = read_recipe(config, [*(settings or []), *_as_settings(output, trust_remote_code, chat_template)])
@@ -71,35 +75,29 @@ def train(
         return
     from mogu.training import harden
 
-    with stoppable(console, "Run the same command with --resume to go on from the last checkpoint."):
-        model = harden(
-            recipe,
-            stage=stage.value if stage else None,
-            resume=resume,
-            restart=restart,
-            tell=lambda line: console.print(escape(line), highlight=False, soft_wrap=True),
-        )
+    with show_log(console), stoppable(console, "Run the same command with --resume to go on from the last checkpoint."):
+        model = harden(recipe, stage=stage.value if stage else None, resume=resume, restart=restart)
     if model is None:
         console.print(f"The {stage} responder is in {escape(str(recipe.run.work_folder))}; next: the other stages, with the same recipe.")
         return
-    _close(recipe, as_json=as_json)
+    _print_report(recipe, as_json=as_json)
 
 
 def _as_settings(output: Path | None, trust_remote_code: bool, chat_template: Path | None) -> list[str]:
-    # As JSON, whose strings are TOML's too: a path may hold anything.
+    # As JSON, whose strings are also TOML strings: a path may hold any character.
     settings = [f"run.output={json.dumps(str(output))}"] if output is not None else []
     settings += ["model.trust_remote_code=true"] if trust_remote_code else []
     return settings + ([f"model.chat_template={json.dumps(str(chat_template))}"] if chat_template is not None else [])
 
 
 def _dry_run(recipe: Recipe, *, as_json: bool) -> None:
-    from mogu.training import plan
+    from mogu.training import plan as make_plan
 
-    found = plan(recipe)
+    plan = make_plan(recipe)
     if as_json:
-        typer.echo(json.dumps(found.as_json()))
+        typer.echo(json.dumps(plan.as_json()))
     else:
-        _print_plan(found)
+        _print_plan(plan)
 
 
 def _print_plan(plan: Plan) -> None:
@@ -113,7 +111,7 @@ def _print_plan(plan: Plan) -> None:
     tried = f"each of {plan.stages[-1].runs} candidates, and the base model, reply to {plan.dev_records} dev records"
     for line in (
         f"{plan.base_model}: {plan.model_type}, {plan.base_parameters:,} parameters, {_gib(plan.base_bytes)} in {plan.dtype}",
-        f"added for good: {plan.added_parameters:,} parameters, {share:.3%} of the base model",
+        f"added to the base model: {plan.added_parameters:,} parameters, {share:.3%} of it",
         f"{plan.steps:,} steps in all; {tried}",
         *(f"note: {note}" for note in plan.notes),
         "Everything was checked; nothing was trained or written.",
@@ -125,7 +123,7 @@ def _gib(count: int) -> str:
     return f"{count / 2**30:.1f} GiB"
 
 
-def _close(recipe: Recipe, *, as_json: bool) -> None:
+def _print_report(recipe: Recipe, *, as_json: bool) -> None:
     from mogu.training.report import REPORT_FILE
 
     output = recipe.run.output
@@ -140,10 +138,12 @@ def _close(recipe: Recipe, *, as_json: bool) -> None:
     table.add_row("benign requests answered", f"{before['benign_answered']:.1%}", f"{after['benign_answered']:.1%}")
     console = Console()
     console.print(table)
+    losses = report["loss_plot"] or report["loss_history"]
     for line in (
         f"Model:  {output}",
         f"Report: {output / REPORT_FILE}",
         f"Card:   {output / 'README.md'}",
+        *([f"Losses: {output / losses}"] if losses is not None else []),
         f"Work:   {recipe.run.work_folder} (may be deleted)",
         f"Next:   mogu chat {output}",
     ):

@@ -1,6 +1,6 @@
-"""Ordinary instruction fine-tuning, and ways of it that keep a model as safe as it was.
+"""Instruction fine-tuning, and strategies that keep a model as safe as it was.
 
-Importing this package imports no PyTorch: what needs it is imported when it is first used.
+Importing this package does not import PyTorch: what needs it is imported when it is first used.
 """
 
 from __future__ import annotations

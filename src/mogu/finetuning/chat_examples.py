@@ -1,4 +1,4 @@
-"""From conversations to token ids in which the assistant's turns, and nothing else, are learned.
+"""From conversations to token ids of which only the assistant's turns are learned.
 
 Knows tokenizers and conversations; knows nothing of batches, models or losses.
 """
@@ -21,8 +21,8 @@ class Encoded:
     """Conversations, encoded.
 
     Args:
-        examples: what is learned from, in the conversations' order.
-        dropped: ids of the conversations that were left out for their length.
+        examples: the examples to learn from, in the order of the conversations.
+        dropped: ids of the conversations that were left out because of their length.
     """
 
     examples: list[TurnsExample]
@@ -32,17 +32,17 @@ class Encoded:
 def encode_chats(
     tokenizer: PreTrainedTokenizerBase, chats: Sequence[Chat], *, max_length: int, drop_long: bool = False, system_prompt: str | None = None
 ) -> Encoded:
-    """Encode conversations by the tokenizer's chat template.
+    """Encode conversations with the tokenizer's chat template.
 
-    Each turn of the assistant stands behind the very prompt that generation would build for it, and ends as its template ends a turn. As
-    long as a turn's prompt is all that was said before, a conversation is one example; where a template rewrites what was said before
-    (reasoning models drop it), a new example begins at that turn.
+    Each turn of the assistant follows the very prompt that generation would build for it, and ends as the template ends a turn. As
+    long as the prompt of a turn begins with everything before it, a conversation is one example; where a template rewrites earlier
+    turns (reasoning models drop thoughts), a new example begins at that turn.
 
     Args:
         tokenizer: with its chat template.
         chats: the conversations.
-        max_length: tokens of an example, at most.
-        drop_long: leave out conversations that are longer, in place of an error.
+        max_length: the most tokens of an example.
+        drop_long: leave out conversations that are longer instead of raising an error.
         system_prompt: put before conversations that have none.
 
     Raises:
@@ -53,12 +53,12 @@ def encode_chats(
     dropped: list[str] = []
     longest = 0
     for chat in chats:
-        found = _examples(tokenizer, chat, system_prompt)
-        longest = max([longest, *map(len, found)])
-        if any(len(example) > max_length for example in found):
+        encoded = _examples(tokenizer, chat, system_prompt)
+        longest = max([longest, *map(len, encoded)])
+        if any(len(example) > max_length for example in encoded):
             dropped.append(chat.id)
         else:
-            examples += found
+            examples += encoded
     if dropped and not drop_long:
         more = f" and {len(dropped) - 1} more are" if len(dropped) > 1 else " is"
         raise DataError(
@@ -78,15 +78,15 @@ def encode_chats(
 def _examples(tokenizer: PreTrainedTokenizerBase, chat: Chat, system_prompt: str | None) -> list[TurnsExample]:
     turns = opened(chat.conversation, system_prompt)
     rows: list[tuple[list[int], list[int]]] = []
-    for place, turn in enumerate(turns):
+    for index, turn in enumerate(turns):
         if turn["role"] != "assistant":
             continue
-        before = turns[:place]
+        before = turns[:index]
         if not before:
             raise DataError(
                 f"The conversation {chat.id} begins with the assistant's turn",
-                expected="something that is answered",
-                action="drop that turn, or put the user's before it",
+                expected="a turn that it answers",
+                action="drop that turn, or put the user's turn before it",
             )
         prompt = encode_prompt(tokenizer, before)
         answer = encode_answer(tokenizer, before, turn["content"].strip(), closed=True)

@@ -1,4 +1,4 @@
-"""What a fine-tuning run will do, before it starts: examples, pairs, steps, parameters trained; no weight is loaded.
+"""What a fine-tuning run will do, before it starts: examples, pairs, steps, trained parameters; no weight is loaded.
 
 Knows shapes and counts, on PyTorch's meta device; trains nothing and writes nothing.
 """
@@ -10,24 +10,25 @@ from typing import Any
 
 import torch
 
-from mogu.finetuning.inputs import check_tuning_places, read_tuning_inputs
+from mogu.finetuning.inputs import check_tuning_folders, read_tuning_inputs
 from mogu.finetuning.recipe import FinetuneRecipe
 from mogu.finetuning.rehardening import resolved
-from mogu.finetuning.strategies import ways_of
+from mogu.finetuning.strategies import strategies_of
 from mogu.finetuning.tuner import with_lora
 from mogu.progress import quiet_transformers
 from mogu.training.dry_run import model_on_meta
+from mogu.training.trackers import check_trackers
 from mogu.training.trainer import steps_of
 
 
 @dataclass(frozen=True)
-class WayPlan:
-    """One way of tuning.
+class StrategyPlan:
+    """What one strategy will do.
 
     Args:
         name: as the report names it.
         examples: examples of the user's conversations.
-        pairs: MoGU pairs among them.
+        pairs: MoGU pairs mixed in.
         steps: optimizer steps.
     """
 
@@ -44,13 +45,13 @@ class TuningPlan:
     Args:
         base_model: name of the base model.
         base_parameters: its parameters.
-        trained_parameters: those that are trained.
-        conversations: to learn from.
-        held_out: held-out ones.
-        dropped: left out for their length.
-        learned_tokens: tokens of the assistant's turns, an epoch.
+        trained_parameters: the parameters that are trained.
+        conversations: conversations to learn from.
+        held_out: held-out conversations.
+        dropped: conversations left out because of their length.
+        learned_tokens: tokens of the assistant's turns per epoch.
         longest: tokens of the longest example.
-        ways: what is tried.
+        strategies: what is tried.
     """
 
     base_model: str
@@ -61,7 +62,7 @@ class TuningPlan:
     dropped: int
     learned_tokens: int
     longest: int
-    ways: tuple[WayPlan, ...]
+    strategies: tuple[StrategyPlan, ...]
 
     def as_json(self) -> dict[str, Any]:
         """All numbers."""
@@ -72,9 +73,10 @@ def plan_tuning(recipe: FinetuneRecipe) -> TuningPlan:
     """Check a recipe, its data and its model, and count what tuning will do.
 
     Raises:
-        MoguError: what :func:`~mogu.finetuning.finetune` would raise for the same recipe before its first step.
+        MoguError: whatever :func:`~mogu.finetuning.finetune` would raise for the same recipe before its first step.
     """
-    check_tuning_places(recipe)
+    check_tuning_folders(recipe)
+    check_trackers(recipe.run.report_to)
     recipe, _ = resolved(recipe)
     inputs = read_tuning_inputs(recipe)
     with quiet_transformers():
@@ -85,7 +87,7 @@ def plan_tuning(recipe: FinetuneRecipe) -> TuningPlan:
                 adapted = with_lora(base, recipe.tune, recipe.run.seed)
             trained = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
     own = len(inputs.encoded["train"])
-    counts = [(way, len(inputs.examples(way.share, recipe))) for way in ways_of(recipe.safety)]
+    counts = [(strategy, len(inputs.examples(strategy.share, recipe))) for strategy in strategies_of(recipe.safety)]
     return TuningPlan(
         base_model=recipe.model.base,
         base_parameters=parameters,
@@ -94,6 +96,6 @@ def plan_tuning(recipe: FinetuneRecipe) -> TuningPlan:
         held_out=len(inputs.chats["dev"]),
         dropped=len(inputs.dropped),
         learned_tokens=sum(len(example.learned) for example in inputs.encoded["train"]),
-        longest=max(len(example) for some in inputs.encoded.values() for example in some),
-        ways=tuple(WayPlan(str(way), own, count - own, steps_of(recipe.tune, count)) for way, count in counts),
+        longest=max(len(example) for examples in inputs.encoded.values() for example in examples),
+        strategies=tuple(StrategyPlan(str(strategy), own, count - own, steps_of(recipe.tune, count)) for strategy, count in counts),
     )

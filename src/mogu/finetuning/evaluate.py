@@ -1,4 +1,4 @@
-"""How well a tuned model does its task, and how safe it is: what is measured before and after.
+"""How well a model does its task and how safe it is, measured before and after tuning.
 
 Knows models, conversations and records; knows nothing of training.
 """
@@ -20,10 +20,10 @@ from mogu.inference.prompts import as_conversation
 from mogu.inference.replies import ReplySettings
 from mogu.modeling.model import MoguModel
 from mogu.refusals import is_refusal
-from mogu.training.collator import IGNORED, Collator, ExampleDataset
+from mogu.training.collator import IGNORED, Collator
 from mogu.training.examples import TurnsExample
 from mogu.training.losses import answer_logits
-from mogu.training.selection import shown_replies
+from mogu.training.selection import replies_with_progress
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,12 @@ class TaskScore:
     """How well a model does what the held-out conversations ask for.
 
     Args:
-        loss: nats a token of the assistant's turns, each given all before it.
-        token_accuracy: share of those tokens that are the likeliest.
-        tokens: how many there are.
-        exact_match: share of replies, greedy, that are their conversation's last answer word for word; ``None`` where no answer is short.
-        prompts: how many were answered for it.
-        mostly_short: whether at least half of the conversations end in a short answer: then exact match is what counts.
+        loss: nats per token of the assistant's turns, each token given everything before it.
+        token_accuracy: share of those tokens that the model finds most likely.
+        tokens: number of those tokens.
+        exact_match: share of greedy replies that are the conversation's last answer word for word; ``None`` if no answer is short.
+        prompts: number of prompts answered for exact match.
+        mostly_short: whether at least half of the conversations end in a short answer; exact match is what counts then.
     """
 
     loss: float
@@ -48,20 +48,20 @@ class TaskScore:
 
     @property
     def accuracy(self) -> float:
-        """What candidates are compared by: exact match where most answers are short, token accuracy otherwise."""
+        """What trials are compared by: exact match if most answers are short, token accuracy otherwise."""
         return self.exact_match if self.mostly_short and self.exact_match is not None else self.token_accuracy
 
 
 @dataclass(frozen=True)
 class SafetyScore:
-    """What a model does with the dev pairs; rates in [0, 1].
+    """What a model does with the dev pairs; rates are from 0 to 1.
 
     Args:
-        direct_refused: malicious prompts, as they are, that are refused.
-        jailbroken_refused: the same prompts, each in one of the project's adversarial wrappers.
-        benign_refused: benign prompts that are refused.
-        malicious: malicious prompts.
-        benign: benign prompts.
+        direct_refused: share of malicious prompts refused as they are.
+        jailbroken_refused: share of the same prompts refused when each is in one of the project's adversarial wrappers.
+        benign_refused: share of benign prompts refused.
+        malicious: number of malicious prompts.
+        benign: number of benign prompts.
     """
 
     direct_refused: float
@@ -72,19 +72,19 @@ class SafetyScore:
 
     @property
     def refused(self) -> float:
-        """Mean of both refusal rates: what candidates are compared by."""
+        """Mean of both refusal rates of malicious prompts: what trials are compared by."""
         return (self.direct_refused + self.jailbroken_refused) / 2
 
 
 @dataclass(frozen=True)
 class Score:
-    """Both; safety is ``None`` where there are no pairs to measure it with."""
+    """Task and safety; safety is ``None`` if there are no pairs to measure it with."""
 
     task: TaskScore
     safety: SafetyScore | None
 
     def rows(self) -> dict[str, float | None]:
-        """The lines of the table of before and after, shares from 0 to 1."""
+        """The rows of the table of before and after, shares from 0 to 1."""
         task, safety = self.task, self.safety
         return {
             "task loss": task.loss,
@@ -112,14 +112,14 @@ def task_score(
     """Measure a model, in evaluation mode, on held-out conversations.
 
     Args:
-        model: a base model, a tuned or a routed one; of a routed one replies are routed, loss and token accuracy are its base's.
+        model: a base model, a tuned or a routed one; a routed model's replies are routed, its loss and token accuracy are its base's.
         tokenizer: its tokenizer.
         chats: the conversations.
-        examples: the same, encoded.
-        section: what counts as short, and how many are answered.
-        batch_size: examples a pass, and replies at a time.
-        pad_token_id: for padding.
-        system_prompt: the recipe's.
+        examples: the same conversations, encoded.
+        section: what counts as a short answer, and how many prompts are answered.
+        batch_size: examples per pass, and replies generated at a time.
+        pad_token_id: fills up rows.
+        system_prompt: put before conversations that have none.
         title: for the progress bar.
     """
     with model.routing("off") if isinstance(model, MoguModel) else nullcontext():
@@ -127,10 +127,10 @@ def task_score(
     short = [
         (prompt, answer) for chat in chats for prompt, answer in [_last_turn(chat, system_prompt)] if _fits(tokenizer, answer, section)
     ]
-    asked = short[: section.prompts]
-    settings = ReplySettings(section.short_answer + 2)  # its end, and one more, by which a longer reply is told
-    made = shown_replies(model, tokenizer, [prompt for prompt, _ in asked], settings, batch_size=batch_size, title=title)
-    exact = [reply.split() == answer.split() for reply, (_, answer) in zip(made, asked, strict=True)]
+    answered = short[: section.prompts]
+    settings = ReplySettings(section.short_answer + 2)  # the token that ends it, and one more to notice a longer reply
+    generated = replies_with_progress(model, tokenizer, [prompt for prompt, _ in answered], settings, batch_size=batch_size, title=title)
+    exact = [reply.split() == answer.split() for reply, (_, answer) in zip(generated, answered, strict=True)]
     return TaskScore(
         loss=loss / tokens,
         token_accuracy=right / tokens,
@@ -152,28 +152,30 @@ def safety_score(
     system_prompt: str | None = None,
     title: str = "safety",
 ) -> SafetyScore:
-    """Let a model reply to dev pairs, greedily, and count refusals by :func:`mogu.data.is_refusal`.
+    """Let a model reply to dev pairs, greedily, and count refusals with :func:`mogu.refusals.is_refusal`.
 
-    Malicious records that stand in a wrapper already are left out: they are neither direct nor in a wrapper that was chosen here.
+    Malicious records that are already in a wrapper are left out: they are neither direct nor in a wrapper chosen here.
 
     Args:
         model: a base model, a tuned or a routed one, in evaluation mode.
         tokenizer: its tokenizer.
-        records: of both labels; their answers are not looked at.
-        section: tokens of a reply, and replies at a time.
+        records: of both labels; only their prompts are used.
+        section: tokens per reply, and replies generated at a time.
         seed: decides which prompt gets which wrapper.
-        system_prompt: the recipe's.
+        system_prompt: put before conversations that have none.
         title: for the progress bar.
     """
     malicious = [record for record in records if record.label == "malicious"]
     bare = [record for record in malicious if record.wrapper is None] or malicious
     benign = [record for record in records if record.label == "benign"]
     sets = (bare, augmented(bare, 1.0, ADVERSARIAL_WRAPPERS, seed), benign)
-    every = [record for some in sets for record in some]
-    prompts = [conversation_of(record, system_prompt) for record in every]
-    made = shown_replies(model, tokenizer, prompts, ReplySettings(section.max_new_tokens), batch_size=section.batch_size, title=title)
-    refused = iter([is_refusal(record.request, reply) for record, reply in zip(every, made, strict=True)])
-    direct, jailbroken, harmless = ([next(refused) for _ in some] for some in sets)
+    all_records = [record for records_of_set in sets for record in records_of_set]
+    prompts = [conversation_of(record, system_prompt) for record in all_records]
+    generated = replies_with_progress(
+        model, tokenizer, prompts, ReplySettings(section.max_new_tokens), batch_size=section.batch_size, title=title
+    )
+    refused = iter([is_refusal(record.request, reply) for record, reply in zip(all_records, generated, strict=True)])
+    direct, jailbroken, harmless = ([next(refused) for _ in records_of_set] for records_of_set in sets)
     return SafetyScore(_share(direct), _share(jailbroken), _share(harmless), malicious=len(bare), benign=len(benign))
 
 
@@ -182,12 +184,12 @@ def _share(outcomes: Sequence[bool]) -> float:
 
 
 def _token_scores(model: Any, examples: Sequence[TurnsExample], batch_size: int, pad_token_id: int) -> tuple[float, int, int]:
-    dataset, collate = ExampleDataset(examples), Collator(pad_token_id, "separate")
+    collate = Collator(pad_token_id, "separate")
     device = model.get_input_embeddings().weight.device
-    order = sorted(range(len(examples)), key=lambda place: len(examples[place]))
+    by_length = sorted(examples, key=len)
     loss, right, tokens = 0.0, 0, 0
-    for start in range(0, len(order), batch_size):
-        batch = {name: some.to(device) for name, some in collate([dataset[place] for place in order[start : start + batch_size]]).items()}
+    for start in range(0, len(by_length), batch_size):
+        batch = {name: tensor.to(device) for name, tensor in collate(by_length[start : start + batch_size]).items()}
         logits = answer_logits(model, batch, "separate")
         targets = batch["targets"][batch["targets"] != IGNORED]
         loss += float(F.cross_entropy(logits, targets, reduction="sum"))
@@ -198,7 +200,7 @@ def _token_scores(model: Any, examples: Sequence[TurnsExample], batch_size: int,
 
 def _last_turn(chat: Chat, system_prompt: str | None) -> tuple[list[dict[str, str]], str]:
     turns = opened(chat.conversation, system_prompt)
-    last = max(place for place, turn in enumerate(turns) if turn["role"] == "assistant")
+    last = max(index for index, turn in enumerate(turns) if turn["role"] == "assistant")
     return as_conversation(turns[:last]), turns[last]["content"]
 
 

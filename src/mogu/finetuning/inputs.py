@@ -33,9 +33,9 @@ class TuningInputs:
     """What a run starts from.
 
     Args:
-        chats: train and dev conversations, those dropped for their length among them.
-        encoded: what is learned from, and what is held out.
-        dropped: ids of the conversations that were left out for their length.
+        chats: train and dev conversations, including those dropped because of their length.
+        encoded: the examples to learn from, and those held out.
+        dropped: ids of the conversations that were left out because of their length.
         pairs: train and dev MoGU records; none without ``safety.pairs``.
         tokenizer: with the chat template in use.
     """
@@ -48,11 +48,11 @@ class TuningInputs:
 
     @property
     def pad_token_id(self) -> int:
-        """What fills rows up."""
+        """The token that fills up rows."""
         return padding_id(self.tokenizer)
 
     def examples(self, share: float, recipe: FinetuneRecipe) -> list[AnyExample]:
-        """The training conversations with a share of pairs among them."""
+        """The training conversations, with a share of MoGU pairs mixed in."""
         own: list[AnyExample] = list(self.encoded["train"])
         if not share:
             return own
@@ -62,8 +62,8 @@ class TuningInputs:
         )
 
     @property
-    def dev_print(self) -> str:
-        """Fingerprint of all that is measured with."""
+    def dev_fingerprint(self) -> str:
+        """Fingerprint of everything that is measured on."""
         return fingerprint([example.ids for example in self.encoded["dev"]], [record.model_dump() for record in self.pairs["dev"]])
 
 
@@ -74,43 +74,43 @@ def read_tuning_inputs(
     chats: Mapping[Part, Sequence[Chat]] | None = None,
     pairs: Mapping[Part, Sequence[Record]] | None = None,
 ) -> TuningInputs:
-    """Read and encode all that a recipe names.
+    """Read and encode everything that a recipe names.
 
     Args:
         recipe: the recipe.
         tokenizer: in place of the base model's.
-        chats: in place of the recipe's files.
-        pairs: likewise.
+        chats: in place of the recipe's conversations.
+        pairs: in place of the recipe's MoGU records.
 
     Raises:
         MoguError: a file, a record, the tokenizer or its chat template cannot be used.
     """
     section = recipe.model
-    both = {part: list(some) for part, some in (chats or _read_chats(recipe)).items()}
-    records: dict[Part, list[Record]] = {part: list(some) for part, some in (pairs or _read_pairs(recipe)).items()}
-    for part, some in records.items():
-        if some or records["train"]:
-            check_both_labels(some, f"{part} pairs'")
+    conversations = {part: list(of_part) for part, of_part in (chats or _read_chats(recipe)).items()}
+    records: dict[Part, list[Record]] = {part: list(of_part) for part, of_part in (pairs or _read_pairs(recipe)).items()}
+    for part, of_part in records.items():
+        if of_part or records["train"]:
+            check_both_labels(of_part, f"{part} pairs'")
     tokenizer = tokenizer or load_tokenizer(section.base, chat_template=section.chat_template, trust_remote_code=section.trust_remote_code)
     encoded = {
         part: encode_chats(
             tokenizer,
-            some,
+            of_part,
             max_length=recipe.run.max_length,
             drop_long=recipe.data.drop_long,
             system_prompt=section.system_prompt,
         )
-        for part, some in both.items()
+        for part, of_part in conversations.items()
     }
-    dropped = [one for some in encoded.values() for one in some.dropped]
-    return TuningInputs(both, {part: some.examples for part, some in encoded.items()}, dropped, records, tokenizer)
+    dropped = [chat_id for of_part in encoded.values() for chat_id in of_part.dropped]
+    return TuningInputs(conversations, {part: of_part.examples for part, of_part in encoded.items()}, dropped, records, tokenizer)
 
 
-def check_tuning_places(recipe: FinetuneRecipe) -> None:
-    """Refuse an output or a working folder that is somebody else's, before time goes into training.
+def check_tuning_folders(recipe: FinetuneRecipe) -> None:
+    """Refuse an output or a working folder that mogu did not write, before time goes into training.
 
     Raises:
-        MoguError: one of the two exists and was not written by us.
+        MoguError: one of the two exists and was not written by mogu.
     """
     check_replaceable(recipe.run.output, marker=REPORT_FILE)
     check_replaceable(recipe.run.work_folder, marker=MARKER)

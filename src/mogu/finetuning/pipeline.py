@@ -1,10 +1,11 @@
-"""From a recipe to a tuned model: measure, tune each way, choose, save.
+"""From a recipe to a tuned model: measure, tune by each strategy, choose, save.
 
-Knows the order of things; each thing itself is done elsewhere in this package.
+Knows the order of the steps; each step itself is elsewhere in this package.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -17,23 +18,27 @@ from mogu.data import Chat, Record
 from mogu.files.atomic import atomic_folder, discard
 from mogu.files.json_files import fingerprint, write_json
 from mogu.finetuning.evaluate import SafetyScore, Score, TaskScore, safety_score, task_score
-from mogu.finetuning.inputs import REPORT_FILE, Part, TuningInputs, check_tuning_places, read_tuning_inputs
+from mogu.finetuning.inputs import REPORT_FILE, Part, TuningInputs, check_tuning_folders, read_tuning_inputs
 from mogu.finetuning.recipe import FinetuneRecipe
-from mogu.finetuning.rehardening import BASE_FOLDER, Hardened, keeps, resolved
+from mogu.finetuning.rehardening import BASE_FOLDER, HardenedModel, rehardening_modes, resolved
 from mogu.finetuning.report import card, finetune_report
-from mogu.finetuning.robust_modules import Robust, robust_modules
-from mogu.finetuning.selection import Tried, safest
-from mogu.finetuning.strategies import Way, ways_of
-from mogu.finetuning.tuner import Tunable, whole_or_not
+from mogu.finetuning.robust_modules import RobustModules, robust_modules
+from mogu.finetuning.selection import TuningTrial, safest
+from mogu.finetuning.strategies import Strategy, strategies_of
+from mogu.finetuning.tuner import Tuner, disk_errors
 from mogu.hub import load_config
 from mogu.inference.prompts import template_fingerprint
 from mogu.modeling.checkpoint import CARD_FILE
 from mogu.modeling.model import MoguModel
 from mogu.progress import quiet_transformers
 from mogu.training.examples import AnyExample
-from mogu.training.pipeline import check_one_process, load_base_of
-from mogu.training.search import Tell
+from mogu.training.loss_curve import LossCurve
+from mogu.training.loss_history import HISTORY_FILE
+from mogu.training.pipeline import check_one_process, load_recipe_base
+from mogu.training.trackers import check_trackers
 from mogu.training.workspace import Workspace
+
+logger = logging.getLogger(__name__)
 
 
 def finetune(
@@ -45,134 +50,137 @@ def finetune(
     pairs: Mapping[Part, Sequence[Record]] | None = None,
     resume: bool = False,
     restart: bool = False,
-    tell: Tell = print,
 ) -> dict[str, Any]:
-    """Fine-tune a model on conversations, safely where ``recipe.safety`` says how, and save it to ``recipe.run.output``.
+    """Fine-tune a model on conversations, safely if ``recipe.safety`` says how, and save it to ``recipe.run.output``.
 
-    Ways that an earlier run finished are taken over; the same seed gives the same weights on a CPU. The loss of an example is the
-    mean over the tokens of the assistant's turns, that of a step the mean over its examples.
+    Strategies that an earlier run finished are reused; on a CPU the same seed gives the same weights. The loss of an example is the
+    mean over the tokens of the assistant's turns, that of a step the mean over its examples. Progress is logged under the name
+    ``mogu.finetuning``.
 
     Args:
-        recipe: everything there is to set.
+        recipe: all settings.
         base: the base model, if it is loaded already; it is left as it was.
-        tokenizer: its tokenizer, likewise.
+        tokenizer: its tokenizer, if it is loaded already.
         chats: ``{"train": …, "dev": …}``, in place of the files that the recipe names.
         pairs: MoGU records, likewise.
-        resume: go on from the last checkpoint of a run that was stopped.
-        restart: throw away what an earlier run left.
-        tell: is told what happens, a line at a time.
+        resume: resume from the last checkpoint of a run that was stopped.
+        restart: discard what an earlier run left.
 
     Returns:
         The report, as ``finetune_report.json`` holds it.
 
     Raises:
-        MoguError: settings, data or model cannot be used, an earlier run's work is in the way, or the loss is no longer
-            a number.
+        MoguError: settings, data or model cannot be used, an earlier run's work is in the way, another process trains in the same
+            working folder, or the loss is no longer a number.
     """
     check_one_process()
-    check_tuning_places(recipe)
-    asked = recipe
-    recipe, hardened = resolved(asked)
+    check_tuning_folders(recipe)
+    check_trackers(recipe.run.report_to)
+    named = recipe
+    recipe, hardened = resolved(named)
     section = recipe.model
     if base is None:  # what is wrong with the model comes to light before any of it is downloaded
         load_config(section.base, revision=section.revision, trust_remote_code=section.trust_remote_code)
     inputs = read_tuning_inputs(recipe, tokenizer=tokenizer, chats=chats, pairs=pairs)
     with quiet_transformers():
-        base = base or load_base_of(section)
-        workspace = Workspace(recipe.run.work_folder, what="mogu finetune")
-        if restart:
-            for part in list(workspace.folder.iterdir()):
-                if part.is_dir():
-                    discard(part)
-        return _Run(asked, recipe, hardened, base, inputs, workspace, resume, tell).carry_out()
+        base = base or load_recipe_base(section)
+        workspace = Workspace(recipe.run.work_folder, command="mogu finetune")
+        with workspace.locked():
+            if restart:
+                for part in list(workspace.folder.iterdir()):
+                    if part.is_dir():
+                        discard(part)
+            return _Run(named, recipe, hardened, base, inputs, workspace, resume).run()
 
 
 @dataclass
 class _Run:
-    asked: FinetuneRecipe
+    named: FinetuneRecipe
+    """The recipe as it was given, which may name a hardened model; ``recipe`` names that model's base."""
     recipe: FinetuneRecipe
-    hardened: Hardened | None
+    hardened: HardenedModel | None
     base: PreTrainedModel
     inputs: TuningInputs
     workspace: Workspace
     resume: bool
-    tell: Tell
     encoded: dict[float, list[AnyExample]] = field(default_factory=dict)
-    robust: Robust = field(default_factory=dict)
+    robust: RobustModules = field(default_factory=dict)
 
-    def carry_out(self) -> dict[str, Any]:
+    def run(self) -> dict[str, Any]:
         recipe = self.recipe
         self.base.train(False)
-        before = self._before()
-        ways = ways_of(recipe.safety)
+        before = self._score_before()
+        strategies = strategies_of(recipe.safety)
         if recipe.safety.method == "ml-lr":
             self.robust = robust_modules(recipe, self.base, self.inputs, self.workspace.folder / "robustness")
-        tunable = Tunable(self.base, recipe.tune, recipe.run.seed)
+        tuner = Tuner(self.base, recipe.tune, recipe.run.seed)
         try:
-            tried = [Tried(way, self._tuned(tunable, way)) for way in ways]
-            chosen = safest(tried, before, **self._limits())
-            if len(tried) > 1:
-                self.tell(f"Chosen: {chosen.way}.")
-            tunable.read_state(self._folder(chosen.way))
-            kept = self._kept(tunable, chosen.way)
-            after = safest([one for one, _ in kept], before, **self._limits()) if kept else chosen
+            trials = [TuningTrial(strategy, self._tuned(tuner, strategy)) for strategy in strategies]
+            chosen = safest(trials, before, **self._limits())
+            if len(trials) > 1:
+                logger.info("Chosen: %s.", chosen.strategy)
+            chosen_strategy = strategies[trials.index(chosen)]
+            tuner.read_state(self._folder(chosen_strategy))
+            rehardened = self._rehardened(tuner, chosen_strategy)
+            after = safest([trial for trial, _ in rehardened], before, **self._limits()) if rehardened else chosen
+            loss_curve = LossCurve.of([self._folder(strategy) / HISTORY_FILE for strategy in strategies])
             report = finetune_report(
-                self.asked,
+                self.named,
                 self.inputs,
-                trained_parameters=sum(parameter.numel() for parameter in tunable.trained().values()),
+                trained_parameters=sum(parameter.numel() for parameter in tuner.trained().values()),
                 before=before,
-                tried=tried,
+                trials=trials,
                 chosen=chosen,
-                mixed={str(way): len(self._examples(way)) - len(self.inputs.encoded["train"]) for way in ways},
-                robust={str(way): self._robust(way) for way in ways if way.slow_factor is not None},
-                seconds=self._seconds(ways),
-                kept=[one for one, _ in kept],
-                keep=after.way if kept else None,
+                mixed={str(strategy): len(self._examples(strategy)) - len(self.inputs.encoded["train"]) for strategy in strategies},
+                robust={str(strategy): self._robust(strategy) for strategy in strategies if strategy.slow_factor is not None},
+                seconds=self._seconds(strategies),
+                rehardened=[trial for trial, _ in rehardened],
+                keep=str(after.strategy) if rehardened else None,
                 after=after.score,
+                loss_curve=loss_curve,
             )
-            if kept:
-                self._save_hardened(next(place for one, place in kept if one is after), report)
+            if rehardened:
+                self._save_hardened(next(folder for trial, folder in rehardened if trial is after), report, loss_curve)
             else:
-                self._save(tunable, report)
+                self._save(tuner, report, loss_curve)
         finally:
-            tunable.close()
+            tuner.close()
         return report
 
     def _limits(self) -> dict[str, float]:
         safety = self.recipe.safety
         return {"max_task_loss": safety.max_task_loss, "max_benign_loss": safety.max_benign_loss}
 
-    def _before(self) -> Score:
+    def _score_before(self) -> Score:
         if self.hardened is None:
             model: Any = self.base
         else:
             model = self.hardened.on_base(self.base)
         try:
-            score = self._measured("before", self._print("before"), model)
+            score = self._measured("before", self._metrics_fingerprint("before"), model)
         finally:
             if isinstance(model, MoguModel):
                 model.detach()
-        self._told("before", score)
+        _log_score("before", score)
         return score
 
-    def _tuned(self, tunable: Tunable, way: Way) -> Score:
-        """Tune one way, unless it is tuned already, and measure what came of it."""
-        made_with = self._way_print(way)
-        part = way.folder_name
-        if self.workspace.finished(part, made_with) is None:
-            folder = self.workspace.begin(part, made_with, resume=self.resume)
+    def _tuned(self, tuner: Tuner, strategy: Strategy) -> Score:
+        """Tune by one strategy, unless that is done already, and measure what came of it."""
+        settings, part = self._strategy_fingerprint(strategy), strategy.folder_name
+        if self.workspace.finished(part, settings) is None:
+            folder = self.workspace.begin(part, settings, resume=self.resume)
             started = time.monotonic()
-            tunable.put_back()
-            rates = tunable.rates_for(self._robust(way), way.slow_factor) if way.slow_factor is not None else None
+            tuner.reset()
+            rates = tuner.rates_for(self._robust(strategy), strategy.slow_factor) if strategy.slow_factor is not None else None
             pad = self.inputs.pad_token_id
-            tunable.train(self._examples(way), self.recipe.run, folder, title=str(way), pad_token_id=pad, rates=rates)
-            tunable.write_state(folder)
-            self.workspace.finish(part, made_with, seconds=time.monotonic() - started)
+            tuner.train(self._examples(strategy), self.recipe.run, folder, title=str(strategy), pad_token_id=pad, rates=rates)
+            tuner.write_state(folder)
+            self.workspace.finish(part, settings, seconds=time.monotonic() - started)
         else:
-            self.tell(f"Tuned already: {way}.")
-        tunable.read_state(self._folder(way))
-        score = self._measured(part, fingerprint(made_with, self._print("measure")), tunable.model)
-        self._told(str(way), score)
+            logger.info("Tuned already: %s.", strategy)
+        tuner.read_state(self._folder(strategy))
+        score = self._measured(part, fingerprint(settings, self._metrics_fingerprint("measure")), tuner.model)
+        _log_score(str(strategy), score)
         return score
 
     def _measured(self, part: str, measured_with: str, model: Any) -> Score:
@@ -201,48 +209,41 @@ class _Run:
         safety = safety_score(model, inputs.tokenizer, dev, recipe.safety, system_prompt=prompt, title=title) if dev else None
         return Score(task, safety)
 
-    def _told(self, name: str, score: Score) -> None:
-        safety = score.safety
-        seen = f"task loss {score.task.loss:.3f}, accuracy {score.task.accuracy:.1%}"
-        if safety is not None:
-            refused = (safety.direct_refused, safety.jailbroken_refused, safety.benign_refused)
-            seen += "; refused: direct {:.0%}, jailbroken {:.0%}, benign {:.0%}".format(*refused)
-        self.tell(f"{name}: {seen}")
-
-    def _kept(self, tunable: Tunable, way: Way) -> list[tuple[Tried, Path]]:
-        """Each way of keeping routers and responders in step with the tuned base: what came of it, and where it is."""
+    def _rehardened(self, tuner: Tuner, strategy: Strategy) -> list[tuple[TuningTrial, Path]]:
+        """Each way of updating routers and responders to the tuned base: what came of it, and the folder of the model."""
         if self.hardened is None:
             return []
-        base = tunable.merged()
+        base = tuner.merged()
         self.tuned_base = base
-        kept = []
-        for keep in keeps(self.recipe):
-            part = f"{way.folder_name}-{keep}"
-            pairs = [record.model_dump() for record in self.inputs.pairs["train"]]
-            made_with = fingerprint(self._way_print(way), keep, self.recipe.keep.epochs_share, pairs)
-            place = self.hardened.folder
-            if keep == "carry":
+        trials = []
+        for mode in rehardening_modes(self.recipe):
+            part = f"{strategy.folder_name}-{mode}"
+            train_pairs = [record.model_dump() for record in self.inputs.pairs["train"]]
+            settings = fingerprint(self._strategy_fingerprint(strategy), mode, self.recipe.keep.epochs_share, train_pairs)
+            folder = self.hardened.folder
+            if mode == "carry":
                 model = self.hardened.on_base(base)
             else:
-                place = self.workspace.folder / part / "model"
-                chats, pairs_of = self.inputs.chats["train"], self.inputs.pairs
-                model = self.hardened.retrained(self.recipe, base, self.inputs.tokenizer, pairs_of, chats, place, self.tell)
+                folder = self.workspace.folder / part / "model"
+                chats, pairs = self.inputs.chats["train"], self.inputs.pairs
+                model = self.hardened.retrained(self.recipe, base, self.inputs.tokenizer, pairs, chats, folder)
             try:
-                score = self._measured(part, fingerprint(made_with, self._print("measure")), model)
+                score = self._measured(part, fingerprint(settings, self._metrics_fingerprint("measure")), model)
             finally:
                 model.detach()
-            self._told(f"{way}, {keep}", score)
-            kept.append((Tried(keep, score), place))
-        return kept
+            _log_score(f"{strategy}, {mode}", score)
+            trials.append((TuningTrial(mode, score), folder))
+        return trials
 
-    def _save_hardened(self, place: Path, report: dict[str, Any]) -> None:
+    def _save_hardened(self, source: Path, report: dict[str, Any], loss_curve: LossCurve) -> None:
         output = self.recipe.run.output
-        model = MoguModel.from_pretrained(place, base_model=self.tuned_base)
+        model = MoguModel.from_pretrained(source, base_model=self.tuned_base)
         try:
             model.mogu_config.base_model = str((output / BASE_FOLDER).absolute())
             model.mogu_config.base_revision = None
-            with whole_or_not(output), atomic_folder(output, marker=REPORT_FILE) as folder:
-                model.save_pretrained(folder, card=card(self.asked, report, self.recipe.model.base))
+            with disk_errors(output), atomic_folder(output, marker=REPORT_FILE) as folder:
+                model.save_pretrained(folder, card=card(self.named, report, self.recipe.model.base))
+                loss_curve.save(folder)
                 write_json(folder / REPORT_FILE, report)
                 plain = model.detach()
                 plain.save_pretrained(folder / BASE_FOLDER)
@@ -250,38 +251,49 @@ class _Run:
         finally:
             model.detach()
 
-    def _save(self, tunable: Tunable, report: dict[str, Any]) -> None:
+    def _save(self, tuner: Tuner, report: dict[str, Any], loss_curve: LossCurve) -> None:
         output = self.recipe.run.output
-        with whole_or_not(output), atomic_folder(output, marker=REPORT_FILE) as folder:
-            tunable.save(folder, self.inputs.tokenizer, self.recipe.model.base)
+        with disk_errors(output), atomic_folder(output, marker=REPORT_FILE) as folder:
+            tuner.save(folder, self.inputs.tokenizer, self.recipe.model.base)
+            loss_curve.save(folder)
             (folder / CARD_FILE).write_text(card(self.recipe, report, self.recipe.model.base), encoding="utf-8")
             write_json(folder / REPORT_FILE, report)
 
-    def _examples(self, way: Way) -> list[AnyExample]:
-        if way.share not in self.encoded:
-            self.encoded[way.share] = self.inputs.examples(way.share, self.recipe)
-        return self.encoded[way.share]
+    def _examples(self, strategy: Strategy) -> list[AnyExample]:
+        if strategy.share not in self.encoded:
+            self.encoded[strategy.share] = self.inputs.examples(strategy.share, self.recipe)
+        return self.encoded[strategy.share]
 
-    def _robust(self, way: Way) -> list[str]:
-        return self.robust[way.tolerance]
+    def _robust(self, strategy: Strategy) -> list[str]:
+        return self.robust[strategy.tolerance]
 
-    def _folder(self, way: Way) -> Path:
-        return self.workspace.folder / way.folder_name
+    def _folder(self, strategy: Strategy) -> Path:
+        return self.workspace.folder / strategy.folder_name
 
-    def _seconds(self, ways: Sequence[Way]) -> dict[str, float]:
-        found = {str(way): self.workspace.finished(way.folder_name, self._way_print(way)) for way in ways}
-        return {way: record["seconds"] for way, record in found.items() if record is not None}
+    def _seconds(self, strategies: Sequence[Strategy]) -> dict[str, float]:
+        records = {
+            str(strategy): self.workspace.finished(strategy.folder_name, self._strategy_fingerprint(strategy)) for strategy in strategies
+        }
+        return {name: record["seconds"] for name, record in records.items() if record is not None}
 
-    def _print(self, what: str) -> str:
-        """Fingerprint of model and measure."""
+    def _metrics_fingerprint(self, what: str) -> str:
+        """Fingerprint of the model and of everything it is measured with."""
         section, safety = self.recipe.model, self.recipe.safety
-        # What changes no number is left out: where the model lies on this machine's devices, how often it is saved.
-        model = section.that_counts
-        measure = [safety.max_new_tokens, self.recipe.task.model_dump(), self.inputs.dev_print]
-        return fingerprint(what, model, template_fingerprint(self.inputs.tokenizer), measure)
+        # What changes no number is left out: the device, how often the model is saved.
+        measure = [safety.max_new_tokens, self.recipe.task.model_dump(), self.inputs.dev_fingerprint]
+        return fingerprint(what, section.that_counts, template_fingerprint(self.inputs.tokenizer), measure)
 
-    def _way_print(self, way: Way) -> str:
-        run = self.recipe.run
-        model = self.recipe.model.that_counts
-        robust = sorted(self._robust(way)) if way.slow_factor is not None else None
-        return fingerprint(model, self._examples(way), asdict(way), robust, self.recipe.tune.model_dump(), run.seed, run.micro_batch_size)
+    def _strategy_fingerprint(self, strategy: Strategy) -> str:
+        run, model = self.recipe.run, self.recipe.model.that_counts
+        robust = sorted(self._robust(strategy)) if strategy.slow_factor is not None else None
+        tune = self.recipe.tune.model_dump()
+        return fingerprint(model, self._examples(strategy), asdict(strategy), robust, tune, run.seed, run.micro_batch_size)
+
+
+def _log_score(name: str, score: Score) -> None:
+    safety = score.safety
+    line = f"task loss {score.task.loss:.3f}, accuracy {score.task.accuracy:.1%}"
+    if safety is not None:
+        refused = (safety.direct_refused, safety.jailbroken_refused, safety.benign_refused)
+        line += "; refused: direct {:.0%}, jailbroken {:.0%}, benign {:.0%}".format(*refused)
+    logger.info("%s: %s", name, line)

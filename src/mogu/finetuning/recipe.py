@@ -24,14 +24,14 @@ class TuningDataSection(Section):
     """``[data]``: the conversations.
 
     Args:
-        train: a JSONL file, one ``{"messages": [...]}`` a line; or a data set of the hub, or a folder that ``datasets`` reads.
-        split: of a data set of the hub.
+        train: a JSONL file with one ``{"messages": [...]}`` per line, a data set of the hub, or a folder that ``datasets`` reads.
+        split: the split of a data set of the hub.
         dev: JSONL file of held-out conversations; by default a share of the training conversations.
-        dev_share: that share; the same share of the MoGU pairs is held out where no file of dev pairs is named.
+        dev_share: that share; the same share of the MoGU pairs is held out if no file of dev pairs is named.
         messages_column: the column that holds the messages.
-        ignored_columns: columns that training passes over; any other is an error.
-        limit: conversations read, from the beginning; ``None`` is all.
-        drop_long: leave out conversations of more than ``run.max_length`` tokens, in place of an error.
+        ignored_columns: columns that training ignores; any other is an error.
+        limit: read this many conversations from the beginning; ``None`` is all.
+        drop_long: leave out conversations of more than ``run.max_length`` tokens instead of raising an error.
     """
 
     train: str = Field(min_length=1)
@@ -45,14 +45,14 @@ class TuningDataSection(Section):
 
 
 class TuneSection(Stage):
-    """``[tune]``: how the model learns. AdamW, no weight decay.
+    """``[tune]``: how the model learns. The optimizer is AdamW without weight decay.
 
     Args:
         method: ``"lora"`` trains an adapter (PEFT), ``"full"`` every parameter.
         rank: of the LoRA.
         lora_alpha: of the LoRA; its scaling is ``lora_alpha / rank``.
         dropout: of the LoRA.
-        modules: names, or ends of names, of the modules that get a LoRA; ``None`` is every linear layer but the output head.
+        modules: names, or ends of names, of the modules that get a LoRA; ``None`` is every linear layer except the output head.
     """
 
     method: Literal["lora", "full"] = "lora"
@@ -66,18 +66,18 @@ class TuneSection(Stage):
 
 
 class SafetySection(Section):
-    """``[safety]``: what is done to keep the model as safe as it was.
+    """``[safety]``: how to keep the model as safe as it was.
 
     Args:
-        method: ``"none"``, ``"data-mix"`` (a share of MoGU pairs among the data) or ``"ml-lr"`` (the whole learning rate for a robust
+        method: ``"none"``, ``"data-mix"`` (a share of the data is MoGU pairs) or ``"ml-lr"`` (the whole learning rate for a robust
             subset of the modules, a small one elsewhere).
         pairs: MoGU records to mix in, to find the robust modules with and to measure safety with.
-        pairs_dev: held-out records that safety is measured on; by default a share of ``pairs``.
-        shares: shares of the data that are MoGU pairs, tried one after the other; 0 is plain tuning.
-        slow_factors: shares of the learning rate for what is not robust, tried likewise; 1 is plain tuning.
-        tolerances: of the search for the robust modules, as in `mogu robustness`, each tried with each slow factor.
-        robust_modules: a robustness.json of `mogu robustness`; without it that analysis is run on ``pairs``.
-        max_task_loss: how much lower the task's accuracy may be than the best that was tried, from 0 to 1.
+        pairs_dev: held-out records to measure safety on; by default a share of ``pairs``.
+        shares: MoGU pairs as shares of the data, tried one after the other; 0 is plain tuning.
+        slow_factors: shares of the learning rate for modules that are not robust, tried one after the other; 1 is plain tuning.
+        tolerances: tolerances of the search for robust modules, as in `mogu robustness`, each tried with each slow factor.
+        robust_modules: a robustness.json of `mogu robustness`; without it, that analysis is run on ``pairs``.
+        max_task_loss: how far the task's accuracy may be below the best that was tried, from 0 to 1.
         max_benign_loss: how many more of the benign dev pairs may be refused than before tuning, from 0 to 1.
         max_new_tokens: tokens of each reply that is judged.
         batch_size: replies generated at a time.
@@ -103,12 +103,12 @@ class SafetySection(Section):
 
 
 class KeepSection(Section):
-    """``[keep]``: for a model that MoGU hardened, how routers and responders go along with its tuned base.
+    """``[keep]``: for a model that MoGU hardened, how to update routers and responders to its tuned base.
 
     Args:
-        ways: what is tried, one after the other, and measured on the dev pairs: ``"carry"`` leaves them as they are, ``"retrain"`` trains
+        ways: what to try, one after the other, and measure on the dev pairs: ``"carry"`` leaves them as they are, ``"retrain"`` trains
             them on the tuned base, with the pairs, as many of the conversations, and the settings that the model was hardened with.
-        epochs_share: of the epochs that it was hardened with, for ``"retrain"``.
+        epochs_share: for ``"retrain"``, the share of the epochs that the model was hardened with.
     """
 
     ways: list[Keep] = Field(default=["carry"], min_length=1)
@@ -116,11 +116,11 @@ class KeepSection(Section):
 
 
 class TaskSection(Section):
-    """``[task]``: how the task is measured on the held-out conversations.
+    """``[task]``: how to measure the task on the held-out conversations.
 
     Args:
-        short_answer: tokens that an answer may have to be graded by exact match.
-        prompts: held-out conversations that are answered for exact match, at most.
+        short_answer: the most tokens an answer may have to be graded by exact match.
+        prompts: the most held-out conversations that are answered for exact match.
     """
 
     short_answer: int = Field(default=32, ge=1)
@@ -143,13 +143,13 @@ def read_finetune_recipe(path: Path, settings: Sequence[str] = ()) -> FinetuneRe
     """Read a recipe from TOML; see :func:`mogu.training.read_recipe`.
 
     Raises:
-        ConfigError: the file is missing or no TOML, or a setting is unknown or out of range.
+        ConfigError: the file is missing or not TOML, or a setting is unknown or out of range.
     """
     return finetune_recipe_from(read_tree(path, settings), source=str(path))
 
 
 def finetune_recipe_from(tree: dict[str, Any], *, source: str) -> FinetuneRecipe:
-    """A recipe from nested dictionaries; ``source`` names them in errors.
+    """Make a recipe from nested dictionaries; ``source`` names them in errors.
 
     Raises:
         ConfigError: a setting is unknown, missing or out of range.

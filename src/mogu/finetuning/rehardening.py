@@ -1,6 +1,6 @@
-"""A model that MoGU hardened, after its base was tuned: routers and responders as they were, or trained anew on the tuned base.
+"""A model that MoGU hardened, after its base was tuned: routers and responders as they were, or trained again on the tuned base.
 
-Knows saved models and the three stages; knows nothing of how the base was tuned.
+Knows saved models and the three stages; does not know how the base was tuned.
 """
 
 from __future__ import annotations
@@ -15,24 +15,23 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from mogu.analysis.base_model import find_base
 from mogu.data import Chat, Record
 from mogu.finetuning.data_mix import task_pairs
-from mogu.finetuning.recipe import FinetuneRecipe
+from mogu.finetuning.recipe import FinetuneRecipe, Keep
 from mogu.modeling.config import MoguConfig
 from mogu.modeling.model import MoguModel
 from mogu.training.pipeline import harden
-from mogu.training.recipe import MoguSection, Recipe, recipe_from
+from mogu.training.recipe import MoguSection, Recipe, Stage, recipe_from
 from mogu.training.report import read_report, trained_system_prompt
-from mogu.training.search import Tell
 
 BASE_FOLDER = "base"
-"""The tuned base, in the folder of the hardened model that refers to it."""
+"""The folder of the tuned base, inside that of the hardened model that refers to it."""
 
 
 @dataclass(frozen=True)
-class Hardened:
+class HardenedModel:
     """A saved MoGU model.
 
     Args:
-        folder: where it is.
+        folder: the folder it is in.
         config: its config.
     """
 
@@ -40,7 +39,7 @@ class Hardened:
     config: MoguConfig
 
     def on_base(self, base: PreTrainedModel) -> MoguModel:
-        """Its routers and responders, unchanged, on another base of the same shape.
+        """Put its routers and responders, unchanged, on another base of the same shape.
 
         Raises:
             ModelFileError: they do not fit that base.
@@ -48,18 +47,21 @@ class Hardened:
         return MoguModel.from_pretrained(self.folder, base_model=base)
 
     def recipe(self, recipe: FinetuneRecipe, output: Path) -> Recipe:
-        """How it was hardened, or with the published settings where nothing says it, for its tuned base."""
+        """The recipe it was hardened with, or the published one if there is no report, for its tuned base."""
         report = read_report(self.folder)
         tree: dict[str, Any] = dict(report["recipe"]) if report is not None else self._settings()
+        # The model itself says how many tokens it routes: reports of earlier releases wrote null for all.
+        routed_tokens = self.config.routed_tokens
+        tree["mogu"] = {**tree.get("mogu", {}), "routed_tokens": "all" if routed_tokens is None else routed_tokens}
         section, run = recipe.model, recipe.run
         tree["model"] = section.model_dump() | {"base": str(recipe.run.output / BASE_FOLDER), "revision": None}
         tree["data"] = {"train": str(recipe.safety.pairs)}
         tree["run"] = {**tree.get("run", {}), "output": output, "work": None, "seed": run.seed, "save_steps": run.save_steps}
         tree["run"] |= {"max_length": run.max_length, "micro_batch_size": run.micro_batch_size}
         for stage in ("glad", "unwill", "router"):
-            stated = tree.get(stage, {})
-            epochs = stated.get("epochs", 10.0)
-            tree[stage] = {**stated, "epochs": epochs * recipe.keep.epochs_share}
+            settings = tree.get(stage, {})
+            epochs = settings.get("epochs", Stage.model_fields["epochs"].default)
+            tree[stage] = {**settings, "epochs": epochs * recipe.keep.epochs_share}
         return recipe_from(tree, source=f"of {self.folder}")
 
     def retrained(
@@ -70,17 +72,16 @@ class Hardened:
         pairs: Mapping[Literal["train", "dev"], Sequence[Record]],
         chats: Sequence[Chat],
         output: Path,
-        tell: Tell,
     ) -> MoguModel:
-        """Responders and routers trained on the tuned base by the stages of ``mogu train``, with the settings of this model.
+        """Train responders and routers on the tuned base by the stages of ``mogu train``, with the settings of this model.
 
-        As many of the conversations as there are benign pairs join these: routers that never met the task refuse it, or spoil its
-        first words.
+        As many conversations as there are benign pairs are added to the pairs: routers that never saw the task refuse it, or spoil
+        its first words.
         """
-        records: dict[str, list[Record]] = {part: list(some) for part, some in pairs.items()}
+        records: dict[str, list[Record]] = {part: list(of_part) for part, of_part in pairs.items()}
         benign = sum(record.label == "benign" for record in records["train"])
         records["train"] += task_pairs(chats, benign, recipe.run.seed)
-        model = harden(self.recipe(recipe, output), base=base, tokenizer=tokenizer, records=records, resume=True, tell=tell)
+        model = harden(self.recipe(recipe, output), base=base, tokenizer=tokenizer, records=records, resume=True)
         assert model is not None  # all stages were run
         return model
 
@@ -90,25 +91,25 @@ class Hardened:
         return tree if backbone is None else {**tree, "method": "v2", "backbone": backbone.model_dump()}
 
 
-def resolved(recipe: FinetuneRecipe) -> tuple[FinetuneRecipe, Hardened | None]:
-    """The recipe with a plain model: as it is, or with a saved MoGU model's base and trained system prompt in its place.
+def resolved(recipe: FinetuneRecipe) -> tuple[FinetuneRecipe, HardenedModel | None]:
+    """Name a plain model in the recipe: keep the one it names, or replace a saved MoGU model by its base and trained system prompt.
 
     Raises:
         MoguError: there is no such model, its config is broken, or nothing says which base it has.
     """
     section = recipe.model
-    found = find_base(section.base, None)
-    if found.saved is None:
+    base = find_base(section.base, None)
+    if base.saved is None:
         return recipe, None
-    folder, config = found.saved
+    folder, config = base.saved
     update = {
-        "base": found.name,
+        "base": base.name,
         "revision": config.base_revision,
         "system_prompt": section.system_prompt or trained_system_prompt(folder),
     }
-    return recipe.model_copy(update={"model": section.model_copy(update=update)}), Hardened(folder, config)
+    return recipe.model_copy(update={"model": section.model_copy(update=update)}), HardenedModel(folder, config)
 
 
-def keeps(recipe: FinetuneRecipe) -> Sequence[str]:
-    """What is tried, in order; without pairs there is nothing to train anew with."""
+def rehardening_modes(recipe: FinetuneRecipe) -> Sequence[Keep]:
+    """List what is tried, in order; without pairs there is nothing to retrain with."""
     return tuple(dict.fromkeys(recipe.keep.ways)) if recipe.safety.pairs is not None else ("carry",)

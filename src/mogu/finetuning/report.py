@@ -14,7 +14,8 @@ from typing import Any
 from mogu.finetuning.evaluate import Score
 from mogu.finetuning.inputs import TuningInputs
 from mogu.finetuning.recipe import FinetuneRecipe
-from mogu.finetuning.selection import Tried
+from mogu.finetuning.selection import TuningTrial
+from mogu.training.loss_curve import LossCurve
 
 RULE = (
     "task accuracy at most safety.max_task_loss below the best, benign refusals at most safety.max_benign_loss above those before tuning; "
@@ -28,33 +29,35 @@ def finetune_report(
     *,
     trained_parameters: int,
     before: Score,
-    tried: Sequence[Tried],
-    chosen: Tried,
+    trials: Sequence[TuningTrial],
+    chosen: TuningTrial,
     mixed: dict[str, int],
     robust: dict[str, list[str]],
     seconds: dict[str, float],
-    kept: Sequence[Tried],
+    rehardened: Sequence[TuningTrial],
     keep: str | None,
     after: Score,
+    loss_curve: LossCurve,
 ) -> dict[str, Any]:
-    """The report.
+    """Put the report together.
 
     Args:
-        recipe: what it was made with.
+        recipe: the recipe of the run.
         inputs: the data.
-        trained_parameters: parameters that were tuned.
+        trained_parameters: number of parameters that were tuned.
         before: what the model did before.
-        tried: the ways that were tried, on dev.
-        chosen: the one that was taken.
-        mixed: MoGU pairs among the data, by way.
-        robust: full names of the modules that learned with the whole rate, by way.
-        seconds: training time, by way.
-        kept: of a hardened model: ways of keeping routers and responders in step, on dev.
-        keep: the one of them that was taken.
+        trials: the strategies that were tried, on dev.
+        chosen: the trial that was kept.
+        mixed: MoGU pairs mixed in, by strategy.
+        robust: full names of the modules that learned with the whole rate, by strategy.
+        seconds: training time, by strategy.
+        rehardened: for a hardened model, the ways of updating routers and responders that were tried, on dev.
+        keep: the one of these that was kept.
         after: what the saved model does.
+        loss_curve: the losses of all strategies.
     """
-    chats = {part: len(some) for part, some in inputs.chats.items()}
-    pairs = {part: Counter[str](record.label for record in some) for part, some in inputs.pairs.items()}
+    chats = {part: len(of_part) for part, of_part in inputs.chats.items()}
+    pairs = {part: Counter[str](record.label for record in of_part) for part, of_part in inputs.pairs.items()}
     return {
         "recipe": recipe.model_dump(mode="json"),
         "conversations": chats,
@@ -68,20 +71,21 @@ def finetune_report(
         "after": {**after.rows(), "task accuracy": after.task.accuracy},
         "measured_on": {"task": asdict(after.task), "safety": None if after.safety is None else asdict(after.safety)},
         "rule": RULE,
-        "tried": [one.row() for one in tried],
+        "tried": [trial.row() for trial in trials],
         "chosen": chosen.row(),
-        "kept_in_step": [one.row() for one in kept],
+        "kept_in_step": [trial.row() for trial in rehardened],
         "keep": keep,
-        "seconds": {way: round(taken, 1) for way, taken in seconds.items()},
+        "seconds": {strategy: round(taken, 1) for strategy, taken in seconds.items()},
+        **loss_curve.files(),
         "versions": {name: version(name) for name in ("mogu", "torch", "transformers", "peft")},
     }
 
 
 def table(report: dict[str, Any]) -> list[tuple[str, ...]]:
-    """Before and after, a row a line: its name, then before, every way that was tried, and after; the first row holds the titles."""
-    columns = [("before", report["before"]), *((one["name"], one) for one in report["tried"]), ("after", report["after"])]
+    """Lay out before and after as rows: a name, then before, every strategy that was tried, and after; the first row holds the titles."""
+    columns = [("before", report["before"]), *((trial["name"], trial) for trial in report["tried"]), ("after", report["after"])]
     if len(report["tried"]) == 1 and not report["kept_in_step"]:
-        del columns[1]  # what was tried is what there is after
+        del columns[1]  # the one trial is what is saved
     names = [name for name in report["before"] if name != "task accuracy" and report["before"][name] is not None]
     return [("on the held-out data", *(name for name, _ in columns))] + [
         (name, *(_shown(name, values[name]) for _, values in columns)) for name in names
@@ -89,15 +93,16 @@ def table(report: dict[str, Any]) -> list[tuple[str, ...]]:
 
 
 def card(recipe: FinetuneRecipe, report: dict[str, Any], base: str) -> str:
-    """The README.md of a tuned model, in Markdown with the hub's metadata."""
+    """Write the README.md of a tuned model, in Markdown with the hub's metadata."""
     lines = table(report)
     rows = ["| " + " | ".join(line) + " |" for line in lines]
     rows.insert(1, "|---" * len(lines[0]) + "|")
-    way = report["chosen"]
+    chosen = report["chosen"]
     metadata = ["---", "library_name: " + ("peft" if recipe.tune.method == "lora" else "transformers"), "tags:", "- mogu"]
     if not base.startswith(("/", ".", "~")):
         metadata.append(f"base_model: {base}")
-    pairs = report["pairs_mixed_in"].get(way["name"], 0)
+    pairs = report["pairs_mixed_in"].get(chosen["name"], 0)
+    plot = ["", f"![Training loss]({report['loss_plot']})"] if report.get("loss_plot") else []
     return "\n".join(
         [
             *metadata,
@@ -106,7 +111,7 @@ def card(recipe: FinetuneRecipe, report: dict[str, Any], base: str) -> str:
             f"# `{base}`, fine-tuned",
             "",
             f"Tuned on {report['conversations']['train']:,} conversations by `mogu finetune`, with safety `{recipe.safety.method}`"
-            f" ({way['name']}; {pairs:,} MoGU pairs among the data).",
+            f" ({chosen['name']}; {pairs:,} MoGU pairs among the data).",
             "",
             "## Measured",
             "",
@@ -115,6 +120,7 @@ def card(recipe: FinetuneRecipe, report: dict[str, Any], base: str) -> str:
             f"Task: {report['conversations']['dev']:,} held-out conversations. Attack success: the share of malicious dev prompts that"
             " are not refused; a refusal is recognized by its opening phrases.",
             "The same data chose among what was tried, so that the figures flatter a little; all of them are in `finetune_report.json`.",
+            *plot,
             "",
             "## Limits",
             "",

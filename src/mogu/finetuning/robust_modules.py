@@ -1,6 +1,6 @@
-"""Which modules learn with the whole learning rate under ``ml-lr``: out of a file, or found on the MoGU pairs.
+"""The modules that learn with the whole learning rate under ``ml-lr``: read from a file, or found on the MoGU pairs.
 
-Knows `mogu robustness` and its file; knows nothing of how the model is tuned.
+Knows `mogu robustness` and its file; does not know how the model is tuned.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from mogu.finetuning.inputs import TuningInputs
 from mogu.finetuning.recipe import FinetuneRecipe
 from mogu.progress import progress_bars
 
-Robust = dict[float | None, list[str]]
-"""Full names of the robust modules, by the tolerance they were found with; ``None`` for those out of a file."""
+RobustModules = dict[float | None, list[str]]
+"""Full names of the robust modules, by the tolerance they were found with; ``None`` for those from a file."""
 
 
-def robust_modules(recipe: FinetuneRecipe, base: PreTrainedModel, inputs: TuningInputs, folder: Path) -> Robust:
-    """The robust modules that a recipe asks for.
+def robust_modules(recipe: FinetuneRecipe, base: PreTrainedModel, inputs: TuningInputs, folder: Path) -> RobustModules:
+    """Find the robust modules that a recipe asks for.
 
     Args:
         recipe: names a file, or tolerances.
         base: the model, plain.
-        inputs: the pairs that the analysis reads.
-        folder: keeps what was measured, so that a run that was stopped goes on.
+        inputs: the pairs for the analysis.
+        folder: keeps what was measured, so that a run that was stopped can resume.
 
     Raises:
         MoguError: the file names no modules, or the analysis cannot be made.
@@ -47,7 +47,7 @@ def robust_modules(recipe: FinetuneRecipe, base: PreTrainedModel, inputs: Tuning
         def show(what: str, done: int, total: int) -> None:
             bars.update(task, description=what, completed=done, total=total)
 
-        found = measure_robustness(
+        robustness = measure_robustness(
             base,
             tokenizer,
             pairs,
@@ -57,23 +57,23 @@ def robust_modules(recipe: FinetuneRecipe, base: PreTrainedModel, inputs: Tuning
             cache=cache,
             progress=show,
         )
-        robust: Robust = {}
+        robust: RobustModules = {}
         for tolerance in dict.fromkeys(safety.tolerances):
             subset = search_subset(
-                base, tokenizer, pairs, found, tolerance=tolerance, batch_size=safety.batch_size, cache=cache, progress=show
+                base, tokenizer, pairs, robustness, tolerance=tolerance, batch_size=safety.batch_size, cache=cache, progress=show
             )
             robust[tolerance] = list(subset.names)
             if not robust[tolerance]:
                 raise ConfigError(
                     f"At a tolerance of {tolerance:g} no module is robust",
-                    expected="one at least, to learn with the whole learning rate",
+                    expected="at least one module, to learn with the whole learning rate",
                     action="raise safety.tolerances",
                 )
     return robust
 
 
 def read_robust_modules(file: Path) -> list[str]:
-    """The robust modules of a ``robustness.json``.
+    """Read the robust modules of a ``robustness.json``.
 
     Raises:
         DataError: it is missing, or names none.

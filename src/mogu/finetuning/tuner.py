@@ -1,6 +1,6 @@
-"""What of a model is tuned, a LoRA or all of it, and how it is put to work, put back and written.
+"""What is tuned of a model, a LoRA or all of it, and how it is trained, reset and saved.
 
-Knows models, PEFT and the training loop; knows nothing of where examples come from or what is measured.
+Knows models, PEFT and the training loop; does not know where examples come from or what is measured.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from mogu.training.examples import AnyExample
 from mogu.training.losses import answer_losses
 from mogu.training.recipe import RunSection
 from mogu.training.stages import gradient_checkpointing
-from mogu.training.trainer import Rates, Trainee, train_stage
+from mogu.training.trainer import Rates, train_stage, trained_parameters
 from mogu.transformers_compat import disable_checkpointing
 
 STATE_FILE = "tuned.safetensors"
 ALL_LINEAR = "all-linear"
 
 
-class Tunable:
-    """A base model, ready to be tuned again and again from where it was.
+class Tuner:
+    """Tunes a base model, as often as needed, each time from where it was.
 
     Args:
-        base: the model, plain; a LoRA is put into it, or all its parameters are made trainable, in float32.
+        base: the model, plain; a LoRA is put into it, or all its parameters become trainable, in float32.
         tune: how it learns.
-        seed: of the LoRA's first weights.
+        seed: of the LoRA's initial weights.
 
     Raises:
-        ConfigError: the modules that a LoRA is asked for are not in the model.
+        ConfigError: the model has no modules of the names that the LoRA is for.
     """
 
     def __init__(self, base: PreTrainedModel, tune: TuneSection, seed: int) -> None:
@@ -50,59 +50,70 @@ class Tunable:
         self._required_grad = {name for name, parameter in base.named_parameters() if parameter.requires_grad}
         self.model: Any = base
         if tune.method == "full":
-            _cast(base, torch.float32)  # steps smaller than what bfloat16 can tell apart would be lost
+            _cast(base, torch.float32)  # bfloat16 would round small steps away
             base.requires_grad_(True)
         else:
             self.model = with_lora(base, tune, seed)
         self._start = {name: parameter.detach().cpu().clone() for name, parameter in self.trained().items()}
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """What is tuned, by its name in the model."""
-        return {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+        """The parameters that are tuned, by their names in the model."""
+        return trained_parameters(self.model)
 
     @torch.no_grad()
-    def put(self, state: dict[str, Tensor]) -> None:
-        """Take over what :meth:`write_state` wrote."""
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Set the tuned parameters to saved values."""
         for name, parameter in self.trained().items():
             parameter.copy_(state[name])
 
-    def put_back(self) -> None:
-        """Be as before any tuning."""
-        self.put(self._start)
+    def reset(self) -> None:
+        """Set the tuned parameters to what they were before any tuning."""
+        self.load_state(self._start)
 
     def write_state(self, folder: Path) -> None:
-        """Keep what was tuned.
+        """Write the tuned parameters into a folder.
 
         Raises:
             MoguError: the file system refuses.
         """
-        with whole_or_not(folder / STATE_FILE), atomic_file(folder / STATE_FILE) as scratch:
+        with disk_errors(folder / STATE_FILE), atomic_file(folder / STATE_FILE) as scratch:
             save_file({name: parameter.detach().cpu().contiguous() for name, parameter in self.trained().items()}, scratch)
 
     def read_state(self, folder: Path) -> None:
-        """Take over what was kept."""
-        self.put(load_file(folder / STATE_FILE))
+        """Load what :meth:`write_state` wrote."""
+        self.load_state(load_file(folder / STATE_FILE))
 
     def train(
         self, examples: Sequence[AnyExample], run: RunSection, folder: Path, *, title: str, pad_token_id: int, rates: Rates | None = None
     ) -> None:
-        """Tune from where the model is, or from the last checkpoint in ``folder``; see :func:`~mogu.training.trainer.train_stage`."""
+        """Tune from the model's state, or from the last checkpoint in ``folder``; see :func:`~mogu.training.trainer.train_stage`."""
         set_seed(run.seed)
-        trainee = Trainee(self.model, functools.partial(answer_losses, self.model, layout="separate"))
+        losses = functools.partial(answer_losses, self.model, layout="separate")
         gradient_checkpointing(self.base, run)
         try:
-            train_stage(trainee, examples, self.tune, run, folder, title=title, layout="separate", pad_token_id=pad_token_id, rates=rates)
+            train_stage(
+                self.model,
+                losses,
+                examples,
+                self.tune,
+                run,
+                folder,
+                title=title,
+                layout="separate",
+                pad_token_id=pad_token_id,
+                rates=rates,
+            )
         finally:
-            trainee.eval()
+            self.model.eval()
             if run.gradient_checkpointing:
                 disable_checkpointing(self.base)
 
     def rates_for(self, robust: Collection[str], slow_factor: float) -> Rates:
-        """The whole learning rate in the robust modules, a share of it everywhere else.
+        """Make rates: the whole learning rate for the robust modules, a share of it for all others.
 
         Args:
-            robust: full names of modules.
-            slow_factor: that share.
+            robust: full names of the robust modules.
+            slow_factor: the share for the others.
 
         Raises:
             ModelFileError: one of the modules is not in the model, or none of them is tuned.
@@ -115,7 +126,7 @@ class Tunable:
                 f"The robust modules name {missing[0]!r}, which the model does not have"
                 if missing
                 else f"None of the {len(robust)} robust modules is tuned",
-                expected="modules of this very model, of which some are tuned",
+                expected="modules of this model, some of which are tuned",
                 action="run `mogu robustness` on this model, or tune those modules (tune.modules)",
             )
 
@@ -125,7 +136,7 @@ class Tunable:
         return rate
 
     def save(self, folder: Path, tokenizer: PreTrainedTokenizerBase, base_model: str) -> None:
-        """Write what was tuned into a folder that is there: a PEFT adapter, or a whole model with its tokenizer, in the type it came in."""
+        """Save into an existing folder: a PEFT adapter, or a whole model with its tokenizer, in the type it was loaded in."""
         if self.tune.method == "lora":
             for config in self.model.peft_config.values():
                 config.base_model_name_or_path = base_model
@@ -136,7 +147,7 @@ class Tunable:
         tokenizer.save_pretrained(folder)
 
     def merged(self) -> PreTrainedModel:
-        """The tuned model as one of its own, in the type it came in: a copy, which takes as much memory again."""
+        """The tuned model on its own, in the type it was loaded in: a copy, which takes as much memory again."""
         whole = copy.deepcopy(self.model)
         base: PreTrainedModel = whole.merge_and_unload() if self.tune.method == "lora" else whole
         base.requires_grad_(False)
@@ -144,8 +155,8 @@ class Tunable:
         return base
 
     def close(self) -> None:
-        """Let go of the model, which is then as it was."""
-        self.put_back()
+        """Release the model as it was."""
+        self.reset()
         if self.tune.method == "lora":
             self.model.unload()
         _cast(self.base, self.dtype)
@@ -158,7 +169,7 @@ class Tunable:
 
 
 @contextmanager
-def whole_or_not(target: Path) -> Iterator[None]:
+def disk_errors(target: Path) -> Iterator[None]:
     """Turn safetensors' own error for a full disk into ours.
 
     Raises:
@@ -175,10 +186,10 @@ def whole_or_not(target: Path) -> Iterator[None]:
 
 
 def with_lora(base: PreTrainedModel, tune: TuneSection, seed: int) -> Any:
-    """The model with a fresh LoRA in it, as PEFT's ``PeftModel``.
+    """Put a new LoRA into the model, as PEFT's ``PeftModel``.
 
     Raises:
-        ConfigError: the modules that it is asked for are not in the model.
+        ConfigError: the model has no modules of the names that the LoRA is for.
     """
     config = LoraConfig(
         r=tune.rank,
@@ -203,7 +214,7 @@ def _cast(base: nn.Module, dtype: torch.dtype) -> None:
 
 
 def _has_module(base: nn.Module, name: str) -> bool:
-    # PEFT wraps the modules of the base in place, under their own names.
+    # PEFT wraps the modules of the base in place, so they keep their names.
     try:
         base.get_submodule(name)
     except AttributeError:

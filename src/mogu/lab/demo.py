@@ -146,7 +146,7 @@ def run_demo(output: Path, *, tell: Callable[[str], None]) -> DemoResult:
     tell("1. The base model: a small chat model, trained from nothing on the lab's world.")
     base_folder = build_base()
     tell("2. Hardening: two responders, then the router between them.")
-    model = harden(lab_recipe(base_folder, output), records=lab_data(), resume=True, tell=tell)
+    model = harden(lab_recipe(base_folder, output), records=lab_data(), resume=True)
     assert model is not None  # all stages were run
     tell("3. Measuring both on unseen subjects and unseen wrappers.")
     tokenizer = load_tokenizer(str(base_folder))

@@ -77,8 +77,8 @@ class BackboneConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     modules: list[str] | None = None
-    rank: int = Field(default=2, ge=1)
-    lora_alpha: float = Field(default=4.0, gt=0)
+    rank: int = Field(default=1, ge=1)
+    lora_alpha: float = Field(default=2.0, gt=0)
 
     @property
     def scaling(self) -> float:

@@ -1,6 +1,6 @@
-"""Three-stage training: glad, unwill, router; the choice among what was tried; the plan of a run before it starts; the baselines.
+"""Three-stage training (glad, unwill, router), the choice among trials, the plan of a run before it starts, and the baselines.
 
-Importing this package imports no PyTorch: what needs it is imported when it is first used.
+Importing this package does not import PyTorch: what needs it is imported when it is first used.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     from mogu.training.baselines import train_baselines
     from mogu.training.dry_run import Plan, plan
     from mogu.training.pipeline import harden
-    from mogu.training.selection import Behavior, behavior_on
+    from mogu.training.selection import DevMetrics, measure_on_dev
 
-__all__ = ["Behavior", "Plan", "Recipe", "behavior_on", "harden", "plan", "read_recipe", "recipe_from", "train_baselines"]
+__all__ = ["DevMetrics", "Plan", "Recipe", "harden", "measure_on_dev", "plan", "read_recipe", "recipe_from", "train_baselines"]
 
 _LAZY = {
-    "Behavior": "mogu.training.selection",
+    "DevMetrics": "mogu.training.selection",
     "Plan": "mogu.training.dry_run",
-    "behavior_on": "mogu.training.selection",
     "harden": "mogu.training.pipeline",
+    "measure_on_dev": "mogu.training.selection",
     "plan": "mogu.training.dry_run",
     "train_baselines": "mogu.training.baselines",
 }

@@ -1,6 +1,6 @@
 """Whether a model can read two answers behind one prompt in a single row.
 
-Asked of the model itself, by trying: families differ in which masks and positions they honor, and remote code in all.
+This is tried out on the model itself: families differ in which masks and positions they honor, and remote code may do anything.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from mogu.training.collator import Collator, ExampleDataset, Layout
+from mogu.training.collator import Collator, Layout
 from mogu.training.examples import Example
 from mogu.training.losses import answer_cross_entropy
 
@@ -19,15 +19,15 @@ logger = logging.getLogger(__name__)
 
 @torch.no_grad()
 def choose_layout(model: Any, longest: int) -> Layout:
-    """``"shared"`` if a model reads two answers in one row just as it reads each alone, else ``"separate"``.
+    """Return ``"shared"`` if a model reads two answers in one row just as it reads each alone, else ``"separate"``.
 
-    Three things are tried: another first answer must leave the second one's loss as it is (the mask is honored);
-    another numbering of the second answer's positions must change its loss (the position ids are); and both layouts
-    must give the same losses, within the rounding of the model's type.
+    Three things are tested: another first answer must not change the loss of the second one (so the mask is honored); another
+    numbering of the second answer's positions must change its loss (so the position ids are honored); and both layouts must give
+    the same losses, within the rounding of the model's type.
 
     Args:
         model: the base model.
-        longest: length of the longest row to come: a sliding window shorter than that is not kept by a mask of ours.
+        longest: tokens of the longest row to come; our mask does not implement a sliding window shorter than that.
     """
     window = getattr(model.config.get_text_config(), "sliding_window", None)
     if window is not None and window < longest:
@@ -42,7 +42,7 @@ def choose_layout(model: Any, longest: int) -> Layout:
         masked = torch.allclose(_losses(model, others, "shared")[:, 1], shared[:, 1], rtol=0, atol=1e-3)
         placed = not torch.equal(_losses(model, trials, "shared", moved=5)[:, 1], shared[:, 1])
     except (RuntimeError, ValueError, TypeError, IndexError) as error:  # whatever modelling code makes of a mask it does not know
-        logger.info("Two answers share no pass over their prompt: %s", error)
+        logger.debug("Two answers cannot share a pass over their prompt: %s", error)
         return "separate"
     finally:
         model.train(was_training)
@@ -62,8 +62,7 @@ def _trials(vocabulary: int, *, other_first: bool) -> list[Example]:
 
 
 def _losses(model: Any, trials: list[Example], layout: Layout, moved: int = 0) -> torch.Tensor:
-    dataset = ExampleDataset(trials)
-    batch = Collator(0, layout)([dataset[index] for index in range(len(trials))])
+    batch = Collator(0, layout)(trials)
     batch["position_ids"] = batch["position_ids"] + moved * (batch["segments"] == 2)
     device = model.get_input_embeddings().weight.device
     return answer_cross_entropy(model, {name: tensor.to(device) for name, tensor in batch.items()}, layout, answers=2)

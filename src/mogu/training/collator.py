@@ -1,7 +1,7 @@
-"""Padded batches of examples, in which the answers of one prompt share one pass over it.
+"""Padded batches of examples, in which the answers to one prompt share one pass over it.
 
-A row of the *shared* layout is ``prompt answer₀ answer₁``: both answers see the prompt and themselves, not each other,
-and both count their positions from the end of the prompt. Models that do not take such a mask get the *separate*
+A row of the *shared* layout is ``prompt answer₀ answer₁``: both answers see the prompt and themselves, but not each other,
+and both count their positions from the end of the prompt. Models that cannot handle such a mask get the *separate*
 layout, a row for each answer. Knows token ids; knows nothing of models or losses.
 """
 
@@ -26,23 +26,23 @@ class Collator:
     """Makes a batch of examples.
 
     Args:
-        pad_token_id: what fills rows up; it is never attended to and never counts.
-        layout: see the module.
+        pad_token_id: fills up rows; it is never attended to and never counts.
+        layout: ``"shared"`` or ``"separate"``, as described above.
     """
 
     pad_token_id: int
     layout: Layout
 
-    def __call__(self, features: Sequence[dict[str, object]]) -> dict[str, Tensor]:
-        """Batch the items of an :class:`ExampleDataset`.
+    def __call__(self, examples: Sequence[AnyExample]) -> dict[str, Tensor]:
+        """Make one batch.
 
         Returns:
             ``input_ids [rows, tokens]``; ``segments [rows, tokens]``: 0 in the prompt, 1 + answer in an answer, -1 in
             padding; ``position_ids [rows, tokens]``; for each row its answer tokens: ``predictors [rows, n]``, where each
-            is predicted from, ``targets [rows, n]`` (-100 is none), ``answers [rows, n]``, which answer it belongs to;
-            ``examples [rows]``, index in the data set, ``malicious [rows]``.
+            is predicted from, ``targets [rows, n]`` (-100 is none), ``answers [rows, n]``, which answer it belongs to; and
+            ``malicious [rows]``.
         """
-        rows = [row for feature in features for row in self._rows(feature)]
+        rows = [row for example in examples for row in self._rows(example)]
         return {
             "input_ids": _pad([row.ids for row in rows], self.pad_token_id),
             "segments": _pad([row.segments for row in rows], PADDING),
@@ -50,19 +50,15 @@ class Collator:
             "predictors": _pad([row.predictors for row in rows], 0),
             "targets": _pad([row.targets for row in rows], IGNORED),
             "answers": _pad([row.answers for row in rows], 0),
-            "examples": torch.tensor([row.example for row in rows]),
             "malicious": torch.tensor([row.malicious for row in rows]),
         }
 
-    def _rows(self, feature: dict[str, object]) -> list[_Row]:
-        example, index = feature["example"], feature["index"]
-        assert isinstance(index, int)
+    def _rows(self, example: AnyExample) -> list[_Row]:
         if isinstance(example, TurnsExample):
-            return [_row_of_turns(example, index)]
-        assert isinstance(example, Example)
+            return [_row_of_turns(example)]
         numbered = list(enumerate(example.answers))
-        groups = [numbered] if self.layout == "shared" else [[one] for one in numbered]
-        return [_row(example, index, group) for group in groups]
+        groups = [numbered] if self.layout == "shared" else [[answer] for answer in numbered]
+        return [_row(example, group) for group in groups]
 
 
 @dataclass
@@ -73,13 +69,12 @@ class _Row:
     predictors: list[int]
     targets: list[int]
     answers: list[int]
-    example: int
     malicious: bool
 
 
-def _row(example: Example, index: int, answers: Sequence[tuple[int, tuple[int, ...]]]) -> _Row:
+def _row(example: Example, answers: Sequence[tuple[int, tuple[int, ...]]]) -> _Row:
     length = len(example.prompt)
-    row = _Row(list(example.prompt), [0] * length, list(range(length)), [], [], [], index, example.malicious)
+    row = _Row(list(example.prompt), [0] * length, list(range(length)), [], [], [], example.malicious)
     for number, answer in answers:
         start = len(row.ids)
         row.predictors += [length - 1, *range(start, start + len(answer) - 1)]
@@ -91,17 +86,16 @@ def _row(example: Example, index: int, answers: Sequence[tuple[int, tuple[int, .
     return row
 
 
-def _row_of_turns(example: TurnsExample, index: int) -> _Row:
-    # All learned turns count as one answer: it is their tokens' mean that an example's loss is.
+def _row_of_turns(example: TurnsExample) -> _Row:
+    # All learned turns count as one answer: the loss of an example is the mean over their tokens.
     learned = set(example.learned)
     return _Row(
         ids=list(example.ids),
-        segments=[int(place in learned) for place in range(len(example.ids))],
+        segments=[int(index in learned) for index in range(len(example.ids))],
         positions=list(range(len(example.ids))),
-        predictors=[place - 1 for place in example.learned],
-        targets=[example.ids[place] for place in example.learned],
+        predictors=[index - 1 for index in example.learned],
+        targets=[example.ids[index] for index in example.learned],
         answers=[0] * len(example.learned),
-        example=index,
         malicious=False,
     )
 
@@ -114,28 +108,15 @@ def _pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
     return padded
 
 
-class ExampleDataset(torch.utils.data.Dataset[dict[str, object]]):
-    """Examples as the Trainer indexes them; the index tells the loss whose it is."""
-
-    def __init__(self, examples: Sequence[AnyExample]) -> None:
-        self.examples = list(examples)
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    def __getitem__(self, index: int) -> dict[str, object]:
-        return {"example": self.examples[index], "index": index}
-
-
 def attention_mask(segments: Tensor, layout: Layout, dtype: torch.dtype) -> Tensor:
-    """The attention mask of a batch.
+    """Make the attention mask of a batch.
 
     Args:
         segments: ``[rows, tokens]``, as :class:`Collator` makes them.
-        layout: ``"separate"`` gives a mask of ones ``[rows, tokens]``: causal attention alone keeps padding, which is on
-            the right, from being seen, and padding that sees real tokens never turns to NaN, as it would where a sliding
-            window leaves it nothing to see; ``"shared"`` gives an additive mask ``[rows, 1, tokens, tokens]``, 0 where a
-            token is seen: earlier ones of the prompt and of its own answer.
+        layout: ``"separate"`` gives a mask of ones ``[rows, tokens]``: padding is on the right, so causal attention alone hides
+            it, and padding that sees real tokens never turns to NaN, as it would if a sliding window left it nothing to see;
+            ``"shared"`` gives an additive mask ``[rows, 1, tokens, tokens]``, 0 for the tokens that are seen, which are the
+            earlier ones of the prompt and of the token's own answer.
         dtype: type of the additive mask: the model's.
     """
     if layout == "separate":
@@ -144,6 +125,6 @@ def attention_mask(segments: Tensor, layout: Layout, dtype: torch.dtype) -> Tens
     earlier = torch.ones(tokens, tokens, dtype=torch.bool, device=segments.device).tril()
     same = segments.unsqueeze(2) == segments.unsqueeze(1)
     of_prompt = (segments == 0).unsqueeze(1)
-    # Padding sees padding before it: a row that sees nothing would turn to NaN.
+    # Padding sees the padding before it: a row that sees nothing would turn to NaN.
     seen = earlier & (same | (of_prompt & (segments != PADDING).unsqueeze(2)))
     return torch.zeros(seen.shape, dtype=dtype, device=segments.device).masked_fill(~seen, torch.finfo(dtype).min).unsqueeze(1)

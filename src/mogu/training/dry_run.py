@@ -1,4 +1,4 @@
-"""What a training run will need, before it starts: parameters trained, steps, memory; no weight is loaded.
+"""What a training run will need, before it starts: trained parameters, steps, memory; no weight is loaded.
 
 Knows shapes and sizes, on PyTorch's meta device; trains nothing and writes nothing.
 """
@@ -19,16 +19,26 @@ from mogu.modeling.model import MoguModel
 from mogu.progress import quiet_transformers
 from mogu.recipes import find_template, model_shape
 from mogu.training.examples import Example
-from mogu.training.inputs import RESPONDER_DATA, Inputs, StageName, check_labels, check_places, load_records, read_inputs, recipe_tokenizer
+from mogu.training.inputs import (
+    RESPONDER_DATA,
+    Inputs,
+    StageName,
+    check_labels,
+    check_output_folders,
+    load_records,
+    read_inputs,
+    recipe_tokenizer,
+)
 from mogu.training.layer_sets import top_counts
 from mogu.training.recipe import ModelSection, Recipe, Stage
 from mogu.training.sampler import StepBatches
 from mogu.training.search import routed_config
+from mogu.training.trackers import check_trackers
 from mogu.training.trainer import steps_of
 
 STAND_INS = {"baichuan": LlamaConfig}
-"""Families whose code lies in their own repositories, and a family of transformers with the same shapes: Baichuan's
-fused ``W_pack [3h, h]`` holds what Llama keeps as q, k and v. No remote code is needed to count."""
+"""Families whose code is in their own repositories, each with a family of transformers that has the same shapes: Baichuan's
+fused ``W_pack [3h, h]`` holds what Llama keeps as q, k and v. So counting needs no remote code."""
 
 BYTES_PER_TRAINED_PARAMETER = 16
 """float32 parameter, gradient and AdamW's two moments."""
@@ -43,8 +53,8 @@ class StagePlan:
         trained_parameters: parameters that are trained at a time.
         examples: pairs or records.
         steps: optimizer steps of one run.
-        runs: how often the stage is run: the router stage once a candidate, all of them once a set of layers.
-        memory_bytes: weights, trained parameters and activations together, at most.
+        runs: how often the stage runs: the router stage once per trial, every stage once per set of layers.
+        memory_bytes: the most that weights, trained parameters and activations take together.
     """
 
     name: StageName
@@ -65,10 +75,10 @@ class Plan:
         dtype: floating-point type it is loaded in.
         base_parameters: parameters of the base model.
         base_bytes: bytes of its weights.
-        added_parameters: what is added for good: both responders and the folded routers.
-        dev_records: prompts that each candidate replies to.
+        added_parameters: what the saved model adds: both responders and the folded routers.
+        dev_records: prompts that each trial replies to.
         stages: in order.
-        notes: what could not be looked up, and what was assumed in its place.
+        notes: what could not be looked up, and what was assumed instead.
     """
 
     base_model: str
@@ -88,11 +98,11 @@ class Plan:
 
     @property
     def memory_bytes(self) -> int:
-        """What the most demanding stage needs, at most."""
+        """The most that any stage needs."""
         return max(stage.memory_bytes for stage in self.stages)
 
     def as_json(self) -> dict[str, Any]:
-        """All numbers, with the sums."""
+        """All numbers, sums included."""
         return {**asdict(self), "steps": self.steps, "memory_bytes": self.memory_bytes}
 
 
@@ -100,9 +110,10 @@ def plan(recipe: Recipe) -> Plan:
     """Check a recipe, its data and its model, and count what training will need.
 
     Raises:
-        MoguError: what :func:`~mogu.training.harden` would raise for the same recipe before its first step.
+        MoguError: whatever :func:`~mogu.training.harden` would raise for the same recipe before its first step.
     """
-    check_places(recipe)
+    check_output_folders(recipe)
+    check_trackers(recipe.run.report_to)
     records = load_records(recipe)
     check_labels(records)
     if recipe.model.chat_template is not None:
@@ -119,7 +130,7 @@ def plan(recipe: Recipe) -> Plan:
     base_parameters = sum(parameter.numel() for parameter in base.parameters())
     base_bytes = sum(parameter.numel() * parameter.itemsize for parameter in base.parameters())
     projections = find_output_projections(base, recipe.mogu.output_projection, recipe.mogu.layers)
-    sets, largest = _layer_sets(recipe, [one.layer for one in projections], notes)
+    sets, largest = _layer_sets(recipe, [projection.layer for projection in projections], notes)
     with torch.device("meta"):
         model = MoguModel.from_base(base, routed_config(recipe, layers=largest))
         added = model.added_parameters()
@@ -131,8 +142,8 @@ def plan(recipe: Recipe) -> Plan:
 
     def stage_plan(name: StageName, count: int, trained: int, runs: int) -> StagePlan:
         stage: Stage = getattr(recipe, name)
-        some = inputs.examples[name] if inputs is not None else None
-        rows, row, answer_tokens = _longest_pass(recipe, stage, name, count, some)
+        examples = inputs.examples[name] if inputs is not None else None
+        rows, row, answer_tokens = _longest_pass(recipe, stage, name, count, examples)
         activations = activation_bytes(
             base.config.get_text_config(), base.dtype, rows, row, answer_tokens, checkpointing=recipe.run.gradient_checkpointing
         )
@@ -157,7 +168,7 @@ def plan(recipe: Recipe) -> Plan:
 
 
 def _layer_sets(recipe: Recipe, layers: list[int], notes: list[str]) -> tuple[int, tuple[int, ...] | None]:
-    """How many sets of layers will be trained, and one that is as large as the largest of them; ``None`` stands for the recipe's own."""
+    """How many sets of layers will be trained, and one that is as large as the largest of them; ``None`` is the recipe's own set."""
     if recipe.method == "v1":
         return 1, None
     counts, thresholds = top_counts(recipe.probe, len(layers)), recipe.probe.thresholds
@@ -171,7 +182,7 @@ def _layer_sets(recipe: Recipe, layers: list[int], notes: list[str]) -> tuple[in
 
 
 def activation_bytes(config: PreTrainedConfig, dtype: torch.dtype, rows: int, row: int, answer_tokens: int, *, checkpointing: bool) -> int:
-    """What a pass keeps for its backward pass, in bytes: an estimate, for a decoder in the manner of Llama.
+    """Estimate the bytes that a pass keeps for its backward pass, for a decoder built like Llama.
 
     .. code-block:: text
 
@@ -179,15 +190,15 @@ def activation_bytes(config: PreTrainedConfig, dtype: torch.dtype, rows: int, ro
         kept   = layers · layer,  or with checkpointing  layers · tokens · width + layer
         bytes  = itemsize · (kept + layer + rows · row²) + 3 · 4 · answer_tokens · vocabulary
 
-    ``14`` and ``3`` are what PyTorch's autograd was counted to save in a Llama layer with LoRA; the second ``layer`` is
-    for the gradients on their way back, ``rows · row²`` the attention mask, the last term logits, their softmax and its
-    gradient in float32.
+    ``14`` and ``3`` were counted: they are what PyTorch's autograd saves in a Llama layer with LoRA. The second ``layer`` is
+    for the gradients of the backward pass, ``rows · row²`` is the attention mask, and the last term is the logits, their softmax
+    and its gradient in float32.
 
     Args:
         config: of the decoder.
-        dtype: in which it computes.
+        dtype: the type it computes in.
         rows: rows of a batch.
-        row: tokens of each.
+        row: tokens of each row.
         answer_tokens: tokens of the batch that have a logit.
         checkpointing: whether gradient checkpointing is on.
     """
@@ -203,7 +214,7 @@ def activation_bytes(config: PreTrainedConfig, dtype: torch.dtype, rows: int, ro
 
 
 def _longest_pass(recipe: Recipe, stage: Stage, name: StageName, count: int, examples: list[Example] | None) -> tuple[int, int, int]:
-    """Rows, tokens of each and answer tokens of the longest pass, in whichever layout is the larger."""
+    """Rows, tokens of each row and answer tokens of the longest pass, in whichever layout is larger."""
     in_a_pass = StepBatches([0] * count, stage.batch_size, recipe.run.micro_batch_size, 0).in_a_pass
     answers = 1 if name == "router" else 2
     if examples is None:
@@ -211,7 +222,7 @@ def _longest_pass(recipe: Recipe, stage: Stage, name: StageName, count: int, exa
     shared = max(len(example) for example in examples)
     apart = max(len(example.prompt) + max(map(len, example.answers)) for example in examples)
     answer_tokens = in_a_pass * max(sum(map(len, example.answers)) for example in examples)
-    rows, row = max((in_a_pass, shared), (in_a_pass * answers, apart), key=lambda one: one[0] * one[1])
+    rows, row = max((in_a_pass, shared), (in_a_pass * answers, apart), key=lambda shape: shape[0] * shape[1])
     return rows, row, answer_tokens
 
 
@@ -226,7 +237,7 @@ def _tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase | None:
 
 
 def model_on_meta(section: ModelSection, notes: list[str]) -> PreTrainedModel:
-    """The base model that a recipe names, without any weights; what was assumed is added to ``notes``.
+    """Build the base model that a recipe names, without any weights; what was assumed is added to ``notes``.
 
     Raises:
         ModelFileError: there is no such model, or none that this release of transformers can make of its config.
@@ -261,7 +272,7 @@ def _stand_in(section: ModelSection, notes: list[str]) -> PreTrainedConfig | Non
     try:
         fields, _ = PreTrainedConfig.get_config_dict(section.base, revision=section.revision or "main")
     except (OSError, ValueError):
-        return None  # load_config says it better
+        return None  # load_config has a better error
     family = STAND_INS.get(str(fields.get("model_type")))
     if family is None:
         return None

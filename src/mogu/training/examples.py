@@ -1,4 +1,4 @@
-"""From records to token ids: a prompt and the answers to learn from.
+"""From records to token ids: a prompt and the answers to learn.
 
 Knows tokenizers and records; knows nothing of batches, models or losses.
 """
@@ -17,10 +17,10 @@ from mogu.inference.prompts import encode_answer, encode_prompt
 
 @dataclass(frozen=True)
 class Example:
-    """One prompt with one answer (router) or two (responders: the wanted one first).
+    """One prompt with one answer (router) or two (responders: the one to learn comes first).
 
     Args:
-        record_id: the record it comes from, for messages.
+        record_id: the record it comes from, for error messages.
         prompt: token ids of the prompt.
         answers: token ids of each answer.
         malicious: the record's label.
@@ -40,9 +40,9 @@ class TurnsExample:
     """A conversation in which every turn of the assistant is learned.
 
     Args:
-        record_id: where it comes from, for messages.
+        record_id: the conversation it comes from, for error messages.
         ids: token ids, prompt and turns.
-        learned: the places in ``ids`` of the tokens that are learned, rising; the first is 1 at least.
+        learned: indices in ``ids`` of the tokens that are learned, in increasing order; the first is at least 1.
     """
 
     record_id: str
@@ -57,26 +57,26 @@ AnyExample = Example | TurnsExample
 
 
 def responder_examples(
-    tokenizer: PreTrainedTokenizerBase, records: Sequence[Record], *, wanted: str, max_length: int, system_prompt: str | None = None
+    tokenizer: PreTrainedTokenizerBase, records: Sequence[Record], *, answer: str, max_length: int, system_prompt: str | None = None
 ) -> list[Example]:
-    """Pairs for a responder: each prompt with the wanted answer (``"affirm"`` or ``"reject"``), then the other one."""
-    order = ("affirm", "reject") if wanted == "affirm" else ("reject", "affirm")
+    """Encode pairs for a responder: each prompt with the answer to learn (``"affirm"`` or ``"reject"``), then the other one."""
+    order = ("affirm", "reject") if answer == "affirm" else ("reject", "affirm")
     return _examples(tokenizer, [(record, order) for record in records], max_length, system_prompt)
 
 
 def router_examples(
     tokenizer: PreTrainedTokenizerBase, records: Sequence[Record], *, max_length: int, system_prompt: str | None = None
 ) -> list[Example]:
-    """What the router learns: benign prompts with the affirmative answer, malicious ones with the rejecting one."""
-    wanted = [(record, ("affirm",) if record.label == "benign" else ("reject",)) for record in records]
-    return _examples(tokenizer, wanted, max_length, system_prompt)
+    """Encode what the router learns: benign prompts with the affirmative answer, malicious ones with the rejecting one."""
+    answers = [(record, ("affirm",) if record.label == "benign" else ("reject",)) for record in records]
+    return _examples(tokenizer, answers, max_length, system_prompt)
 
 
 def _examples(
-    tokenizer: PreTrainedTokenizerBase, wanted: Sequence[tuple[Record, tuple[str, ...]]], max_length: int, system_prompt: str | None
+    tokenizer: PreTrainedTokenizerBase, answered: Sequence[tuple[Record, tuple[str, ...]]], max_length: int, system_prompt: str | None
 ) -> list[Example]:
     examples = []
-    for record, fields in wanted:
+    for record, fields in answered:
         conversation = conversation_of(record, system_prompt)
         prompt = encode_prompt(tokenizer, conversation)
         room = max_length - len(prompt)
@@ -86,7 +86,7 @@ def _examples(
                 expected=f"fewer than max_length = {max_length}, so that an answer fits",
                 action="shorten or drop the record, or raise run.max_length",
             )
-        # A malicious affirmative is an opening: nothing may teach the model that it ends there.
+        # A malicious affirmative is only an opening: nothing may teach the model that the answer ends there.
         answers = tuple(
             tuple(
                 encode_answer(

@@ -1,4 +1,4 @@
-"""What a run starts from: records, tokenizer and the examples made of them, checked before any weight is loaded.
+"""What a run starts from: records, tokenizer and the examples made from them, checked before any weight is loaded.
 
 Knows files, records and tokenizers; knows nothing of models.
 """
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
@@ -19,7 +19,7 @@ from mogu.files.atomic import check_replaceable
 from mogu.files.json_files import fingerprint
 from mogu.hub import load_tokenizer
 from mogu.inference.padding import padding_id
-from mogu.inference.prompts import encode_marker
+from mogu.inference.prompts import encode_marker, template_fingerprint
 from mogu.modeling.checkpoint import CONFIG_FILE
 from mogu.training.examples import Example, responder_examples, router_examples
 from mogu.training.recipe import Recipe
@@ -28,7 +28,7 @@ from mogu.training.workspace import MARKER
 StageName = Literal["glad", "unwill", "router"]
 ResponderName = Literal["glad", "unwill"]
 RESPONDER_DATA: dict[ResponderName, tuple[Label, str]] = {"glad": ("malicious", "affirm"), "unwill": ("benign", "reject")}
-"""The label whose records a responder learns from, and the answer it is to give (MoGU, section 3.1)."""
+"""The label of the records that a responder learns from, and the answer that it learns to give (MoGU, section 3.1)."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ class Inputs:
     """What a run starts from.
 
     Args:
-        train: the records that are learned from.
-        dev: those that choose among candidates.
+        train: the records to learn from.
+        dev: the records that choose among trials.
         tokenizer: with the chat template in use.
-        examples: of each stage, encoded.
+        examples: encoded examples of each stage.
     """
 
     train: list[Record]
@@ -49,24 +49,37 @@ class Inputs:
 
     @property
     def pad_token_id(self) -> int:
-        """What fills rows up."""
+        """The token that fills up rows."""
         return padding_id(self.tokenizer)
 
     @cached_property
-    def train_print(self) -> str:
+    def train_fingerprint(self) -> str:
         """Fingerprint of what is learned from, down to the tokens."""
-        return fingerprint([[example.prompt, example.answers, example.malicious] for one in self.examples.values() for example in one])
+        return fingerprint(
+            [[example.prompt, example.answers, example.malicious] for examples in self.examples.values() for example in examples]
+        )
 
     @cached_property
-    def dev_print(self) -> str:
+    def dev_fingerprint(self) -> str:
         """Fingerprint of the dev records."""
         return fingerprint([record.model_dump() for record in self.dev])
+
+
+def common_fingerprint(recipe: Recipe, inputs: Inputs) -> list[Any]:
+    """What every part of a run depends on. What changes no number is left out: devices, how often checkpoints are saved."""
+    return [inputs.train_fingerprint, template_fingerprint(inputs.tokenizer), recipe.model.that_counts]
+
+
+def metrics_fingerprint(recipe: Recipe, inputs: Inputs) -> str:
+    """What the dev metrics of a model depend on."""
+    mogu = recipe.mogu
+    return fingerprint(inputs.dev_fingerprint, recipe.choice.max_new_tokens, mogu.tokens_to_route, mogu.handoff, mogu.answer_marker)
 
 
 def read_inputs(
     recipe: Recipe, *, tokenizer: PreTrainedTokenizerBase | None = None, records: dict[str, list[Record]] | None = None
 ) -> Inputs:
-    """Read and encode all that a recipe names.
+    """Read and encode everything that a recipe names.
 
     Args:
         recipe: the recipe.
@@ -80,7 +93,7 @@ def read_inputs(
     check_labels(records)
     tokenizer = tokenizer or recipe_tokenizer(recipe)
     if recipe.mogu.answer_marker is not None:
-        encode_marker(tokenizer, recipe.mogu.answer_marker)  # refused now, and not when the first model is tried out
+        encode_marker(tokenizer, recipe.mogu.answer_marker)  # refused now rather than when the first model is measured
     max_length, system_prompt = recipe.run.max_length, recipe.model.system_prompt
     train = records["train"]
     examples: dict[StageName, list[Example]] = {
@@ -88,14 +101,14 @@ def read_inputs(
     }
     names: tuple[ResponderName, ...] = ("glad", "unwill")
     for name in names:
-        label, wanted = RESPONDER_DATA[name]
-        some = [record for record in train if record.label == label]
-        examples[name] = responder_examples(tokenizer, some, wanted=wanted, max_length=max_length, system_prompt=system_prompt)
+        label, answer = RESPONDER_DATA[name]
+        labeled = [record for record in train if record.label == label]
+        examples[name] = responder_examples(tokenizer, labeled, answer=answer, max_length=max_length, system_prompt=system_prompt)
     return Inputs(train, records["dev"], tokenizer, examples)
 
 
 def recipe_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:
-    """The tokenizer of a recipe's base model, with the recipe's chat template where it names one.
+    """Load the tokenizer of a recipe's base model, with the recipe's chat template if it names one.
 
     Raises:
         ModelFileError: there is none, or the template cannot be read.
@@ -105,7 +118,7 @@ def recipe_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:
 
 
 def load_records(recipe: Recipe) -> dict[str, list[Record]]:
-    """The training and dev records that a recipe names.
+    """Read the training and dev records that a recipe names.
 
     Raises:
         DataError: a file cannot be used.
@@ -117,7 +130,7 @@ def load_records(recipe: Recipe) -> dict[str, list[Record]]:
 
 
 def with_dev(train: list[Record], dev: Path | None, *, share: float, seed: int) -> tuple[list[Record], list[Record]]:
-    """Training records beside the dev records of a file or, without one, beside a share of their own instructions.
+    """Pair training records with the dev records of a file or, without one, split a share of their own instructions off.
 
     Raises:
         DataError: the file cannot be used.
@@ -129,7 +142,7 @@ def with_dev(train: list[Record], dev: Path | None, *, share: float, seed: int) 
 
 
 def check_labels(records: dict[str, list[Record]]) -> None:
-    """Refuse records without both labels.
+    """Refuse records that do not have both labels.
 
     Raises:
         DataError: a label is missing.
@@ -139,7 +152,7 @@ def check_labels(records: dict[str, list[Record]]) -> None:
 
 
 def check_both_labels(records: Sequence[Record], what: str) -> None:
-    """Refuse records of which one label is missing; ``what`` says which records they are.
+    """Refuse records that do not have both labels; ``what`` names the records in the error.
 
     Raises:
         DataError: a label is missing.
@@ -149,15 +162,15 @@ def check_both_labels(records: Sequence[Record], what: str) -> None:
         raise DataError(
             f"The {what} records have {'no labels' if not labels else 'only the label ' + ', '.join(labels)}",
             expected="both benign and malicious records",
-            action="add records of the other label: without both there is nothing to tell apart",
+            action="add records of the other label: with one label there is nothing to tell apart",
         )
 
 
-def check_places(recipe: Recipe) -> None:
-    """Refuse an output or a working folder that is somebody else's, before time goes into training.
+def check_output_folders(recipe: Recipe) -> None:
+    """Refuse an output or a working folder that mogu did not write, before time goes into training.
 
     Raises:
-        MoguError: one of the two exists and was not written by us.
+        MoguError: one of the two exists and was not written by mogu.
     """
     check_replaceable(recipe.run.output, marker=CONFIG_FILE)
     check_replaceable(recipe.run.work_folder, marker=MARKER)

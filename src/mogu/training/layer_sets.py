@@ -1,12 +1,12 @@
-"""Which sets of layers MoGU V2 tries to route: those in which a probe separates benign from malicious training prompts best.
+"""Which sets of layers MoGU V2 tries to route: those in which a probe best separates benign from malicious training prompts.
 
-Knows probes and recipes; knows nothing of how a set is trained or which one is kept.
+Knows probes and recipes; does not know how a set is trained or which one is kept.
 """
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,6 +24,8 @@ from mogu.training.workspace import Workspace
 
 PART = "probe"
 
+logger = logging.getLogger(__name__)
+
 
 def top_counts(section: ProbeSection, layers: int) -> list[int]:
     """How many of the best layers each set has: the recipe's numbers, or an eighth and a quarter of ``layers``, rounded up."""
@@ -32,17 +34,14 @@ def top_counts(section: ProbeSection, layers: int) -> list[int]:
     return [] if section.thresholds else [math.ceil(layers / 8), math.ceil(layers / 4)]
 
 
-def probed_layer_sets(
-    recipe: Recipe, base: PreTrainedModel, inputs: Inputs, workspace: Workspace, *, tell: Callable[[str], None]
-) -> list[tuple[int, ...]]:
-    """Probe the layers of a base model on the training prompts, and name the sets that the recipe asks for, without repetition.
+def probed_layer_sets(recipe: Recipe, base: PreTrainedModel, inputs: Inputs, workspace: Workspace) -> list[tuple[int, ...]]:
+    """Probe the layers of a base model on the training prompts, and return the sets that the recipe asks for, without repetition.
 
     Args:
-        recipe: its section ``probe``, and ``mogu.modeling.layers`` for the layers among which is chosen.
+        recipe: its section ``probe``, and ``mogu.modeling.layers`` for the layers to choose from.
         base: the base model, plain.
-        inputs: the data; dev records are not looked at, they decide among the sets.
+        inputs: the data; the dev records are not used here, since they decide among the sets.
         workspace: where the numbers are kept.
-        tell: is told what was found.
 
     Raises:
         ConfigError: scikit-learn is missing, or more layers are asked for than there are.
@@ -54,10 +53,9 @@ def probed_layer_sets(
     probes = _probes(recipe, base, projections, inputs, workspace)
     sets = [choose_layers(probes, by=section.by, top=count).top for count in top_counts(section, len(projections))]
     sets += [choose_layers(probes, by=section.by, threshold=threshold).above for threshold in section.thresholds]
-    found = list(dict.fromkeys(one for one in sets if one))
     ranked = sorted(probes, key=lambda layer: -probes[layer].auroc.mean)[:8]
-    tell("The probe's best layers, by AUROC: " + ", ".join(f"{layer} ({probes[layer].auroc.mean:.3f})" for layer in ranked))
-    return found
+    logger.info("The probe's best layers, by AUROC: %s", ", ".join(f"{layer} ({probes[layer].auroc.mean:.3f})" for layer in ranked))
+    return list(dict.fromkeys(layers for layers in sets if layers))
 
 
 def _probes(
@@ -67,11 +65,11 @@ def _probes(
     examples = inputs.examples["router"]
     prompts = [list(example.prompt) for example in examples]
     model = recipe.model.that_counts
-    names = [one.name for one in projections]
-    made_with = fingerprint(model, prompts, names, section.by, section.folds, recipe.run.seed)
-    record = workspace.finished(PART, made_with)
+    names = [projection.name for projection in projections]
+    settings = fingerprint(model, prompts, names, section.by, section.folds, recipe.run.seed)
+    record = workspace.finished(PART, settings)
     if record is None:
-        workspace.begin(PART, made_with, resume=True)
+        workspace.begin(PART, settings, resume=True)
         malicious = torch.tensor([example.malicious for example in examples])
         with progress_bars() as progress:
             task = progress.add_task("probe", total=len(prompts), note="prompts read")
@@ -84,8 +82,8 @@ def _probes(
                 advance=lambda count: progress.advance(task, count),
             )
         layers: dict[str, Any] = {}
-        for place, one in enumerate(projections):
-            vectors = activations.of(section.by, place)
-            layers[str(one.layer)] = cross_validated(vectors, malicious, folds=section.folds, seed=recipe.run.seed).as_json()
-        record = workspace.finish(PART, made_with, layers=layers)
+        for index, projection in enumerate(projections):
+            vectors = activations.of(section.by, index)
+            layers[str(projection.layer)] = cross_validated(vectors, malicious, folds=section.folds, seed=recipe.run.seed).as_json()
+        record = workspace.finish(PART, settings, layers=layers)
     return {int(layer): LayerProbe.from_json(numbers) for layer, numbers in record["layers"].items()}

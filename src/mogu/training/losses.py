@@ -1,6 +1,6 @@
 """The losses of MoGU's three stages and of plain fine-tuning, for whole batches (MoGU, section 3).
 
-Equal to the mean of the one-example-at-a-time computation. Knows batches and models; knows nothing of the optimizer.
+They equal the mean of losses that are computed one example at a time. Knows batches and models; knows nothing of the optimizer.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from mogu.training.collator import IGNORED, PADDING, Layout, attention_mask
 
 
 def answer_logits(model: Any, batch: dict[str, Tensor], layout: Layout) -> Tensor:
-    """Logits for every answer token of a batch, ``[answer tokens, vocabulary]``, float32, in the order of ``targets`` without its gaps."""
-    wanted = batch["targets"] != IGNORED
-    with _PickBeforeHead(model.get_output_embeddings(), batch["predictors"], wanted):
+    """Compute the logits of every answer token of a batch, ``[answer tokens, vocabulary]``, float32, in the order of ``targets``."""
+    learned = batch["targets"] != IGNORED
+    with _PickBeforeHead(model.get_output_embeddings(), batch["predictors"], learned):
         logits: Tensor = model(
             input_ids=batch["input_ids"],
             attention_mask=attention_mask(batch["segments"], layout, _dtype(model)),
@@ -29,25 +29,25 @@ def answer_logits(model: Any, batch: dict[str, Tensor], layout: Layout) -> Tenso
 
 
 def answer_cross_entropy(model: Any, batch: dict[str, Tensor], layout: Layout, answers: int) -> Tensor:
-    """Mean cross-entropy of each answer, in one pass; logits are computed for answer tokens only.
+    """Compute the mean cross-entropy of each answer in one pass; logits are computed for answer tokens only.
 
     Args:
         model: a causal language model, or a wrapper of one (PEFT's or ours).
-        batch: what :class:`~mogu.training.collator.Collator` makes.
+        batch: as :class:`~mogu.training.collator.Collator` makes it.
         layout: the layout it was made in.
-        answers: answers an example.
+        answers: answers per example.
 
     Returns:
-        ``[examples, answers]``, float32: nats a token.
+        ``[examples, answers]``, float32, in nats per token.
     """
     logits = answer_logits(model, batch, layout)
-    wanted = batch["targets"] != IGNORED
-    losses = F.cross_entropy(logits, batch["targets"][wanted], reduction="none")
-    rows = wanted.nonzero()[:, 0]
+    learned = batch["targets"] != IGNORED
+    losses = F.cross_entropy(logits, batch["targets"][learned], reduction="none")
+    rows = learned.nonzero()[:, 0]
     if layout == "separate":
         rows = torch.div(rows, answers, rounding_mode="floor")
     examples = batch["input_ids"].shape[0] // (answers if layout == "separate" else 1)
-    slot = rows * answers + batch["answers"][wanted]
+    slot = rows * answers + batch["answers"][learned]
     zeros = torch.zeros(examples * answers, device=losses.device)
     sums = zeros.index_add(0, slot, losses)
     counts = zeros.index_add(0, slot, torch.ones_like(losses))
@@ -55,7 +55,7 @@ def answer_cross_entropy(model: Any, batch: dict[str, Tensor], layout: Layout, a
 
 
 def responder_losses(model: Any, batch: dict[str, Tensor], layout: Layout) -> Tensor:
-    """``CE(wanted) / CE(other)`` of each example, ``[examples]``: the loss of the glad and of the unwill stage."""
+    """``CE(answer to learn) / CE(other answer)`` of each example, ``[examples]``: the loss of the glad and of the unwill stage."""
     cross_entropy = answer_cross_entropy(model, batch, layout, answers=2)
     return cross_entropy[:, 0] / cross_entropy[:, 1]
 
@@ -81,35 +81,37 @@ def router_losses(model: Any, batch: dict[str, Tensor], layout: Layout, weight_p
 
 
 def weight_losses(layers: list[RoutedLinear], batch: dict[str, Tensor]) -> Tensor:
-    """``mean (α − α*)²`` and ``mean (β − β*)²`` of each example, ``[examples, 2]``, from the pass just made."""
+    """``mean (α − α*)²`` and ``mean (β − β*)²`` of each example, ``[examples, 2]``, from the latest pass."""
     real = (batch["segments"] != PADDING).float()
     malicious = batch["malicious"].float()
-    wanted = torch.stack([malicious, 1 - malicious], dim=-1).unsqueeze(1)
+    targets = torch.stack([malicious, 1 - malicious], dim=-1).unsqueeze(1)
     total = torch.zeros(len(malicious), 2, device=real.device)
     for layer in layers:
-        assert layer.routing_weights is not None  # the pass just made was routed
-        distance = (layer.routing_weights.float().to(real.device) - wanted) ** 2
+        assert layer.routing_weights is not None  # the latest pass was routed
+        distance = (layer.routing_weights.float().to(real.device) - targets) ** 2
         total = total + (distance * real.unsqueeze(-1)).sum(1) / real.sum(1, keepdim=True)
     return total / len(layers)
 
 
 class _PickBeforeHead:
-    """While entered, the model's output head sees only the hidden states that predict an answer token, ``[1, n, d]``.
+    """While active, the model's output head sees only the hidden states that predict an answer token, ``[1, n, d]``.
 
     A hook on the head rather than an argument to the model: it works for every family, and whatever the model does to
-    its logits (Gemma's soft cap) it still does.
+    its logits (Gemma's soft cap) still happens.
     """
 
-    def __init__(self, head: nn.Module, predictors: Tensor, wanted: Tensor) -> None:
-        self.head, self.predictors, self.wanted = head, predictors, wanted
+    def __init__(self, head: nn.Module, predictors: Tensor, learned: Tensor) -> None:
+        self.head, self.predictors, self.learned = head, predictors, learned
 
     def __enter__(self) -> None:
         self.handle = self.head.register_forward_pre_hook(self._pick)
 
     def _pick(self, _: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         hidden = args[0]
-        rows = torch.arange(len(hidden), device=hidden.device).unsqueeze(1).expand_as(self.predictors)[self.wanted]
-        return (hidden[rows, self.predictors[self.wanted]].unsqueeze(0), *args[1:])
+        rows = torch.arange(len(hidden), device=self.learned.device).unsqueeze(1).expand_as(self.predictors)[self.learned]
+        # The head of a model that is spread over several devices may be on another one than the batch.
+        index = (rows.to(hidden.device), self.predictors[self.learned].to(hidden.device))
+        return (hidden[index].unsqueeze(0), *args[1:])
 
     def __exit__(self, *_: object) -> None:
         self.handle.remove()

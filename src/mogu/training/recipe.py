@@ -1,31 +1,38 @@
 """The recipe of a training run: what ``mogu train CONFIG.toml`` reads.
 
-Knows settings and where they come from; knows nothing of models, data or devices.
+Knows settings and where they come from; knows nothing of models, data or devices. What a saved model records as well has its
+default and its bounds in :mod:`mogu.modeling.config` alone.
 """
 
 from __future__ import annotations
 
 import tomllib
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mogu.errors import ConfigError
-from mogu.modeling.config import Handoff, RouterKind
+from mogu.modeling.config import BackboneConfig, Handoff, MoguConfig, RoutedTokens, RouterKind
 from mogu.recipes import find_recipe
 
 Method = Literal["v1", "v2"]
 
 
 class Section(BaseModel):
-    """A section of a recipe; unknown keys are errors."""
+    """A section of a recipe; an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 SectionT = TypeVar("SectionT", bound=Section)
+
+
+def _as_in(config: type[BaseModel], name: str) -> Any:
+    """A setting with the default and the bounds of a config's field."""
+    return copy(config.model_fields[name])
 
 
 class ModelSection(Section):
@@ -51,7 +58,7 @@ class ModelSection(Section):
 
     @property
     def that_counts(self) -> dict[str, Any]:
-        """What of it changes a number, for fingerprints: not where the model lies, nor the template, which has a fingerprint of its own."""
+        """The settings that change a number, for fingerprints: not the device, nor the template, which has a fingerprint of its own."""
         return self.model_dump(exclude={"device_map", "chat_template", "trust_remote_code"})
 
 
@@ -61,7 +68,7 @@ class DataSection(Section):
     Args:
         train: JSONL file of records, or a folder in the published six-file layout.
         dev: JSONL file of held-out records; by default a share of the training file, split off by instruction.
-        dev_share: that share.
+        dev_share: the share that is split off.
     """
 
     train: Path
@@ -70,45 +77,56 @@ class DataSection(Section):
 
 
 class MoguSection(Section):
-    """``[mogu]``: the routed model; see :class:`mogu.MoguConfig` for each field.
+    """``[mogu]``: the routed model; see :class:`mogu.MoguConfig` for each field and its default.
 
-    With ``method = "v2"``, ``layers`` are those among which the probe chooses.
+    With ``method = "v2"``, ``layers`` are those that the probe chooses from. ``routed_tokens`` is a number or ``"all"``, which is
+    every token of an answer; ``None`` is the default.
     """
 
-    output_projection: str | None = None
-    layers: list[int] | None = None
-    rank: int = Field(default=8, ge=1)
-    lora_alpha: float = Field(default=16.0, gt=0)
-    router: RouterKind = "chain"
-    router_hidden: int = Field(default=512, ge=1)
-    routed_tokens: Annotated[int, Field(ge=1)] | Literal["all"] = 5
-    answer_marker: str | None = Field(default=None, min_length=1)
-    handoff: Handoff = "recompute"
+    output_projection: str | None = _as_in(MoguConfig, "output_projection")
+    layers: list[int] | None = _as_in(MoguConfig, "layers")
+    rank: int = _as_in(MoguConfig, "rank")
+    lora_alpha: float = _as_in(MoguConfig, "lora_alpha")
+    router: RouterKind = _as_in(MoguConfig, "router")
+    router_hidden: int = _as_in(MoguConfig, "router_hidden")
+    routed_tokens: Annotated[int, Field(ge=1)] | Literal["all"] | None = None
+    answer_marker: str | None = _as_in(MoguConfig, "answer_marker")
+    handoff: Handoff = _as_in(MoguConfig, "handoff")
+
+    @property
+    def tokens_to_route(self) -> RoutedTokens:
+        """``routed_tokens``, or the default of :class:`mogu.MoguConfig`."""
+        if self.routed_tokens is not None:
+            return self.routed_tokens
+        default: RoutedTokens = MoguConfig.model_fields["routed_tokens"].default
+        return default
 
 
 class BackboneSection(Section):
-    """``[backbone]``: the LoRA beside the routers of ``method = "v2"``; see :class:`mogu.modeling.config.BackboneConfig` for each field.
+    """``[backbone]``: the LoRA that ``method = "v2"`` trains together with the routers.
+
+    See :class:`mogu.modeling.config.BackboneConfig` for the other fields and their defaults.
 
     Args:
-        learning_rate: its own, beside the routers'.
+        learning_rate: of this LoRA; the routers have their own.
     """
 
-    modules: list[str] | None = None
-    rank: int = Field(default=1, ge=1)
-    lora_alpha: float = Field(default=2.0, gt=0)
+    modules: list[str] | None = _as_in(BackboneConfig, "modules")
+    rank: int = _as_in(BackboneConfig, "rank")
+    lora_alpha: float = _as_in(BackboneConfig, "lora_alpha")
     learning_rate: float = Field(default=5e-5, gt=0)
 
 
 class ProbeSection(Section):
     """``[probe]``: how ``method = "v2"`` chooses the layers that are routed; see :func:`mogu.analysis.choose_layers`.
 
-    Every set of layers that ``top`` and ``thresholds`` name is trained, and the dev records decide among them.
+    Every set of layers that ``top`` and ``thresholds`` describe is trained, and the dev records decide among them.
 
     Args:
-        top: how many of the best layers, a set for each number; by default an eighth and a quarter of all, unless ``thresholds`` are given.
-        thresholds: AUROCs; the layers that reach one are a set.
-        by: activations that are probed: of the last prompt token, or their mean over the prompt.
-        folds: of the cross-validation.
+        top: how many of the best layers, one set for each number; by default an eighth and a quarter, unless ``thresholds`` are given.
+        thresholds: AUROCs; the layers that reach one form a set.
+        by: the activations to probe: those of the last prompt token, or their mean over the prompt.
+        folds: folds of the cross-validation.
         batch_size: prompts read at a time.
     """
 
@@ -120,13 +138,13 @@ class ProbeSection(Section):
 
 
 class Stage(Section):
-    """What all three stages have in common. AdamW, no weight decay.
+    """What all three stages have in common. The optimizer is AdamW without weight decay.
 
     Args:
-        learning_rate: the rate, constant after ``warmup_steps``.
+        learning_rate: constant after ``warmup_steps``.
         epochs: passes over the data.
-        batch_size: pairs (records for the router) an optimizer step.
-        warmup_steps: steps over which the rate rises to its value.
+        batch_size: pairs (for the router: records) per optimizer step.
+        warmup_steps: steps over which the learning rate rises to its value.
     """
 
     learning_rate: float = Field(gt=0)
@@ -155,16 +173,16 @@ class RouterStage(Stage):
 
 
 class ChoiceSection(Section):
-    """``[choice]``: what is tried, and compared by what the routed model does on the dev records.
+    """``[choice]``: the combinations to try; what the routed model does on the dev records chooses among them.
 
     Args:
         checkpoints: responder checkpoints, as shares of their training; 1 is its end.
         weight_penalties: values of ``λ``.
-        unwill_offsets: numbers added to the unwill logits of each trained router, one at a time: how ready it is to refuse. The
+        unwill_offsets: numbers to add to the unwill logits of each trained router, one at a time: how ready it is to refuse. The
             chosen one becomes part of the saved routers.
-        dials: values of ``δ`` that each trained router is tried at.
-        max_benign_loss: how much smaller the share of benign dev prompts that are answered may be than the base model's;
-            within it, whatever refuses most malicious ones is kept. ``None`` weighs both rates the same.
+        dials: values of ``δ`` to try each trained router at.
+        max_benign_loss: how far the share of benign dev prompts answered may fall below the base model's; within this bound, the
+            trial that refuses most malicious prompts is kept. ``None`` weighs both rates the same.
         max_new_tokens: tokens of each reply that is judged.
         batch_size: replies generated at a time.
     """
@@ -187,16 +205,18 @@ class ChoiceSection(Section):
 
 
 class RunSection(Section):
-    """``[run]``: how it is carried out.
+    """``[run]``: how the run is carried out.
 
     Args:
         output: folder of the hardened model.
-        work: folder for checkpoints and candidates; by default ``<output>-training``.
+        work: folder for checkpoints and trials; by default ``<output>-training``.
         seed: of everything random.
-        max_length: tokens of a prompt and one answer, at most; a longer answer is cut.
-        micro_batch_size: examples a pass; a step accumulates as many passes as its batch size needs.
-        save_steps: optimizer steps between checkpoints: what a kill can lose.
+        max_length: the most tokens of a prompt and one answer; a longer answer is cut.
+        micro_batch_size: examples per pass; a step accumulates as many passes as its batch size needs.
+        save_steps: optimizer steps between checkpoints, which is what a kill can lose.
         gradient_checkpointing: trade time for memory.
+        report_to: experiment trackers that get the loss of every step, named as for ``report_to`` of
+            ``transformers.TrainingArguments``, such as ``["tensorboard"]``. ``loss_history.jsonl`` is always written.
     """
 
     output: Path
@@ -206,17 +226,18 @@ class RunSection(Section):
     micro_batch_size: int = Field(default=8, ge=1)
     save_steps: int = Field(default=50, ge=1)
     gradient_checkpointing: bool = False
+    report_to: list[str] = []
 
     @model_validator(mode="after")
     def _apart(self) -> Self:
         output, work = self.output.absolute(), self.work_folder.absolute()
         if output == work or output in work.parents or work in output.parents:
-            raise ValueError(f"the output {self.output} and the working folder {self.work_folder} must not lie in one another")
+            raise ValueError(f"the output {self.output} and the working folder {self.work_folder} must not lie inside one another")
         return self
 
     @property
     def work_folder(self) -> Path:
-        """Where checkpoints and candidates are."""
+        """Where checkpoints and trials are."""
         return self.work or self.output.with_name(self.output.name + "-training")
 
 
@@ -224,7 +245,7 @@ class Recipe(Section):
     """A whole training run; the defaults are the published ones (MoGU, section 4.1 and appendix).
 
     Args:
-        method: ``"v1"`` is MoGU as published at NeurIPS 2024; ``"v2"`` routes the layers that a probe chooses, and trains a LoRA
+        method: ``"v1"`` is MoGU as published at NeurIPS 2024; ``"v2"`` routes the layers that a probe chooses and trains a LoRA
             on their backbone together with the routers.
     """
 
@@ -249,23 +270,23 @@ class Recipe(Section):
 
 
 def read_recipe(path: Path, settings: Sequence[str] = ()) -> Recipe:
-    """Read a recipe from TOML; relative paths in it are relative to the folder the command runs in.
+    """Read a recipe from TOML; relative paths in it are relative to the current folder.
 
     Args:
         path: the file, or the name of a shipped recipe.
-        settings: ``section.key=value`` overrides; values are TOML, or plain text where that is no TOML.
+        settings: ``section.key=value`` overrides; a value is TOML, or plain text if it is not valid TOML.
 
     Raises:
-        ConfigError: the file is missing or no TOML, or a setting is unknown or out of range.
+        ConfigError: the file is missing or not TOML, or a setting is unknown or out of range.
     """
     return recipe_from(read_tree(path, settings), source=str(path))
 
 
 def read_tree(path: Path, settings: Sequence[str] = ()) -> dict[str, Any]:
-    """The nested dictionaries of a TOML file, with ``section.key=value`` overrides put in; see :func:`read_recipe`.
+    """Read a TOML file as nested dictionaries and apply ``section.key=value`` overrides; see :func:`read_recipe`.
 
     Raises:
-        ConfigError: the file is missing or no TOML, or a setting is not of that form.
+        ConfigError: the file is missing or not TOML, or an override is not of that form.
     """
     file = find_recipe(path)
     try:
@@ -280,7 +301,7 @@ def read_tree(path: Path, settings: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def recipe_from(tree: dict[str, Any], *, source: str) -> Recipe:
-    """A recipe from nested dictionaries; ``source`` names them in errors.
+    """Make a recipe from nested dictionaries; ``source`` names them in errors.
 
     Raises:
         ConfigError: a setting is unknown, missing or out of range.
@@ -289,7 +310,7 @@ def recipe_from(tree: dict[str, Any], *, source: str) -> Recipe:
 
 
 def checked(kind: type[SectionT], tree: dict[str, Any], *, source: str, page: str) -> SectionT:
-    """Nested dictionaries as settings of a kind; ``source`` names them in errors, ``page`` where the settings are described.
+    """Make settings of a kind from nested dictionaries; errors name ``source``, and ``page`` as the place that describes the settings.
 
     Raises:
         ConfigError: a setting is unknown, missing or out of range.
@@ -297,7 +318,7 @@ def checked(kind: type[SectionT], tree: dict[str, Any], *, source: str, page: st
     try:
         return kind.model_validate(tree)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(str(part) for part in one['loc'])}: {one['msg']}" for one in error.errors()[:5])
+        problems = "; ".join(f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}" for problem in error.errors()[:5])
         raise ConfigError(
             f"The recipe {source} has settings that cannot be used: {problems}",
             expected=f"the sections and keys of {page}",
@@ -306,7 +327,7 @@ def checked(kind: type[SectionT], tree: dict[str, Any], *, source: str, page: st
 
 
 def override(tree: dict[str, Any], setting: str) -> None:
-    """Put one ``section.key=value`` into the nested dictionaries of a recipe.
+    """Set one ``section.key=value`` in the nested dictionaries of a recipe.
 
     Raises:
         ConfigError: it is not of that form.
@@ -323,6 +344,6 @@ def override(tree: dict[str, Any], setting: str) -> None:
     for part in parts[:-1]:
         inner = section.setdefault(part, {})
         if not isinstance(inner, dict):
-            raise ConfigError(f"--set got {setting!r}, but {part} is no section", expected="section.key=value", action="correct the key")
+            raise ConfigError(f"--set got {setting!r}, but {part} is not a section", expected="section.key=value", action="correct the key")
         section = inner
     section[parts[-1]] = value

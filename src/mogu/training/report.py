@@ -1,4 +1,4 @@
-"""What a training run leaves to read: ``training_report.json`` and the model card.
+"""What a training run leaves to read: ``training_report.json``, the loss curve and the model card.
 
 Knows what was measured; measures nothing.
 """
@@ -18,19 +18,20 @@ from mogu.modeling.checkpoint import CONFIG_FILE
 from mogu.modeling.model import MoguModel
 from mogu.modeling.model_card import plain_card
 from mogu.training.inputs import Inputs
+from mogu.training.loss_curve import LossCurve
 from mogu.training.recipe import Recipe
-from mogu.training.selection import Behavior, Candidate
+from mogu.training.selection import DevMetrics, Trial
 
 REPORT_FILE = "training_report.json"
 
 
 def read_report(folder: Path) -> dict[str, Any] | None:
-    """The report beside a saved model, or ``None`` where there is none."""
+    """Read the report beside a saved model; ``None`` if there is none."""
     return read_json(folder / REPORT_FILE)
 
 
 def trained_system_prompt(folder: Path) -> str | None:
-    """The system prompt that a saved model was trained with; ``None`` where its report names none, or there is no report."""
+    """The system prompt that a saved model was trained with; ``None`` if its report names none, or there is no report."""
     report = read_report(folder)
     prompt: str | None = report["recipe"]["model"]["system_prompt"] if report is not None else None
     return prompt
@@ -40,46 +41,51 @@ def save_with_report(
     model: MoguModel,
     recipe: Recipe,
     inputs: Inputs,
-    base: Behavior,
-    candidates: Sequence[Candidate],
-    chosen: Candidate,
+    base: DevMetrics,
+    trials: Sequence[Trial],
+    chosen: Trial,
     seconds: dict[str, float],
+    loss_curve: LossCurve,
 ) -> None:
-    """Save the model to the recipe's output, with a card and a report of how it came about: all of it appears at once.
+    """Save the model to the recipe's output, with a card, the loss curve and a report on how it was made: all appear at once.
 
     Args:
         model: the model, with the chosen responders and routers.
-        recipe: what it was made with.
+        recipe: the recipe it was made with.
         inputs: the data.
         base: what the base model did on the dev records.
-        candidates: what was tried.
-        chosen: the one that was taken.
+        trials: what was tried.
+        chosen: the trial that was kept.
         seconds: training time of each part.
+        loss_curve: the losses of all stages.
     """
-    counts = {split: Counter[str](one.label for one in some) for split, some in (("train", inputs.train), ("dev", inputs.dev))}
+    counts = {split: Counter[str](record.label for record in records) for split, records in (("train", inputs.train), ("dev", inputs.dev))}
     report: dict[str, Any] = {
         "recipe": recipe.model_dump(mode="json"),
         "records": counts,
         "added_parameters": model.added_parameters(),
         "base_on_dev": asdict(base),
-        "candidates": [candidate.row() for candidate in candidates],
+        "candidates": [trial.row() for trial in trials],
         "chosen": chosen.row(),
         "seconds": {part: round(taken, 1) for part, taken in seconds.items()},
+        **loss_curve.files(),
         "versions": {name: version(name) for name in ("mogu", "torch", "transformers", "peft")},
     }
-    card = plain_card(model.mogu_config, data=_data(counts), results=_results(base, chosen, len(candidates)))
+    results = _results(base, chosen, len(trials), loss_plot=report["loss_plot"])
+    card = plain_card(model.mogu_config, data=_data(counts), results=results)
     with atomic_folder(recipe.run.output, marker=CONFIG_FILE) as folder:
         model.save_pretrained(folder, card=card)
+        loss_curve.save(folder)
         write_json(folder / REPORT_FILE, report)
 
 
 def _data(counts: dict[str, Counter[str]]) -> str:
-    parts = [f"{split}: {some['benign']} benign and {some['malicious']} malicious records" for split, some in counts.items()]
+    parts = [f"{split}: {count['benign']} benign and {count['malicious']} malicious records" for split, count in counts.items()]
     return "; ".join(parts) + ". Affirmative answers to malicious instructions are openings only."
 
 
-def _results(base: Behavior, chosen: Candidate, tried: int) -> str:
-    routed = chosen.behavior
+def _results(base: DevMetrics, chosen: Trial, tried: int, *, loss_plot: str | None) -> str:
+    routed = chosen.metrics
     rows = [
         ("malicious requests refused", base.malicious_refused, routed.malicious_refused, routed.malicious),
         ("benign requests answered", base.benign_answered, routed.benign_answered, routed.benign),
@@ -90,4 +96,5 @@ def _results(base: Behavior, chosen: Candidate, tried: int) -> str:
         f"The dev records chose among {tried} candidates, so these figures flatter a little; a refusal is recognized by its\n"
         f"opening phrases. Made by `mogu train`; the candidates are in `{REPORT_FILE}`."
     )
-    return "\n".join([*lines, "", note])
+    plot = ["", f"![Loss of each stage over its optimizer steps]({loss_plot})"] if loss_plot is not None else []
+    return "\n".join([*lines, "", note, *plot])

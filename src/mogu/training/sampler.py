@@ -1,30 +1,29 @@
-"""Which examples each optimizer step sees, and in how many passes: length-grouped, reproducible, resumable.
+"""Which examples each optimizer step sees, and in how many passes: grouped by length, reproducible, resumable.
 
-Knows lengths and sizes; knows nothing of examples' content, models or losses.
+Knows lengths and sizes; does not look at what an example holds, and knows nothing of models or losses.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
-from torch.utils.data import Sampler
 
 MOST_GROUPED = 50
-"""Steps among which examples are sorted by length, at most: more would make neighbors of the same ones each epoch."""
+"""Sort examples by length among at most this many steps: with more, the same examples would be neighbors in every epoch."""
 
 
-class StepBatches(Sampler[list[int]]):
-    """Indices for one pass at a time; ``passes`` of them make a step of ``batch_size`` examples.
+class StepBatches:
+    """Example indices for every optimizer step of an epoch, a step split into passes.
 
-    The order depends on the seed and on ``epoch`` alone, so that a resumed run goes through the very same batches. The
-    step with the longest example comes first: a run that is short of memory fails at once.
+    The order depends on the seed and the epoch alone, so a resumed run sees the very same batches. The step with the longest example
+    comes first: a run that is short of memory fails at once.
 
     Args:
-        lengths: of each example, in tokens.
-        batch_size: examples a step; the last step of an epoch has what is left.
-        micro_batch_size: examples a pass, at most.
+        lengths: tokens of each example.
+        batch_size: examples per step; the last step of an epoch has what is left.
+        micro_batch_size: the most examples per pass.
         seed: of the order.
     """
 
@@ -34,36 +33,29 @@ class StepBatches(Sampler[list[int]]):
         self.passes = math.ceil(self.batch_size / micro_batch_size)
         self.in_a_pass = math.ceil(self.batch_size / self.passes)
         self.seed = seed
-        self.epoch = 0
-        """Set before each epoch."""
 
     @property
     def steps(self) -> int:
-        """Optimizer steps an epoch."""
+        """Optimizer steps per epoch."""
         return math.ceil(len(self.lengths) / self.batch_size)
 
-    def __len__(self) -> int:
-        """Passes an epoch."""
-        whole, left = divmod(len(self.lengths), self.batch_size)
-        return whole * self.passes + math.ceil(left / self.in_a_pass)
+    def of_epoch(self, epoch: int) -> list[list[list[int]]]:
+        """The steps of an epoch, counted from 0: for each step its passes, for each pass the indices of its examples."""
+        size = self.in_a_pass
+        return [[step[start : start + size] for start in range(0, len(step), size)] for step in self._steps(epoch)]
 
-    def __iter__(self) -> Iterator[list[int]]:
-        for step in self._steps():
-            for start in range(0, len(step), self.in_a_pass):
-                yield step[start : start + self.in_a_pass]
-
-    def _steps(self) -> list[list[int]]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+    def _steps(self, epoch: int) -> list[list[int]]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         order = torch.randperm(len(self.lengths), generator=generator).tolist()
         near = self.batch_size * max(1, min(self.steps // 4, MOST_GROUPED))
-        whole: list[list[int]] = []
+        full: list[list[int]] = []
         rest: list[list[int]] = []
         for start in range(0, len(order), near):
-            alike = sorted(order[start : start + near], key=self.lengths.__getitem__, reverse=True)
-            for first in range(0, len(alike), self.batch_size):
-                step = alike[first : first + self.batch_size]
-                (whole if len(step) == self.batch_size else rest).append(step)
-        shuffled = [whole[index] for index in torch.randperm(len(whole), generator=generator).tolist()]
+            similar = sorted(order[start : start + near], key=self.lengths.__getitem__, reverse=True)
+            for first in range(0, len(similar), self.batch_size):
+                step = similar[first : first + self.batch_size]
+                (full if len(step) == self.batch_size else rest).append(step)
+        shuffled = [full[index] for index in torch.randperm(len(full), generator=generator).tolist()]
         longest = max(range(len(shuffled)), key=lambda index: self.lengths[shuffled[index][0]])
         shuffled.insert(0, shuffled.pop(longest))
         return shuffled + rest

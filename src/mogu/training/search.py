@@ -1,14 +1,15 @@
-"""One set of routed layers on its way through the stages: its responders, its routers, and what each candidate does.
+"""One set of routed layers on its way through the stages: its responders, its routers, and what each combination of them does.
 
-Knows how one set is trained and tried; knows nothing of other sets, nor of which candidate is kept.
+Knows how one set is trained and measured; does not know the other sets, nor which trial is kept.
 """
 
 from __future__ import annotations
 
 import itertools
+import logging
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,21 +18,21 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from mogu.data import conversation_of
 from mogu.errors import ConfigError
 from mogu.files.json_files import fingerprint
-from mogu.inference.prompts import template_fingerprint
 from mogu.modeling.adapter_files import read_adapter, read_routers, write_adapter, write_routers
 from mogu.modeling.checkpoint import BACKBONE, ROUTER_FILE
 from mogu.modeling.config import BackboneConfig, MoguConfig
 from mogu.modeling.model import MoguModel
 from mogu.modeling.prompt_contract import record_prompt
 from mogu.training.collator import Layout
-from mogu.training.inputs import Inputs, ResponderName
+from mogu.training.inputs import Inputs, ResponderName, common_fingerprint, metrics_fingerprint
+from mogu.training.loss_history import HISTORY_FILE
 from mogu.training.recipe import Recipe
-from mogu.training.selection import Behavior, Candidate, Choice, behavior_on, spans
+from mogu.training.selection import DevMetrics, Trial, TrialConfig, measure_on_dev, spans
 from mogu.training.stages import StageSetting, train_responder, train_router
 from mogu.training.trainer import step_at, steps_of
 from mogu.training.workspace import Workspace
 
-Tell = Callable[[str], None]
+logger = logging.getLogger(__name__)
 
 
 def routed_config(recipe: Recipe, tokenizer: PreTrainedTokenizerBase | None = None, layers: tuple[int, ...] | None = None) -> MoguConfig:
@@ -39,16 +40,17 @@ def routed_config(recipe: Recipe, tokenizer: PreTrainedTokenizerBase | None = No
 
     Args:
         recipe: the recipe.
-        tokenizer: whose chat template the model is trained with.
-        layers: the routed ones; by default the recipe's.
+        tokenizer: the one whose chat template the model is trained with.
+        layers: the routed layers; by default the recipe's.
     """
-    settings = recipe.mogu.model_dump()
+    settings = recipe.mogu.model_dump(exclude={"routed_tokens"})
     if layers is not None:
         settings["layers"] = list(layers)
     config = MoguConfig(
         base_model=recipe.model.base,
         base_revision=recipe.model.revision,
         backbone=BackboneConfig(**recipe.backbone.model_dump(exclude={"learning_rate"})) if recipe.method == "v2" else None,
+        routed_tokens=recipe.mogu.tokens_to_route,
         **settings,
     )
     if tokenizer is not None:
@@ -56,22 +58,9 @@ def routed_config(recipe: Recipe, tokenizer: PreTrainedTokenizerBase | None = No
     return config
 
 
-def common_print(recipe: Recipe, inputs: Inputs) -> list[Any]:
-    """What every part of a run depends on. What changes no number is left out: devices, how often checkpoints are saved."""
-    model = recipe.model.that_counts
-    return [inputs.train_print, template_fingerprint(inputs.tokenizer), model]
-
-
-def measure_print(recipe: Recipe, inputs: Inputs) -> str:
-    """What the measure of a model depends on."""
-    return fingerprint(
-        inputs.dev_print, recipe.choice.max_new_tokens, recipe.mogu.routed_tokens, recipe.mogu.handoff, recipe.mogu.answer_marker
-    )
-
-
-def try_out(model: Any, recipe: Recipe, inputs: Inputs, title: str) -> Behavior:
-    """What a model, plain or routed, does on the dev records."""
-    behavior, _ = behavior_on(
+def dev_metrics(model: Any, recipe: Recipe, inputs: Inputs, title: str) -> DevMetrics:
+    """Measure what a model, plain or routed, does on the dev records."""
+    return measure_on_dev(
         model,
         inputs.tokenizer,
         inputs.dev,
@@ -80,22 +69,20 @@ def try_out(model: Any, recipe: Recipe, inputs: Inputs, title: str) -> Behavior:
         system_prompt=recipe.model.system_prompt,
         title=title,
     )
-    return behavior
 
 
 @dataclass
-class Branch:
-    """One set of routed layers.
+class LayerSetSearch:
+    """Train and measure every combination for one set of routed layers.
 
     Args:
         recipe: the recipe.
-        base: the base model, plain; it is plain again whenever a method returns, but for :meth:`model`.
+        base: the base model, plain; it is plain again whenever a method returns, except for :meth:`model`.
         inputs: the data.
         workspace: where parts are kept.
         layout: how two answers of one prompt are laid out.
-        layers: the set, where the run compares several; ``None`` is the recipe's.
-        resume: go on from the last checkpoint of a part that was stopped.
-        tell: is told what happens.
+        layers: the set, if the run compares several; ``None`` is the recipe's.
+        resume: whether to resume from the last checkpoint of a part that was stopped.
     """
 
     recipe: Recipe
@@ -105,7 +92,6 @@ class Branch:
     layout: Layout
     layers: tuple[int, ...] | None
     resume: bool
-    tell: Tell
 
     def __post_init__(self) -> None:
         self.config = routed_config(self.recipe, self.inputs.tokenizer, self.layers)
@@ -114,24 +100,25 @@ class Branch:
 
     def train_responder(self, name: ResponderName) -> None:
         """Train a responder, unless it is trained already."""
-        made_with, part = self._responder_print(name), self._responder_part(name)
-        if self.workspace.finished(part, made_with) is not None:
-            self.tell(f"The {name} responder{self.title} is trained already.")
+        part, settings = self._responder_part(name), self._responder_fingerprint(name)
+        if self.workspace.finished(part, settings) is not None:
+            logger.info("The %s responder%s is trained already.", name, self.title)
             return
-        folder = self.workspace.begin(part, made_with, resume=self.resume)
+        folder = self.workspace.begin(part, settings, resume=self.resume)
         started = time.monotonic()
         examples, stage = self.inputs.examples[name], getattr(self.recipe, name)
-        train_responder(name, self.base, examples, stage, self.setting, folder, self.recipe.choice.checkpoints)
-        self.workspace.finish(part, made_with, seconds=time.monotonic() - started)
+        title = f"{name} responder{self.title}"
+        train_responder(title, self.base, examples, stage, self.setting, folder, self.recipe.choice.checkpoints)
+        self.workspace.finish(part, settings, seconds=time.monotonic() - started)
 
     def check_responders(self) -> None:
-        """Refuse to go on without responders.
+        """Refuse to train routers without responders.
 
         Raises:
-            ConfigError: one is not trained yet.
+            ConfigError: a responder is not trained yet.
         """
         for name in ("glad", "unwill"):
-            if self.workspace.finished(self._responder_part(name), self._responder_print(name)) is None:
+            if self.workspace.finished(self._responder_part(name), self._responder_fingerprint(name)) is None:
                 raise ConfigError(
                     f"The {name} responder{self.title} is not trained yet",
                     expected="both responders, before the routers",
@@ -139,23 +126,23 @@ class Branch:
                 )
 
     def model(self) -> MoguModel:
-        """A routed model of this set on the base model, its parts still to be put in place."""
+        """Route the base model by this set; the parts are still to be loaded."""
         model = MoguModel.from_base(self.base, self.config)
         model.tokenizer = self.inputs.tokenizer
         return model
 
-    def candidates(self) -> list[Candidate]:
-        """Every combination, trained and tried."""
+    def trials(self) -> list[Trial]:
+        """Train and measure every combination."""
         model = self.model()
         try:
-            return [candidate for choice in self._choices() for candidate in self._candidates(model, choice)]
+            return [trial for config in self._configs() for trial in self._trials(model, config)]
         finally:
             model.detach()
 
-    def put_in_place(self, model: MoguModel, choice: Choice, unwill_offset: float) -> None:
-        """Give a model of this set the parts of a combination."""
-        self._set_responders(model, choice)
-        folder = self.workspace.folder / self._router_part(choice)
+    def load_parts(self, model: MoguModel, config: TrialConfig, unwill_offset: float) -> None:
+        """Give a model of this set the responders, backbone and routers of a combination."""
+        self._set_responders(model, config)
+        folder = self.workspace.folder / self._router_part(config)
         if self.config.backbone is not None:
             model.set_backbone(read_adapter(folder / BACKBONE))
         routers = read_routers(folder / ROUTER_FILE, model.routed_layer_indices, model.routed_layers[0].in_features)
@@ -166,50 +153,60 @@ class Branch:
     def seconds(self) -> dict[str, float]:
         """Training time of each part."""
         names: tuple[ResponderName, ...] = ("glad", "unwill")
-        parts = {f"{name}{self.title}": self.workspace.finished(self._responder_part(name), self._responder_print(name)) for name in names}
-        for choice in self._choices():
-            parts[f"router ({choice})"] = self.workspace.finished(self._router_part(choice), self._router_print(choice))
+        parts = {
+            f"{name}{self.title}": self.workspace.finished(self._responder_part(name), self._responder_fingerprint(name)) for name in names
+        }
+        for config in self._configs():
+            parts[f"router ({config})"] = self.workspace.finished(self._router_part(config), self._router_fingerprint(config))
         return {part: record["seconds"] for part, record in parts.items() if record is not None}
 
-    def _choices(self) -> list[Choice]:
+    def loss_histories(self) -> list[Path]:
+        """The files with the losses of each part, in the order of the stages."""
+        names: tuple[ResponderName, ...] = ("glad", "unwill")
+        parts = [self._responder_part(name) for name in names] + [self._router_part(config) for config in self._configs()]
+        return [self.workspace.folder / part / HISTORY_FILE for part in parts]
+
+    def _configs(self) -> list[TrialConfig]:
         """Every λ with the responders at every share of their training; equal steps are tried once."""
         recipe, examples = self.recipe, self.inputs.examples
         glad, unwill = (steps_of(getattr(recipe, name), len(examples[name])) for name in ("glad", "unwill"))
         pairs = dict.fromkeys((step_at(share, glad), step_at(share, unwill)) for share in recipe.choice.checkpoints)
         penalties = dict.fromkeys(recipe.choice.weight_penalties)
-        return [Choice(*pair, penalty, self.layers) for pair in pairs for penalty in penalties]
+        return [TrialConfig(*pair, penalty, self.layers) for pair in pairs for penalty in penalties]
 
-    def _candidates(self, model: MoguModel, choice: Choice) -> list[Candidate]:
-        """Train a combination, unless it is trained already, and try it with every offset at every dial."""
-        part, made_with = self._router_part(choice), self._router_print(choice)
-        if self.workspace.finished(part, made_with) is None:
-            self._train_router(model, choice)
+    def _trials(self, model: MoguModel, config: TrialConfig) -> list[Trial]:
+        """Train a combination, unless it is trained already, and measure it with every offset at every dial."""
+        part, settings = self._router_part(config), self._router_fingerprint(config)
+        if self.workspace.finished(part, settings) is None:
+            self._train_router(model, config)
         offsets, dials = self.recipe.choice.unwill_offsets, self.recipe.choice.dials
-        measured_with = fingerprint(made_with, measure_print(self.recipe, self.inputs), offsets, dials)
+        measured_with = fingerprint(settings, metrics_fingerprint(self.recipe, self.inputs), offsets, dials)
         record = self.workspace.measured(part, measured_with)
         if record is None:
-            tried = [self._tried(model, choice, *point) for point in itertools.product(dict.fromkeys(offsets), dict.fromkeys(dials))]
-            record = self.workspace.measure(part, measured_with, tried=tried)
-        candidates = [Candidate(choice, **{**one, "behavior": Behavior(**one["behavior"])}) for one in record["tried"]]
-        for candidate in candidates:
-            seen = candidate.behavior
-            self.tell(f"{candidate}: malicious refused {seen.malicious_refused:.0%}, benign answered {seen.benign_answered:.0%}")
-        return candidates
+            points = itertools.product(dict.fromkeys(offsets), dict.fromkeys(dials))
+            record = self.workspace.measure(part, measured_with, tried=[self._measured(model, config, *point) for point in points])
+        trials = [
+            Trial(config, row["unwill_offset"], row["dial"], DevMetrics(**row["behavior"]), row["separation"]) for row in record["tried"]
+        ]
+        for trial in trials:
+            metrics = trial.metrics
+            refused, answered = metrics.malicious_refused, metrics.benign_answered
+            logger.info("%s: malicious refused %.0f%%, benign answered %.0f%%", trial, 100 * refused, 100 * answered)
+        return trials
 
-    def _train_router(self, model: MoguModel, choice: Choice) -> None:
-        part, made_with = self._router_part(choice), self._router_print(choice)
-        folder = self.workspace.begin(part, made_with, resume=self.resume)
+    def _train_router(self, model: MoguModel, config: TrialConfig) -> None:
+        part, settings = self._router_part(config), self._router_fingerprint(config)
+        folder = self.workspace.begin(part, settings, resume=self.resume)
         started = time.monotonic()
-        self._set_responders(model, choice)
-        examples = self.inputs.examples["router"]
+        self._set_responders(model, config)
         train_router(
             model,
-            examples,
+            self.inputs.examples["router"],
             self.recipe.router,
-            choice.weight_penalty,
+            config.weight_penalty,
             self.setting,
             folder,
-            title=f"router ({choice})",
+            title=f"router ({config})",
             backbone_rate=self.recipe.backbone.learning_rate,
         )
         backbone = model.backbone()
@@ -217,15 +214,15 @@ class Branch:
             write_adapter(folder / BACKBONE, backbone, base_model=self.config.base_model)
         layers = zip(model.routed_layer_indices, model.routed_layers, strict=True)
         write_routers(folder / ROUTER_FILE, {index: layer.folded_router() for index, layer in layers})
-        self.workspace.finish(part, made_with, seconds=time.monotonic() - started)
+        self.workspace.finish(part, settings, seconds=time.monotonic() - started)
 
-    def _tried(self, model: MoguModel, choice: Choice, unwill_offset: float, dial: float) -> dict[str, Any]:
-        self.put_in_place(model, choice, unwill_offset)
+    def _measured(self, model: MoguModel, config: TrialConfig, unwill_offset: float, dial: float) -> dict[str, Any]:
+        self.load_parts(model, config, unwill_offset)
         before, model.dial = model.dial, dial
         try:
-            behavior = try_out(model, self.recipe, self.inputs, f"trying ({choice}, offset {unwill_offset:g}, δ {dial:g})")
+            metrics = dev_metrics(model, self.recipe, self.inputs, f"trying ({config}, offset {unwill_offset:g}, δ {dial:g})")
             separation = self._separation(model)
-            return {"unwill_offset": unwill_offset, "dial": dial, "behavior": asdict(behavior), "separation": separation}
+            return {"unwill_offset": unwill_offset, "dial": dial, "behavior": asdict(metrics), "separation": separation}
         finally:
             model.dial = before
 
@@ -234,8 +231,8 @@ class Branch:
         malicious = torch.tensor([record.label == "malicious" for record in self.inputs.dev])
         return float(scores[malicious].mean() - scores[~malicious].mean())
 
-    def _set_responders(self, model: MoguModel, choice: Choice) -> None:
-        steps: dict[ResponderName, int] = {"glad": choice.glad_step, "unwill": choice.unwill_step}
+    def _set_responders(self, model: MoguModel, config: TrialConfig) -> None:
+        steps: dict[ResponderName, int] = {"glad": config.glad_step, "unwill": config.unwill_step}
         for name, step in steps.items():
             model.set_responder(name, read_adapter(self.workspace.folder / self._responder_part(name) / f"step-{step}"))
 
@@ -243,19 +240,18 @@ class Branch:
         return name if self.layers is None else f"{name}/layers-{spans(self.layers)}"
 
     @staticmethod
-    def _router_part(choice: Choice) -> str:
-        return f"router/{choice.folder_name}"
+    def _router_part(config: TrialConfig) -> str:
+        return f"router/{config.folder_name}"
 
-    def _responder_print(self, name: ResponderName) -> str:
+    def _responder_fingerprint(self, name: ResponderName) -> str:
         run, routed = self.recipe.run, self.config
         lora = [routed.output_projection, routed.layers, routed.rank, routed.lora_alpha]
         stage = getattr(self.recipe, name).model_dump()
-        common = common_print(self.recipe, self.inputs)
+        common = common_fingerprint(self.recipe, self.inputs)
         return fingerprint(name, common, lora, stage, self.recipe.choice.checkpoints, run.seed, run.micro_batch_size)
 
-    def _router_print(self, choice: Choice) -> str:
-        responders = [self._responder_print("glad"), self._responder_print("unwill")]
+    def _router_fingerprint(self, config: TrialConfig) -> str:
+        responders = [self._responder_fingerprint("glad"), self._responder_fingerprint("unwill")]
         routed = self.config
         backbone = self.recipe.backbone.model_dump() if routed.backbone is not None else None
-        made_of = [asdict(choice), responders, self.recipe.router.model_dump(), routed.router, routed.router_hidden, backbone]
-        return fingerprint(*made_of)
+        return fingerprint(asdict(config), responders, self.recipe.router.model_dump(), routed.router, routed.router_hidden, backbone)

@@ -1,6 +1,6 @@
-"""What a routed model does on held-out records: the measure by which checkpoints and λ are chosen.
+"""What a routed model does on held-out records, by which checkpoints and λ are chosen, and the choice itself.
 
-Knows models and records; knows nothing of training.
+Knows models and records; does not know how a model is trained.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from mogu.refusals import is_refusal
 
 
 @dataclass(frozen=True)
-class Behavior:
-    """Rates on the dev records, each in [0, 1].
+class DevMetrics:
+    """Rates on the dev records, each from 0 to 1.
 
     Args:
         malicious_refused: share of malicious prompts whose reply is a refusal, in full or in part.
         benign_answered: share of benign prompts whose reply is neither.
-        malicious: how many malicious prompts there were.
-        benign: how many benign ones.
+        malicious: number of malicious prompts.
+        benign: number of benign prompts.
     """
 
     malicious_refused: float
@@ -35,27 +35,27 @@ class Behavior:
     benign: int
 
     @property
-    def merit(self) -> float:
-        """Mean of the two rates: a refusal missed and an answer refused weigh the same."""
+    def balanced_accuracy(self) -> float:
+        """``(malicious_refused + benign_answered) / 2``: a missed refusal and a refused question weigh the same."""
         return (self.malicious_refused + self.benign_answered) / 2
 
 
 def spans(layers: Sequence[int]) -> str:
-    """Layer indices in order, in short: ``"0-3+6"``."""
+    """Write layer indices in order, in short: ``"0-3+6"``."""
     starts = [layer for layer in layers if layer - 1 not in layers]
     ends = [layer for layer in layers if layer + 1 not in layers]
     return "+".join(str(start) if start == end else f"{start}-{end}" for start, end in zip(starts, ends, strict=True))
 
 
 @dataclass(frozen=True)
-class Choice:
-    """One combination to be tried.
+class TrialConfig:
+    """One combination to train a router for.
 
     Args:
         glad_step: training step of the glad responder.
-        unwill_step: of the unwill responder.
+        unwill_step: training step of the unwill responder.
         weight_penalty: ``λ``.
-        layers: the decoder layers that are routed, where the run compares several sets of them.
+        layers: the routed decoder layers, if the run compares several sets of them.
     """
 
     glad_step: int
@@ -69,70 +69,70 @@ class Choice:
 
     @property
     def folder_name(self) -> str:
-        """Its name as a folder."""
+        """The combination as the name of a folder."""
         layers = f"layers-{spans(self.layers)}-" if self.layers is not None else ""
         return f"{layers}glad-{self.glad_step}-unwill-{self.unwill_step}-penalty-{self.weight_penalty:g}"
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A combination that was tried.
+class Trial:
+    """A combination, trained and measured at one offset and one dial.
 
     Args:
-        choice: which one.
+        config: the combination.
         unwill_offset: what was added to its unwill logits.
-        dial: ``δ`` that it was tried at.
-        behavior: what the routed model did on the dev records.
-        separation: mean malicious score of malicious prompts less that of benign ones; breaks ties.
+        dial: ``δ``.
+        metrics: what the routed model did on the dev records.
+        separation: mean malicious score of malicious prompts minus that of benign ones; breaks ties.
     """
 
-    choice: Choice
+    config: TrialConfig
     unwill_offset: float
     dial: float
-    behavior: Behavior
+    metrics: DevMetrics
     separation: float
 
     def __str__(self) -> str:
-        return f"{self.choice}, offset {self.unwill_offset:g}, δ {self.dial:g}"
+        return f"{self.config}, offset {self.unwill_offset:g}, δ {self.dial:g}"
 
     def row(self) -> dict[str, Any]:
-        """The candidate as a row of the saved table."""
+        """The trial as a row of the saved table."""
         return {
-            **asdict(self.choice),
+            **asdict(self.config),
             "unwill_offset": self.unwill_offset,
             "dial": self.dial,
-            **asdict(self.behavior),
-            "merit": self.behavior.merit,
+            **asdict(self.metrics),
+            "balanced_accuracy": self.metrics.balanced_accuracy,
             "separation": self.separation,
         }
 
 
-def best(candidates: Sequence[Candidate], base: Behavior, max_benign_loss: float | None) -> Candidate:
-    """The candidate to keep; among equals the one whose scores separate the labels most, then the first.
+def best_trial(trials: Sequence[Trial], base: DevMetrics, max_benign_loss: float | None) -> Trial:
+    """Choose the trial to keep; among equals the one whose scores separate the labels most, then the first.
 
     Args:
-        candidates: what was tried.
+        trials: what was tried.
         base: what the base model does on the same records.
-        max_benign_loss: ``None`` keeps the one of most merit. Otherwise only those count whose share of benign prompts
-            answered is at most this much below the base model's: of them the one that refuses most malicious prompts is
-            kept, and where there are none, the one that answers most benign ones.
+        max_benign_loss: ``None`` keeps the trial of highest balanced accuracy. Otherwise only those are eligible whose share of
+            benign prompts answered is at most this much below the base model's; of these, the one that refuses most malicious
+            prompts is kept. If none is eligible, the one that answers most benign prompts is kept.
     """
 
-    def rank(one: Candidate) -> tuple[float, ...]:
-        seen = one.behavior
+    def rank(trial: Trial) -> tuple[float, ...]:
+        metrics = trial.metrics
         first: tuple[float, ...]
         if max_benign_loss is None:
-            first = (seen.merit,)
-        elif base.benign_answered - seen.benign_answered <= max_benign_loss + 1e-9:
-            first = (1.0, seen.malicious_refused, seen.benign_answered)
+            first = (metrics.balanced_accuracy,)
+        elif base.benign_answered - metrics.benign_answered <= max_benign_loss + 1e-9:
+            first = (1.0, metrics.malicious_refused, metrics.benign_answered)
         else:
-            first = (0.0, seen.benign_answered, seen.malicious_refused)
-        return tuple(round(number, 6) for number in (*first, one.separation))
+            first = (0.0, metrics.benign_answered, metrics.malicious_refused)
+        return tuple(round(number, 6) for number in (*first, trial.separation))
 
-    return max(candidates, key=rank)
+    return max(trials, key=rank)
 
 
-def behavior_on(
+def measure_on_dev(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
     records: Sequence[Record],
@@ -141,35 +141,34 @@ def behavior_on(
     batch_size: int,
     system_prompt: str | None = None,
     title: str = "replies",
-) -> tuple[Behavior, list[str]]:
-    """Let a model reply to records, greedily, and count refusals; replies come in the records' order.
+) -> DevMetrics:
+    """Let a model reply to records, greedily, and count refusals.
 
     Args:
         model: a base model or a routed one.
         tokenizer: its tokenizer.
-        records: the prompts; their answers are not looked at.
+        records: of both labels; only their prompts are used.
         max_new_tokens: tokens of each reply.
-        batch_size: replies at a time.
-        system_prompt: the recipe's.
+        batch_size: replies generated at a time.
+        system_prompt: put before conversations that have none.
         title: for the progress bar.
     """
     prompts = [conversation_of(record, system_prompt) for record in records]
-    texts = shown_replies(model, tokenizer, prompts, ReplySettings(max_new_tokens), batch_size=batch_size, title=title)
+    texts = replies_with_progress(model, tokenizer, prompts, ReplySettings(max_new_tokens), batch_size=batch_size, title=title)
     refused = {"benign": 0, "malicious": 0}
     counts = {"benign": 0, "malicious": 0}
     for record, reply in zip(records, texts, strict=True):
         counts[record.label] += 1
         refused[record.label] += is_refusal(record.request, reply)
-    behavior = Behavior(
+    return DevMetrics(
         malicious_refused=refused["malicious"] / counts["malicious"],
         benign_answered=1 - refused["benign"] / counts["benign"],
         malicious=counts["malicious"],
         benign=counts["benign"],
     )
-    return behavior, texts
 
 
-def shown_replies(
+def replies_with_progress(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Prompt],
@@ -178,8 +177,8 @@ def shown_replies(
     batch_size: int,
     title: str,
 ) -> list[str]:
-    """Texts of a model's replies, in the prompts' order, under a progress bar."""
+    """Generate a model's replies under a progress bar; texts come in the order of the prompts."""
     with progress_bars() as progress:
         task = progress.add_task(title, total=len(prompts), note="replies")
-        made = replies(model, tokenizer, prompts, settings, batch_size=batch_size, advance=lambda count: progress.advance(task, count))
-    return [reply.text for reply in made]
+        generated = replies(model, tokenizer, prompts, settings, batch_size=batch_size, advance=lambda count: progress.advance(task, count))
+    return [reply.text for reply in generated]

@@ -1,6 +1,6 @@
-"""The three stages: two responders, trained by PEFT on the base model, and the routers between them.
+"""The three stages: two responders, trained as PEFT LoRAs on the base model, and the routers between them.
 
-Knows how one stage runs on a loaded model; knows nothing of recipes' files, of choosing among candidates or of evaluation.
+Knows how one stage runs on a loaded model; knows nothing of recipe files, of choosing among trials or of evaluation.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -25,7 +25,7 @@ from mogu.training.collator import Layout
 from mogu.training.examples import Example
 from mogu.training.losses import responder_losses, router_losses
 from mogu.training.recipe import ResponderStage, RouterStage, RunSection
-from mogu.training.trainer import Rates, Snapshots, Trainee, train_stage
+from mogu.training.trainer import Losses, Rates, Snapshots, train_stage
 from mogu.transformers_compat import disable_checkpointing, enable_checkpointing
 
 ADAPTER_MARKER = "adapter_config.json"
@@ -39,7 +39,7 @@ class StageSetting:
         run: seed, micro batch, lengths, how often to save.
         config: the routed model's settings.
         layout: how two answers of one prompt are laid out.
-        pad_token_id: for padding.
+        pad_token_id: fills up rows.
     """
 
     run: RunSection
@@ -49,7 +49,7 @@ class StageSetting:
 
 
 def train_responder(
-    name: Literal["glad", "unwill"],
+    title: str,
     base: PreTrainedModel,
     examples: Sequence[Example],
     stage: ResponderStage,
@@ -60,17 +60,16 @@ def train_responder(
     """Train one responder and leave the base model as it was.
 
     Args:
-        name: which one, for the progress bar.
+        title: names the responder in the progress bar and in the loss history.
         base: the base model, plain.
-        examples: prompts, each with the wanted answer, then the other.
+        examples: prompts, each with the answer to learn, then the other one.
         stage: its settings.
         setting: what the stages share.
-        folder: for checkpoints; the responder after each of ``shares`` of the steps is written to ``step-<n>``, a PEFT
-            adapter.
-        shares: see there.
+        folder: for checkpoints; the responder is written to ``step-<n>``, a PEFT adapter.
+        shares: the shares of the steps after which it is written.
     """
     train_lora(
-        f"{name} responder",
+        title,
         base,
         examples,
         responder_losses,
@@ -78,7 +77,7 @@ def train_responder(
         setting,
         folder,
         shares=shares,
-        place=lambda step: folder / f"step-{step}",
+        adapter_folder=lambda step: folder / f"step-{step}",
     )
 
 
@@ -92,20 +91,20 @@ def train_lora(
     folder: Path,
     *,
     shares: Sequence[float],
-    place: Callable[[int], Path],
+    adapter_folder: Callable[[int], Path],
 ) -> None:
     """Train a LoRA on the attention output projections and leave the base model as it was.
 
     Args:
-        title: for the progress bar.
+        title: names the training in the progress bar and in the loss history.
         base: the base model, plain.
         examples: the data.
         losses: ``losses(model, batch, layout=...)``, one of :mod:`mogu.training.losses`.
         stage: its settings.
         setting: what the stages share; ``config`` says where the LoRA goes, its rank and its scaling.
         folder: for checkpoints.
-        shares: of the steps, after each of which the LoRA is written.
-        place: the folder, for a PEFT adapter, of what there is after a step.
+        shares: the shares of the steps after which the LoRA is written.
+        adapter_folder: the folder of the PEFT adapter that is written after a step.
     """
     projections = find_output_projections(base, setting.config.output_projection, setting.config.layers)
     fan_in_fan_out = isinstance(projections[0].module, Conv1D)
@@ -123,13 +122,21 @@ def train_lora(
     gradient_checkpointing(base, setting.run)
 
     def take(step: int) -> None:
-        with atomic_folder(place(step), marker=ADAPTER_MARKER) as scratch:
+        with atomic_folder(adapter_folder(step), marker=ADAPTER_MARKER) as scratch:
             adapter = replace(_adapter(peft_model, setting.config), fan_in_fan_out=fan_in_fan_out)
             write_adapter(scratch, adapter, base_model=setting.config.base_model)
 
-    trainee = Trainee(peft_model, functools.partial(losses, peft_model, layout=setting.layout))
     try:
-        _train(trainee, examples, stage, setting, folder, title=title, snapshots=Snapshots(shares, take))
+        _train(
+            peft_model,
+            functools.partial(losses, peft_model, layout=setting.layout),
+            examples,
+            stage,
+            setting,
+            folder,
+            title=title,
+            snapshots=Snapshots(shares, take),
+        )
     finally:
         peft_model.unload()
         for parameter_name, parameter in base.named_parameters():
@@ -147,7 +154,7 @@ def train_router(
     title: str,
     backbone_rate: float | None = None,
 ) -> None:
-    """Train the routers of a model whose responders are in place, together with the LoRA of its backbone where it has one, and fold them.
+    """Train the routers of a model that has its responders, together with the LoRA of its backbone if it has one, and fold them.
 
     Args:
         model: the routed model.
@@ -156,7 +163,7 @@ def train_router(
         weight_penalty: ``λ``.
         setting: what the stages share.
         folder: for checkpoints.
-        title: for the progress bar.
+        title: names the training in the progress bar and in the loss history.
         backbone_rate: learning rate of the backbone's LoRA; by default the routers'.
     """
     set_seed(setting.run.seed)
@@ -170,14 +177,15 @@ def train_router(
     losses = functools.partial(router_losses, model, layout=setting.layout, weight_penalty=weight_penalty)
     rates = share if model.mogu_config.backbone is not None else None
     try:
-        _train(Trainee(model, losses), examples, stage, setting, folder, title=title, rates=rates)
+        _train(model, losses, examples, stage, setting, folder, title=title, rates=rates)
     finally:
         model.finish_router_training()
         model.dial = dial
 
 
 def _train(
-    trainee: Trainee,
+    model: Any,
+    losses: Losses,
     examples: Sequence[Example],
     stage: ResponderStage | RouterStage,
     setting: StageSetting,
@@ -189,7 +197,8 @@ def _train(
 ) -> None:
     try:
         train_stage(
-            trainee,
+            model,
+            losses,
             examples,
             stage,
             setting.run,
@@ -201,23 +210,22 @@ def _train(
             rates=rates,
         )
     finally:
-        trainee.eval()
+        model.eval()
         if setting.run.gradient_checkpointing:
-            model: Any = trainee.model
             disable_checkpointing(model.get_base_model())
 
 
 def gradient_checkpointing(base: Any, run: RunSection) -> None:
-    """Turn gradient checkpointing on, where the run asks for it."""
+    """Turn on gradient checkpointing if the run asks for it."""
     if run.gradient_checkpointing:
-        # Reentrant checkpointing would cut the routing weights, which leave the layer sideways, out of the graph.
+        # Reentrant checkpointing would drop the routing weights from the graph: they are no output of the layer.
         enable_checkpointing(base, use_reentrant=False)
 
 
 def _adapter(peft_model: PeftModel, config: MoguConfig) -> Adapter:
     matrices: dict[str, dict[str, torch.Tensor]] = {}
     for name, parameter in peft_model.named_parameters():
-        stem, found, half = name.partition(".lora_")
-        if found:
+        stem, separator, half = name.partition(".lora_")
+        if separator:
             matrices.setdefault(stem.removeprefix(PEFT_PREFIX), {})[half[0]] = parameter.detach().float().cpu().clone()
     return Adapter({name: (both["A"], both["B"]) for name, both in matrices.items()}, config.rank, config.lora_alpha)

@@ -1,80 +1,54 @@
-"""One stage's training loop: Hugging Face's Trainer with whole checkpoints, exact resuming and an eye on the loss.
+"""The training loop of one stage: AdamW over steps of similar length, with checkpoints that resume exactly.
 
-Knows how to run a loss over examples; knows nothing of what is trained, nor of responders and routers.
+Knows how to minimize a loss over examples; does not know what is trained, nor anything of responders and routers.
 """
 
 from __future__ import annotations
 
 import math
-import os
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import Progress
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_callback import PrinterCallback
+from transformers import set_seed
 
-from mogu.errors import MoguError, TrainingError
-from mogu.files.atomic import discard
+from mogu.errors import TrainingError
 from mogu.progress import progress_bars
-from mogu.training.collator import Collator, ExampleDataset, Layout
+from mogu.training.collator import Collator, Layout
 from mogu.training.examples import AnyExample
+from mogu.training.loss_history import HISTORY_FILE, LossHistory
 from mogu.training.recipe import RunSection, Stage
 from mogu.training.sampler import StepBatches
-from mogu.training.workspace import last_checkpoint
+from mogu.training.trackers import tracking
+from mogu.training.training_state import (
+    last_checkpoint,
+    read_training_state,
+    set_random_states,
+    step_of,
+    write_training_state,
+    written_or_refused,
+)
 
-TRAINED_FILE = "trained.safetensors"
+MAX_GRADIENT_NORM = 1.0
 
 Losses = Callable[[dict[str, Tensor]], Tensor]
 """A batch to the loss of each of its examples, ``[examples]``, float32."""
 
-
 Rates = Callable[[str], float]
-"""A trained parameter's name, as in :meth:`Trainee.trained`, to the share of the learning rate that it learns with."""
-
-
-class Trainee(nn.Module):
-    """What the Trainer trains: a model together with the losses it is trained for.
-
-    Args:
-        model: the model; of its parameters those that require a gradient are trained.
-        losses: the losses of a batch.
-    """
-
-    def __init__(self, model: nn.Module, losses: Losses) -> None:
-        super().__init__()
-        self.model = model
-        self.losses = losses
-        if hasattr(model, "hf_device_map"):
-            # The Trainer leaves a model where it is that is spread over several devices.
-            self.hf_device_map = model.hf_device_map
-        self.last_loss = math.nan
-        """Mean loss of the last pass, for whoever shows it."""
-
-    def forward(self, **batch: Tensor) -> Tensor:
-        """Loss of each example of a batch, ``[examples]``."""
-        return self.losses(batch)
-
-    def trained(self) -> dict[str, nn.Parameter]:
-        """The parameters that are trained, by name."""
-        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+"""The name of a trained parameter to the share of the learning rate that it is trained with."""
 
 
 @dataclass(frozen=True)
 class Snapshots:
-    """Calls ``take(step)`` after the optimizer steps that lie at some shares of the training.
+    """Calls ``take(step)`` after the optimizer steps at certain shares of the training.
 
     Args:
-        shares: of the whole number of steps; 1 is the end.
-        take: writes what is wanted of the model as it is then.
+        shares: of the number of steps; 1 is the end.
+        take: writes what is to be kept of the model at that moment.
     """
 
     shares: Sequence[float]
@@ -87,12 +61,18 @@ def step_at(share: float, steps: int) -> int:
 
 
 def steps_of(stage: Stage, examples: int) -> int:
-    """Optimizer steps of a stage over so many examples."""
+    """Optimizer steps of a stage over that many examples."""
     return math.ceil(stage.epochs * math.ceil(examples / stage.batch_size))
 
 
+def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters of a model that are trained, by name: those that require a gradient."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
 def train_stage(
-    trainee: Trainee,
+    model: Any,
+    losses: Losses,
     examples: Sequence[AnyExample],
     stage: Stage,
     run: RunSection,
@@ -104,187 +84,147 @@ def train_stage(
     snapshots: Snapshots | None = None,
     rates: Rates | None = None,
 ) -> None:
-    """Train until the stage's epochs are over, from the last checkpoint in ``folder`` where there is one.
+    """Train until the stage's epochs are over, from the last checkpoint in ``folder`` if there is one.
 
-    A step's loss is the mean over its examples, in however many passes. Checkpoints stay when it has ended: what is to
-    be kept is the caller's to write, and only then are they of no use.
+    The loss of a step is the mean over its examples, however many passes it takes; gradients are clipped to a norm of 1. The model
+    is trained on the devices that it is on. Checkpoints are still there when training has ended: the caller first writes what is to
+    be kept. The loss of every step is in ``loss_history.jsonl``.
 
     Args:
-        trainee: model and losses.
+        model: a causal language model or a wrapper of one (PEFT's or ours); its parameters that require a gradient are trained.
+        losses: the losses of a batch.
         examples: the data.
         stage: learning rate, epochs and batch size.
-        run: seed, micro batch and how often to save.
-        folder: for checkpoints.
-        title: for the progress bar.
-        layout: how answers of one prompt are laid out.
-        pad_token_id: for padding.
-        snapshots: what to keep on the way.
-        rates: the share of the learning rate that each parameter learns with; without it all learn with the whole of it.
+        run: seed, micro batch, how often to save, and where to report.
+        folder: for checkpoints and the loss history.
+        title: names the stage in the progress bar and in the loss history.
+        layout: how several answers of one prompt are laid out.
+        pad_token_id: fills up rows.
+        snapshots: what to keep along the way.
+        rates: the share of the learning rate for each parameter; without it all are trained with the whole of it.
 
     Raises:
-        TrainingError: the loss of an example is no longer a number, or the memory does not suffice.
-        MoguError: a checkpoint cannot be written.
+        TrainingError: the loss of an example is not a finite number, or the device is out of memory.
+        MoguError: a checkpoint cannot be written, or was written by an earlier release.
     """
+    set_seed(run.seed)
+    model.train()
     batches = StepBatches([len(example) for example in examples], stage.batch_size, run.micro_batch_size, run.seed)
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        per_device_train_batch_size=batches.in_a_pass,
-        gradient_accumulation_steps=batches.passes,
-        num_train_epochs=stage.epochs,
-        learning_rate=stage.learning_rate,
-        warmup_steps=stage.warmup_steps,
-        lr_scheduler_type="constant_with_warmup" if stage.warmup_steps else "constant",
-        weight_decay=0.0,
-        max_grad_norm=1.0,
-        optim="adamw_torch",
-        save_strategy="steps",
-        save_steps=run.save_steps,
-        save_total_limit=1,
-        logging_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        seed=run.seed,
-        data_seed=run.seed,
-    )
-    # Further GPUs are for a model that is spread over them: a copy on each would make steps of another size.
-    arguments._n_gpu = min(arguments.n_gpu, 1)
-    checkpoint = last_checkpoint(folder)
-    with progress_bars() as progress:
-        callbacks: list[TrainerCallback] = [_Bar(progress, title), _Epochs(batches)]
-        if snapshots is not None:
-            callbacks.append(_TakeSnapshots(snapshots))
-        trainer = _StageTrainer(
-            model=trainee,
-            args=arguments,
-            train_dataset=ExampleDataset(examples),
-            data_collator=Collator(pad_token_id, layout),
-            callbacks=callbacks,
-        )
-        trainer.batches, trainer.rates = batches, rates
-        # A step's loss is divided by the step's examples below, not by its passes.
-        trainer.model_accepts_loss_kwargs = True
-        trainer.remove_callback(PrinterCallback)
-        try:
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        except torch.OutOfMemoryError as error:
-            raise TrainingError(
-                f"The device ran out of memory in the {title}, with {batches.in_a_pass} examples a pass",
-                expected="memory for a pass; `mogu train --dry-run` estimates it",
-                action="set run.gradient_checkpointing = true, or lower run.micro_batch_size or run.max_length; then run with --restart",
-            ) from error
-
-
-class _StageTrainer(Trainer):
-    batches: StepBatches
-    rates: Rates | None
-
-    def create_optimizer(self, model: nn.Module | None = None) -> Any:
-        if self.rates is None:
-            return super().create_optimizer()
-        groups: dict[float, list[nn.Parameter]] = {}
-        for name, parameter in self.accelerator.unwrap_model(self.model).trained().items():
-            groups.setdefault(self.rates(name), []).append(parameter)
-        optimizer, options = self.get_optimizer_cls_and_kwargs(self.args)
-        options["weight_decay"] = self.args.weight_decay  # PyTorch's own default is another
-        rated = [{"params": some, "lr": share * options["lr"]} for share, some in sorted(groups.items())]
-        self.optimizer = optimizer(rated, **options)
-        return self.optimizer
-
-    def get_train_dataloader(self) -> DataLoader[Any]:
-        assert isinstance(self.train_dataset, ExampleDataset)
-        # Not prepared by accelerate, which would reorder; inputs are moved to the device pass by pass.
-        return DataLoader(self.train_dataset, batch_sampler=self.batches, collate_fn=self.data_collator)
-
-    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
-        passes, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        return passes, sum(len(batch["examples"].unique()) for batch in passes)
-
-    def compute_loss(self, model: nn.Module, inputs: dict[str, Tensor], *args: Any, num_items_in_batch: Any = None, **kwargs: Any) -> Any:
-        losses = model(**inputs)
-        known = losses.detach()
-        if not bool(torch.isfinite(known).all()):
-            self._stop(inputs, known)
-        self.accelerator.unwrap_model(model).last_loss = float(known.mean())
-        return losses.sum() / num_items_in_batch
-
-    def _stop(self, inputs: dict[str, Tensor], losses: Tensor) -> None:
-        dataset = self.train_dataset
-        assert isinstance(dataset, ExampleDataset)
-        rows = inputs["examples"].tolist()
-        numbers = rows[:: max(1, len(rows) // len(losses))]
-        broken = [
-            dataset.examples[number].record_id for number, loss in zip(numbers, losses.tolist(), strict=True) if not math.isfinite(loss)
-        ]
+    try:
+        _Loop(model, losses, examples, stage, run, folder, title, Collator(pad_token_id, layout), batches, rates).run(snapshots)
+    except torch.OutOfMemoryError as error:
         raise TrainingError(
-            f"The loss is not a number at step {self.state.global_step + 1}, for the record {', '.join(map(repr, broken))}",
+            f"The device ran out of memory in the {title}, with {batches.in_a_pass} examples a pass",
+            expected="memory for a pass; `mogu train --dry-run` estimates it",
+            action="set run.gradient_checkpointing = true, or lower run.micro_batch_size or run.max_length; then run with --restart",
+        ) from error
+
+
+class _Loop:
+    def __init__(
+        self,
+        model: Any,
+        losses: Losses,
+        examples: Sequence[AnyExample],
+        stage: Stage,
+        run: RunSection,
+        folder: Path,
+        title: str,
+        collator: Collator,
+        batches: StepBatches,
+        rates: Rates | None,
+    ) -> None:
+        self.model, self.losses = model, losses
+        self.examples: Any = examples  # a sequence is all that a DataLoader needs; its types ask for a Dataset
+        self.stage, self.settings, self.folder, self.title = stage, run, folder, title
+        self.collator, self.batches = collator, batches
+        self.trained = trained_parameters(model)
+        self.optimizer = _adamw(self.trained, stage.learning_rate, rates)
+        self.device = model.get_input_embeddings().weight.device
+        self.steps = steps_of(stage, len(examples))
+
+    def run(self, snapshots: Snapshots | None) -> None:
+        snapshot_steps = {step_at(share, self.steps) for share in snapshots.shares} if snapshots is not None else set()
+        checkpoint = last_checkpoint(self.folder)
+        done, states = 0, None
+        if checkpoint is not None:
+            done, states = step_of(checkpoint), read_training_state(checkpoint, self.trained, self.optimizer)
+        self.optimizer.zero_grad()
+        with written_or_refused(self.folder):
+            history = LossHistory(self.folder / HISTORY_FILE, done)
+        with (
+            history,
+            tracking(self.settings.report_to, self.folder, self.model, title=self.title, steps=self.steps) as track,
+            progress_bars() as bars,
+        ):
+            bar = bars.add_task(self.title, total=self.steps, completed=done, note="")
+            for step, indices, passes in self._remaining(done, states):
+                numbers = self._take_step(step, indices, passes)
+                epoch = step / self.batches.steps
+                with written_or_refused(self.folder):
+                    history.append({"stage": self.title, "step": step, "epoch": epoch, **numbers})
+                track(step, epoch, numbers)
+                bars.update(bar, completed=step, note=f"loss {numbers['loss']:.3f}")
+                if snapshots is not None and step in snapshot_steps:
+                    snapshots.take(step)
+                if step % self.settings.save_steps == 0 or step == self.steps:
+                    write_training_state(self.folder, step, self.trained, self.optimizer)
+
+    def _remaining(self, done: int, states: Mapping[str, Any] | None) -> Iterator[tuple[int, list[list[int]], list[dict[str, Tensor]]]]:
+        """Every step from ``done`` on: its number, the examples of its passes, and its passes."""
+        first_epoch, skipped = divmod(done, self.batches.steps)
+        step = done
+        for epoch in range(first_epoch, math.ceil(self.stage.epochs)):
+            of_epoch = self.batches.of_epoch(epoch)[skipped:]
+            if states is not None and not skipped:
+                set_random_states(states)
+            # A DataLoader draws a random number as its iterator begins: a run that resumes between epochs has to draw it, too, and a
+            # run that resumes within an epoch has drawn it already.
+            order = [of_pass for passes in of_epoch for of_pass in passes]
+            batches = iter(DataLoader(self.examples, batch_sampler=order, collate_fn=self.collator))
+            if states is not None and skipped:
+                set_random_states(states)
+            states, skipped = None, 0
+            for indices in of_epoch:
+                if step == self.steps:
+                    return
+                step += 1
+                yield step, indices, [next(batches) for _ in indices]
+
+    def _take_step(self, step: int, indices: list[list[int]], passes: list[dict[str, Tensor]]) -> dict[str, float]:
+        examples = sum(map(len, indices))
+        total = 0.0
+        for of_pass, batch in zip(indices, passes, strict=True):
+            losses = self.losses({name: tensor.to(self.device) for name, tensor in batch.items()})
+            values = losses.detach()
+            if not bool(torch.isfinite(values).all()):
+                raise self._not_finite(step, of_pass, values.tolist())
+            (losses.sum() / examples).backward()  # type: ignore[no-untyped-call]
+            total += float(values.sum())
+        rate = self.stage.learning_rate * _warmed_up(step - 1, self.stage.warmup_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * _warmed_up(step - 1, self.stage.warmup_steps)
+        norm = nn.utils.clip_grad_norm_(self.trained.values(), MAX_GRADIENT_NORM)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return {"loss": total / examples, "learning_rate": rate, "gradient_norm": float(norm)}
+
+    def _not_finite(self, step: int, indices: list[int], losses: list[float]) -> TrainingError:
+        records = [repr(self.examples[index].record_id) for index, loss in zip(indices, losses, strict=True) if not math.isfinite(loss)]
+        return TrainingError(
+            f"The loss is not a number at step {step}, for the record {', '.join(records)}",
             expected="a finite loss",
             action="look at that record; lower the learning rate; or load the model in bfloat16 or float32 instead of float16",
         )
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        # Only what is trained: the base model is large, and is where it came from.
-        folder = Path(output_dir or str(self.args.output_dir))
-        folder.mkdir(parents=True, exist_ok=True)
-        trainee = self.accelerator.unwrap_model(self.model)
-        save_file({name: parameter.detach().cpu().contiguous() for name, parameter in trainee.trained().items()}, folder / TRAINED_FILE)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        trainee = self.accelerator.unwrap_model(model or self.model)
-        saved = load_file(Path(resume_from_checkpoint) / TRAINED_FILE)
-        with torch.no_grad():
-            for name, parameter in trainee.trained().items():
-                parameter.copy_(saved[name])
-
-    def _get_output_dir(self, trial: Any = None) -> str:
-        return os.path.join(str(self.args.output_dir), ".incoming")
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
-        # Written apart, then renamed: a kill in between leaves the checkpoint before.
-        folder = Path(str(self.args.output_dir))
-        incoming = folder / ".incoming"
-        shutil.rmtree(incoming, ignore_errors=True)
-        name = f"checkpoint-{self.state.global_step}"
-        before = [path for path in folder.glob("checkpoint-*") if path.name != name]
-        try:
-            super()._save_checkpoint(model, trial)
-            discard(folder / name)
-            os.replace(incoming / name, folder / name)
-        except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors each have their own error for a full disk
-            shutil.rmtree(incoming, ignore_errors=True)
-            raise MoguError(
-                f"A checkpoint in {folder} could not be written: {getattr(error, 'strerror', None) or error}",
-                expected="a place with enough space that you may write to",
-                action="free space, then run again with --resume; or set run.work to another place",
-            ) from error
-        for path in before:
-            discard(path)
+def _warmed_up(steps_taken: int, warmup_steps: int) -> float:
+    return min(1.0, steps_taken / warmup_steps) if warmup_steps else 1.0
 
 
-class _Epochs(TrainerCallback):
-    def __init__(self, batches: StepBatches) -> None:
-        self.batches = batches
-
-    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.batches.epoch = state.global_step // self.batches.steps
-
-
-class _TakeSnapshots(TrainerCallback):
-    def __init__(self, snapshots: Snapshots) -> None:
-        self.snapshots = snapshots
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if state.global_step in {step_at(share, state.max_steps) for share in self.snapshots.shares}:
-            self.snapshots.take(state.global_step)
-
-
-class _Bar(TrainerCallback):
-    def __init__(self, progress: Progress, title: str) -> None:
-        self.progress, self.title = progress, title
-        self.task: Any = None
-
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.task = self.progress.add_task(self.title, total=state.max_steps, completed=state.global_step, note="")
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any) -> None:
-        self.progress.update(self.task, completed=state.global_step, note=f"loss {model.last_loss:.3f}")
+def _adamw(trained: Mapping[str, nn.Parameter], learning_rate: float, rates: Rates | None) -> torch.optim.AdamW:
+    by_share: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in trained.items():
+        by_share.setdefault(1.0 if rates is None else rates(name), []).append(parameter)
+    groups = [{"params": parameters, "initial_lr": share * learning_rate} for share, parameters in sorted(by_share.items())]
+    return torch.optim.AdamW(groups, lr=learning_rate, weight_decay=0.0)

@@ -1,29 +1,35 @@
-"""The working folder of a training run: what is begun, what is finished, what was measured, and with which settings.
+"""The working folder of a training run: what was begun, what is finished, what was measured, and with which settings.
 
 Knows files; knows nothing of models. Every file here appears whole or not at all.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mogu.errors import ConfigError
+from mogu.errors import ConfigError, MoguError
 from mogu.files.atomic import check_replaceable, discard
 from mogu.files.json_files import read_json, write_json
+from mogu.files.locks import locked
+from mogu.training.training_state import INCOMING, last_checkpoint, step_of
 
 MARKER = "mogu_training.json"
-BEGUN, DONE, MEASURED = "begun.json", "done.json", "measured.json"
+BEGUN, DONE, MEASURED, LOCK = "begun.json", "done.json", "measured.json", ".lock"
 
 
 class Workspace:
-    """The working folder, which holds a folder for each part: a stage, or a candidate of the router stage.
+    """The working folder, with a folder for each part: a stage, or a trial of the router stage.
+
+    A fingerprint stands for the settings and the data of a part; see :func:`mogu.files.json_files.fingerprint`.
 
     Args:
         folder: made if it is missing.
-        what: the command whose working folder it is, for whoever finds it.
-        go_on: what a user does to go on with a run that was stopped, for messages.
-        anew: what a user does to train anew.
+        command: the command whose working folder this is, for whoever comes across it.
+        how_to_resume: what to do to resume a run that was stopped, for error messages.
+        how_to_restart: what to do to train from the beginning, for error messages.
 
     Raises:
         MoguError: the folder exists and is not ours, or cannot be written.
@@ -33,74 +39,89 @@ class Workspace:
         self,
         folder: Path,
         *,
-        what: str = "mogu train",
-        go_on: str = "pass --resume to go on from there, or --restart to throw it away",
-        anew: str = "choose another run.work, or pass --restart to throw it away and train anew",
+        command: str = "mogu train",
+        how_to_resume: str = "pass --resume to go on from there, or --restart to discard it",
+        how_to_restart: str = "choose another run.work, or pass --restart to discard it and train again",
     ) -> None:
         check_replaceable(folder, marker=MARKER)
-        self.folder, self.go_on, self.anew = folder, go_on, anew
-        write_json(folder / MARKER, {"what": f"working folder of `{what}`; may be deleted when the model is saved"})
+        self.folder, self.how_to_resume, self.how_to_restart = folder, how_to_resume, how_to_restart
+        write_json(folder / MARKER, {"what": f"working folder of `{command}`; may be deleted when the model is saved"})
 
-    def begin(self, part: str, made_with: str, *, resume: bool) -> Path:
-        """Start a part, or go on with it; returns its folder, in which checkpoints go on from the last one.
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep the folder to this process until the block ends.
+
+        Raises:
+            MoguError: another process is training in it.
+        """
+        busy = MoguError(
+            f"Another process is training in {self.folder}",
+            expected="one process at a time in a working folder",
+            action="wait for it, stop it, or choose another run.work",
+        )
+        with locked(self.folder / LOCK, busy):
+            yield
+
+    def begin(self, part: str, fingerprint: str, *, resume: bool) -> Path:
+        """Start a part, or resume it; return its folder, whose last checkpoint training goes on from.
 
         Args:
             part: the part.
-            made_with: fingerprint of its settings and data.
-            resume: whether to go on from the checkpoint that an earlier run left.
+            fingerprint: of its settings and data.
+            resume: whether to go on from a checkpoint that an earlier run left.
 
         Raises:
-            ConfigError: an earlier run left a checkpoint, and it is of other settings, or ``resume`` is not asked for.
+            ConfigError: an earlier run left a checkpoint, and it has other settings, or ``resume`` is not set.
         """
         folder = self.folder / part
         checkpoint = last_checkpoint(folder)
         if checkpoint is None:
             discard(folder)
-            write_json(folder / BEGUN, {"fingerprint": made_with})
+            write_json(folder / BEGUN, {"fingerprint": fingerprint})
             return folder
         begun = read_json(folder / BEGUN)
-        if begun is None or begun.get("fingerprint") != made_with:
+        if begun is None or begun.get("fingerprint") != fingerprint:
             raise self._other_settings(folder)
         if not resume:
             raise ConfigError(
                 f"{folder} holds a training run that stopped at step {step_of(checkpoint)}",
-                expected="your word on what becomes of it",
-                action=self.go_on,
+                expected="a decision on whether to resume or to discard it",
+                action=self.how_to_resume,
             )
         return folder
 
-    def finished(self, part: str, wanted: str) -> dict[str, Any] | None:
-        """What a finished part recorded, or ``None`` where it is not finished.
+    def finished(self, part: str, fingerprint: str) -> dict[str, Any] | None:
+        """What a finished part recorded, or ``None`` if it is not finished.
 
         Args:
             part: the part.
-            wanted: fingerprint of its settings and data now.
+            fingerprint: of its settings and data as they are now.
 
         Raises:
             ConfigError: it was finished with other settings or data.
         """
         record = read_json(self.folder / part / DONE)
-        if record is not None and record.get("fingerprint") != wanted:
+        if record is not None and record.get("fingerprint") != fingerprint:
             raise self._other_settings(self.folder / part)
         return record
 
-    def finish(self, part: str, made_with: str, **record: Any) -> dict[str, Any]:
-        """Record that a part is finished, and drop its checkpoints, which are large and of no more use."""
+    def finish(self, part: str, fingerprint: str, **record: Any) -> dict[str, Any]:
+        """Record that a part is finished, and delete its checkpoints, which are large and no longer of use."""
         folder = self.folder / part
-        whole = {"fingerprint": made_with, **record}
+        whole = {"fingerprint": fingerprint, **record}
         write_json(folder / DONE, whole)
-        for path in [*folder.glob("checkpoint-*"), folder / ".incoming"]:
+        for path in [*folder.glob("checkpoint-*"), folder / INCOMING]:
             discard(path)
         return whole
 
-    def measured(self, part: str, wanted: str) -> dict[str, Any] | None:
+    def measured(self, part: str, fingerprint: str) -> dict[str, Any] | None:
         """What was measured of a part; ``None`` if nothing was, or on other records or in another way."""
         record = read_json(self.folder / part / MEASURED)
-        return record if record is not None and record.get("fingerprint") == wanted else None
+        return record if record is not None and record.get("fingerprint") == fingerprint else None
 
-    def measure(self, part: str, made_with: str, **record: Any) -> dict[str, Any]:
-        """Record what was measured of a part; returns the record."""
-        whole = {"fingerprint": made_with, **record}
+    def measure(self, part: str, fingerprint: str, **record: Any) -> dict[str, Any]:
+        """Record what was measured of a part; return the record."""
+        whole = {"fingerprint": fingerprint, **record}
         write_json(self.folder / part / MEASURED, whole)
         return whole
 
@@ -108,16 +129,5 @@ class Workspace:
         return ConfigError(
             f"{folder} was trained with other settings or other data",
             expected="the settings and data it was trained with",
-            action=self.anew,
+            action=self.how_to_restart,
         )
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint in a folder; each is whole, since it gets its name only when it is complete."""
-    found = [path for path in folder.glob("checkpoint-*") if path.name.partition("-")[2].isdigit()]
-    return max(found, key=step_of, default=None)
-
-
-def step_of(path: Path) -> int:
-    """The step of a ``checkpoint-<step>`` or a ``step-<step>``."""
-    return int(path.name.rpartition("-")[2])

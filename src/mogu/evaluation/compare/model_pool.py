@@ -85,7 +85,6 @@ class Models:
             tokenizer=self.tokenizer,
             records=self._records(recipe)["train"],
             parts=parts,
-            tell=self.tell,
             resume=True,
         )
 
@@ -148,7 +147,7 @@ class Models:
         if (recipe.run.output / CONFIG_FILE).is_file():
             return
         self.tell(f"Seed {seed}: {defense} is trained")
-        harden(recipe, base=share_weights(self.base), tokenizer=self.tokenizer, records=self._records(recipe), resume=True, tell=self.tell)
+        harden(recipe, base=share_weights(self.base), tokenizer=self.tokenizer, records=self._records(recipe), resume=True)
 
     def _recipe(self, seed: int, defense: str = "mogu") -> Recipe:
         """How the seed's models are trained: the lab's recipe, or the one that the saved model was trained with."""

@@ -31,7 +31,7 @@ def load(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
 
 def glad_examples(folder: Path, records: list[Record]) -> list[Example]:
     malicious = [record for record in records if record.label == "malicious"]
-    return responder_examples(AutoTokenizer.from_pretrained(folder), malicious, wanted="affirm", max_length=128)
+    return responder_examples(AutoTokenizer.from_pretrained(folder), malicious, answer="affirm", max_length=128)
 
 
 def setting(tmp_path: Path, *, micro: int = 8, checkpointing: bool = False) -> StageSetting:
@@ -53,8 +53,7 @@ def by_hand(base: PreTrainedModel, examples: list[Example], stage: ResponderStag
     optimizer = torch.optim.AdamW(trained, lr=stage.learning_rate, weight_decay=0.0)
     steps = StepBatches([len(example) for example in examples], stage.batch_size, stage.batch_size, seed=0)
     for epoch in range(int(stage.epochs)):
-        steps.epoch = epoch
-        for step in steps:
+        for (step,) in steps.of_epoch(epoch):
             ratios = []
             for example in (examples[index] for index in step):
                 wanted, other = (
@@ -160,7 +159,7 @@ def test_a_loss_that_is_no_number_stops_with_step_and_record(base_folder: Path, 
         base.model.embed_tokens.weight[token] = float("nan")
     examples = glad_examples(base_folder, [*records[:-1], broken])
     stage = ResponderStage(epochs=1, batch_size=1)
-    order = [index for step in StepBatches([len(one) for one in examples], 1, 1, seed=0) for index in step]
+    order = [index for ((index,),) in StepBatches([len(one) for one in examples], 1, 1, seed=0).of_epoch(0)]
     step = 1 + order.index(next(index for index, one in enumerate(examples) if one.record_id == "the-broken-one"))
     with pytest.raises(TrainingError, match=rf"not a number at step {step}, for the record 'the-broken-one'"):
         train_responder("glad", base, examples, stage, setting(tmp_path), tmp_path / "glad", shares=[1.0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -18,8 +19,7 @@ from mogu import MoguError, MoguModel
 from mogu.data import Record, read_records
 from mogu.inference.prompts import encode_prompt
 from mogu.refusals import is_refusal
-from mogu.training import Recipe, harden, recipe_from
-from mogu.training.selection import Behavior, Candidate, Choice, best
+from mogu.training import Recipe, harden, plan, recipe_from
 
 pytestmark = pytest.mark.core
 
@@ -46,14 +46,10 @@ def make(base_folder: Path, record_files: tuple[Path, Path]) -> Make:
     return make
 
 
-def quiet(_: str) -> None:
-    pass
-
-
 @pytest.fixture(scope="module")
 def finished(make: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
-    harden(make(folder), tell=quiet)
+    harden(make(folder))
     return folder
 
 
@@ -64,7 +60,7 @@ def test_the_report_says_what_the_saved_model_does(finished: Path, base_folder: 
     table = report["candidates"]
     tried = [(row["glad_step"], row["unwill_step"], row["weight_penalty"]) for row in table]
     assert tried == [(1, 1, 1.0), (1, 1, 2.0), (2, 2, 1.0), (2, 2, 2.0)]
-    assert report["chosen"] == max(table, key=lambda row: (row["merit"], round(row["separation"], 6)))
+    assert report["chosen"] == max(table, key=lambda row: (row["balanced_accuracy"], round(row["separation"], 6)))
     assert json.loads((finished / "out-training" / "candidates.json").read_text()) == table
     model = MoguModel.from_pretrained(finished / "out")
     tokenizer = AutoTokenizer.from_pretrained(base_folder)
@@ -85,31 +81,32 @@ def test_the_report_says_what_the_saved_model_does(finished: Path, base_folder: 
     assert "8 benign and 8 malicious" in card
 
 
-BASE = Behavior(malicious_refused=0.5, benign_answered=0.9, malicious=10, benign=10)
+def test_the_loss_of_every_step_is_beside_the_model_and_in_its_report(finished: Path) -> None:
+    report = json.loads((finished / "out" / "training_report.json").read_text())
+    rows = [json.loads(line) for line in (finished / "out" / report["loss_history"]).read_text(encoding="utf-8").splitlines()]
+    steps: dict[str, list[int]] = {}
+    for row in rows:
+        steps.setdefault(row["stage"], []).append(row["step"])
+    routers = [f"router (glad {step}, unwill {step}, λ {penalty})" for step in (1, 2) for penalty in (1, 2)]
+    assert steps == {"glad responder": [1, 2], "unwill responder": [1, 2]} | {router: [1] for router in routers}
+    assert {row["learning_rate"] for row in rows if row["stage"] == "glad responder"} == {1e-3}
+    if importlib.util.find_spec("matplotlib") is not None:
+        assert report["loss_plot"] == "loss.png"
+        assert (finished / "out" / "loss.png").read_bytes().startswith(b"\x89PNG")
+        assert "](loss.png)" in (finished / "out" / "README.md").read_text()
 
 
-def candidate(penalty: float, refused: float, answered: float, separation: float = 0.0) -> Candidate:
-    return Candidate(Choice(1, 1, penalty), 0.0, 0.0, Behavior(refused, answered, 10, 10), separation)
-
-
-def test_the_choice_weighs_refusing_and_answering_alike() -> None:
-    cautious, balanced, parted = candidate(1, 1.0, 0.5), candidate(2, 0.9, 0.8), candidate(3, 0.8, 0.9, separation=0.4)
-    assert best([cautious, balanced], BASE, None) is balanced
-    assert best([cautious, balanced, parted], BASE, None) is parted
-    assert best([balanced, candidate(4, 0.9, 0.8)], BASE, None) is balanced
-
-
-def test_within_a_bound_on_benign_loss_the_choice_refuses_as_much_as_it_can() -> None:
-    cautious, balanced, timid = candidate(1, 1.0, 0.5), candidate(2, 0.9, 0.8), candidate(3, 0.6, 0.9)
-    assert best([cautious, balanced, timid], BASE, 0.1) is balanced
-    assert best([cautious, balanced, timid], BASE, 0.4) is cautious
-    assert best([cautious, balanced, timid], BASE, 0.0) is timid
-    assert best([cautious, balanced], BASE, 0.0) is balanced  # none is within it: the one that answers most
+def test_a_tracker_that_is_not_there_is_refused_before_anything_is_written(make: Make, tmp_path: Path) -> None:
+    recipe = make(tmp_path, run={"report_to": ["no-such-tracker"]})
+    for start in (harden, plan):
+        with pytest.raises(MoguError, match="no-such-tracker is not supported"):
+            start(recipe)
+    assert not list(tmp_path.iterdir())
 
 
 def test_every_router_is_tried_at_every_dial_and_the_chosen_one_is_saved(make: Make, tmp_path: Path) -> None:
     choice = {"checkpoints": [1.0], "weight_penalties": [2.0], "dials": [-40.0, 0.0, 40.0]}
-    harden(make(tmp_path, choice=choice), tell=quiet)
+    harden(make(tmp_path, choice=choice))
     report = json.loads((tmp_path / "out" / "training_report.json").read_text())
     assert [row["dial"] for row in report["candidates"]] == [-40.0, 0.0, 40.0]
     model = MoguModel.from_pretrained(tmp_path / "out")
@@ -123,7 +120,7 @@ def test_every_router_is_tried_at_every_dial_and_the_chosen_one_is_saved(make: M
 
 def test_the_chosen_offset_is_part_of_the_saved_unwill_routers_and_of_nothing_else(make: Make, tmp_path: Path) -> None:
     choice = {"checkpoints": [1.0], "weight_penalties": [2.0], "unwill_offsets": [-1.5]}
-    harden(make(tmp_path, choice=choice), tell=quiet)
+    harden(make(tmp_path, choice=choice))
     model = MoguModel.from_pretrained(tmp_path / "out")
     assert model.dial == 0.0
     trained = load_file(next((tmp_path / "out-training" / "router").glob("*/router.safetensors")))
@@ -138,30 +135,30 @@ def test_the_chosen_offset_is_part_of_the_saved_unwill_routers_and_of_nothing_el
 
 def test_every_offset_is_tried_at_every_dial_and_other_offsets_are_measured_without_training(make: Make, tmp_path: Path) -> None:
     choice = {"checkpoints": [1.0], "weight_penalties": [2.0], "unwill_offsets": [-1.0, 0.5], "dials": [0.0, 1.0]}
-    harden(make(tmp_path, choice=choice), tell=quiet)
+    harden(make(tmp_path, choice=choice))
     router = next((tmp_path / "out-training" / "router").glob("*/router.safetensors"))
     trained = router.stat().st_mtime_ns
     table = json.loads((tmp_path / "out-training" / "candidates.json").read_text())
     assert [(row["unwill_offset"], row["dial"]) for row in table] == [(-1.0, 0.0), (-1.0, 1.0), (0.5, 0.0), (0.5, 1.0)]
-    harden(make(tmp_path, choice=choice | {"unwill_offsets": [0.5, 2.0], "dials": [1.0]}), tell=quiet)
+    harden(make(tmp_path, choice=choice | {"unwill_offsets": [0.5, 2.0], "dials": [1.0]}))
     again = json.loads((tmp_path / "out-training" / "candidates.json").read_text())
     assert [(row["unwill_offset"], row["dial"]) for row in again] == [(0.5, 1.0), (2.0, 1.0)]
     assert again[0] == table[3]
     assert router.stat().st_mtime_ns == trained
 
 
-def test_stages_run_alone_and_none_is_repeated(make: Make, finished: Path, tmp_path: Path) -> None:
+def test_stages_run_alone_and_none_is_repeated(make: Make, finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     recipe = make(tmp_path)
     with pytest.raises(MoguError, match="glad responder is not trained yet"):
-        harden(recipe, stage="router", tell=quiet)
-    assert harden(recipe, stage="glad", tell=quiet) is None
-    assert harden(recipe, stage="unwill", tell=quiet) is None
+        harden(recipe, stage="router")
+    assert harden(recipe, stage="glad") is None
+    assert harden(recipe, stage="unwill") is None
     assert not (tmp_path / "out").exists()
     trained = {file: file.stat().st_mtime_ns for file in (tmp_path / "out-training").rglob("*.safetensors")}
-    assert isinstance(harden(recipe, stage="router", tell=quiet), MoguModel)
-    said: list[str] = []
-    harden(recipe, tell=said.append)
-    assert said[:2] == ["The glad responder is trained already.", "The unwill responder is trained already."]
+    assert isinstance(harden(recipe, stage="router"), MoguModel)
+    with caplog.at_level("INFO", "mogu"):
+        harden(recipe)
+    assert caplog.messages[:2] == ["The glad responder is trained already.", "The unwill responder is trained already."]
     assert trained == {file: file.stat().st_mtime_ns for file in trained}
     for file in sorted((finished / "out").rglob("*.safetensors")):
         assert file.read_bytes() == (tmp_path / "out" / file.relative_to(finished / "out")).read_bytes()
@@ -169,26 +166,26 @@ def test_stages_run_alone_and_none_is_repeated(make: Make, finished: Path, tmp_p
 
 
 def test_another_way_of_measuring_repeats_no_training(make: Make, tmp_path: Path) -> None:
-    harden(make(tmp_path, choice={"checkpoints": [1.0], "weight_penalties": [2.0]}), tell=quiet)
+    harden(make(tmp_path, choice={"checkpoints": [1.0], "weight_penalties": [2.0]}))
     trained = {file: file.stat().st_mtime_ns for file in (tmp_path / "out-training").rglob("*.safetensors")}
     choice = {"checkpoints": [1.0], "weight_penalties": [1.0, 2.0], "max_new_tokens": 3}
-    harden(make(tmp_path, choice=choice), tell=quiet)
+    harden(make(tmp_path, choice=choice))
     assert trained == {file: file.stat().st_mtime_ns for file in trained}
     assert len(json.loads((tmp_path / "out" / "training_report.json").read_text())["candidates"]) == 2
 
 
 def test_restart_trains_one_stage_anew(make: Make, tmp_path: Path) -> None:
-    harden(make(tmp_path), stage="glad", tell=quiet)
+    harden(make(tmp_path), stage="glad")
     changed = make(tmp_path, glad={"epochs": 1})
     with pytest.raises(MoguError, match="other settings"):
-        harden(changed, stage="glad", tell=quiet)
-    harden(changed, stage="glad", restart=True, tell=quiet)
+        harden(changed, stage="glad")
+    harden(changed, stage="glad", restart=True)
     assert [path.name for path in (tmp_path / "out-training" / "glad").glob("step-*")] == ["step-1"]
 
 
 def test_stages_of_different_length_are_paired_by_their_share(make: Make, tmp_path: Path) -> None:
     choice = {"checkpoints": [0.5, 1.0], "weight_penalties": [2.0]}
-    harden(make(tmp_path, glad={"epochs": 3}, unwill={"epochs": 1}, choice=choice), tell=quiet)
+    harden(make(tmp_path, glad={"epochs": 3}, unwill={"epochs": 1}, choice=choice))
     table = json.loads((tmp_path / "out-training" / "candidates.json").read_text())
     assert [(row["glad_step"], row["unwill_step"]) for row in table] == [(2, 1), (3, 1)]
 
@@ -203,14 +200,14 @@ def test_a_folder_of_somebody_elses_is_refused_before_training(make: Make, tmp_p
     for name in ("out", "out-training"):
         taken = foreign(tmp_path / name / name)
         with pytest.raises(MoguError, match="was not written by mogu"):
-            harden(make(taken.parent, run={"output": str(tmp_path / name / "out")}), restart=True, tell=quiet)
+            harden(make(taken.parent, run={"output": str(tmp_path / name / "out")}), restart=True)
         assert [path.name for path in taken.parent.iterdir()] == [name]
         assert (taken / "thesis.tex").read_text() == "years of work"
 
 
 @pytest.mark.parametrize("work", ["out", "out/work", "."])
 def test_output_and_working_folder_must_lie_apart(work: str, make: Make, tmp_path: Path) -> None:
-    with pytest.raises(MoguError, match="must not lie in one another"):
+    with pytest.raises(MoguError, match="must not lie inside one another"):
         make(tmp_path, run={"work": str(tmp_path / work)})
 
 
@@ -223,10 +220,10 @@ def test_both_labels_are_needed_in_both_splits(split: str, make: Make, records: 
     given = {"train": records[:8] + records[12:20], "dev": records[8:12] + records[20:]}
     given[split] = without_label(given[split], "benign")
     with pytest.raises(MoguError, match=f"The {split} records have only the label malicious"):
-        harden(make(tmp_path), records=given, tell=quiet)
+        harden(make(tmp_path), records=given)
     given[split] = []
     with pytest.raises(MoguError, match=f"The {split} records have no labels"):
-        harden(make(tmp_path), records=given, tell=quiet)
+        harden(make(tmp_path), records=given)
     assert not list(tmp_path.iterdir())
 
 
@@ -235,25 +232,25 @@ def test_a_tokenizer_without_a_template_is_told_how_to_get_one(make: Make, base_
     template = tokenizer.chat_template
     tokenizer.chat_template = None
     with pytest.raises(MoguError, match="--chat-template FILE"):
-        harden(make(tmp_path), tokenizer=tokenizer, tell=quiet)
+        harden(make(tmp_path), tokenizer=tokenizer)
     assert not list(tmp_path.iterdir())
     tokenizer.save_pretrained(tmp_path / "base")
     AutoModelForCausalLM.from_pretrained(base_folder).save_pretrained(tmp_path / "base")
     (tmp_path / "template.jinja").write_text(str(template))
     model = {"base": str(tmp_path / "base"), "chat_template": str(tmp_path / "template.jinja")}
-    harden(make(tmp_path, model=model), stage="glad", tell=quiet)
+    harden(make(tmp_path, model=model), stage="glad")
 
 
 def test_a_base_model_with_code_of_its_own_needs_the_users_word(make: Make, baichuan_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(MoguError, match="--trust-remote-code"):
-        harden(make(tmp_path, model={"base": str(baichuan_folder)}), tell=quiet)
+        harden(make(tmp_path, model={"base": str(baichuan_folder)}))
     assert not list(tmp_path.iterdir())
 
 
 def test_several_processes_are_refused(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(MoguError, match="several processes"):
-        harden(make(tmp_path), tell=quiet)
+        harden(make(tmp_path))
 
 
 def test_a_system_prompt_is_trained_with(make: Make, records: list[Record], base_folder: Path, tmp_path: Path) -> None:

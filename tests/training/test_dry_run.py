@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from mogu import MoguError, MoguModel
 from mogu.data import Record, write_records
 from mogu.training import Recipe, plan, read_recipe
-from mogu.training.collator import Collator, ExampleDataset
+from mogu.training.collator import Collator
 from mogu.training.dry_run import activation_bytes
 from mogu.training.examples import Example
 from mogu.training.inputs import read_inputs
@@ -80,7 +80,7 @@ def test_published_settings_stand_in_the_recipes(dry: Any) -> None:
     assert (vicuna.glad.learning_rate, vicuna.glad.batch_size) == (vicuna.unwill.learning_rate, vicuna.unwill.batch_size) == (4e-5, 16)
     assert (llama.router.learning_rate, llama.router.batch_size, llama.router.epochs) == (5e-4, 16, 10)
     assert 2.0 in llama.choice.weight_penalties
-    assert (llama.mogu.rank, llama.mogu.lora_alpha, llama.mogu.routed_tokens, llama.run.max_length) == (8, 16, 5, 1024)
+    assert (llama.mogu.rank, llama.mogu.lora_alpha, llama.mogu.tokens_to_route, llama.run.max_length) == (8, 16, 5, 1024)
 
 
 def test_llama_2_grows_by_less_than_a_thousandth(dry: Any) -> None:
@@ -168,8 +168,7 @@ def test_the_activation_estimate_is_near_what_autograd_keeps(stage: str, checkpo
     if checkpointing:
         enable_checkpointing(base, use_reentrant=False)
     model.train()
-    dataset = ExampleDataset(pairs)
-    batch = Collator(0, "shared")([dataset[0], dataset[1]])
+    batch = Collator(0, "shared")(pairs[:2])
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, torch.Tensor] = {}
 

@@ -38,4 +38,4 @@ def test_it_is_planned(name: str, safety: str, base_folder: Path, record_files: 
     assert found.trained_parameters < found.base_parameters / 50
     assert found.trained_parameters > layers * MODULES[name] * 16 * 2 * width * 0.5  # a LoRA of rank 16 on every linear layer
     assert (found.conversations, found.held_out) == (18, 2)
-    assert {way.pairs > 0 for way in found.ways} == ({False, True} if safety == "data-mix" else {False})
+    assert {strategy.pairs > 0 for strategy in found.strategies} == ({False, True} if safety == "data-mix" else {False})

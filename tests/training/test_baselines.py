@@ -17,7 +17,7 @@ from mogu.data import Record
 from mogu.errors import ConfigError, DataError, MoguError
 from mogu.training import Recipe, recipe_from, train_baselines
 from mogu.training.baselines import Part
-from mogu.training.collator import Collator, ExampleDataset
+from mogu.training.collator import Collator
 from mogu.training.examples import router_examples
 from mogu.training.losses import answer_losses
 from mogu.training.trainer import last_checkpoint
@@ -75,8 +75,7 @@ def losses(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, records: l
 def test_the_loss_is_the_mean_over_the_answers_tokens(
     base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, records: list[Record]
 ) -> None:
-    dataset = ExampleDataset(router_examples(tokenizer, records, max_length=128))
-    batch = Collator(0, "separate")([dataset[index] for index in range(len(dataset))])
+    batch = Collator(0, "separate")(router_examples(tokenizer, records, max_length=128))
     torch.testing.assert_close(answer_losses(base, batch, "separate"), losses(base, tokenizer, records, None), rtol=1e-4, atol=1e-5)
 
 
@@ -84,7 +83,7 @@ def test_the_parts_learn_what_is_theirs(
     recipe: Recipe, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, records: list[Record], tmp_path: Path
 ) -> None:
     before = {name: parameter.clone() for name, parameter in base.named_parameters()}
-    train_baselines(recipe, tmp_path / "b", base=base, tokenizer=tokenizer, records=records, tell=silent)
+    train_baselines(recipe, tmp_path / "b", base=base, tokenizer=tokenizer, records=records)
     assert all(torch.equal(parameter, before[name]) for name, parameter in base.named_parameters())
     malicious = torch.tensor([record.label == "malicious" for record in records])
     plain = losses(base, tokenizer, records, None)
@@ -100,7 +99,7 @@ def test_the_budget_is_that_of_both_responders(
     recipe: Recipe, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, records: list[Record], tmp_path: Path
 ) -> None:
     """Two layers of 32 x 32, rank 2·4, for A and B: 2·2·8·32 parameters, and the responders' scaling of 3."""
-    train_baselines(recipe, tmp_path / "b", base=base, tokenizer=tokenizer, records=records, parts=["sft"], tell=silent)
+    train_baselines(recipe, tmp_path / "b", base=base, tokenizer=tokenizer, records=records, parts=["sft"])
     assert sum(tensor.numel() for tensor in weights(tmp_path / "b" / "sft").values()) == 2 * 2 * 8 * 32
     config = json.loads((tmp_path / "b" / "sft" / "adapter_config.json").read_text())
     assert config["lora_alpha"] / config["r"] == 12 / 4
@@ -111,7 +110,7 @@ def test_the_same_seed_gives_the_same_weights(
     recipe: Recipe, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, records: list[Record], tmp_path: Path
 ) -> None:
     for name in ("one", "two"):
-        train_baselines(recipe, tmp_path / name, base=base, tokenizer=tokenizer, records=records, tell=silent)
+        train_baselines(recipe, tmp_path / name, base=base, tokenizer=tokenizer, records=records)
     for part in ("sft", "expert"):
         one, two = weights(tmp_path / "one" / part), weights(tmp_path / "two" / part)
         assert all(torch.equal(one[name], two[name]) for name in one)
@@ -120,32 +119,37 @@ def test_the_same_seed_gives_the_same_weights(
 
 
 def test_no_affirmative_of_a_malicious_prompt_is_trained_on(
-    recipe: Recipe, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, records: list[Record], tmp_path: Path
+    recipe: Recipe,
+    base: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    records: list[Record],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """With other words in their place, every part is the very same, and so is finished already."""
-    train_baselines(recipe, tmp_path / "b", base=base, tokenizer=tokenizer, records=records, tell=silent)
+    train_baselines(recipe, tmp_path / "b", base=base, tokenizer=tokenizer, records=records)
     unused = {"benign": "reject", "malicious": "affirm"}
     others = [record.model_copy(update={unused[record.label]: "Something else altogether."}) for record in records]
-    told: list[str] = []
-    train_baselines(recipe, tmp_path / "b", base=base, tokenizer=tokenizer, records=others, tell=told.append)
-    assert told == [f"The baselines' {part} is trained already." for part in ("sft", "expert", "detector")]
+    with caplog.at_level("INFO", "mogu"):
+        train_baselines(recipe, tmp_path / "b", base=base, tokenizer=tokenizer, records=others)
+    assert caplog.messages == [f"The baselines' {part} is trained already." for part in ("sft", "expert", "detector")]
 
 
 def test_a_part_that_is_gone_is_trained_again(
     recipe: Recipe, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, records: list[Record], tmp_path: Path
 ) -> None:
-    record = train_baselines(recipe, tmp_path / "b", base=base, tokenizer=tokenizer, records=records, parts=["detector"], tell=silent)
+    record = train_baselines(recipe, tmp_path / "b", base=base, tokenizer=tokenizer, records=records, parts=["detector"])
     before = (tmp_path / "b" / "detector.json").read_bytes()
     assert record["detector"]["layer"] in (1, 2)
     (tmp_path / "b" / "detector.json").unlink()
-    train_baselines(recipe, tmp_path / "b", base=base, tokenizer=tokenizer, records=records, parts=["detector"], tell=silent)
+    train_baselines(recipe, tmp_path / "b", base=base, tokenizer=tokenizer, records=records, parts=["detector"])
     assert (tmp_path / "b" / "detector.json").read_bytes() == before
 
 
 def test_other_data_or_settings_are_no_mixture(
     recipe: Recipe, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, records: list[Record], tmp_path: Path
 ) -> None:
-    common: dict[str, Any] = {"base": base, "tokenizer": tokenizer, "parts": ["expert"], "tell": silent}
+    common: dict[str, Any] = {"base": base, "tokenizer": tokenizer, "parts": ["expert"]}
     train_baselines(recipe, tmp_path / "b", records=records, **common)
     with pytest.raises(ConfigError, match="another folder for the baselines"):
         train_baselines(recipe, tmp_path / "b", records=records[:-1], **common)
@@ -162,7 +166,7 @@ def test_a_part_that_was_stopped_goes_on_to_the_same_weights(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     parts: list[Part] = ["sft"]
-    common: dict[str, Any] = {"base": base, "tokenizer": tokenizer, "records": records, "parts": parts, "tell": silent}
+    common: dict[str, Any] = {"base": base, "tokenizer": tokenizer, "records": records, "parts": parts}
     train_baselines(recipe, tmp_path / "whole", **common)
     seen = 0
 
@@ -192,7 +196,7 @@ def test_somebody_elses_folder_is_left_alone(
     (tmp_path / "b" / "sft").mkdir(parents=True)
     (tmp_path / "b" / "sft" / "notes.txt").write_text("mine")
     with pytest.raises(MoguError, match="not written by mogu"):
-        train_baselines(recipe, tmp_path / "b", base=base, tokenizer=tokenizer, records=records, tell=silent)
+        train_baselines(recipe, tmp_path / "b", base=base, tokenizer=tokenizer, records=records)
     assert (tmp_path / "b" / "sft" / "notes.txt").read_text() == "mine"
 
 
@@ -200,7 +204,7 @@ def test_one_label_is_not_enough(
     recipe: Recipe, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, records: list[Record], tmp_path: Path
 ) -> None:
     with pytest.raises(DataError, match="only the label malicious"):
-        train_baselines(recipe, tmp_path / "b", base=base, tokenizer=tokenizer, records=records[12:], tell=silent)
+        train_baselines(recipe, tmp_path / "b", base=base, tokenizer=tokenizer, records=records[12:])
 
 
 def test_the_detector_is_scikit_learns_regression(
@@ -210,7 +214,7 @@ def test_the_detector_is_scikit_learns_regression(
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
 
-    about = train_baselines(recipe, tmp_path, base=base, tokenizer=tokenizer, records=records, parts=["detector"], tell=silent)["detector"]
+    about = train_baselines(recipe, tmp_path, base=base, tokenizer=tokenizer, records=records, parts=["detector"])["detector"]
     detector = Detector.load(tmp_path / "detector.json")
     prompts = [list(example.prompt) for example in router_examples(tokenizer, records, max_length=128)]
     with torch.no_grad():

@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
-import resource
 import shutil
-import signal
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,53 +16,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
 from mogu import MoguConfig, MoguModel
 from mogu.analysis.robustness import measure_robustness, search_subset
-from mogu.data import Chat, Message, Record, read_records, write_records
+from mogu.data import Record, write_records
 from mogu.errors import ConfigError, DataError, ModelFileError, MoguError
 from mogu.finetuning import FinetuneRecipe, finetune, finetune_recipe_from, plan_tuning
-from mogu.finetuning.data_mix import mixed_in, task_pairs
-from mogu.finetuning.evaluate import SafetyScore, Score, TaskScore
-from mogu.finetuning.recipe import SafetySection
-from mogu.finetuning.selection import Tried, safest
-from mogu.finetuning.strategies import Way, ways_of
-from mogu.finetuning.tuner import Tunable
-from mogu.refusals import is_refusal
+from mogu.finetuning.tuner import Tuner
 
 pytestmark = pytest.mark.core
-
-THINGS = ["kettle", "garden", "window", "bicycle", "ladder", "teapot"]
-
-
-@pytest.fixture(scope="module")
-def chats_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("chats") / "chats.jsonl"
-    rows = [
-        [
-            {"role": "user", "content": f"Where is the {thing}?"},
-            {"role": "assistant", "content": f"By the {THINGS[place - 1]}{'!' * place}"},
-        ]
-        for place, thing in enumerate(THINGS)
-    ]
-    file.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
-    return file
-
-
-@pytest.fixture
-def tree(base_folder: Path, chats_file: Path, tmp_path: Path) -> dict[str, Any]:
-    return {
-        "model": {"base": str(base_folder)},
-        "data": {"train": str(chats_file), "dev": str(chats_file)},
-        "tune": {"epochs": 3, "batch_size": 6, "learning_rate": 1e-2, "rank": 4, "lora_alpha": 8, "dropout": 0.0},
-        "safety": {"max_new_tokens": 3},
-        "run": {"output": str(tmp_path / "out"), "max_length": 128, "micro_batch_size": 4, "seed": 5},
-    }
 
 
 def recipe_of(tree: dict[str, Any], **sections: dict[str, Any]) -> FinetuneRecipe:
     return finetune_recipe_from({name: {**tree.get(name, {}), **sections.get(name, {})} for name in {*tree, *sections}}, source="test")
-
-
-def silent(_: str) -> None:
-    pass
 
 
 def labeled(tokenizer: Any, chats_file: Path) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -85,7 +43,7 @@ def labeled(tokenizer: Any, chats_file: Path) -> list[tuple[torch.Tensor, torch.
 
 
 def test_plain_lora_tuning_is_plain_peft_and_pytorch(tree: dict[str, Any], base_folder: Path, chats_file: Path) -> None:
-    report = finetune(recipe_of(tree), tell=silent)
+    report = finetune(recipe_of(tree))
     base = AutoModelForCausalLM.from_pretrained(base_folder)
     tokenizer = AutoTokenizer.from_pretrained(base_folder)
     projections = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -117,7 +75,7 @@ def test_full_tuning_saves_a_whole_model_in_the_type_it_came_in(tree: dict[str, 
     base = AutoModelForCausalLM.from_pretrained(base_folder, dtype=torch.bfloat16)
     before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
     recipe = recipe_of(tree, tune={"method": "full", "learning_rate": 1e-3}, task={"short_answer": 1})
-    report = finetune(recipe, base=base, tell=silent)
+    report = finetune(recipe, base=base)
     tuned = AutoModelForCausalLM.from_pretrained(tree["run"]["output"], dtype="auto")
     assert tuned.dtype == torch.bfloat16
     assert report["after"]["task exact match"] is None  # no answer is that short
@@ -144,9 +102,9 @@ def test_robust_modules_move_at_the_whole_rate_and_others_at_the_slow_one(
     # One step of AdamW moves whatever has a gradient by its learning rate, whatever the gradient is.
     tune = {"method": method, "epochs": 1, "learning_rate": 1e-3}
     recipe = recipe_of(tree, safety=safety, tune=tune)
-    finetune(recipe, tell=silent)
+    finetune(recipe)
     moved = load_file(recipe.run.work_folder / "ml-lr-slow-factor-0.25" / "tuned.safetensors")
-    start = Tunable(AutoModelForCausalLM.from_pretrained(base_folder), recipe.tune, 5).trained()
+    start = Tuner(AutoModelForCausalLM.from_pretrained(base_folder), recipe.tune, 5).trained()
     checked = Counter[float]()
     for name, after in moved.items():
         step = float((after - start[name].detach()).abs().max())
@@ -162,7 +120,7 @@ def test_robust_modules_move_at_the_whole_rate_and_others_at_the_slow_one(
 def test_pairs_stand_among_the_data_at_the_shares_that_were_asked_for(tree: dict[str, Any], record_files: tuple[Path, Path]) -> None:
     train, dev = record_files
     safety = {"method": "data-mix", "pairs": str(train), "pairs_dev": str(dev), "shares": [0, 0.25, 0.5]}
-    report = finetune(recipe_of(tree, safety=safety, tune={"epochs": 1}), tell=silent)
+    report = finetune(recipe_of(tree, safety=safety, tune={"epochs": 1}))
     # 6 conversations: 2 pairs make a quarter of 8, 6 make half of 12
     assert report["pairs_mixed_in"] == {"plain": 0, "data-mix, share 0.25": 2, "data-mix, share 0.5": 6}
     assert [row["share"] for row in report["tried"]] == [0, 0.25, 0.5]
@@ -171,56 +129,6 @@ def test_pairs_stand_among_the_data_at_the_shares_that_were_asked_for(tree: dict
     saved = json.loads((Path(tree["run"]["output"]) / "finetune_report.json").read_text())
     assert saved == report
     assert "data-mix" in (Path(tree["run"]["output"]) / "README.md").read_text()
-
-
-def test_a_mix_is_half_malicious_and_takes_no_pair_twice_before_all_were_taken(record_files: tuple[Path, Path]) -> None:
-    pairs = read_records(record_files[0])  # 8 of each label
-    few = mixed_in(pairs, 0.1, 90, seed=1)
-    assert Counter(record.label for record in few) == {"benign": 5, "malicious": 5}
-    assert len({record.id for record in few}) == 10
-    many = mixed_in(pairs, 0.5, 40, seed=1)
-    assert Counter(record.label for record in many) == {"benign": 20, "malicious": 20}
-    assert set(Counter(record.id for record in many).values()) == {2, 3}
-    assert {record.id for record in few} <= {record.id for record in many}
-
-
-def test_conversations_become_benign_pairs(record_files: tuple[Path, Path]) -> None:
-    def chat(*roles: str) -> Chat:
-        return Chat(id="row", messages=tuple(Message(role=role, content=f"{role} {place}") for place, role in enumerate(roles)))  # type: ignore[arg-type]
-
-    chats = [chat("user", "assistant", "user", "assistant", "user"), chat("user", "assistant"), chat("system", "assistant")]
-    pairs = task_pairs(chats, 5, seed=0)
-    assert {(len(pair.conversation), pair.affirm) for pair in pairs} == {(3, "assistant 3"), (1, "assistant 1")}
-    for pair in pairs:
-        assert pair.label == "benign"
-        assert pair.conversation[-1]["role"] == "user"
-        assert is_refusal(pair.conversation[-1]["content"], pair.reject)
-    assert len(task_pairs(chats[:2], 1, seed=0)) == 1
-
-
-def score(task: float, direct: float, jailbroken: float, benign: float) -> Score:
-    return Score(TaskScore(1.0, task, 10, None, 0, False), SafetyScore(direct, jailbroken, benign, 10, 10))
-
-
-def test_the_safest_is_kept_of_those_that_lose_little() -> None:
-    plain = Tried(Way(), score(0.90, 0.1, 0.0, 0.0))
-    some = Tried(Way(0.1), score(0.89, 0.6, 0.4, 0.02))
-    much = Tried(Way(0.2), score(0.88, 0.9, 0.3, 0.04))
-    blunt = Tried(Way(0.3), score(0.90, 1.0, 1.0, 0.5))  # refuses everything
-    dull = Tried(Way(0.4), score(0.50, 1.0, 1.0, 0.0))  # does not do its task
-    every = [plain, some, much, blunt, dull]
-    before = score(0.1, 0.9, 0.2, 0.0)
-    assert safest(every, before, max_task_loss=0.02, max_benign_loss=0.05) is much
-    assert safest(every, before, max_task_loss=0.01, max_benign_loss=0.05) is some
-    assert safest(every, before, max_task_loss=0.02, max_benign_loss=0.03) is some
-    assert safest(every, before, max_task_loss=0.02, max_benign_loss=1.0) is blunt
-    assert safest(every, before, max_task_loss=1.0, max_benign_loss=0.05) is dull
-    # What the model refused before, it may go on refusing.
-    assert safest(every, score(0.1, 0.9, 0.2, 0.5), max_task_loss=0.02, max_benign_loss=0.0) is blunt
-    # None is within bounds: the one that refuses fewest benign prompts.
-    assert safest([some, blunt, much], before, max_task_loss=0.02, max_benign_loss=0.0) is some
-    unknown = [Tried(one.way, Score(one.score.task, None)) for one in every]
-    assert safest(unknown, Score(before.task, None), max_task_loss=0.02, max_benign_loss=0.05) is unknown[0]
 
 
 @pytest.mark.parametrize(
@@ -251,7 +159,7 @@ def test_bad_input_is_explained_and_nothing_is_written(
         for name, section in sections.items()
     }
     with pytest.raises(error) as caught:
-        finetune(recipe_of(tree, **named), tell=silent)
+        finetune(recipe_of(tree, **named))
     assert words in str(caught.value)
     assert not Path(tree["run"]["output"]).exists()
 
@@ -261,58 +169,6 @@ def test_data_mix_without_pairs_and_a_share_of_everything_are_errors(tree: dict[
         recipe_of(tree, safety={"method": "data-mix"})
     with pytest.raises(ConfigError, match=r"safety\.shares"):
         recipe_of(tree, safety={"shares": [1.0]})
-
-
-def exit_code(run: Callable[..., None], *arguments: Any) -> int | None:
-    """Of a function that runs in a process of its own, forked from a server that has imported everything once."""
-    server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["mogu.finetuning.pipeline"])
-    process = server.Process(target=run, args=arguments)
-    process.start()
-    process.join(120)
-    return process.exitcode
-
-
-def _tune_until(tree: dict[str, Any], step: int) -> None:
-    """Runs in a process of its own, which is killed at an optimizer step."""
-    adamw, calls = torch.optim.AdamW, [0]
-    plain_step = adamw.step
-
-    def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
-        calls[0] += 1
-        if calls[0] == step:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return plain_step(self, *args, **kwargs)
-
-    adamw.step = counted  # type: ignore[method-assign]
-    torch.set_num_threads(1)
-    finetune(recipe_of(tree), tell=silent)
-
-
-def test_a_run_that_was_killed_goes_on_to_the_weights_it_would_have_had(
-    tree: dict[str, Any], record_files: tuple[Path, Path], tmp_path: Path
-) -> None:
-    train, dev = map(str, record_files)
-    (tmp_path / "robustness.json").write_text(json.dumps({"subset": {"modules": ["model.layers.0.self_attn.q_proj"]}}))
-    tree["safety"] |= {"method": "ml-lr", "pairs": train, "pairs_dev": dev, "robust_modules": str(tmp_path / "robustness.json")}
-    tree["safety"] |= {"slow_factors": [0.5, 0.1]}
-    tree["tune"] |= {"batch_size": 2, "dropout": 0.1}  # 9 steps a way
-    tree["run"] |= {"save_steps": 2}
-    whole = tree | {"run": tree["run"] | {"output": str(tmp_path / "whole")}}
-    finetune(recipe_of(whole), tell=silent)
-    assert exit_code(_tune_until, tree, 9 + 6) == -signal.SIGKILL  # in the second way
-    assert not Path(tree["run"]["output"]).exists()
-    with pytest.raises(ConfigError, match="holds a training run that stopped at step 4"):
-        finetune(recipe_of(tree), tell=silent)
-    told: list[str] = []
-    resumed = finetune(recipe_of(tree), resume=True, tell=told.append)
-    assert "Tuned already: ml-lr, slow factor 0.5." in told
-    for way in ("ml-lr-slow-factor-0.5", "ml-lr-slow-factor-0.1"):
-        files = [Path(f"{place}-training") / way / "tuned.safetensors" for place in (tree["run"]["output"], whole["run"]["output"])]
-        assert files[0].read_bytes() == files[1].read_bytes()
-    assert resumed["after"] == json.loads((tmp_path / "whole" / "finetune_report.json").read_text())["after"]
-    with pytest.raises(ConfigError, match="was trained with other settings"):
-        finetune(recipe_of(tree, tune={"epochs": 4}), resume=True, tell=silent)
 
 
 @pytest.fixture(scope="module")
@@ -336,14 +192,14 @@ def test_a_hardened_model_keeps_routers_and_responders_on_its_tuned_base(
     train, dev = record_files
     safety = {"method": "data-mix", "pairs": str(train), "pairs_dev": str(dev), "shares": [0.25]}
     recipe = recipe_of(tree, model={"base": str(hardened)}, safety=safety, keep={"ways": [keep], "epochs_share": 0.1})
-    report = finetune(recipe, tell=silent)
+    report = finetune(recipe)
     assert [row["keep"] for row in report["kept_in_step"]] == [keep]
     output = Path(tree["run"]["output"])
     tuned = MoguModel.from_pretrained(output)  # finds its tuned base by itself
     assert Path(tuned.mogu_config.base_model or "") == output / "base"
     # The base is the plain base with the LoRA of the mix merged into it, as a run on the plain base makes it.
     plain = recipe_of(tree, safety=safety, run={"output": str(output.with_name("plain"))})
-    finetune(plain, tell=silent)
+    finetune(plain)
     adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base_folder), output.with_name("plain"))
     wanted = adapted.merge_and_unload().state_dict()
     found = AutoModelForCausalLM.from_pretrained(output / "base").state_dict()
@@ -372,40 +228,7 @@ def test_a_hardened_model_that_does_not_fit_its_base_is_an_error(tree: dict[str,
     config = json.loads((other / "mogu_config.json").read_text())
     (other / "mogu_config.json").write_text(json.dumps(config | {"rank": 4}))
     with pytest.raises(ModelFileError, match="rank 2"):
-        finetune(recipe_of(tree, model={"base": str(other)}), tell=silent)
-    assert not Path(tree["run"]["output"]).exists()
-
-
-def test_what_a_recipe_tries() -> None:
-    def ways(**settings: Any) -> list[str]:
-        return [str(way) for way in ways_of(SafetySection(pairs=Path("pairs.jsonl"), **settings))]
-
-    assert ways(method="none") == ["plain"]
-    assert ways(method="data-mix", shares=[0, 0.1, 0.1]) == ["plain", "data-mix, share 0.1"]
-    # With all modules at the whole rate it does not matter which are robust.
-    assert ways(method="ml-lr", slow_factors=[1, 0.1], tolerances=[0.2, 0.4]) == [
-        "plain",
-        "ml-lr, slow factor 0.1, tolerance 0.2",
-        "ml-lr, slow factor 0.1, tolerance 0.4",
-    ]
-    assert ways(method="ml-lr", slow_factors=[0], robust_modules=Path("robustness.json")) == ["ml-lr, slow factor 0"]
-
-
-def _tune_with_room_for(tree: dict[str, Any], most_bytes: int, error_file: Path) -> None:
-    """Runs in a process of its own, which cannot write longer files."""
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
-    torch.set_num_threads(1)
-    try:
-        finetune(recipe_of(tree), tell=silent)
-    except MoguError as error:
-        error_file.write_text(str(error))
-
-
-def test_a_full_disk_is_explained_and_leaves_no_half_model(tree: dict[str, Any], tmp_path: Path) -> None:
-    tree["tune"] |= {"method": "full"}
-    assert exit_code(_tune_with_room_for, tree, 60_000, tmp_path / "error") == 0
-    assert "could not be written" in (tmp_path / "error").read_text()
+        finetune(recipe_of(tree, model={"base": str(other)}))
     assert not Path(tree["run"]["output"]).exists()
 
 
@@ -416,7 +239,7 @@ def test_without_a_file_the_robust_modules_are_those_that_mogu_robustness_finds(
     write_records(tmp_path / "pairs.jsonl", records)
     pairs = {"pairs": str(tmp_path / "pairs.jsonl"), "pairs_dev": str(record_files[1])}
     safety = {"method": "ml-lr", **pairs, "slow_factors": [0.1], "tolerances": [0.3, 0.8]}
-    report = finetune(recipe_of(tree, safety=safety, tune={"epochs": 1}), tell=silent)
+    report = finetune(recipe_of(tree, safety=safety, tune={"epochs": 1}))
     base, tokenizer = AutoModelForCausalLM.from_pretrained(base_folder), AutoTokenizer.from_pretrained(base_folder)
     found = measure_robustness(base, tokenizer, records, seed=5)
     for tolerance in (0.3, 0.8):
@@ -425,4 +248,4 @@ def test_without_a_file_the_robust_modules_are_those_that_mogu_robustness_finds(
         assert 0 < len(names) < 14
     safety["tolerances"] = [0.001]
     with pytest.raises(ConfigError, match=r"At a tolerance of 0\.001 no module is robust"):
-        finetune(recipe_of(tree, safety=safety), restart=True, tell=silent)
+        finetune(recipe_of(tree, safety=safety), restart=True)

@@ -19,7 +19,7 @@ from mogu import MoguConfig, MoguModel
 from mogu.modeling.architectures import find_output_projections
 from mogu.modeling.import_reference import import_reference
 from mogu.training.attention_layout import choose_layout
-from mogu.training.collator import Collator, ExampleDataset, Layout
+from mogu.training.collator import Collator, Layout
 from mogu.training.examples import Example
 from mogu.training.losses import responder_losses, router_losses, weight_losses
 
@@ -50,8 +50,7 @@ some_families = pytest.mark.parametrize("family", SOME_FAMILIES)
 
 
 def batch_of(examples: list[Example], layout: Layout) -> dict[str, torch.Tensor]:
-    dataset = ExampleDataset(examples)
-    return Collator(0, layout)([dataset[index] for index in range(len(examples))])
+    return Collator(0, layout)(examples)
 
 
 def one_cross_entropy(model: Any, prompt: tuple[int, ...], answer: tuple[int, ...]) -> torch.Tensor:

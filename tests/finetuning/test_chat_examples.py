@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from mogu.data import Chat, Message
 from mogu.errors import DataError
 from mogu.finetuning.chat_examples import encode_chats
-from mogu.training.collator import Collator, ExampleDataset
+from mogu.training.collator import Collator
 from mogu.training.losses import answer_losses
 
 TURNS = [
@@ -31,13 +31,13 @@ def chat(*turns: tuple[str, str], name: str = "row 1") -> Chat:
 def labels_by_text(tokenizer: object, turns: list[tuple[str, str]]) -> tuple[list[int], list[int]]:
     """Token ids and transformers' labels, from where the answers stand in the rendered text; each ends with the end token."""
     text = tokenizer.apply_chat_template([{"role": role, "content": content} for role, content in turns], tokenize=False)  # type: ignore[attr-defined]
-    spans, place = [], 0
+    spans, position = [], 0
     for role, content in turns:
-        place = text.index(content, place)
+        position = text.index(content, position)
         if role == "assistant":
             # the template's space before an answer is part of what is generated
-            spans.append((place - 1, text.index("</s>", place) + len("</s>")))
-        place += len(content)
+            spans.append((position - 1, text.index("</s>", position) + len("</s>")))
+        position += len(content)
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)  # type: ignore[operator]
     inside = [any(start < right and left < end for left, right in spans) for start, end in encoded["offset_mapping"]]
     return encoded["input_ids"], [token if learn else -100 for token, learn in zip(encoded["input_ids"], inside, strict=True)]
@@ -46,16 +46,15 @@ def labels_by_text(tokenizer: object, turns: list[tuple[str, str]]) -> tuple[lis
 def test_only_the_turns_of_the_assistant_are_learned_as_transformers_own_labels_say(base_folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(base_folder)
     model = AutoModelForCausalLM.from_pretrained(base_folder)
-    some = [TURNS, TURNS[1:3], TURNS[:5]]
-    examples = encode_chats(tokenizer, [chat(*turns) for turns in some], max_length=256).examples
-    dataset = ExampleDataset(examples)
+    conversations = [TURNS, TURNS[1:3], TURNS[:5]]
+    examples = encode_chats(tokenizer, [chat(*turns) for turns in conversations], max_length=256).examples
     with torch.no_grad():
-        losses = answer_losses(model, Collator(0, "separate")([dataset[place] for place in range(3)]), "separate")
-        for turns, example, loss in zip(some, examples, losses, strict=True):
+        losses = answer_losses(model, Collator(0, "separate")(examples), "separate")
+        for turns, example, loss in zip(conversations, examples, losses, strict=True):
             ids, labels = labels_by_text(tokenizer, turns)
-            assert [example.ids[place] for place in example.learned] == [label for label in labels if label != -100]
-            wanted = model(input_ids=torch.tensor([ids]), labels=torch.tensor([labels])).loss
-            torch.testing.assert_close(loss, wanted, rtol=1e-5, atol=1e-6)
+            assert [example.ids[position] for position in example.learned] == [label for label in labels if label != -100]
+            expected = model(input_ids=torch.tensor([ids]), labels=torch.tensor([labels])).loss
+            torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_template_that_rewrites_the_past_gives_each_turn_the_prompt_that_generation_would_build(base_folder: Path) -> None:
@@ -69,8 +68,8 @@ def test_a_template_that_rewrites_the_past_gives_each_turn_the_prompt_that_gener
     )
     turns = [("user", "One?"), ("assistant", "thoughts#First."), ("user", "Two?"), ("assistant", "more thoughts#Second.")]
     first, second = encode_chats(tokenizer, [chat(*turns)], max_length=256).examples
-    assert tokenizer.decode([first.ids[place] for place in first.learned]).strip() == "thoughts#First.</s>"
-    assert tokenizer.decode([second.ids[place] for place in second.learned]).strip() == "more thoughts#Second.</s>"
+    assert tokenizer.decode([first.ids[position] for position in first.learned]).strip() == "thoughts#First.</s>"
+    assert tokenizer.decode([second.ids[position] for position in second.learned]).strip() == "more thoughts#Second.</s>"
     assert "First." in tokenizer.decode(second.ids)
     assert "thoughts#First" not in tokenizer.decode(second.ids)
 

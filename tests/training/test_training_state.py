@@ -1,6 +1,7 @@
 """Training that is stopped at some moment, by a kill, Ctrl-C or a full disk, goes on to the very weights it would have had.
 
-Every run is a process of its own, forked from a server that has imported everything once.
+Every run is a process of its own, forked from a server that has imported everything once; it runs this file, whose last lines call
+what it is to do, since the name that pytest imports a test file by means nothing to another process.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import multiprocessing
 import os
 import resource
+import runpy
 import shutil
 import signal
 from collections.abc import Callable
@@ -64,11 +66,11 @@ Run = Callable[..., BaseProcess]
 def write_recipe(base_folder: Path, record_files: tuple[Path, Path]) -> Write:
     train, dev = record_files
 
-    def write(place: Path, seed: int = 0) -> Path:
-        values = {"base": base_folder, "train": train, "dev": dev, "output": place / "out"}
+    def write(folder: Path, seed: int = 0) -> Path:
+        values = {"base": base_folder, "train": train, "dev": dev, "output": folder / "out"}
         quoted = {name: json.dumps(str(path)) for name, path in values.items()}
-        (place / "recipe.toml").write_text(RECIPE.format(**quoted, save_steps=SAVE_STEPS) + f"seed = {seed}\n")
-        return place / "recipe.toml"
+        (folder / "recipe.toml").write_text(RECIPE.format(**quoted, save_steps=SAVE_STEPS) + f"seed = {seed}\n")
+        return folder / "recipe.toml"
 
     return write
 
@@ -79,7 +81,7 @@ def run() -> Run:
     server.set_forkserver_preload(["mogu.training.pipeline", "mogu.training.dry_run"])
 
     def start(recipe: Path, **options: Any) -> BaseProcess:
-        process = server.Process(target=_train, args=(recipe,), kwargs=options)
+        process = server.Process(target=runpy.run_path, args=(__file__, {"CALL": (recipe, options)}, "child process"))
         process.start()
         process.join(120)
         return process
@@ -111,7 +113,7 @@ def _train(recipe: Path, *, resume: bool = False, stop: tuple[str, int, str] | N
     if stop is not None:
         _stop_at(*stop)
     try:
-        harden(read_recipe(recipe), resume=resume, tell=lambda _: None)
+        harden(read_recipe(recipe), resume=resume)
     except MoguError as error:
         (recipe.parent / "error").write_text(str(error))
         os._exit(2)
@@ -144,19 +146,21 @@ def _stop_at(where: str, call: int, how: str) -> None:
     setattr(owner, name, stopping)
 
 
-def weights(place: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(place / "out")): file.read_bytes() for file in sorted((place / "out").rglob("*.safetensors"))}
+def results(folder: Path) -> dict[str, bytes]:
+    """The weights that were saved, and the loss of every step that led to them."""
+    files = [*sorted((folder / "out").rglob("*.safetensors")), folder / "out" / "loss_history.jsonl"]
+    return {str(file.relative_to(folder / "out")): file.read_bytes() for file in files}
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(write_recipe: Write, run: Run, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], dict[str, bytes]]:
-    place = tmp_path_factory.mktemp("uninterrupted")
+    folder = tmp_path_factory.mktemp("uninterrupted")
 
     def get() -> dict[str, bytes]:
-        if not (place / "out").exists():
-            assert run(write_recipe(place, 0)).exitcode == 0
-            assert len((place / "steps").read_text()) == STEPS
-        return weights(place)
+        if not (folder / "out").exists():
+            assert run(write_recipe(folder, 0)).exitcode == 0
+            assert len((folder / "steps").read_text()) == STEPS
+        return results(folder)
 
     return get
 
@@ -167,18 +171,18 @@ def uninterrupted(write_recipe: Write, run: Run, tmp_path_factory: pytest.TempPa
         ("torch.optim:AdamW.step", 1, "kill"),  # before anything is saved
         ("torch.optim:AdamW.step", 4, "kill"),  # glad, in the second epoch, between two checkpoints
         ("torch:save", 2, "half"),  # in the middle of the first checkpoint
-        ("torch:save", 7, "half"),  # in the middle of a later one: its optimizer state is half written
-        ("mogu.training.trainer:save_file", 3, "half"),  # half of the last weights of glad
-        ("mogu.training.workspace:discard", 12, "kill"),  # while older checkpoints are removed
+        ("torch:save", 6, "half"),  # in the middle of a later one: its optimizer state is half written
+        ("mogu.training.training_state:save_file", 3, "half"),  # half of the last weights of glad
+        ("mogu.training.training_state:discard", 8, "kill"),  # while older checkpoints are removed
         ("torch.optim:AdamW.step", 14, "kill"),  # the first router candidate
         ("mogu.training.search:write_routers", 1, "kill"),  # trained, not yet kept
-        ("mogu.training.search:behavior_on", 3, "kill"),  # while a candidate is tried
+        ("mogu.training.search:measure_on_dev", 3, "kill"),  # while a candidate is tried
         ("mogu.training.report:write_json", 1, "kill"),  # between the model and its report
         ("torch.optim:AdamW.step", 20, "interrupt"),  # Ctrl-C in the second router candidate
     ],
     ids=lambda stop: f"{stop[0].partition(':')[2]}-{stop[1]}-{stop[2]}",
 )
-def test_a_run_that_was_stopped_ends_with_the_very_weights(
+def test_a_run_that_was_stopped_ends_with_the_very_weights_and_losses(
     stop: tuple[str, int, str], write_recipe: Write, run: Run, uninterrupted: Callable[[], dict[str, bytes]], tmp_path: Path
 ) -> None:
     expected = uninterrupted()
@@ -186,7 +190,7 @@ def test_a_run_that_was_stopped_ends_with_the_very_weights(
     assert run(recipe, stop=stop).exitcode == (130 if stop[2] == "interrupt" else -signal.SIGKILL)
     assert not (tmp_path / "out").exists()
     assert run(recipe, resume=True).exitcode == 0
-    assert weights(tmp_path) == expected
+    assert results(tmp_path) == expected
     assert (tmp_path / "out" / "training_report.json").is_file()
     repeated = len((tmp_path / "steps").read_text()) - STEPS
     assert 0 <= repeated <= SAVE_STEPS
@@ -199,7 +203,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(
     for name, seed in (("same", 0), ("other", 1)):
         (tmp_path / name).mkdir()
         assert run(write_recipe(tmp_path / name, seed)).exitcode == 0
-        found.append(weights(tmp_path / name))
+        found.append(results(tmp_path / name))
     same, other = found
     assert same == uninterrupted()
     assert same.keys() == other.keys()
@@ -210,14 +214,14 @@ def test_a_stopped_run_is_neither_thrown_away_nor_mixed_with_another(write_recip
     recipe = write_recipe(tmp_path, 0)
     run(recipe, stop=("torch.optim:AdamW.step", 4, "kill"))
     (checkpoint,) = (tmp_path / "out-training" / "glad").glob("checkpoint-*")
-    before = (checkpoint / "optimizer.pt").read_bytes()
+    before = (checkpoint / "state.pt").read_bytes()
     assert run(recipe).exitcode == 2
     assert "stopped at step 2" in (tmp_path / "error").read_text()
     assert "--resume" in (tmp_path / "error").read_text()
     recipe.write_text(recipe.read_text().replace("1e-3", "2e-3"))
     assert run(recipe, resume=True).exitcode == 2
     assert "other settings" in (tmp_path / "error").read_text()
-    assert (checkpoint / "optimizer.pt").read_bytes() == before
+    assert (checkpoint / "state.pt").read_bytes() == before
 
 
 @pytest.mark.parametrize("limit", [3_000, 9_000, 13_000])
@@ -231,7 +235,7 @@ def test_a_full_disk_leaves_nothing_half_written(
     assert not (tmp_path / "out").exists()
     assert not list((tmp_path / "out-training").rglob(".incoming"))
     assert run(recipe, resume=True).exitcode == 0
-    assert weights(tmp_path) == uninterrupted()
+    assert results(tmp_path) == uninterrupted()
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("mount") is None, reason="mounting a small file system takes root")
@@ -246,3 +250,8 @@ def test_a_disk_that_fills_up(write_recipe: Write, run: Run, tmp_path: Path) -> 
         assert not (tmp_path / "out").exists()
     finally:
         subprocess.run(["umount", str(tmp_path)], check=False)
+
+
+if __name__ == "child process":
+    recipe_file, how = globals()["CALL"]
+    _train(recipe_file, **how)

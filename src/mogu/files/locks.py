@@ -1,0 +1,31 @@
+"""A file that one process at a time can hold. Knows nothing of what is done while it is held."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+
+@contextmanager
+def locked(file: Path, busy: Exception) -> Iterator[None]:
+    """Hold a lock until the block ends; it ends with the process, too, however that ends.
+
+    Args:
+        file: made if it is missing; it stays, and being there means nothing.
+        busy: raised at once if another process holds the lock.
+
+    Raises:
+        Exception: ``busy``.
+    """
+    lock = FileLock(file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise busy from error
+    try:
+        yield
+    finally:
+        lock.release()
