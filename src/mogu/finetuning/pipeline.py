@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from mogu.finetuning.selection import TuningTrial, safest
 from mogu.finetuning.strategies import Strategy, strategies_of
 from mogu.finetuning.tuner import Tuner, disk_errors
 from mogu.hub import load_config
-from mogu.inference.prompts import template_fingerprint
+from mogu.inference.prompts import fixed_date, template_fingerprint
 from mogu.modeling.checkpoint import CARD_FILE
 from mogu.modeling.model import MoguModel
 from mogu.progress import quiet_transformers
@@ -36,7 +37,7 @@ from mogu.training.loss_curve import LossCurve
 from mogu.training.loss_history import HISTORY_FILE
 from mogu.training.pipeline import check_one_process, load_recipe_base
 from mogu.training.trackers import check_trackers
-from mogu.training.workspace import Workspace
+from mogu.training.workspace import Workspace, date_of_run
 
 logger = logging.getLogger(__name__)
 
@@ -81,10 +82,11 @@ def finetune(
     section = recipe.model
     if base is None:  # what is wrong with the model comes to light before any of it is downloaded
         load_config(section.base, revision=section.revision, trust_remote_code=section.trust_remote_code)
-    inputs = read_tuning_inputs(recipe, tokenizer=tokenizer, chats=chats, pairs=pairs)
-    with quiet_transformers():
+    date = datetime.now() if restart else date_of_run(recipe.run.work_folder)
+    with quiet_transformers(), fixed_date(date):
+        inputs = read_tuning_inputs(recipe, tokenizer=tokenizer, chats=chats, pairs=pairs)
         base = base or load_recipe_base(section)
-        workspace = Workspace(recipe.run.work_folder, command="mogu finetune")
+        workspace = Workspace(recipe.run.work_folder, command="mogu finetune", date=date)
         with workspace.locked():
             if restart:
                 for part in list(workspace.folder.iterdir()):

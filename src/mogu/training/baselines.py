@@ -19,7 +19,7 @@ from mogu.data import Record, conversation_of
 from mogu.files.atomic import check_replaceable, discard
 from mogu.files.json_files import fingerprint
 from mogu.inference.padding import padding_id
-from mogu.inference.prompts import encode_prompt, template_fingerprint
+from mogu.inference.prompts import encode_prompt, fixed_date, template_fingerprint
 from mogu.modeling.config import MoguConfig
 from mogu.progress import quiet_transformers
 from mogu.training.examples import Example, router_examples
@@ -29,7 +29,7 @@ from mogu.training.recipe import Recipe, ResponderStage
 from mogu.training.search import routed_config
 from mogu.training.stages import ADAPTER_MARKER, StageSetting, train_lora
 from mogu.training.training_state import last_checkpoint
-from mogu.training.workspace import Workspace
+from mogu.training.workspace import Workspace, date_of_run
 
 Part = Literal["sft", "expert", "detector"]
 PARTS: tuple[Part, ...] = ("sft", "expert", "detector")
@@ -85,7 +85,7 @@ def train_baselines(
     check_both_labels(records, "training")
     base.train(False)
     run = _Run(recipe, folder, base, tokenizer, records, learning_rates or {}, resume)
-    with quiet_transformers(), run.workspace.locked():
+    with quiet_transformers(), run.workspace.locked(), fixed_date(date_of_run(run.workspace.folder)):
         return {part: run.run(part) for part in parts}
 
 

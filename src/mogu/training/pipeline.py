@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict, dataclass
+from datetime import datetime
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -16,6 +17,7 @@ from mogu.errors import ConfigError
 from mogu.files.atomic import discard
 from mogu.files.json_files import fingerprint, write_json
 from mogu.hub import load_base, load_config
+from mogu.inference.prompts import fixed_date
 from mogu.modeling.architectures import find_output_projections
 from mogu.modeling.model import MoguModel
 from mogu.progress import quiet_transformers
@@ -36,7 +38,7 @@ from mogu.training.report import save_with_report
 from mogu.training.search import LayerSetSearch, dev_metrics
 from mogu.training.selection import DevMetrics, best_trial
 from mogu.training.trackers import check_trackers
-from mogu.training.workspace import Workspace
+from mogu.training.workspace import Workspace, date_of_run
 
 
 def harden(
@@ -75,11 +77,12 @@ def harden(
     check_trackers(recipe.run.report_to)
     if base is None:  # what is wrong with the model comes to light before any of it is downloaded
         load_config(recipe.model.base, revision=recipe.model.revision, trust_remote_code=recipe.model.trust_remote_code)
-    inputs = read_inputs(recipe, tokenizer=tokenizer, records=records)
-    with quiet_transformers():
+    date = datetime.now() if restart and stage is None else date_of_run(recipe.run.work_folder)
+    with quiet_transformers(), fixed_date(date):
+        inputs = read_inputs(recipe, tokenizer=tokenizer, records=records)
         base = base or load_recipe_base(recipe.model)
         find_output_projections(base, recipe.mogu.output_projection, recipe.mogu.layers)
-        workspace = Workspace(recipe.run.work_folder)
+        workspace = Workspace(recipe.run.work_folder, date=date)
         with workspace.locked():
             if restart:
                 for part in (stage,) if stage else ("glad", "unwill", "router", "probe"):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ class Workspace:
         command: the command whose working folder this is, for whoever comes across it.
         how_to_resume: what to do to resume a run that was stopped, for error messages.
         how_to_restart: what to do to train from the beginning, for error messages.
+        date: when the run began, which chat templates may write into prompts; by default what the folder says already, or now.
 
     Raises:
         MoguError: the folder exists and is not ours, or cannot be written.
@@ -42,10 +44,13 @@ class Workspace:
         command: str = "mogu train",
         how_to_resume: str = "pass --resume to go on from there, or --restart to discard it",
         how_to_restart: str = "choose another run.work, or pass --restart to discard it and train again",
+        date: datetime | None = None,
     ) -> None:
         check_replaceable(folder, marker=MARKER)
         self.folder, self.how_to_resume, self.how_to_restart = folder, how_to_resume, how_to_restart
-        write_json(folder / MARKER, {"what": f"working folder of `{command}`; may be deleted when the model is saved"})
+        date = date or date_of_run(folder)
+        what = f"working folder of `{command}`; may be deleted when the model is saved"
+        write_json(folder / MARKER, {"what": what, "date": date.isoformat()})
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -131,3 +136,12 @@ class Workspace:
             expected="the settings and data it was trained with",
             action=self.how_to_restart,
         )
+
+
+def date_of_run(folder: Path) -> datetime:
+    """When the run in a working folder began; now, if the folder holds none.
+
+    Some chat templates write today's date into the prompt. A run that goes on after midnight has to go on with the prompts it began with.
+    """
+    marker = read_json(folder / MARKER) or {}
+    return datetime.fromisoformat(marker["date"]) if "date" in marker else datetime.now()
