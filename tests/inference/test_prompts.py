@@ -298,9 +298,12 @@ def test_records_with_tools_are_no_prompts_for_a_comparison_of_defenses() -> Non
     assert of_records([record([SYSTEM, USER], None)], "own")[0].request == "Is it raining?"
 
 
-def test_a_fixed_date_is_the_date_that_templates_write(tokenizer) -> None:
-    dated = copy.copy(tokenizer)
-    dated.chat_template = "{{ strftime_now('%d %b %Y') }}{% for message in messages %} {{ message['content'] }}{% endfor %}"
+def test_a_fixed_date_is_the_date_that_templates_write(letters: PreTrainedTokenizerFast) -> None:
+    dated = copy.copy(letters)
+    dated.chat_template = (
+        "{%- set today = strftime_now('%d %b %Y') if strftime_now is defined else 'long ago' %}\n"
+        '{{ today }} {{ strftime_now("%A") }}{% for message in messages %} {{ message["content"] }}{% endfor %}'
+    )
     with fixed_date(datetime(2024, 2, 29)):
-        assert render_prompt(dated, "hello") == "29 Feb 2024 hello"
-    assert render_prompt(dated, "hello") == f"{datetime.now():%d %b %Y} hello"
+        assert render_prompt(dated, "hello") == "29 Feb 2024 Thursday hello"
+    assert render_prompt(dated, "hello") == f"{datetime.now():%d %b %Y %A} hello"

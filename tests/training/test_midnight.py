@@ -65,4 +65,4 @@ def test_the_saved_model_writes_the_date_of_the_day_it_is_asked(base_folder, rec
     monkeypatch.setattr(library, "datetime", Tomorrow)
     tokenizer = load_model(tmp_path / "out").tokenizer
     prompt = tokenizer.apply_chat_template([{"role": "user", "content": "hello"}], tokenize=False, add_generation_prompt=True)
-    assert prompt == f"<|system|> Today is {Tomorrow.now():%d %b %Y}\n<|user|> hello\n<|assistant|>"
+    assert prompt == f"<|system|> Today is {Tomorrow.now():%d %b %Y}\n<|user|> hello<|assistant|>"

@@ -6,6 +6,8 @@ Knows tokenizers; knows nothing of models, records or training. Importing it imp
 from __future__ import annotations
 
 import hashlib
+import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -91,9 +93,21 @@ def fixed_date(date: datetime) -> Iterator[None]:
 def _rendered(tokenizer: PreTrainedTokenizerBase, turns: Conversation, offered: Prompt, **options: Any) -> str:
     tools: list[Any] | None = list(offered.tools) if isinstance(offered, WithTools) else None
     date = _DATE.get()
-    if date is not None:
-        options["strftime_now"] = date.strftime  # what templates call; given as a variable it comes before the library's own
+    if date is not None and isinstance(tokenizer.chat_template, str):
+        options["chat_template"] = _dated(tokenizer.chat_template, date)
     return str(tokenizer.apply_chat_template(list(turns), tools=tools, tokenize=False, **options))
+
+
+_WRITES_DATE = re.compile(r"""strftime_now\(\s*(?:'([^']*)'|"([^"]*)")\s*\)""")
+
+
+def _dated(template: str, date: datetime) -> str:
+    """A template whose own ``strftime_now`` stands in for the library's, which reads the clock and cannot be replaced from outside."""
+    formats = {single or double for single, double in _WRITES_DATE.findall(template)}
+    if not formats:
+        return template
+    dates = json.dumps({text: date.strftime(text) for text in sorted(formats)}, ensure_ascii=False)
+    return f"{{%- macro strftime_now(format) -%}}{{{{- {dates}[format] -}}}}{{%- endmacro %}}\n{template}"
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:
