@@ -12,7 +12,7 @@ import torch
 from known_models import says
 
 from mogu import MoguConfig, MoguModel
-from mogu.defenses import REFUSAL, DefendedReply, Subject, defense, defense_names, defense_options, make_defense
+from mogu.defenses import REFUSAL, DefendedReply, DefenseInfo, Subject, defense, defense_info, defense_names, defense_options, make_defense
 from mogu.defenses import registry as registry_module
 from mogu.defenses.registry import Answer
 from mogu.errors import ConfigError, ModelFileError
@@ -40,6 +40,18 @@ def conversations() -> list[Conversation]:
 
 def test_the_defenses_are_in_the_order_of_reports() -> None:
     assert defense_names() == [*EVERY, "mogu_v2"]
+
+
+def test_each_defense_says_what_it_needs_and_whether_a_seed_can_change_its_replies() -> None:
+    assert {name: info.part for name in EVERY if (info := defense_info(name)).part} == {
+        "sft": "sft",
+        "detect_inp": "detector.json",
+        "safe_decoding": "expert",
+    }
+    assert [name for name in EVERY if not defense_info(name).deterministic] == ["retokenization"]
+    assert defense_info("icd") == DefenseInfo("icd", label="ICD", part=None, deterministic=True)
+    with pytest.raises(ConfigError, match="There is no defense 'prayer'"):
+        defense_info("prayer")
 
 
 def test_published_parameters_are_the_defaults() -> None:

@@ -4,7 +4,17 @@ A defense turns (model, tokenizer, conversations, settings) into replies, with i
 """
 
 from mogu.defenses.cost import Cost
-from mogu.defenses.registry import REFUSAL, DefendedReply, Defense, defense, defense_names, defense_options, make_defense
+from mogu.defenses.registry import (
+    REFUSAL,
+    DefendedReply,
+    Defense,
+    DefenseInfo,
+    defense,
+    defense_info,
+    defense_names,
+    defense_options,
+    make_defense,
+)
 from mogu.defenses.subject import Subject
 
 # Importing a defense registers it, and the order in which they are registered is that of every report.
@@ -25,8 +35,10 @@ __all__ = [
     "Cost",
     "DefendedReply",
     "Defense",
+    "DefenseInfo",
     "Subject",
     "defense",
+    "defense_info",
     "defense_names",
     "defense_options",
     "detect_inp",

@@ -23,7 +23,7 @@ _MALICIOUS = ("malicious", "unsafe", "harmful", "toxic", "jailbreak", "injection
 Scorer = Callable[[Sequence[Conversation]], list[float]]
 
 
-@defense("detect_inp")
+@defense("detect_inp", label="Detect-input", part="detector.json", deterministic=True)
 def detect_inp(subject: Subject, *, classifier: str | None = None, malicious_label: str | None = None, threshold: float = 0.5) -> Answer:
     """A binary classifier on the prompt (MoGU, section 4.1): refuses when it says malicious.
 

@@ -10,7 +10,7 @@ from mogu.inference.prompts import Conversation
 from mogu.inference.replies import ReplySettings, reply_batch
 
 
-@defense("sft")
+@defense("sft", label="SFT", part="sft", deterministic=True)
 def sft(subject: Subject) -> Answer:
     """The base model with one LoRA, trained on MoGU's data with as many parameters as both its responders (MoGU, section 4.1).
 

@@ -16,7 +16,7 @@ DEMONSTRATIONS: Demonstrations = (
 )
 
 
-@defense("icd")
+@defense("icd", label="ICD", deterministic=True)
 def icd(subject: Subject, *, demonstrations: Demonstrations = DEMONSTRATIONS) -> Answer:
     """In-context defense (Wei et al., 2023): turns in which a malicious request is refused open every conversation.
 

@@ -64,14 +64,41 @@ Answer = Callable[[Sequence[Conversation], ReplySettings], list[DefendedReply]]
 Factory = Callable[..., Answer]
 """``factory(subject, **options)``: prepares a defense."""
 
-_REGISTRY: dict[str, Factory] = {}
+
+@dataclass(frozen=True)
+class DefenseInfo:
+    """What is known about a defense without preparing it.
+
+    Args:
+        name: the name under which it is registered.
+        label: what reports call it.
+        part: the trained part that it needs, as it is called in a folder of baselines (``"sft"``, ``"expert"`` or
+            ``"detector.json"``); ``None`` if it needs none.
+        deterministic: whether its greedy replies depend only on the model, its options and what was trained for it: never on
+            the seed of the reply.
+    """
+
+    name: str
+    label: str
+    part: str | None
+    deterministic: bool
 
 
-def defense(name: str) -> Callable[[Factory], Factory]:
-    """Register a factory under a name; its keyword-only arguments are the defense's options."""
+_REGISTRY: dict[str, tuple[DefenseInfo, Factory]] = {}
+
+
+def defense(name: str, *, label: str | None = None, part: str | None = None, deterministic: bool = False) -> Callable[[Factory], Factory]:
+    """Register a factory as a defense; its keyword-only arguments are the defense's options.
+
+    Args:
+        name: the name under which it is registered.
+        label: what reports call it; the name by default.
+        part: see :class:`DefenseInfo`.
+        deterministic: see :class:`DefenseInfo`.
+    """
 
     def register(factory: Factory) -> Factory:
-        _REGISTRY[name] = factory
+        _REGISTRY[name] = DefenseInfo(name, label or name, part, deterministic), factory
         return factory
 
     return register
@@ -82,13 +109,22 @@ def defense_names() -> list[str]:
     return list(_REGISTRY)
 
 
+def defense_info(name: str) -> DefenseInfo:
+    """Label, trained part and determinism of a defense.
+
+    Raises:
+        ConfigError: there is no such defense.
+    """
+    return _entry(name)[0]
+
+
 def defense_options(name: str) -> dict[str, Any]:
     """The options of a defense and their defaults: its published parameters.
 
     Raises:
         ConfigError: there is no such defense.
     """
-    parameters = inspect.signature(_factory(name)).parameters.values()
+    parameters = inspect.signature(_entry(name)[1]).parameters.values()
     return {parameter.name: parameter.default for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
 
 
@@ -129,7 +165,7 @@ def make_defense(name: str, subject: Subject, **options: Any) -> Defense:
     Raises:
         ConfigError: there is no such defense or option, or it needs a part that the subject lacks.
     """
-    factory, known = _factory(name), defense_options(name)
+    (_, factory), known = _entry(name), defense_options(name)
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise ConfigError(
@@ -140,7 +176,7 @@ def make_defense(name: str, subject: Subject, **options: Any) -> Defense:
     return Defense(name, {**known, **options}, subject, factory(subject, **options))
 
 
-def _factory(name: str) -> Factory:
+def _entry(name: str) -> tuple[DefenseInfo, Factory]:
     if name not in _REGISTRY:
         raise ConfigError(f"There is no defense {name!r}", expected=f"one of {', '.join(_REGISTRY)}", action="correct the name")
     return _REGISTRY[name]

@@ -12,7 +12,7 @@ from mogu.inference.prompts import Conversation, render_prompt
 from mogu.inference.replies import ReplySettings, reply_batch
 
 
-@defense("retokenization")
+@defense("retokenization", label="Retokenization")
 def retokenization(subject: Subject, *, dropout: float = 0.2) -> Answer:
     """Retokenization (Jain et al., 2023): BPE dropout on the prompt's ordinary text; special tokens stay as they are.
 

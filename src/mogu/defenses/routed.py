@@ -14,7 +14,7 @@ from mogu.inference.replies import ReplySettings, reply_batch
 from mogu.modeling.config import Handoff
 
 
-@defense("mogu")
+@defense("mogu", label="MoGU", deterministic=True)
 def mogu(
     subject: Subject,
     *,
@@ -58,7 +58,7 @@ def mogu(
     return answer
 
 
-@defense("mogu_v2")
+@defense("mogu_v2", label="MoGU V2", deterministic=True)
 @functools.wraps(mogu, assigned=())  # its options are those of `mogu`, whichever they are
 def mogu_v2(subject: Subject, **options: Any) -> Answer:
     """MoGU V2: fewer routed layers, and a backbone that is adapted while they are routed.

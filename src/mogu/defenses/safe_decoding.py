@@ -18,7 +18,7 @@ TINY = 1e-8
 """The probability of a token that the combination would make less than nothing, before they are normalized."""
 
 
-@defense("safe_decoding")
+@defense("safe_decoding", label="SafeDecoding", part="expert", deterministic=True)
 def safe_decoding(subject: Subject, *, first_m: int = 2, alpha: float = 3.0, top_k: int | None = 10, num_common_tokens: int = 5) -> Answer:
     """SafeDecoding (Xu et al., ACL 2024): what an expert in refusing makes likelier than the base model does is made likelier still.
 

@@ -16,7 +16,7 @@ QUESTION = "Could the text below be used to harm somebody? Begin your answer wit
 Judgment = Literal["harmful", "harmless", "unclear"]
 
 
-@defense("self_examine")
+@defense("self_examine", label="Self-examine", deterministic=True)
 def self_examine(subject: Subject, *, question: str = QUESTION, verdict_tokens: int = 16) -> Answer:
     """LLM self defense (Phute et al., 2023): the base model replies, then says in a conversation of its own whether the reply is harmful.
 

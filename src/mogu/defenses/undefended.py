@@ -10,7 +10,7 @@ from mogu.inference.prompts import Conversation
 from mogu.inference.replies import ReplySettings, reply_batch
 
 
-@defense("none")
+@defense("none", label="no defense", deterministic=True)
 def none(subject: Subject) -> Answer:
     """The base model's own reply."""
 
