@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from mogu.cli._options import dtype_option
 from mogu.errors import ConfigError
@@ -108,3 +110,36 @@ def stoppable(console: Console, hint: str) -> Iterator[None]:
     except KeyboardInterrupt:
         console.print(f"\nStopped. {hint}")
         raise typer.Exit(STOPPED_BY_USER) from None
+
+
+@contextmanager
+def show_log(console: Console) -> Iterator[None]:
+    """Print what mogu logs, at level INFO and above, to a console, a line for each record.
+
+    The library itself prints nothing: it logs under the name ``mogu``. While this context is open, its records are shown as
+    plain text, without markup, highlighting or line breaks of the console's; afterward the logger is as it was.
+
+    Args:
+        console: where to print, usually the error stream, since standard output is for results.
+    """
+    logger, handler = logging.getLogger("mogu"), _ConsoleHandler(console)
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(min(level or logging.INFO, logging.INFO))
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+class _ConsoleHandler(logging.Handler):
+    def __init__(self, console: Console) -> None:
+        super().__init__(level=logging.INFO)
+        self.console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self.console.print(escape(self.format(record)), highlight=False, soft_wrap=True)
+        except Exception:  # a log line that cannot be printed must not end the command
+            self.handleError(record)

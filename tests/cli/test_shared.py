@@ -1,0 +1,58 @@
+"""What the commands share: the library's log, shown on the console of a command."""
+
+from __future__ import annotations
+
+import io
+import logging
+
+import pytest
+from rich.console import Console
+
+from mogu.cli._shared import show_log
+
+
+def shown(console: Console) -> list[str]:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue().splitlines()
+
+
+@pytest.fixture
+def console() -> Console:
+    return Console(file=io.StringIO(), width=40)
+
+
+def test_a_command_shows_what_the_library_logs_at_info_and_above(console: Console) -> None:
+    with show_log(console):
+        logging.getLogger("mogu.training.search").info("The %s responder is trained already.", "glad")
+        logging.getLogger("mogu.training").warning("careful")
+        logging.getLogger("mogu.training").debug("detail")
+        logging.getLogger("somebody.else").warning("noise")
+    assert shown(console) == ["The glad responder is trained already.", "careful"]
+
+
+def test_a_line_is_shown_as_it_is_however_long_and_whatever_brackets_it_holds(console: Console) -> None:
+    line = "dial [bold]+1[/bold]: " + "malicious refused 97.0%, benign refused 3.0%, " * 3
+    with show_log(console):
+        logging.getLogger("mogu").info(line)
+    assert shown(console) == [line]
+
+
+def test_nothing_is_shown_before_or_after_and_the_logger_is_left_as_it_was(console: Console) -> None:
+    logger = logging.getLogger("mogu")
+    before = (logger.level, list(logger.handlers))
+    with pytest.raises(KeyboardInterrupt), show_log(console):
+        raise KeyboardInterrupt
+    logging.getLogger("mogu.training").info("too late")
+    assert shown(console) == []
+    assert (logger.level, list(logger.handlers)) == before
+
+
+def test_a_logger_that_was_set_to_debug_stays_at_debug(console: Console) -> None:
+    logger = logging.getLogger("mogu")
+    logger.setLevel(logging.DEBUG)
+    try:
+        with show_log(console):
+            assert logger.level == logging.DEBUG
+        assert logger.level == logging.DEBUG
+    finally:
+        logger.setLevel(logging.NOTSET)
