@@ -39,7 +39,7 @@ def conversations() -> list[Conversation]:
 
 
 def test_the_defenses_are_in_the_order_of_reports() -> None:
-    assert defense_names() == [*EVERY, "mogu_v2"]
+    assert defense_names() == EVERY
 
 
 def test_each_defense_says_what_it_needs_and_whether_a_seed_can_change_its_replies() -> None:

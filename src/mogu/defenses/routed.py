@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
 from mogu.defenses.registry import Answer, DefendedReply, defense
 from mogu.defenses.subject import Subject
-from mogu.errors import ConfigError
 from mogu.inference.prompts import Conversation
 from mogu.inference.replies import ReplySettings, reply_batch
 from mogu.modeling.config import Handoff
@@ -56,24 +54,3 @@ def mogu(
         ]
 
     return answer
-
-
-@defense("mogu_v2", label="MoGU V2", deterministic=True)
-@functools.wraps(mogu, assigned=())  # its options are those of `mogu`, whichever they are
-def mogu_v2(subject: Subject, **options: Any) -> Answer:
-    """MoGU V2: fewer routed layers, and a backbone that is adapted while they are routed.
-
-    Args:
-        subject: a saved MoGU V2 model.
-        options: see :func:`mogu`.
-
-    Raises:
-        ConfigError: the model is none, or a MoGU V1 model.
-    """
-    if subject.hardened().mogu_config.backbone is None:
-        raise ConfigError(
-            "The defense mogu_v2 was asked for on a MoGU V1 model",
-            expected='a model that was trained with method = "v2"',
-            action="give such a model, or choose the defense mogu",
-        )
-    return mogu(subject, **options)

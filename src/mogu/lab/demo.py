@@ -1,14 +1,14 @@
-"""The whole of it once: build the lab's model, harden it, and measure both on prompts that neither was trained on.
+"""The demo: build the lab's model, harden it, and measure both on prompts that neither was trained on.
 
-Knows the order of things and what is measured; how it is shown is the command's business.
+Knows the order of the steps and what is measured; knows nothing of how results are shown.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +16,20 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from mogu.data import WRAPPERS, Record, augmented
+from mogu.evaluation.prompts import Category, EvalPrompt
 from mogu.hub import load_tokenizer
 from mogu.inference.padding import left_pad
 from mogu.inference.prompts import encode_prompt
-from mogu.lab.grading import RIGHT, Category, LabPrompt
 from mogu.lab.measure import Judged, judged_replies
 from mogu.lab.recipe import build_base
+from mogu.lab.registration import LAB_RECORDS
 from mogu.lab.splits import choice_records, prompts, records
 from mogu.modeling.model import MoguModel
 from mogu.training import Recipe, harden
 from mogu.training.baselines import Part
 from mogu.training.recipe import Method, recipe_from
 
-LAB_RECORDS = "the lab's own records"
-"""Stands in a recipe where other recipes name a file of records."""
+logger = getLogger(__name__)
 
 # For `mogu.training.train_baselines` on the lab, chosen on the dev split like MoGU's own rates: at the published 2e-3 so small an
 # expert refuses a third of the benign requests, and SafeDecoding would look worse than it is.
@@ -73,9 +73,9 @@ class DemoResult:
         for category in dict.fromkeys(one.prompt.category for one in self.base):
             row: dict[str, float] = {}
             for name, judged in (("base", self.base), ("mogu", self.mogu)):
-                verdicts = [one.verdict == RIGHT[category] for one in judged if one.prompt.category == category]
-                row[name] = sum(verdicts) / len(verdicts)
-                row["prompts"] = len(verdicts)
+                right = [reply.verdict == reply.prompt.expected for reply in judged if reply.prompt.category == category]
+                row[name] = sum(right) / len(right)
+                row["prompts"] = len(right)
             table[category] = row
         return table
 
@@ -133,22 +133,21 @@ def lab_data() -> dict[str, list[Record]]:
     return {"train": train, "dev": choice_records()}
 
 
-def run_demo(output: Path, *, tell: Callable[[str], None]) -> DemoResult:
+def run_demo(output: Path) -> DemoResult:
     """Build, harden and measure. A base model or stage that is finished already is taken over.
 
     Args:
         output: folder of the hardened model.
-        tell: is told what happens, a line at a time.
 
     Raises:
         MoguError: the output exists and is not ours, or cannot be written.
     """
-    tell("1. The base model: a small chat model, trained from nothing on the lab's world.")
+    logger.info("1. The base model: a small chat model, trained from nothing on the lab's world.")
     base_folder = build_base()
-    tell("2. Hardening: two responders, then the router between them.")
-    model = harden(lab_recipe(base_folder, output), records=lab_data(), resume=True, tell=tell)
+    logger.info("2. Hardening: two responders, then the router between them.")
+    model = harden(lab_recipe(base_folder, output), records=lab_data(), resume=True, tell=logger.info)
     assert model is not None  # all stages were run
-    tell("3. Measuring both on unseen subjects and unseen wrappers.")
+    logger.info("3. Measuring both on unseen subjects and unseen wrappers.")
     tokenizer = load_tokenizer(str(base_folder))
     test = prompts("test")
     mogu = judged_replies(model, tokenizer, test)
@@ -159,14 +158,14 @@ def run_demo(output: Path, *, tell: Callable[[str], None]) -> DemoResult:
 
 
 def reply_times(
-    model: MoguModel, tokenizer: PreTrainedTokenizerBase, asked: list[LabPrompt], *, rounds: int = 3, tokens: int = 48
+    model: MoguModel, tokenizer: PreTrainedTokenizerBase, timed: list[EvalPrompt], *, rounds: int = 3, tokens: int = 48
 ) -> Overhead:
     """Time replies of a fixed length, one prompt at a time, the ways taking turns."""
     ways: dict[str, dict[str, Any]] = {"base": {}, "recompute": {"handoff": "recompute"}, "continue": {"handoff": "continue"}}
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     fixed: dict[str, Any] = {"min_new_tokens": tokens, "max_new_tokens": tokens, "do_sample": False, "pad_token_id": tokenizer.pad_token_id}
     for _ in range(rounds):
-        for prompt in asked:
+        for prompt in timed:
             batch: dict[str, Any] = left_pad([encode_prompt(tokenizer, prompt.instruction)], 0, torch.device(model.device))
             for way, options in ways.items():
                 with model.routing("off" if way == "base" else "on"):

@@ -11,8 +11,9 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from mogu.evaluation.prompts import EvalPrompt, Outcome
 from mogu.inference.replies import ReplySettings, replies
-from mogu.lab.grading import LabPrompt, Verdict, judge
+from mogu.lab.grading import judge
 
 MAX_NEW_TOKENS = 48
 """Longer than any answer of the lab's world."""
@@ -22,12 +23,12 @@ MAX_NEW_TOKENS = 48
 class Judged:
     """A prompt, the reply to it, and what the reply did."""
 
-    prompt: LabPrompt
+    prompt: EvalPrompt
     reply: str
-    verdict: Verdict
+    verdict: Outcome
 
 
-def judged_replies(model: Any, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[LabPrompt], *, batch_size: int = 32) -> list[Judged]:
+def judged_replies(model: Any, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[EvalPrompt], *, batch_size: int = 32) -> list[Judged]:
     """Let a model reply to prompts greedily, and judge each reply."""
     instructions = [prompt.instruction for prompt in prompts]
     made = replies(model, tokenizer, instructions, ReplySettings(MAX_NEW_TOKENS), batch_size=batch_size)

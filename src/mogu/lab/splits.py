@@ -11,9 +11,12 @@ from typing import Literal
 
 from mogu.data.records import Label, Record
 from mogu.errors import ConfigError
+from mogu.evaluation.prompts import Category, EvalPrompt
 from mogu.lab import wrappers
-from mogu.lab.grading import Category, LabPrompt
 from mogu.lab.requests import Request, borderline_requests, fact_requests, how_to_requests, malicious_requests
+
+LAB = "lab"
+"""What the lab's prompts, their judge and its models are registered as."""
 
 _WRAPPERS = {"train": wrappers.TRAIN, "dev": wrappers.DEV, "test": wrappers.TEST}
 _RECORDS = {"train": 300, "dev": 60}
@@ -110,7 +113,7 @@ def records(
     return made
 
 
-def prompts(split: Literal["dev", "test"]) -> list[LabPrompt]:
+def prompts(split: Literal["dev", "test"]) -> list[EvalPrompt]:
     """Prompts to measure with: plain benign, malicious and borderline ones, and benign and malicious ones in each of the split's wrappers.
 
     Raises:
@@ -130,16 +133,16 @@ def choice_records() -> list[Record]:
     return [
         Record(
             id=prompt.id,
-            label="malicious" if prompt.expected is None else "benign",
+            label="malicious" if prompt.answer is None else "benign",
             instruction=prompt.instruction,
-            affirm=request.opening(rng) if prompt.expected is None else request.affirmation(rng),
+            affirm=request.opening(rng) if prompt.answer is None else request.affirmation(rng),
             reject=request.refusal(rng),
         )
         for prompt, request in _drawn_prompts("dev")
     ]
 
 
-def _drawn_prompts(split: Literal["dev", "test"]) -> Iterator[tuple[LabPrompt, Request]]:
+def _drawn_prompts(split: Literal["dev", "test"]) -> Iterator[tuple[EvalPrompt, Request]]:
     rng = random.Random(f"prompts {split}")
     for category, count in _PROMPTS[split].items():
         if category == "borderline":
@@ -150,12 +153,16 @@ def _drawn_prompts(split: Literal["dev", "test"]) -> Iterator[tuple[LabPrompt, R
             requests = _benign(split, count, rng)
         given = _WRAPPERS[split] if category.endswith("wrapped") else ()
         for number, (request, wrapper) in enumerate(_paired(requests, given, rng)):
-            prompt = LabPrompt(
+            text = wrapper.around(request.kept_text) if wrapper else request.kept_text
+            prompt = EvalPrompt(
                 id=f"lab-{split}-{category}-{number:03d}",
+                dataset=LAB,
                 category=category,
-                instruction=wrapper.around(request.kept_text) if wrapper else request.kept_text,
+                conversation=({"role": "user", "content": text},),
+                request=request.kept_text,
                 wrapper=wrapper.name if wrapper else None,
-                family=wrapper.family if wrapper else None,
-                expected=request.expected,
+                group=wrapper.family if wrapper else None,
+                answer=request.expected,
+                judge=LAB,
             )
             yield prompt, request

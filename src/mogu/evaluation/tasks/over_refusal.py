@@ -12,8 +12,8 @@ from inspect_ai.dataset import MemoryDataset
 from inspect_ai.scorer import Scorer, scorer
 from inspect_ai.solver import generate
 
-from mogu.evaluation.datasets import dataset_spec, read_prompts
-from mogu.evaluation.inspect.errors import explained
+from mogu.evaluation.datasets import dataset_spec, read_dataset
+from mogu.evaluation.inspect.errors import as_inspect_error
 from mogu.evaluation.inspect.metrics import share
 from mogu.evaluation.scorers import refusal
 from mogu.evaluation.tasks.samples import first, sample_of
@@ -28,10 +28,10 @@ def over_refusal(dataset: str = "xstest", file: str | None = None, limit: int | 
         file: the data set in a local file.
         limit: how many prompts.
     """
-    with explained():
+    with as_inspect_error():
         spec = dataset_spec(dataset, measures=("contrast", "benign"))
-        asked = first(read_prompts(spec, Path(file).expanduser() if file is not None else None), limit)
-    samples = [sample_of(prompt) for prompt in asked]
+        prompts = first(read_dataset(spec, Path(file).expanduser() if file is not None else None), limit)
+    samples = [sample_of(prompt) for prompt in prompts]
     return Task(dataset=MemoryDataset(samples, name=dataset), solver=generate(), scorer=refused())
 
 

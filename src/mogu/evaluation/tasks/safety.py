@@ -13,10 +13,11 @@ from inspect_ai.scorer import Scorer, scorer
 from inspect_ai.solver import generate
 
 from mogu.errors import ConfigError
-from mogu.evaluation.datasets import EvaluationPrompt, dataset_spec, read_prompts, read_templates
-from mogu.evaluation.inspect.errors import explained
+from mogu.evaluation.datasets import dataset_spec, read_dataset, read_templates
+from mogu.evaluation.inspect.errors import as_inspect_error
 from mogu.evaluation.inspect.metrics import share
 from mogu.evaluation.jailbreaks import EVALUATION_WRAPPERS, Jailbreak, jailbreak_named
+from mogu.evaluation.prompts import EvalPrompt
 from mogu.evaluation.scorers import harmfulness, refusal
 from mogu.evaluation.tasks.samples import PLAIN, first, sample_of
 from mogu.evaluation.tendency_jailbreak import tendency_wrapper
@@ -43,16 +44,16 @@ def safety(
         judge: an Inspect model that rates how harmful each reply is, besides.
         limit: how many prompts of each data set.
     """
-    with explained():
+    with as_inspect_error():
         names = [dataset] if isinstance(dataset, str) else list(dataset)
         if file is not None and len(names) != 1:
             raise ConfigError(f"One file was given for {len(names)} data sets", expected="one data set", action="run once for each of them")
-        asked: list[EvaluationPrompt] = []
+        prompts: list[EvalPrompt] = []
         for name in names:
-            asked += first(read_prompts(dataset_spec(name, measures=("malicious",)), _path(file)), limit)
+            prompts += first(read_dataset(dataset_spec(name, measures=("malicious",)), _path(file)), limit)
         around = _wrappers(wrapper, jailbreaks)
     # All wrappers of a prompt beside each other, so that the first samples of a run are of every kind.
-    samples = [sample_of(prompt, one) for prompt in asked for one in around]
+    samples = [sample_of(prompt, wrapped_in) for prompt in prompts for wrapped_in in around]
     scorers = [attack()] if judge is None else [attack(), harmfulness(judge)]
     return Task(dataset=MemoryDataset(samples, name=",".join(names)), solver=generate(), scorer=scorers)
 

@@ -14,8 +14,8 @@ from inspect_ai.solver import Generate, Solver, TaskState, chain, generate, solv
 
 from mogu.errors import DataError
 from mogu.evaluation import scorers
-from mogu.evaluation.datasets import dataset_spec, read_prompts
-from mogu.evaluation.inspect.errors import explained
+from mogu.evaluation.datasets import dataset_spec, read_dataset
+from mogu.evaluation.inspect.errors import as_inspect_error
 from mogu.evaluation.scorers.usability import TURNS
 from mogu.evaluation.tasks.samples import first, sample_of
 
@@ -30,19 +30,18 @@ def usability(dataset: str = "just_eval", judge: str | None = None, file: str | 
         file: the data set in a local file.
         limit: how many prompts.
     """
-    with explained():
-        asked = first(
-            read_prompts(dataset_spec(dataset, measures=("benign",)), Path(file).expanduser() if file is not None else None), limit
-        )
-        turns = sorted({len(prompt.turns) for prompt in asked})
+    with as_inspect_error():
+        spec = dataset_spec(dataset, measures=("benign",))
+        prompts = first(read_dataset(spec, Path(file).expanduser() if file is not None else None), limit)
+        turns = sorted({1 + len(prompt.later_turns) for prompt in prompts})
         if turns not in ([1], [len(TURNS)]):
             raise DataError(
                 f"The prompts of {dataset} have {' or '.join(map(str, turns))} turns",
                 expected=f"one turn each, or {len(TURNS)} each, as MT-bench has",
-                action="split the file, or mend the rows",
+                action="split the file, or correct the rows",
             )
     return Task(
-        dataset=MemoryDataset([sample_of(prompt) for prompt in asked], name=dataset),
+        dataset=MemoryDataset([sample_of(prompt) for prompt in prompts], name=dataset),
         solver=chain(generate(), later_turns()),
         scorer=scorers.usability(judge) if turns == [1] else scorers.usability_by_turn(judge),
     )
