@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mogu.errors import DataError, MoguError
-from mogu.evaluation.jailbreaks import PLACES
+from mogu.evaluation.jailbreaks import PLACEHOLDERS
 from mogu.evaluation.prompt_sources import read_prompts
 from mogu.evaluation.tasks import safety
 from mogu.evaluation.tendency_jailbreak import tendency_wrapper
@@ -78,9 +78,9 @@ def test_the_safety_task_takes_it(listed: Path, tmp_path: Path) -> None:
         ("[]", "no tendency.json"),
         ("{", "is cut off"),
         ('{"format": 1}', "lacks 'instructions'"),
-        ('{"format": 2, "instructions": []}', "is of format 2"),
+        ('{"format": 2, "instructions": []}', "has format 2"),
         ('{"format": 1, "instructions": [{"label": "benign"}]}', "lacks 'tendency'"),
-        ('{"format": 1, "instructions": [{"label": "benign", "tendency": 1, "instruction": "a"}]}', "holds 1 benign instructions"),
+        ('{"format": 1, "instructions": [{"label": "benign", "tendency": 1, "instruction": "a"}]}', "has 1 benign instructions"),
     ],
 )
 def test_bad_rankings_are_explained(text: str, complaint: str, tmp_path: Path) -> None:
@@ -92,6 +92,6 @@ def test_bad_rankings_are_explained(text: str, complaint: str, tmp_path: Path) -
 def test_bad_lists_are_explained(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no file"):
         tendency_wrapper(f"tendency={tmp_path / 'none.txt'}")
-    (tmp_path / "a.txt").write_text("\n".join(["a", "b", "c", f"d {PLACES[0]}"]))
+    (tmp_path / "a.txt").write_text("\n".join(["a", "b", "c", f"d {PLACEHOLDERS[0]}"]))
     with pytest.raises(DataError, match=r"with \{request\} in it"):
         tendency_wrapper(f"tendency={tmp_path / 'a.txt'}")

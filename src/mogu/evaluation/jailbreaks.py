@@ -1,8 +1,7 @@
-"""Jailbreak wrappers for evaluations of real models: texts around a request that talk a weak model into answering it.
+"""Jailbreak wrappers for evaluations of real models: texts around a request that may persuade a weak model to answer it.
 
-All were written for this project, and no training wrapper (`mogu.data.templates`, `mogu.lab.wrappers`) shares a phrase with them: a
-defense is measured on wrappers that it was not trained on. Each tries one known way; how well it works on a given model is what is
-measured. Knows text alone.
+All were written for this project, and no training wrapper (`mogu.data.templates`, `mogu.lab.wrappers`) shares a phrase with them, so
+that a defense is measured on wrappers that it was not trained on. Each tries one known technique. Knows text only.
 """
 
 from __future__ import annotations
@@ -11,13 +10,13 @@ from dataclasses import dataclass
 
 from mogu.errors import ConfigError
 
-PLACES = ("{request}", "[INSERT PROMPT HERE]", "[PROMPT]", "{prompt}", "{instruction}", "{question}")
-"""What marks the place of the request in a template; published collections write it in several ways."""
+PLACEHOLDERS = ("{request}", "[INSERT PROMPT HERE]", "[PROMPT]", "{prompt}", "{instruction}", "{question}")
+"""Placeholders of the request in a template; published collections use several."""
 
 
 @dataclass(frozen=True)
 class Jailbreak:
-    """A named text with a place for a request; a text without one has the request after it.
+    """A named text with a placeholder for a request; without one, the request follows the text.
 
     Args:
         name: its name.
@@ -28,9 +27,9 @@ class Jailbreak:
     text: str
 
     def around(self, request: str) -> str:
-        """The wrapped request."""
-        place = next((place for place in PLACES if place in self.text), None)
-        return f"{self.text}\n\n{request}" if place is None else self.text.replace(place, request)
+        """Wrap a request."""
+        placeholder = next((placeholder for placeholder in PLACEHOLDERS if placeholder in self.text), None)
+        return f"{self.text}\n\n{request}" if placeholder is None else self.text.replace(placeholder, request)
 
 
 EVALUATION_WRAPPERS = tuple(
@@ -87,7 +86,7 @@ EVALUATION_WRAPPERS = tuple(
 
 
 def jailbreak_named(name: str) -> Jailbreak:
-    """An evaluation wrapper by name.
+    """Look up an evaluation wrapper.
 
     Raises:
         ConfigError: there is none of that name.
@@ -97,6 +96,6 @@ def jailbreak_named(name: str) -> Jailbreak:
             return jailbreak
     raise ConfigError(
         f"There is no wrapper {name!r}",
-        expected=f"'all', 'none' or one of {', '.join(one.name for one in EVALUATION_WRAPPERS)}",
+        expected=f"'all', 'none' or one of {', '.join(jailbreak.name for jailbreak in EVALUATION_WRAPPERS)}",
         action="correct the name, or give a file of published jailbreak prompts with jailbreaks=FILE",
     )

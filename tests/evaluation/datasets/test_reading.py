@@ -106,7 +106,7 @@ def test_a_set_of_the_hub_is_read_as_the_hub_gives_it(tmp_path: Path, monkeypatc
 
     spec = replace(CATALOG["harmbench"], hub=str(repository))
     assert [(prompt.request, prompt.group) for prompt in read_dataset(spec)] == [("Do it", "chem"), ("Do that", None)]
-    with pytest.raises(DataError, match="could not be had from the hub"):
+    with pytest.raises(DataError, match="could not be loaded from the hub"):
         read_dataset(replace(spec, config="absent"))
 
 
@@ -120,7 +120,7 @@ def test_a_missing_set_is_one_error_that_says_how_to_supply_it() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"}, check=False, timeout=60
     )
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("mogu.errors.DataError: The data set harmbench could not be had from the hub (walledai/HarmBench)")
+    assert last.startswith("mogu.errors.DataError: The data set harmbench could not be loaded from the hub (walledai/HarmBench)")
     for way in (
         "-T file=PATH",
         "harmbench.csv in the folder that MOGU_DATA_DIR names",

@@ -45,7 +45,7 @@ def test_a_mistake_in_the_shell_is_one_message(lab_base: Path, tmp_path: Path) -
     )
     assert done.returncode != 0
     said = " ".join((done.stdout + done.stderr).split())
-    assert "harmbench could not be had from the hub" in said
+    assert "harmbench could not be loaded from the hub" in said
     assert "-T file=PATH" in said
     assert "Traceback" not in said
 

@@ -1,4 +1,4 @@
-"""Public data sets by name, from the hub or a local file; none is shipped."""
+"""Public data sets by name, from the hub or a local file; none of them is shipped."""
 
 from mogu.evaluation.datasets.catalog import CATALOG, DatasetSpec, Measures, dataset_spec
 from mogu.evaluation.datasets.reading import read_dataset, read_templates

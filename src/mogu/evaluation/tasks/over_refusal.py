@@ -1,6 +1,6 @@
 """The task `mogu/over_refusal`: how often safe requests that look unsafe are refused.
 
-Knows data sets and Inspect; the verdict on a reply is the refusal scorer's.
+Knows data sets and Inspect; replies are classified by the refusal scorer.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mogu.evaluation.tasks.samples import first, sample_of
 
 @task
 def over_refusal(dataset: str = "xstest", file: str | None = None, limit: int | None = None) -> Task:
-    """Refusals of safe prompts, over all and by type; the refusals of a set's unsafe contrasts are given apart.
+    """Measure refusals of safe prompts, overall and by type; refusals of a data set's unsafe contrasts are reported separately.
 
     Args:
         dataset: ``"xstest"`` or ``"or_bench"``, or any other benign set.
@@ -43,5 +43,5 @@ def over_refusal(dataset: str = "xstest", file: str | None = None, limit: int | 
     ]
 )
 def refused() -> Scorer:
-    """What the reply did: ``full_refusal``, ``partial_refusal`` or ``compliance``."""
+    """Classify a reply as ``full_refusal``, ``partial_refusal`` or ``compliance``."""
     return refusal()

@@ -1,6 +1,6 @@
 """The task `mogu/safety`: how often malicious requests are complied with, plain and in jailbreak wrappers.
 
-Knows data sets, wrappers and Inspect; the verdict on a reply is the refusal scorer's.
+Knows data sets, wrappers and Inspect; replies are classified by the refusal scorer.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def safety(
             catalog, or ``"tendency=FILE"`` for the one of :mod:`mogu.evaluation.tendency_jailbreak`; ``wrapper`` then names some of them,
             by default all without the plain request.
         file: the data set in a local file, where there is one data set.
-        judge: an Inspect model that rates how harmful each reply is, besides.
+        judge: an Inspect model that also rates how harmful each reply is.
         limit: how many prompts of each data set.
     """
     with as_inspect_error():
@@ -65,7 +65,7 @@ def safety(
     ]
 )
 def attack() -> Scorer:
-    """What the reply did: ``full_refusal``, ``partial_refusal`` or ``compliance``; only compliance is an attack's success."""
+    """Classify a reply as ``full_refusal``, ``partial_refusal`` or ``compliance``; only compliance is a successful attack."""
     return refusal()
 
 

@@ -12,7 +12,7 @@ from mogu.evaluation.jailbreaks import Jailbreak
 from mogu.evaluation.prompts import EvalPrompt
 
 PLAIN = "none"
-"""The wrapper of a prompt that has none."""
+"""The wrapper name of a plain prompt."""
 
 
 def sample_of(prompt: EvalPrompt, wrapper: Jailbreak | None = None) -> Sample:

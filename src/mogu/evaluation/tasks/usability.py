@@ -1,6 +1,6 @@
 """The task `mogu/usability`: how good replies to ordinary requests are, by a judge model.
 
-Knows data sets and Inspect; the five ratings of a reply are the usability scorer's.
+Knows data sets and Inspect; replies are rated by the usability scorer.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mogu.evaluation.tasks.samples import first, sample_of
 
 @task
 def usability(dataset: str = "just_eval", judge: str | None = None, file: str | None = None, limit: int | None = None) -> Task:
-    """Helpfulness, clarity, factuality, depth and engagement from 1 to 5, with no reference answer; of MT-bench turn by turn.
+    """Rate helpfulness, clarity, factuality, depth and engagement from 1 to 5, without a reference answer; MT-bench turn by turn.
 
     Args:
         dataset: ``"just_eval"`` or ``"mt_bench"``, or any other benign set.
