@@ -15,7 +15,8 @@ from mogu.defenses import REFUSAL, DefendedReply, Subject, defense, make_defense
 from mogu.defenses import registry as defense_registry
 from mogu.defenses.registry import Answer
 from mogu.errors import ConfigError
-from mogu.evaluation.compare import Comparison, compare
+from mogu.evaluation.compare import Comparison, Lineup, compare
+from mogu.evaluation.compare.model_pool import ModelPool
 from mogu.evaluation.prompt_sources import read_prompts
 from mogu.hub import load_base
 from mogu.inference.replies import ReplySettings
@@ -99,6 +100,12 @@ def test_models_on_different_bases_are_refused(lab_mogu: Path, tmp_path: Path, c
     with pytest.raises(ConfigError, match=words):
         compare(Comparison((str(first), str(lab_mogu)), tmp_path / "out", ("lab",), ("mogu",), **QUICK))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_base_that_was_moved_is_named_once_for_all_models(lab_mogu: Path, lab_base: Path, tmp_path: Path) -> None:
+    first = on_other_base(lab_mogu, tmp_path / "first", base_model="/gone/base")
+    compared = Comparison((str(first), str(lab_mogu)), tmp_path / "out", ("lab",), ("mogu",), base_model=str(lab_base), **QUICK)
+    assert ModelPool(Lineup(compared)).base_path == str(lab_base)
 
 
 def test_models_of_different_chat_templates_need_one_that_is_named(lab_mogu: Path, tmp_path: Path) -> None:
