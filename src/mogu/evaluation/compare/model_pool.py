@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from logging import getLogger
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -58,7 +58,7 @@ class ModelPool:
             if system.model is not None:
                 system.model.train(seed, self.base, self.tokenizer)
         needed = [Path(system.defense.part).stem for system in systems if system.defense.part is not None]
-        parts = [cast(Part, part) for part in needed if part in PARTS]
+        parts: list[Part] = [part for part in needed if part in PARTS]
         if not parts or self.comparison.baselines is not None:
             return
         recipe = self.first_model.recipe(seed)
