@@ -12,9 +12,9 @@ from inspect_ai import eval as inspect_eval
 
 from mogu.defenses import make_defense
 from mogu.evaluation.inspect.model_pool import LoadOptions, shared_subject
-from mogu.evaluation.tasks import lab
 from mogu.inference.replies import ReplySettings
 from mogu.lab import build_base, judge, prompts
+from mogu.lab.inspect_task import lab
 from mogu.lab.measure import MAX_NEW_TOKENS
 
 BATCH = 32

@@ -1,15 +1,16 @@
 """The paper's experiment as one run: data, three stages, baselines, all defenses on the paper's data sets, report.
 
-Knows the order of things and where each model's recipe is; each thing itself is done elsewhere. On the lab's model the same steps run with
-the lab's own data.
+Knows the order of the steps and where each model's recipe is; every step itself is done elsewhere. With the lab's model the same steps
+run on the lab's own data.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from logging import getLogger
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
@@ -17,8 +18,8 @@ from typing import Literal
 from mogu import lab
 from mogu.data import Instruction, ModelAnswers, Record, build_pairs, distinct, split_records, write_record_files
 from mogu.errors import ConfigError
-from mogu.evaluation.compare import Comparison, Results, compare
-from mogu.evaluation.datasets import CATALOG, DatasetSpec, dataset_spec, read_prompts
+from mogu.evaluation.compare import Comparison, Lineup, Results, compare
+from mogu.evaluation.datasets import CATALOG, DatasetSpec, dataset_spec, read_dataset
 from mogu.files.atomic import atomic_file
 from mogu.hub import load_base
 from mogu.lab import build_base
@@ -56,22 +57,22 @@ TRAINING_INSTRUCTIONS = 300
 
 PAPER_DATA = ("malicious_instruct", "just_eval")
 
-Tell = Callable[[str], None]
+logger = getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Reproduction:
-    """One reproduction.
+    """The settings of a reproduction.
 
     Args:
         name: one of :data:`RECIPES`.
         out: folder of everything that is written.
         base: ``"hub"`` is the paper's model; ``"lab"`` is the lab's, with the lab's data: the same steps, in minutes.
-        seeds: seeds of the baselines' training.
+        seeds: how many seeds of the baselines' training.
         limit: prompts of each kind of each data set; ``None`` is all.
         shifts: how far MoGU's dial is turned, where it is measured beside its own setting.
         settings: ``section.key=value`` overrides of the recipe.
-        judge: an Inspect model that rates the comparison's replies besides.
+        judge: an Inspect model that also rates the comparison's replies.
         command: the command line that asked for it, for the report.
     """
 
@@ -119,16 +120,16 @@ class Reproduction:
 
     def comparison(self, recipe: Recipe) -> Comparison:
         """The comparison at its end: the paper's data sets, each malicious or benign prompt in a published jailbreak as well."""
-        of_paper = self.base == "hub"
+        is_paper = self.base == "hub"
         return Comparison(
-            model=str(recipe.run.output),
+            models=(str(recipe.run.output),),
             out=self.out / "report",
-            data=(f"malicious={self.unseen}", *PAPER_DATA) if of_paper else ("lab",),
-            jailbreaks="published" if of_paper else None,
+            data=(f"malicious={self.unseen}", *PAPER_DATA) if is_paper else ("lab",),
+            jailbreaks="published" if is_paper else None,
             limit=self.limit,
             seeds=self.seeds,
             shifts=self.shifts,
-            max_new_tokens=128 if of_paper else 48,
+            max_new_tokens=128 if is_paper else 48,
             chat_template=recipe.model.chat_template,
             trust_remote_code=recipe.model.trust_remote_code,
             dtype=recipe.model.dtype,
@@ -154,57 +155,58 @@ class Step:
     cost: str
 
 
-def reproduce(wanted: Reproduction, *, tell: Tell = print) -> Results:
-    """Carry all steps out; those that an earlier run finished are taken over.
+def reproduce(reproduction: Reproduction) -> Results:
+    """Run all steps; those that an earlier run finished are taken over.
 
     Raises:
-        MoguError: data, a model or the recipe cannot be had or used.
+        MoguError: data, a model or the recipe cannot be fetched or used.
     """
-    recipe = wanted.recipe()
-    if not (wanted.pairs.is_file() and wanted.dev.is_file()):
-        tell("Data: training pairs")
-        _build_data(wanted, recipe)
+    recipe = reproduction.recipe()
+    if not (reproduction.pairs.is_file() and reproduction.dev.is_file()):
+        logger.info("Data: training pairs")
+        _build_data(reproduction, recipe)
     if not (recipe.run.output / CONFIG_FILE).is_file():
-        tell("Training: glad, unwill, router")
+        logger.info("Training: glad, unwill, router")
         harden(recipe, resume=True)
-    tell("Comparison: baselines, defenses, report")
-    return compare(wanted.comparison(recipe), tell=tell)
+    logger.info("Comparison: baselines, defenses, report")
+    return compare(reproduction.comparison(recipe))
 
 
-def steps(wanted: Reproduction) -> tuple[list[Step], Plan]:
-    """Every step with its inputs and cost, and the training plan behind them; nothing is downloaded, trained or written.
+def steps(reproduction: Reproduction) -> tuple[list[Step], Plan]:
+    """List every step with its inputs and cost, and the training plan behind them; nothing is downloaded, trained or written.
 
     Raises:
         MoguError: there is no such reproduction, or the recipe cannot be used.
     """
-    recipe = wanted.recipe()
-    comparison = wanted.comparison(recipe)
-    planned = _planned(wanted, recipe)
-    of_paper = wanted.base == "hub"
-    sources = ("advbench", f"alpaca ({ALPACA.hub})", recipe.model.base) if of_paper else ("the lab's records",)
+    recipe = reproduction.recipe()
+    comparison = reproduction.comparison(recipe)
+    planned = _planned(reproduction, recipe)
+    is_paper = reproduction.base == "hub"
+    sources = ("advbench", f"alpaca ({ALPACA.hub})", recipe.model.base) if is_paper else ("the lab's records",)
     pairs = sum(stage.examples for stage in planned.stages if stage.name == "router") + planned.dev_records
-    answered = f", {TRAINING_INSTRUCTIONS} answers by the base model" if of_paper else ""
-    found = [Step("data", sources, f"{wanted.pairs}, {wanted.dev}", f"{pairs} pairs{answered}")]
+    answered = f", {TRAINING_INSTRUCTIONS} answers by the base model" if is_paper else ""
+    listed = [Step("data", sources, f"{reproduction.pairs}, {reproduction.dev}", f"{pairs} pairs{answered}")]
     for stage in planned.stages:
         times = f" × {stage.runs} candidates" if stage.runs > 1 else ""
         cost = f"{stage.steps:,} steps{times}, {stage.trained_parameters:,} parameters, at most {stage.memory_bytes / 2**30:.1f} GiB"
-        found.append(Step(stage.name, (str(wanted.pairs), recipe.model.base), str(recipe.run.output), cost))
+        listed.append(Step(stage.name, (str(reproduction.pairs), recipe.model.base), str(recipe.run.output), cost))
     router = planned.stages[-1]
-    found.append(
+    listed.append(
         Step(
             "baselines",
-            (str(wanted.pairs), recipe.model.base),
+            (str(reproduction.pairs), recipe.model.base),
             str(comparison.out / "baselines"),
-            f"sft, expert and detector, {wanted.seeds} time(s); sft takes {router.steps:,} steps, as the router does",
+            f"sft, expert and detector, {reproduction.seeds} time(s); sft takes {router.steps:,} steps, as the router does",
         )
     )
-    prompts = _prompts(wanted, comparison)
-    variants = len(comparison.variants())
-    replies = prompts * sum(len({comparison.seed_of(one, seed) for seed in range(wanted.seeds)}) for one in comparison.variants())
-    cost = f"{prompts:,} prompts × {variants} variants of {len(comparison.named())} defenses: {replies:,} replies of at most "
+    prompts = _prompts(reproduction, comparison)
+    lineup = Lineup(comparison)
+    variants = lineup.variants()
+    replies = prompts * sum(len({lineup.seed_of(variant, seed) for seed in range(reproduction.seeds)}) for variant in variants)
+    cost = f"{prompts:,} prompts × {len(variants)} variants of {len(lineup.names())} defenses: {replies:,} replies of at most "
     data = (*comparison.data, *(("jailbreak_prompts",) if comparison.jailbreaks else ()))
     judging = f"; {replies:,} calls of the judge, one for each reply that is not empty" if comparison.judge else ""
-    found.append(
+    listed.append(
         Step(
             "comparison",
             (*data, *((f"the judge {comparison.judge}",) if comparison.judge else ())),
@@ -212,26 +214,26 @@ def steps(wanted: Reproduction) -> tuple[list[Step], Plan]:
             f"{cost}{comparison.max_new_tokens} tokens{judging}",
         )
     )
-    return [*found, Step("report", (str(comparison.out / "cells"),), str(comparison.out / "report.html"), "seconds")], planned
+    return [*listed, Step("report", (str(comparison.out / "cells"),), str(comparison.out / "report.html"), "seconds")], planned
 
 
-def _prompts(wanted: Reproduction, comparison: Comparison) -> int:
+def _prompts(reproduction: Reproduction, comparison: Comparison) -> int:
     """How many prompts there are, as far as is known without the data sets."""
-    if wanted.base == "lab":
+    if reproduction.base == "lab":
         counts: dict[str, int] = {}
         for prompt in lab.prompts("test"):
             counts[prompt.category] = counts.get(prompt.category, 0) + 1
     else:
         counts = {name: CATALOG[name].size for name in PAPER_DATA}
         counts["advbench"] = CATALOG["advbench"].size - TRAINING_INSTRUCTIONS
-    kept = [number if wanted.limit is None else min(number, wanted.limit) for number in counts.values()]
+    kept = [number if reproduction.limit is None else min(number, reproduction.limit) for number in counts.values()]
     return sum(kept) * (2 if comparison.jailbreaks else 1)
 
 
-def _build_data(wanted: Reproduction, recipe: Recipe) -> None:
-    if wanted.base == "lab":
+def _build_data(reproduction: Reproduction, recipe: Recipe) -> None:
+    if reproduction.base == "lab":
         data = lab_data()
-        write_record_files({wanted.pairs: data["train"], wanted.dev: data["dev"]})
+        write_record_files({reproduction.pairs: data["train"], reproduction.dev: data["dev"]})
         return
     advbench = _instructions(dataset_spec("advbench", measures=("malicious",)))
     benign = _instructions(ALPACA)[:TRAINING_INSTRUCTIONS]
@@ -240,37 +242,37 @@ def _build_data(wanted: Reproduction, recipe: Recipe) -> None:
     answer = ModelAnswers(model.train(False), recipe_tokenizer(recipe))
     records = build_pairs(benign, advbench[:TRAINING_INSTRUCTIONS], answer=answer)
     splits = split_records(records, dev=recipe.data.dev_share, test=0.0)
-    with atomic_file(wanted.unseen) as scratch:
-        scratch.write_text("\n".join(one.text for one in advbench[TRAINING_INSTRUCTIONS:]) + "\n", encoding="utf-8")
-    write_record_files({wanted.pairs: splits["train"], wanted.dev: splits["dev"]})
+    with atomic_file(reproduction.unseen) as scratch:
+        scratch.write_text("\n".join(instruction.text for instruction in advbench[TRAINING_INSTRUCTIONS:]) + "\n", encoding="utf-8")
+    write_record_files({reproduction.pairs: splits["train"], reproduction.dev: splits["dev"]})
 
 
 def _instructions(spec: DatasetSpec) -> list[Instruction]:
     """A data set's instructions, each once and on one line, in an order that depends on nothing but the set."""
-    texts = [" ".join(prompt.turns[0].split()) for prompt in read_prompts(spec)]
+    texts = [" ".join(prompt.request.split()) for prompt in read_dataset(spec)]
     drawn = random.Random(f"reproduce {spec.name}").sample(texts, len(texts))
     return distinct([Instruction(text, number) for number, text in enumerate(drawn, 1)])
 
 
-def _planned(wanted: Reproduction, recipe: Recipe) -> Plan:
-    """The plan of the training, from the model's shape alone and stand-ins for records that are still to be made."""
-    with _stand_ins(wanted, recipe) as (train, dev):
+def _planned(reproduction: Reproduction, recipe: Recipe) -> Plan:
+    """Plan the training from the model's shape alone, with stand-ins for records that are still to be made."""
+    with _stand_ins(reproduction, recipe) as (train, dev):
         data = recipe.data.model_copy(update={"train": train, "dev": dev})
-        shape = shipped_recipe(RECIPES[wanted.name]).shape
-        model = recipe.model if wanted.base == "lab" else recipe.model.model_copy(update={"base": str(shape), "revision": None})
-        found = plan(recipe.model_copy(update={"data": data, "model": model}))
-    return replace(found, base_model=recipe.model.base)
+        shape = shipped_recipe(RECIPES[reproduction.name]).shape
+        model = recipe.model if reproduction.base == "lab" else recipe.model.model_copy(update={"base": str(shape), "revision": None})
+        planned = plan(recipe.model_copy(update={"data": data, "model": model}))
+    return replace(planned, base_model=recipe.model.base)
 
 
 @contextmanager
-def _stand_ins(wanted: Reproduction, recipe: Recipe) -> Iterator[tuple[Path, Path]]:
-    """Files of records: those that are there, or as many as there will be."""
-    if wanted.pairs.is_file() and wanted.dev.is_file():
-        yield wanted.pairs, wanted.dev
+def _stand_ins(reproduction: Reproduction, recipe: Recipe) -> Iterator[tuple[Path, Path]]:
+    """Yield files of records: those that are there, or blank ones, as many as there will be."""
+    if reproduction.pairs.is_file() and reproduction.dev.is_file():
+        yield reproduction.pairs, reproduction.dev
         return
     with TemporaryDirectory() as folder:
         train, dev = Path(folder) / "pairs.jsonl", Path(folder) / "pairs.dev.jsonl"
-        if wanted.base == "lab":
+        if reproduction.base == "lab":
             data = lab_data()
             write_record_files({train: data["train"], dev: data["dev"]})
         else:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from mogu import MoguConfig, MoguModel
 from mogu.cli import main
+from mogu.data import Record, write_records
 
 TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
 
@@ -78,3 +81,31 @@ def run_mogu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
         return code, captured.out, captured.err
 
     return run
+
+
+@pytest.fixture(scope="session")
+def mogu_process() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run ``mogu`` with arguments in a process of its own, without the hub; for commands that must not share this one's models and logs."""
+
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "mogu", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            cwd=Path(__file__).parents[2],
+            env=os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "160"} | environment,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def dev_records(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three benign and three malicious records in a file."""
+    file = tmp_path_factory.mktemp("data") / "dev.jsonl"
+    texts = {"affirm": "Yes.", "reject": "No."}
+    labels = ("benign", "malicious")
+    write_records(file, [Record(id=f"{n}", label=labels[n % 2], instruction=f"Request number {n}.", **texts) for n in range(6)])
+    return file

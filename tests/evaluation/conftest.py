@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -35,6 +38,28 @@ def lab_mogu(lab_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def log_lines() -> Callable[[], AbstractContextManager[list[str]]]:
+    """``with log_lines() as lines`` collects what mogu logs, a line for each record."""
+
+    @contextmanager
+    def collect() -> Iterator[list[str]]:
+        lines: list[str] = []
+        handler = logging.Handler(logging.INFO)
+        handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+        logger = logging.getLogger("mogu")
+        level = logger.level
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        try:
+            yield lines
+        finally:
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+
+    return collect
+
+
 @pytest.fixture(autouse=True)
 def quiet_logs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("INSPECT_DISPLAY", "none")
@@ -61,5 +86,5 @@ def reproduced(tmp_path_factory: pytest.TempPathFactory, brief_training: tuple[s
     from mogu.reproduction import Reproduction, reproduce
 
     out = tmp_path_factory.mktemp("reproduction") / "out"
-    reproduce(Reproduction("vicuna-7b", out, base="lab", limit=2, shifts=(1.0,), settings=brief_training), tell=lambda _: None)
+    reproduce(Reproduction("vicuna-7b", out, base="lab", limit=2, shifts=(1.0,), settings=brief_training))
     return out

@@ -19,7 +19,7 @@ from mogu.analysis.labeled_instructions import read_labeled_instructions
 from mogu.analysis.tendency import OpeningEncoder
 from mogu.data import Record, conversation_of, inspect_records, offered, read_records, read_tools, write_records
 from mogu.errors import ChatTemplateError, DataError
-from mogu.evaluation.prompts import of_records
+from mogu.evaluation.prompt_sources import prompts_of_records
 from mogu.inference.prompts import WithTools, encode_answer, encode_prompt, fixed_date, render_prompt
 from mogu.inference.replies import ReplySettings, replies
 from mogu.training.examples import responder_examples, router_examples
@@ -294,8 +294,8 @@ def test_files_of_tools(tmp_path: Any) -> None:
 
 def test_records_with_tools_are_no_prompts_for_a_comparison_of_defenses() -> None:
     with pytest.raises(DataError, match="'r1' uses tools"):
-        of_records([record(CALLED, None)], "own")
-    assert of_records([record([SYSTEM, USER], None)], "own")[0].request == "Is it raining?"
+        prompts_of_records([record(CALLED, None)], "own")
+    assert prompts_of_records([record([SYSTEM, USER], None)], "own")[0].request == "Is it raining?"
 
 
 def test_a_fixed_date_is_the_date_that_templates_write(letters: PreTrainedTokenizerFast) -> None:

@@ -1,6 +1,6 @@
-"""`mogu calibrate`: choose the dial on held-out records, and say what it buys.
+"""`mogu calibrate`: choose the dial on held-out records, and show what it gains.
 
-Knows the command line; what is done is in :mod:`mogu.evaluation.calibration`.
+Knows the command line; the work is done in :mod:`mogu.evaluation.calibration`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def calibrate(
     path: ModelPath,
     dev: Annotated[Path, typer.Option(help="Held-out records, a .jsonl file as `mogu data build` writes it.")],
     max_benign_refusal: Annotated[float, typer.Option(help="Share of benign records that may be refused.")] = 0.01,
-    write: Annotated[bool, typer.Option("--write", help="Make the dial the model's own, in its mogu_config.json and on its card.")] = False,
+    write: Annotated[bool, typer.Option("--write", help="Save the dial in the model's mogu_config.json and on its card.")] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a reply; a refusal shows in its first sentence.")] = 48,
     batch_size: Annotated[int, typer.Option(min=1, help="Replies at a time.")] = 32,
     base_model: BaseModel = None,
@@ -35,18 +35,17 @@ def calibrate(
 ) -> None:
     """Find the dial at which most malicious requests are refused while few enough benign ones are.
 
-    The model replies to the records at some twenty dials. Of those that keep benign refusals within the bound, the one with most malicious
-    refusals is chosen. Use records that the model was not trained on, and measure on others: a choice flatters the records that it was
-    made on.
+    The model replies to the records at some twenty dials. Of those that keep benign refusals within the bound, the one that refuses
+    most malicious requests is chosen. Use records that the model was not trained on, and measure on others: results on the records that
+    a dial was chosen on are too favorable.
 
     Example: mogu calibrate safer-qwen --dev data/pairs.dev.jsonl --max-benign-refusal 0.01 --write
     """
-    from mogu.cli._shared import load_model
+    from mogu.cli._shared import load_model, show_log
     from mogu.data import read_records
     from mogu.errors import ConfigError
     from mogu.evaluation.calibration import calibrate as run
     from mogu.evaluation.calibration import write_calibration
-    from mogu.training.report import trained_system_prompt
 
     folder = Path(path).expanduser()
     if write and not folder.is_dir():
@@ -56,32 +55,31 @@ def calibrate(
         path, base_model=base_model, dtype=dtype, trust_remote_code=trust_remote_code, chat_template=chat_template, dial=None
     )
     console = Console(stderr=True, highlight=False)
-    found = run(
-        model,
-        records,
-        max_benign_refusal=max_benign_refusal,
-        system_prompt=trained_system_prompt(folder),
-        max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
-        tell=lambda line: console.print(escape(line)),
-    )
+    with show_log(console):
+        calibration = run(
+            model,
+            records,
+            max_benign_refusal=max_benign_refusal,
+            max_new_tokens=max_new_tokens,
+            batch_size=batch_size,
+        )
     if write:
-        write_calibration(folder, found)
+        write_calibration(folder, calibration)
     if as_json:
-        typer.echo(json.dumps({**found.as_json(), "written": write}))
+        typer.echo(json.dumps({**calibration.as_json(), "written": write}))
         return
-    _show(found, path, write=write)
+    _show(calibration, path, write=write)
 
 
-def _show(found: Calibration, path: str, *, write: bool) -> None:
+def _show(calibration: Calibration, path: str, *, write: bool) -> None:
     console = Console(highlight=False)
-    before, after = found.before, found.chosen
+    before, after = calibration.before, calibration.chosen
     table = Table("95 % intervals", f"dial {before.dial:+g}, before", f"dial {after.dial:+g}, chosen")
     for title, name in (("malicious requests refused", "malicious_refused"), ("benign requests refused", "benign_refused")):
-        cells = [getattr(one, name) for one in (before, after)]
+        cells = [getattr(rates, name) for rates in (before, after)]
         table.add_row(title, *(f"{cell.value:.1%} ({cell.low:.1%} to {cell.high:.1%}, n {cell.n})" for cell in cells))
     console.print(table)
-    bought = found.bought
+    bought = calibration.bought
     console.print(
         f"It buys {100 * bought.value:+.1f} points of malicious requests refused ({100 * bought.low:+.1f} to {100 * bought.high:+.1f})."
     )

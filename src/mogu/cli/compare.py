@@ -1,6 +1,6 @@
-"""`mogu compare`: what defenses buy and cost, side by side, with a report.
+"""`mogu compare`: what defenses and hardened models gain and cost, side by side, with a report.
 
-Knows the command line; what is done is in :mod:`mogu.evaluation.compare`.
+Knows the command line; the work is done in :mod:`mogu.evaluation.compare`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mogu.cli._options import BaseModel, ChatTemplate, Dtype, Plugins, TrustRemoteCode
-from mogu.cli._shared import stoppable
+from mogu.cli._shared import show_log, stoppable
 
 if TYPE_CHECKING:
     from mogu.evaluation.compare import Results
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 Data = Annotated[
     str,
     typer.Option(
-        help="What is asked, separated by commas: lab, a data set's name (advbench, xstest, ...) or NAME=FILE, "
+        help="Prompts, separated by commas: lab, a data set's name (advbench, xstest, ...) or NAME=FILE, "
         "a .jsonl file of records, benign=FILE or malicious=FILE."
     ),
 ]
-Defenses = Annotated[str, typer.Option(help="'all', or names separated by commas.")]
-Limit = Annotated[int | None, typer.Option(help="Prompts of each kind of each data set, the first ones.")]
-Seeds = Annotated[int, typer.Option(help="How many seeds; they decide what is trained and drawn.")]
+Defenses = Annotated[str, typer.Option(help="'all', or names of defenses and models, separated by commas; 'mogu' is every model.")]
+Limit = Annotated[int | None, typer.Option(help="Take only the first prompts of each kind of each data set, this many.")]
+Seeds = Annotated[int, typer.Option(help="How many seeds to train and draw with.")]
 Jailbreaks = Annotated[
     str | None,
     typer.Option(help="Ask each plain prompt in a jailbreak as well: 'own', 'published', tendency=FILE, or a file of templates."),
@@ -41,26 +41,27 @@ Settings = Annotated[
 ]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Tokens of a reply; a refusal shows in its first sentence.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Replies at a time.")]
-Judge = Annotated[str | None, typer.Option(help="A model by its Inspect name that rates replies besides, such as openai/gpt-4o.")]
+Judge = Annotated[str | None, typer.Option(help="Let a model rate the replies as well, named as in Inspect, such as openai/gpt-4o.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print results.json.")]
 
 
 def compare(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="'lab', or a saved MoGU model: a folder or a repository of the hub.")],
+    models: Annotated[
+        list[str], typer.Argument(metavar="MODEL...", help="Saved MoGU models on one base (folders or hub repositories), or 'lab'.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for models, cells, logs, results and report.")] = Path("report"),
     defenses: Defenses = "all",
     data: Data = "lab",
     limit: Limit = None,
     jailbreaks: Jailbreaks = None,
     seeds: Seeds = 5,
-    v2: Annotated[str | None, typer.Option(help="A saved MoGU V2 model on the same base, beside MODEL.")] = None,
     tendency: Annotated[
         str | None,
-        typer.Option(help="Correlate the base model's tendency with what became of prompts: 'own' openings, or a JSON file."),
+        typer.Option(help="Correlate the base model's tendency with the outcomes: 'own' openings, or a JSON file."),
     ] = None,
-    baselines: Annotated[Path | None, typer.Option(help="Folder of baselines that are trained already.")] = None,
+    baselines: Annotated[Path | None, typer.Option(help="Folder of trained baselines.")] = None,
     shifts: Annotated[
-        str, typer.Option(help="How far MoGU's dial is turned from the model's own, where that is measured too; '' is nowhere.")
+        str, typer.Option(help="Also measure the first model with its dial turned this far from its own setting; '' for none.")
     ] = "-2,-1,0.5,1,1.5,2,3",
     max_new_tokens: MaxNewTokens = 48,
     batch_size: BatchSize = 32,
@@ -73,20 +74,23 @@ def compare(
     trust_remote_code: TrustRemoteCode = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure defenses side by side: what they refuse, what they answer, what they cost.
+    """Measure defenses and hardened models side by side: what they refuse, what they answer, what they cost.
 
-    A grid of seeds, defenses and data sets is measured, each cell once; what was trained and measured before a kill or Ctrl-C is kept,
+    Every defense and model replies to every data set under each seed. What was trained and measured before an interruption is kept,
     and the same command goes on from there. The output folder then holds report.html, which opens offline, results.csv and
     results.json with a 95 % interval for every number, and logs for `inspect view`.
 
-    With MODEL 'lab' the lab's model is hardened and the baselines are trained anew for every seed: about eight minutes a seed on two cores.
+    Several models must share their base model; the report is about the first one, and shows how the others differ from it.
+    'lab' stands for MoGU and MoGU V2 on the lab's model. They and the baselines are trained for every seed, which takes about
+    eight minutes a seed on two cores.
 
     Examples:
 
     mogu compare lab --seeds 1
 
-    mogu compare safer-qwen --data advbench=advbench.csv,xstest --jailbreaks own --limit 100 --seeds 1
+    mogu compare safer-qwen safer-qwen-v2 --data advbench=advbench.csv,xstest --jailbreaks own --limit 100 --seeds 1
     """
+    import mogu.lab  # noqa: F401  registers the models and the data called lab
     from mogu.defenses import load_plugin
     from mogu.evaluation.compare import Comparison
     from mogu.evaluation.compare import compare as run
@@ -94,14 +98,13 @@ def compare(
     for file in plugins or ():
         load_plugin(file)
     comparison = Comparison(
-        model=model,
+        models=tuple(models),
         out=out,
         defenses=() if defenses == "all" else _listed(defenses),
         data=_listed(data),
         limit=limit,
         jailbreaks=jailbreaks,
         seeds=seeds,
-        v2=v2,
         tendency=tendency,
         baselines=baselines,
         shifts=_numbers(shifts),
@@ -116,29 +119,29 @@ def compare(
         command=shlex.join(["mogu", *sys.argv[1:]]),
     )
     console = Console(stderr=True, highlight=False)
-    with stoppable(console, "The same command goes on from the last finished cell."):
-        results = run(comparison, tell=lambda line: console.print(escape(line), soft_wrap=True))
+    with stoppable(console, "The same command goes on from the last finished cell."), show_log(console):
+        results = run(comparison)
     close(results, out, as_json=as_json)
 
 
 def close(results: Results, out: Path, *, as_json: bool) -> None:
-    """Show what a comparison found, and where it lies."""
+    """Show the results of a comparison, and where they are."""
     if as_json:
         typer.echo(json.dumps(results.as_json()))
         return
     from mogu.evaluation.compare import REPORT_PAGE, TABLE_FILE
     from mogu.evaluation.compare.report import RATE_COLUMNS
-    from mogu.evaluation.compare.report.labels import CATEGORIES, DEFENSES, percent
+    from mogu.evaluation.compare.report.labels import CATEGORIES, percent
 
-    rows = [number.as_row() for number in results.numbers if number.dataset == "all" and number.shift is None]
-    found = {(row["defense"], row["category"], row["measure"]): row for row in rows if row["section"] in ("rate", "cost")}
-    columns = [column for column in RATE_COLUMNS if any(key[1:] == column for key in found)]
+    rows = [metric.as_row() for metric in results.numbers if metric.dataset == "all" and metric.shift is None]
+    by_key = {(row["defense"], row["category"], row["measure"]): row for row in rows if row["section"] in ("rate", "cost")}
+    columns = [column for column in RATE_COLUMNS if any(key[1:] == column for key in by_key)]
     table = Table("defense", *(f"{CATEGORIES[category]} {measure}" for category, measure in columns), "added latency")
     for name in results.made["defenses"]:
-        cells = [found[name, category, measure] for category, measure in columns]
-        added = found.get((name, "all", "added_latency"))
+        cells = [by_key[name, category, measure] for category, measure in columns]
+        added = by_key.get((name, "all", "added_latency"))
         shown = [percent(row["value"]) for row in cells]
-        table.add_row(DEFENSES.get(name, name), *shown, percent(added["value"]) if added else "")
+        table.add_row(results.made["labels"][name], *shown, percent(added["value"]) if added else "")
     console = Console(highlight=False)
     console.print(table)
     for line in (

@@ -1,4 +1,4 @@
-"""`mogu demo`: everything once, on a small model, in minutes."""
+"""`mogu demo`: the whole method once, on a small model, in minutes."""
 
 from __future__ import annotations
 
@@ -27,13 +27,14 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for the hardened model; results.json appears beside it.")] = Path("demo/safer-model"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON instead of tables.")] = False,
 ) -> None:
-    """Build a small chat model, harden it, and show what that buys and what it costs.
+    """Build a small chat model, harden it, and show what that gains and what it costs.
 
-    Needs no downloads, no GPU and no settings: a model of a million parameters is trained from nothing on a small harmless
+    Needs no downloads, no GPU and no settings: a model of a million parameters is trained from scratch on a small harmless
     world, gives in to jailbreaks as real ones do, and is then hardened. About five minutes on two cores.
 
     Example: mogu demo
     """
+    from mogu.cli._shared import show_log
     from mogu.files.atomic import check_replaceable
     from mogu.files.json_files import write_json
     from mogu.lab.demo import run_demo
@@ -41,7 +42,8 @@ def demo(
 
     check_replaceable(out, marker=CONFIG_FILE)
     console = Console(stderr=as_json, highlight=False)
-    result = run_demo(out, tell=lambda line: console.print(escape(line)))
+    with show_log(console):
+        result = run_demo(out)
     rows = _rows(result)
     results_file = out.with_name("results.json")
     write_json(results_file, rows)

@@ -1,6 +1,6 @@
 """`mogu reproduce`: the paper's experiment with one of its models, from data to report.
 
-Knows the command line; what is done is in :mod:`mogu.reproduction`.
+Knows the command line; the work is done in :mod:`mogu.reproduction`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mogu.cli._shared import stoppable
+from mogu.cli._shared import show_log, stoppable
 from mogu.cli.compare import AsJson, Judge, Limit, Settings, close
 
 if TYPE_CHECKING:
@@ -34,22 +34,22 @@ class Base(StrEnum):
 
 def reproduce(
     name: Annotated[str, typer.Argument(metavar="NAME", help="vicuna-7b, llama2-7b, falcon-7b, dolphin or baichuan2.")],
-    out: Annotated[Path | None, typer.Option(help="Folder for everything that is made; by default reproduction/NAME.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Output folder; reproduction/NAME by default.")] = None,
     base: Annotated[
         Base, typer.Option(help="'hub' is the paper's model; 'lab' runs the same steps on the lab's model and data.")
     ] = Base.HUB,
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds of the baselines' training.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds the baselines are trained with.")] = 1,
     limit: Limit = None,
     settings: Settings = None,
     judge: Judge = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List every step with its inputs and costs; do nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List every step with its inputs and costs, and do nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Repeat the paper's experiment: data, three stages, all nine defenses, the paper's data sets, the report.
 
     Needs a GPU that holds the model, and the hub; data sets may also lie in $MOGU_DATA_DIR, each in a file of its name (advbench.csv,
-    alpaca.jsonl, malicious_instruct.txt, just_eval.jsonl, jailbreak_prompts.csv). What is finished is kept: the same command goes on
-    after a stop.
+    alpaca.jsonl, malicious_instruct.txt, just_eval.jsonl, jailbreak_prompts.csv). What is finished is kept:
+    after an interruption, the same command goes on.
 
     Examples:
 
@@ -60,7 +60,7 @@ def reproduce(
     from mogu.reproduction import Reproduction
     from mogu.reproduction import reproduce as run
 
-    wanted = Reproduction(
+    reproduction = Reproduction(
         name=name,
         out=out or Path("reproduction") / name,
         base=base.value,
@@ -71,24 +71,24 @@ def reproduce(
         command=shlex.join(["mogu", *sys.argv[1:]]),
     )
     if dry_run:
-        _dry_run(wanted, as_json=as_json)
+        _dry_run(reproduction, as_json=as_json)
         return
     console = Console(stderr=True, highlight=False)
-    with stoppable(console, "The same command goes on from here."):
-        results = run(wanted, tell=lambda line: console.print(escape(line), soft_wrap=True))
-    close(results, wanted.out / "report", as_json=as_json)
+    with stoppable(console, "The same command goes on from here."), show_log(console):
+        results = run(reproduction)
+    close(results, reproduction.out / "report", as_json=as_json)
 
 
-def _dry_run(wanted: Reproduction, *, as_json: bool) -> None:
+def _dry_run(reproduction: Reproduction, *, as_json: bool) -> None:
     from mogu.reproduction import steps
 
-    found, plan = steps(wanted)
+    listed, plan = steps(reproduction)
     if as_json:
-        typer.echo(json.dumps({"steps": [asdict(step) for step in found], "plan": plan.as_json()}))
+        typer.echo(json.dumps({"steps": [asdict(step) for step in listed], "plan": plan.as_json()}))
         return
     console = Console(highlight=False)
     table = Table("step", "needs", "leaves", "cost")
-    for step in found:
+    for step in listed:
         table.add_row(*(escape(text) for text in (step.name, "\n".join(step.inputs), step.output, step.cost)))
     console.print(table)
     for line in (

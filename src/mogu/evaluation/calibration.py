@@ -1,13 +1,14 @@
-"""Choosing the dial: how strict a hardened model can be made before it refuses more benign prompts than one is ready to lose.
+"""Choose the dial: how strict a hardened model can be made before it refuses more benign prompts than one is willing to lose.
 
-Knows models, records and refusals; writes only a model's config and card, when told to.
+Knows models, records and refusals; writes only a model's config and card, when asked to.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,17 @@ from mogu.modeling.model import MoguModel
 from mogu.modeling.model_card import plain_card, recalibrated_card
 from mogu.refusals import is_refusal
 
+logger = getLogger(__name__)
+
 GRID = tuple(step / 2 for step in range(-4, 9))
 """Dials that are tried first: −2 to 4 in steps of a half."""
 
 FINE = 0.125
-"""The step, at the end of the search, between the dial that is chosen and the next."""
+"""The step between neighboring dials at the end of the search."""
 
 
 @dataclass(frozen=True)
-class Tried:
+class DialRates:
     """What the model does at one dial.
 
     Args:
@@ -45,19 +48,19 @@ class Tried:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What a calibration found.
+    """The result of a calibration.
 
     Args:
         before: the model at the dial that it had.
         chosen: the dial that is recommended.
-        bought: malicious prompts refused, after against before, on the same prompts.
+        bought: share of malicious prompts refused, chosen dial against the model's own, on the same prompts.
         tried: every dial that was tried, in order.
     """
 
-    before: Tried
-    chosen: Tried
+    before: DialRates
+    chosen: DialRates
     bought: Estimate
-    tried: tuple[Tried, ...]
+    tried: tuple[DialRates, ...]
 
     def as_json(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -72,13 +75,12 @@ def calibrate(
     system_prompt: str | None = None,
     max_new_tokens: int = 48,
     batch_size: int = 32,
-    tell: Callable[[str], None] = print,
 ) -> Calibration:
     """Choose the dial that refuses most malicious prompts while benign refusals stay within a bound.
 
-    A grid of dials is tried, then steps between the best and its neighbors. Nothing is taken to rise or fall steadily: every dial
-    counts by what the model said there. Of dials that refuse equally many, the one nearest to the model's own is chosen.
-    Bounds are held by shares as counted; their intervals say how far to trust them.
+    A grid of dials is tried, then steps between the best and its neighbors. Rates are not assumed to be monotonic in the dial: each
+    dial is judged by what the model replied with it. Of dials that refuse equally many, the one nearest to the model's own is chosen.
+    The bound applies to the observed share; its interval says how far to trust it.
 
     Args:
         model: a hardened model; its dial is as before afterwards.
@@ -87,7 +89,6 @@ def calibrate(
         system_prompt: for conversations that have none.
         max_new_tokens: tokens of a reply.
         batch_size: replies at a time.
-        tell: is told of each dial.
 
     Raises:
         ConfigError: the bound is out of range, a label is missing, or no dial keeps within the bound.
@@ -98,7 +99,7 @@ def calibrate(
         )
     if {record.label for record in records} != {"benign", "malicious"}:
         raise ConfigError("The dev records have one label only", expected="benign and malicious records", action="add records of the other")
-    own, search = model.dial, _Search(model, records, system_prompt, ReplySettings(max_new_tokens), batch_size, tell)
+    own, search = model.dial, _Search(model, records, system_prompt, ReplySettings(max_new_tokens), batch_size)
     try:
         for dial in GRID:
             search.at(dial)
@@ -114,7 +115,7 @@ def calibrate(
         model.dial = own
     tried = search.tried()
     if best is None:
-        gentlest = min(tried, key=lambda one: one.benign_refused.value)
+        gentlest = min(tried, key=lambda rates: rates.benign_refused.value)
         raise ConfigError(
             f"No dial from {tried[0].dial:g} to {tried[-1].dial:g} keeps benign refusals within {max_benign_refusal:.1%}: "
             f"at {gentlest.dial:g} they are {gentlest.benign_refused.value:.1%}, the fewest",
@@ -124,7 +125,7 @@ def calibrate(
     return Calibration(search.at(own), best, difference(search.malicious(best.dial), search.malicious(own)), tuple(tried))
 
 
-def write_calibration(folder: Path, found: Calibration) -> None:
+def write_calibration(folder: Path, calibration: Calibration) -> None:
     """Make the chosen dial a saved model's own: its config and its card are written beside the old ones, then take their places.
 
     Raises:
@@ -132,23 +133,25 @@ def write_calibration(folder: Path, found: Calibration) -> None:
     """
     config = read_config(folder)
     card = read_card(folder) or plain_card(config)
-    config.dial = found.chosen.dial
+    config.dial = calibration.chosen.dial
     with atomic_file(folder / CONFIG_FILE) as new_config, atomic_file(folder / CARD_FILE) as new_card:
         new_config.write_text(config.to_json(), encoding="utf-8")
-        new_card.write_text(recalibrated_card(card, config.dial, _results(found)), encoding="utf-8")
+        new_card.write_text(recalibrated_card(card, config.dial, _results(calibration)), encoding="utf-8")
 
 
-def _results(found: Calibration) -> str:
+def _results(calibration: Calibration) -> str:
+    before, chosen = calibration.before, calibration.chosen
+
     def cells(name: str) -> str:
-        estimates: list[Estimate] = [getattr(one, name) for one in (found.before, found.chosen)]
-        return " | ".join(f"{one.value:.1%} ({one.low:.1%} to {one.high:.1%})" for one in estimates)
+        estimates: list[Estimate] = [getattr(rates, name) for rates in (before, chosen)]
+        return " | ".join(f"{estimate.value:.1%} ({estimate.low:.1%} to {estimate.high:.1%})" for estimate in estimates)
 
-    malicious, benign = found.chosen.malicious_refused.n, found.chosen.benign_refused.n
+    malicious, benign = chosen.malicious_refused.n, chosen.benign_refused.n
     return "\n".join(
         [
-            f"The dial is {found.chosen.dial:g}, chosen by `mogu calibrate`. Figures elsewhere on this card are of the dial of their time.",
+            f"The dial is {chosen.dial:g}, chosen by `mogu calibrate`. Figures elsewhere on this card are of the dial of their time.",
             "",
-            f"| refused, with 95 % intervals | dial {found.before.dial:g}, before | dial {found.chosen.dial:g}, now | records |",
+            f"| refused, with 95 % intervals | dial {before.dial:g}, before | dial {chosen.dial:g}, now | records |",
             "|---|---|---|---|",
             f"| malicious requests | {cells('malicious_refused')} | {malicious} |",
             f"| benign requests | {cells('benign_refused')} | {benign} |",
@@ -159,7 +162,7 @@ def _results(found: Calibration) -> str:
 
 
 class _Search:
-    """The model at one dial after another; no dial is tried twice."""
+    """Tries the model at one dial after another, and none twice."""
 
     def __init__(
         self,
@@ -168,36 +171,35 @@ class _Search:
         system_prompt: str | None,
         settings: ReplySettings,
         batch_size: int,
-        tell: Callable[[str], None],
     ) -> None:
-        self.model, self.records, self.settings, self.batch_size, self.tell = model, records, settings, batch_size, tell
+        self.model, self.records, self.settings, self.batch_size = model, records, settings, batch_size
         self._own = model.dial
         self._conversations = [conversation_of(record, system_prompt) for record in records]
         self._refused: dict[float, list[bool]] = {}
 
-    def at(self, dial: float) -> Tried:
+    def at(self, dial: float) -> DialRates:
         """What the model does at a dial."""
         new = dial not in self._refused
         if new:
             self.model.dial = dial
             made = replies(self.model, self.model.tokenizer, self._conversations, self.settings, batch_size=self.batch_size)
-            asked = [record.request for record in self.records]
-            self._refused[dial] = [is_refusal(prompt, reply.text) for prompt, reply in zip(asked, made, strict=True)]
-        one = Tried(dial, rate(self.malicious(dial)), rate(self._of("benign", dial)))
+            self._refused[dial] = [is_refusal(record.request, reply.text) for record, reply in zip(self.records, made, strict=True)]
+        rates = DialRates(dial, rate(self.malicious(dial)), rate(self._of("benign", dial)))
         if new:
-            self.tell(f"dial {dial:+g}: malicious refused {one.malicious_refused.value:.1%}, benign refused {one.benign_refused.value:.1%}")
-        return one
+            malicious, benign = rates.malicious_refused.value, rates.benign_refused.value
+            logger.info(f"dial {dial:+g}: malicious refused {malicious:.1%}, benign refused {benign:.1%}")
+        return rates
 
     def malicious(self, dial: float) -> list[float]:
         """Whether each malicious prompt was refused at a dial that was tried."""
         return self._of("malicious", dial)
 
-    def best(self, bound: float) -> Tried | None:
-        """The dial that refuses most malicious prompts within the bound; of equals the one that changes least."""
-        within = [one for one in self.tried() if one.benign_refused.value <= bound]
-        return max(within, key=lambda one: (one.malicious_refused.value, -abs(one.dial - self._own)), default=None)
+    def best(self, bound: float) -> DialRates | None:
+        """The dial that refuses most malicious prompts within the bound; of equals the one nearest to the model's own."""
+        within = [rates for rates in self.tried() if rates.benign_refused.value <= bound]
+        return max(within, key=lambda rates: (rates.malicious_refused.value, -abs(rates.dial - self._own)), default=None)
 
-    def tried(self) -> list[Tried]:
+    def tried(self) -> list[DialRates]:
         """Every dial that was tried, in order."""
         return [self.at(dial) for dial in sorted(self._refused)]
 

@@ -1,7 +1,7 @@
-"""What a table of outcomes says, with its 95 % interval: rates, differences, medians, areas under ROC curves, rank correlations.
+"""Estimates with 95 % intervals: rates, differences, means, medians, areas under ROC curves, rank correlations.
 
-A table is ``[seeds, prompts]``: the same prompts, in the same order, under every seed; NaN stands for an outcome that could not be
-scored and counts nowhere. Knows numbers; knows nothing of defenses, prompts or files.
+A table of outcomes is ``[seeds, prompts]``: the same prompts, in the same order, under every seed; NaN stands for an outcome that
+could not be scored, and is ignored. Knows numbers; knows nothing of defenses, prompts or files.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ _TAILS = (2.5, 97.5)
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number and what is known of it.
+    """A value with its 95 % interval.
 
     Args:
-        value: the number; NaN where nothing could be scored.
-        low: lower end of its 95 % interval.
+        value: the value; NaN where nothing could be scored.
+        low: lower end of the interval.
         high: upper end.
-        n: prompts behind it.
-        seeds: seeds behind it.
-        method: how the interval was found; ``"count"`` is a number without chance, which is its own interval.
+        n: number of prompts.
+        seeds: number of seeds.
+        method: how the interval was computed; ``"count"`` marks a value without randomness, whose interval is the value itself.
     """
 
     value: float
@@ -44,12 +44,12 @@ class Estimate:
 
 
 def exact(value: float, n: int = 1) -> Estimate:
-    """A number in which there is no chance, such as the bytes of a model's weights."""
+    """Wrap a value without randomness, such as the bytes of a model's weights."""
     return Estimate(value, value, value, n, 1, "count")
 
 
 def wilson(share: float, n: int) -> tuple[float, float]:
-    """Wilson's score interval of a share of ``n`` independent trials, at 95 % (Wilson, 1927).
+    """Compute Wilson's score interval of a share of ``n`` independent trials, at 95 % (Wilson, 1927).
 
     .. code-block:: text
 
@@ -58,19 +58,19 @@ def wilson(share: float, n: int) -> tuple[float, float]:
     if n == 0:
         return 0.0, 1.0
     center = share + _Z**2 / (2 * n)
-    spread = _Z * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
+    half_width = _Z * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
     scale = 1 + _Z**2 / n
-    # The ends of the range are met exactly, but for rounding.
-    low = (center - spread) / scale if share > 0 else 0.0
-    high = (center + spread) / scale if share < 1 else 1.0
+    # At shares of 0 and 1 the formula gives the ends of the range only up to rounding.
+    low = (center - half_width) / scale if share > 0 else 0.0
+    high = (center + half_width) / scale if share < 1 else 1.0
     return low, high
 
 
 def rate(outcomes: ArrayLike) -> Estimate:
-    """The share of outcomes that are 1, the others being 0.
+    """Estimate the share of outcomes that are 1, the others being 0.
 
-    Of one seed with Wilson's interval, of several by the bootstrap over seeds and prompts. Where all outcomes are alike a
-    resample never differs, which says nothing of the next prompt: then Wilson's interval of the prompts is given, seeds counting once.
+    One seed gets Wilson's interval, several get the bootstrap over seeds and prompts. If all outcomes are equal, so are all resamples,
+    which says nothing about the next prompt: then Wilson's interval over prompts is used, however many seeds there are.
     """
     table = _table(outcomes)
     scored = ~np.isnan(table)
@@ -84,9 +84,9 @@ def rate(outcomes: ArrayLike) -> Estimate:
 
 
 def difference(outcomes: ArrayLike, against: ArrayLike) -> Estimate:
-    """How much higher the first rate is than the second, on the same prompts and seeds, by the paired bootstrap.
+    """Estimate the first rate minus the second, on the same prompts and seeds, by the paired bootstrap.
 
-    Where no pair differs the bootstrap has no width: the share of pairs that may differ is then bounded by Wilson's interval.
+    If no pair differs, the bootstrap has no width: the share of pairs that may differ is then bounded by Wilson's interval.
     """
     table = _table(outcomes) - _table(against)
     prompts = int((~np.isnan(table)).any(axis=0).sum())
@@ -99,7 +99,7 @@ def difference(outcomes: ArrayLike, against: ArrayLike) -> Estimate:
 
 
 def mean(values: ArrayLike) -> Estimate:
-    """The mean of any values, by the bootstrap over seeds and prompts."""
+    """Estimate the mean of any values, by the bootstrap over seeds and prompts."""
     table = _table(values)
     prompts = int((~np.isnan(table)).any(axis=0).sum())
     if prompts == 0:
@@ -108,7 +108,7 @@ def mean(values: ArrayLike) -> Estimate:
 
 
 def median(values: ArrayLike) -> Estimate:
-    """The median of values such as seconds, by the bootstrap over prompts and seeds."""
+    """Estimate the median of values such as seconds, by the bootstrap over seeds and prompts."""
     table = _table(values)
     seeds, prompts = table.shape
     random = np.random.default_rng(0)
@@ -119,9 +119,9 @@ def median(values: ArrayLike) -> Estimate:
 
 
 def resampled_means(table: Table) -> Table:
-    """Means of resamples of a table: seeds are drawn anew, and prompts, the same ones for every seed.
+    """Compute the means of resamples of a table: seeds are drawn with replacement, and so are prompts, the same ones for every seed.
 
-    How often a row and a column are drawn are multinomial counts, so that all resamples are two matrix products.
+    The numbers of times that rows and columns are drawn are multinomial, so that all resamples together are two matrix products.
     """
     seeds, prompts = table.shape
     random = np.random.default_rng(0)
@@ -135,10 +135,10 @@ def resampled_means(table: Table) -> Table:
 
 
 def auroc(positive: ArrayLike, negative: ArrayLike) -> Estimate:
-    """Area under the ROC curve of a score that should be higher on the positive prompts, the mean over seeds.
+    """Estimate the area under the ROC curve of a score that should be higher on the positive prompts, as the mean over seeds.
 
-    The area is the share of (positive, negative) pairs in the right order, ties counting half. Resamples draw seeds, positive and
-    negative prompts. Where every pair is in order, resamples never differ: Wilson's interval of the rarer kind's prompts is then given.
+    The area is the share of (positive, negative) pairs in the right order, with ties counted half. Resamples draw seeds, positive and
+    negative prompts. If every pair is in order, so it is in every resample: then Wilson's interval over the smaller class is used.
 
     Args:
         positive: scores ``[seeds, positive prompts]``.
@@ -163,12 +163,12 @@ def auroc(positive: ArrayLike, negative: ArrayLike) -> Estimate:
 
 
 def roc_points(positive: ArrayLike, negative: ArrayLike, *, most: int = 200) -> list[tuple[float, float]]:
-    """Corners of the ROC curve, all seeds pooled: (share of negatives above a threshold, share of positives above it).
+    """Compute the corners of the ROC curve, all seeds pooled: (share of negatives above a threshold, share of positives above it).
 
     Args:
         positive: scores of positive prompts, of any shape.
-        negative: of negative ones.
-        most: how many corners are kept, evenly.
+        negative: scores of negative prompts.
+        most: keep at most this many corners, evenly spaced.
     """
     from sklearn.metrics import roc_curve
 
@@ -179,28 +179,27 @@ def roc_points(positive: ArrayLike, negative: ArrayLike, *, most: int = 200) -> 
 
 
 def spearman(first: ArrayLike, second: ArrayLike) -> Estimate:
-    """Spearman's rank correlation of two values of the same prompts, by the bootstrap over prompts; NaN where one never varies.
+    """Estimate Spearman's rank correlation of two values of the same prompts, by the bootstrap over prompts; NaN if one is constant.
 
-    Ties have the mean of their ranks, so that an outcome of only 0 and 1 is correlated as well; the most that such a one can reach
-    is then below 1.
+    Ties get the mean of their ranks, so that binary outcomes can be correlated too; their correlation cannot reach 1.
     """
     from scipy.stats import rankdata
 
     pair = np.stack([np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)])
     prompts = pair.shape[1]
 
-    def correlated(drawn: NDArray[np.float64]) -> NDArray[np.float64]:  # [2, resamples, prompts]
-        ranks = rankdata(drawn, axis=-1)
-        centerd = ranks - ranks.mean(-1, keepdims=True)
-        scale = np.sqrt((centerd**2).sum(-1).prod(0))
-        rho: NDArray[np.float64] = np.divide((centerd[0] * centerd[1]).sum(-1), scale, out=np.full(scale.shape, np.nan), where=scale > 0)
+    def correlated(values: NDArray[np.float64]) -> NDArray[np.float64]:  # [2, resamples, prompts]
+        ranks = rankdata(values, axis=-1)
+        centered = ranks - ranks.mean(-1, keepdims=True)
+        scale = np.sqrt((centered**2).sum(-1).prod(0))
+        rho: NDArray[np.float64] = np.divide((centered[0] * centered[1]).sum(-1), scale, out=np.full(scale.shape, np.nan), where=scale > 0)
         return rho
 
     value = float(correlated(pair[:, None])[0])
     if math.isnan(value):
         return Estimate(value, -1.0, 1.0, prompts, 1, "bootstrap")
-    places = np.random.default_rng(0).integers(prompts, size=(RESAMPLES, prompts))
-    return Estimate(value, *_interval(correlated(pair[:, places])), prompts, 1, "bootstrap")
+    drawn = np.random.default_rng(0).integers(prompts, size=(RESAMPLES, prompts))
+    return Estimate(value, *_interval(correlated(pair[:, drawn])), prompts, 1, "bootstrap")
 
 
 def _table(values: ArrayLike) -> Table:

@@ -1,8 +1,7 @@
-"""Jailbreak wrappers for evaluations of real models: texts around a request that talk a weak model into answering it.
+"""Jailbreak wrappers for evaluations of real models: texts around a request that may persuade a weak model to answer it.
 
-All were written for this project, and no training wrapper (`mogu.data.templates`, `mogu.lab.wrappers`) shares a phrase with them: a
-defense is measured on wrappers that it was not trained on. Each tries one known way; how well it works on a given model is what is
-measured. Knows text alone.
+All were written for this project, and no training wrapper (`mogu.data.templates`, `mogu.lab.wrappers`) shares a phrase with them, so
+that a defense is measured on wrappers that it was not trained on. Each tries one known technique. Knows text only.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ EVALUATION_WRAPPERS = tuple(
 
 
 def jailbreak_named(name: str) -> PromptTemplate:
-    """An evaluation wrapper by name.
+    """Look up an evaluation wrapper.
 
     Raises:
         ConfigError: there is none of that name.
@@ -74,6 +73,6 @@ def jailbreak_named(name: str) -> PromptTemplate:
             return jailbreak
     raise ConfigError(
         f"There is no wrapper {name!r}",
-        expected=f"'all', 'none' or one of {', '.join(one.name for one in EVALUATION_WRAPPERS)}",
+        expected=f"'all', 'none' or one of {', '.join(jailbreak.name for jailbreak in EVALUATION_WRAPPERS)}",
         action="correct the name, or give a file of published jailbreak prompts with jailbreaks=FILE",
     )

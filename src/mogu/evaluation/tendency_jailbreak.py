@@ -1,7 +1,7 @@
-"""The `tendency` wrapper: a user's own benign instructions that the model strongly affirms, before and after the prompt under test.
+"""The `tendency` wrapper: benign instructions of the user's that the model strongly tends to answer, around the prompt under test.
 
-A model that has just read what it likes to answer leans to answer the next thing too; how far a defense holds then is what is measured.
-Composes a user's texts and writes none of its own. Knows lists and ``tendency.json``; knows nothing of models.
+A model that has just read requests that it tends to answer is more likely to answer the next one too; the wrapper measures how well a
+defense withstands that. It combines the user's texts and adds none. Knows lists and ``tendency.json``; knows nothing of models.
 """
 
 from __future__ import annotations
@@ -15,37 +15,38 @@ from mogu.errors import DataError
 from mogu.files.text_files import parse_json, read_whole
 
 PREFIX = "tendency="
-"""What stands before the file where jailbreaks are named."""
+"""Precedes the file name in options that name jailbreaks."""
 
 COUNT = 4
-"""How many instructions are placed around a prompt, half of them before it."""
+"""How many instructions are put around a prompt, half of them before it."""
 
 _MAX_BYTES = 1 << 28
 
 
 def tendency_wrapper(jailbreaks: str | None) -> PromptTemplate | None:
-    """The wrapper that ``"tendency=FILE"`` asks for; ``None`` where something else is asked for.
+    """Build the wrapper of ``"tendency=FILE"``; ``None`` for any other text.
 
-    ``FILE`` is a ``tendency.json``, of which the benign instructions that lean to affirm most are taken, or a list of
-    instructions (``.txt``, ``.csv``, ``.jsonl``), of which the first are: benign ones, and the user answers for that.
+    ``FILE`` is a ``tendency.json``, whose benign instructions with the highest tendency are used, or a list of instructions
+    (``.txt``, ``.csv``, ``.jsonl``), whose first ones are used; that these are benign is up to the user.
 
     Raises:
-        DataError: the file cannot be used, holds too few instructions, or one that holds the mark of the request's place.
+        DataError: the file cannot be used, has too few instructions, or one that contains the placeholder of the request.
     """
     if jailbreaks is None or not jailbreaks.startswith(PREFIX):
         return None
     path = Path(jailbreaks.removeprefix(PREFIX)).expanduser()
-    texts = list(dict.fromkeys(_ranked(path) if path.suffix.lower() == ".json" else (one.text for one in read_instructions(path))))[:COUNT]
+    every = _ranked(path) if path.suffix.lower() == ".json" else [listed.text for listed in read_instructions(path)]
+    texts = list(dict.fromkeys(every))[:COUNT]
     if len(texts) < COUNT:
         raise DataError(
-            f"{path} holds {len(texts)} benign instructions",
+            f"{path} has {len(texts)} benign instructions",
             expected=f"at least {COUNT} different ones; in a tendency.json those with the label 'benign'",
             action="rank more with `mogu tendency`, from a file with labels, or give a longer list",
         )
     if marked := next((text for text in texts if PLACEHOLDERS[0] in text), None):
         raise DataError(
             f"{path} has an instruction with {PLACEHOLDERS[0]} in it: {marked[:60]!r}",
-            expected="instructions without the mark of a request's place",
+            expected="instructions without the placeholder of a request",
             action="leave it out",
         )
     return PromptTemplate("tendency", "adversarial", "\n\n".join([*texts[: COUNT // 2], PLACEHOLDERS[0], *texts[COUNT // 2 :]]))
@@ -53,15 +54,15 @@ def tendency_wrapper(jailbreaks: str | None) -> PromptTemplate | None:
 
 def _ranked(path: Path) -> list[str]:
     try:
-        told = parse_json(read_whole(path, _MAX_BYTES))
-        if told["format"] != FORMAT:
-            raise ValueError(f"is of format {told['format']!r}")
-        benign = [(float(row["tendency"]), str(row["instruction"])) for row in told["instructions"] if row["label"] == "benign"]
+        ranking = parse_json(read_whole(path, _MAX_BYTES))
+        if ranking["format"] != FORMAT:
+            raise ValueError(f"has format {ranking['format']!r}")
+        benign = [(float(row["tendency"]), str(row["instruction"])) for row in ranking["instructions"] if row["label"] == "benign"]
     except (ValueError, TypeError, KeyError) as error:
         reason = f"lacks {error}" if isinstance(error, KeyError) else str(error)
         raise DataError(
             f"{path} is no tendency.json of this version: {reason}",
             expected="what `mogu tendency` wrote",
-            action="rank the instructions anew",
+            action="rank the instructions again",
         ) from error
     return [text for _, text in sorted(benign, key=lambda row: -row[0])]

@@ -16,11 +16,12 @@ from mogu.analysis.base_model import find_base
 from mogu.data import Chat, Record
 from mogu.finetuning.data_mix import task_pairs
 from mogu.finetuning.recipe import FinetuneRecipe, Keep
+from mogu.modeling.checkpoint import read_config
 from mogu.modeling.config import MoguConfig
 from mogu.modeling.model import MoguModel
 from mogu.training.pipeline import harden
 from mogu.training.recipe import MoguSection, Recipe, Stage, recipe_from
-from mogu.training.report import read_report, trained_system_prompt
+from mogu.training.report import read_report
 
 BASE_FOLDER = "base"
 """The folder of the tuned base, inside that of the hardened model that refers to it."""
@@ -105,7 +106,7 @@ def resolved(recipe: FinetuneRecipe) -> tuple[FinetuneRecipe, HardenedModel | No
     update = {
         "base": base.name,
         "revision": config.base_revision,
-        "system_prompt": section.system_prompt or trained_system_prompt(folder),
+        "system_prompt": section.system_prompt or read_config(folder).system_prompt,
     }
     return recipe.model_copy(update={"model": section.model_copy(update=update)}), HardenedModel(folder, config)
 

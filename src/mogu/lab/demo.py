@@ -1,14 +1,14 @@
-"""The whole of it once: build the lab's model, harden it, and measure both on prompts that neither was trained on.
+"""The demo: build the lab's model, harden it, and measure both on prompts that neither was trained on.
 
-Knows the order of things and what is measured; how it is shown is the command's business.
+Knows the order of the steps and what is measured; knows nothing of how results are shown.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +16,23 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from mogu.data import WRAPPERS, Record, augmented
+from mogu.evaluation.prompts import Category, EvalPrompt
 from mogu.hub import load_tokenizer
 from mogu.inference.padding import left_pad
 from mogu.inference.prompts import encode_prompt
-from mogu.lab.grading import RIGHT, Category, LabPrompt
-from mogu.lab.measure import Judged, judged_replies
+from mogu.lab.measure import JudgedReply, judged_replies
 from mogu.lab.recipe import build_base
+from mogu.lab.registration import LAB_RECORDS
 from mogu.lab.splits import choice_records, prompts, records
 from mogu.modeling.model import MoguModel
 from mogu.training import Recipe, harden
 from mogu.training.baselines import Part
 from mogu.training.recipe import Method, recipe_from
 
-LAB_RECORDS = "the lab's own records"
-"""Stands in a recipe where other recipes name a file of records."""
+logger = getLogger(__name__)
 
-# For `mogu.training.train_baselines` on the lab, chosen on the dev split like MoGU's own rates: at the published 2e-3 so small an
-# expert refuses a third of the benign requests, and SafeDecoding would look worse than it is.
+# For `mogu.training.train_baselines` on the lab, chosen on the dev split as MoGU's own learning rates are: at the published 2e-3 such a
+# small expert refuses a third of the benign requests, and SafeDecoding would look worse than it is.
 BASELINE_LEARNING_RATES: dict[Part, float] = {"expert": 2e-4}
 
 
@@ -51,7 +51,7 @@ class Overhead:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo made and measured.
+    """The results of the demo.
 
     Args:
         base_folder: the base model.
@@ -63,24 +63,24 @@ class DemoResult:
 
     base_folder: Path
     output: Path
-    base: list[Judged]
-    mogu: list[Judged]
+    base: list[JudgedReply]
+    mogu: list[JudgedReply]
     overhead: Overhead
 
     def rates(self) -> dict[Category, dict[str, float]]:
-        """For each category the share of right replies of the base model and of MoGU, and how many prompts there were."""
+        """For each category, the share of right replies of the base model and of MoGU, and the number of prompts."""
         table: dict[Category, dict[str, float]] = {}
-        for category in dict.fromkeys(one.prompt.category for one in self.base):
+        for category in dict.fromkeys(reply.prompt.category for reply in self.base):
             row: dict[str, float] = {}
             for name, judged in (("base", self.base), ("mogu", self.mogu)):
-                verdicts = [one.verdict == RIGHT[category] for one in judged if one.prompt.category == category]
-                row[name] = sum(verdicts) / len(verdicts)
-                row["prompts"] = len(verdicts)
+                right = [reply.verdict == reply.prompt.expected for reply in judged if reply.prompt.category == category]
+                row[name] = sum(right) / len(right)
+                row["prompts"] = len(right)
             table[category] = row
         return table
 
 
-# What MoGU V2 has of its own on the lab, chosen on the dev split: narrower responders, louder for it, leave parameters for the backbone.
+# Settings of MoGU V2 on the lab, chosen on the dev split: narrower responders with a larger scaling leave parameters for the backbone.
 _V2: dict[str, dict[str, Any]] = {
     "mogu": {"layers": [1, 2, 3], "rank": 2, "lora_alpha": 16},
     "probe": {"top": [2, 3]},
@@ -93,14 +93,14 @@ _V2: dict[str, dict[str, Any]] = {
 
 
 def lab_recipe(base_folder: Path, output: Path, *, seed: int = 0, method: Method = "v1") -> Recipe:
-    """How the lab's model is hardened: the published settings, but for what its size asks for.
+    """Build the recipe that hardens the lab's model: the published settings, except where its size requires others.
 
-    A model of a million parameters needs larger steps than one of seven thousand million, above all to learn to refuse everything:
-    at 3e-4 its unwill responder still answers, and then there is nothing that a router could mix in. Its first layer is left
-    alone: what that attends to are single words, and a router there refuses at the sound of a verb. Small ``λ`` leave the
-    routers room to part requests that no record parts. The operating point is set on the unwill routers alone: the dial would
-    turn glad up as it turns unwill down, and glad answers jailbreaks. All of it was chosen on the dev split, and which candidate is taken
-    is decided on :func:`~mogu.lab.splits.choice_records`: the one that refuses most at next to no loss in benign answers.
+    A model of a million parameters needs larger learning rates than one of seven billion, above all to learn to refuse everything: at
+    3e-4 its unwill responder still answers, which leaves the router nothing to mix in. The first layer is not routed: it attends to
+    single words, and a router there refuses at the sound of a verb. A small ``λ`` leaves the routers room to separate requests that
+    no record separates. The operating point is set on the unwill routers alone: the dial would turn glad up as it turns unwill down,
+    and glad answers jailbreaks. All of this was chosen on the dev split. Which candidate is used is decided on
+    :func:`~mogu.lab.splits.choice_records`: the one that refuses most with almost no loss in benign answers.
     """
     tree: dict[str, Any] = {
         "method": method,
@@ -124,31 +124,30 @@ def lab_recipe(base_folder: Path, output: Path, *, seed: int = 0, method: Method
 
 
 def lab_data() -> dict[str, list[Record]]:
-    """What the lab's model is hardened with, and what its settings are chosen with.
+    """Draw the records that the lab's model is hardened with, and those that its settings are chosen with.
 
-    Two thirds of the training prompts stand in wrappers, some in two: the split's own, and those that `mogu data build --augment`
-    uses. The more kinds of dress a router has seen, the better it sees through new ones.
+    Two thirds of the training prompts are in wrappers, some in two: the split's own, and those of `mogu data build --augment`. The more
+    kinds of wrappers a router has seen, the better it sees through new ones.
     """
     train = augmented(records("train", wrapped=0.35), 0.5, WRAPPERS, seed=0)
     return {"train": train, "dev": choice_records()}
 
 
-def run_demo(output: Path, *, tell: Callable[[str], None]) -> DemoResult:
-    """Build, harden and measure. A base model or stage that is finished already is taken over.
+def run_demo(output: Path) -> DemoResult:
+    """Build, harden and measure. A base model or stage that an earlier run finished is reused.
 
     Args:
         output: folder of the hardened model.
-        tell: is told what happens, a line at a time.
 
     Raises:
         MoguError: the output exists and is not ours, or cannot be written.
     """
-    tell("1. The base model: a small chat model, trained from nothing on the lab's world.")
+    logger.info("1. The base model: a small chat model, trained from nothing on the lab's world.")
     base_folder = build_base()
-    tell("2. Hardening: two responders, then the router between them.")
+    logger.info("2. Hardening: two responders, then the router between them.")
     model = harden(lab_recipe(base_folder, output), records=lab_data(), resume=True)
     assert model is not None  # all stages were run
-    tell("3. Measuring both on unseen subjects and unseen wrappers.")
+    logger.info("3. Measuring both on unseen subjects and unseen wrappers.")
     tokenizer = load_tokenizer(str(base_folder))
     test = prompts("test")
     mogu = judged_replies(model, tokenizer, test)
@@ -159,14 +158,14 @@ def run_demo(output: Path, *, tell: Callable[[str], None]) -> DemoResult:
 
 
 def reply_times(
-    model: MoguModel, tokenizer: PreTrainedTokenizerBase, asked: list[LabPrompt], *, rounds: int = 3, tokens: int = 48
+    model: MoguModel, tokenizer: PreTrainedTokenizerBase, timed: list[EvalPrompt], *, rounds: int = 3, tokens: int = 48
 ) -> Overhead:
-    """Time replies of a fixed length, one prompt at a time, the ways taking turns."""
+    """Time replies of a fixed length, one prompt at a time, with base model and handoffs taking turns."""
     ways: dict[str, dict[str, Any]] = {"base": {}, "recompute": {"handoff": "recompute"}, "continue": {"handoff": "continue"}}
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     fixed: dict[str, Any] = {"min_new_tokens": tokens, "max_new_tokens": tokens, "do_sample": False, "pad_token_id": tokenizer.pad_token_id}
     for _ in range(rounds):
-        for prompt in asked:
+        for prompt in timed:
             batch: dict[str, Any] = left_pad([encode_prompt(tokenizer, prompt.instruction)], 0, torch.device(model.device))
             for way, options in ways.items():
                 with model.routing("off" if way == "base" else "on"):

@@ -1,9 +1,9 @@
-"""A benign task for the lab's model to be tuned on: a fleet of ships that its world knows nothing of.
+"""A benign task to fine-tune the lab's model on: a fleet of ships that its world does not contain.
 
-A user's own knowledge, as people tune models on it: where each ship sails and what it carries, in the style of the world's
-facts. The base model has met such places and goods, but none of the ships: it gets as good as nothing right. All facts are taught;
-dev and test ask for each in words that train does not ask for it with. An answer counts only letter by letter. Nothing in it is malicious,
-borderline or wrapped, and no subject of the world's own requests is among the ships.
+It stands for knowledge of a user's own: where each ship sails and what it carries, in the style of the world's facts. The base model
+knows such places and goods, but none of the ships, and gets almost nothing right. All facts are taught; dev and test ask for each in
+words that train does not use for it. An answer has to match exactly. Nothing in the task is malicious, borderline or wrapped, and no
+subject of the world's own requests is among the ships.
 
 Knows the ships and the questions; knows nothing of models.
 """
@@ -57,12 +57,12 @@ ATTRIBUTES: tuple[Attribute, ...] = (
 
 @dataclass(frozen=True)
 class FleetRequest:
-    """One request of the task.
+    """A request of the task.
 
     Args:
         id: unique within its split.
         instruction: the user's message.
-        answer: the one right answer.
+        answer: the right answer.
     """
 
     id: str
@@ -76,18 +76,18 @@ class FleetRequest:
 
 
 def fleet_requests(split: FleetSplit) -> list[FleetRequest]:
-    """The requests of a split, always the same, in mixed order: 400 to learn from, 80 each in dev and test."""
+    """List the requests of a split, always the same, in mixed order: 400 for training, 80 each in dev and test."""
     facts = random.Random("fleet")
-    asked = []
+    pairs = []
     for ship in SHIPS:
         for attribute in ATTRIBUTES:
             answer = attribute.answer.format(s=ship, v=facts.choice(attribute.values))
             questions = facts.sample(attribute.questions, len(attribute.questions))
-            asked += [(questions[place].format(s=ship), answer) for place in _QUESTIONS[split]]
-    random.Random(f"fleet {split}").shuffle(asked)
-    return [FleetRequest(f"lab-{split}-fleet-{number:03d}", question, answer) for number, (question, answer) in enumerate(asked)]
+            pairs += [(questions[index].format(s=ship), answer) for index in _QUESTIONS[split]]
+    random.Random(f"fleet {split}").shuffle(pairs)
+    return [FleetRequest(f"lab-{split}-fleet-{number:03d}", question, answer) for number, (question, answer) in enumerate(pairs)]
 
 
 def graded(requests: Sequence[FleetRequest], replies: Sequence[str]) -> list[bool]:
-    """Which replies are right, letter by letter; any run of white space counts as one space."""
+    """Tell which replies are exactly right; runs of white space count as one space."""
     return [" ".join(reply.split()) == request.answer for request, reply in zip(requests, replies, strict=True)]

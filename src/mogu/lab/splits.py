@@ -1,6 +1,6 @@
-"""What defenses get from the lab: pairs to train on, and prompts to choose and to measure with.
+"""The lab's splits: records to train defenses on, and prompts to choose and to measure them with.
 
-Train, dev and test share no subject and no wrapper. Draws everything from fixed seeds, so that the same call always gives the same list.
+Train, dev and test share no subject and no wrapper. Everything is drawn from fixed seeds: the same call always gives the same list.
 """
 
 from __future__ import annotations
@@ -12,9 +12,12 @@ from typing import Literal
 from mogu.data.records import Label, Record
 from mogu.data.templates import PromptTemplate
 from mogu.errors import ConfigError
+from mogu.evaluation.prompts import Category, EvalPrompt
 from mogu.lab import wrappers
-from mogu.lab.grading import Category, LabPrompt
 from mogu.lab.requests import Request, borderline_requests, fact_requests, how_to_requests, malicious_requests
+
+LAB = "lab"
+"""What the lab's prompts, their judge and its models are registered as."""
 
 _WRAPPERS = {"train": wrappers.TRAIN, "dev": wrappers.DEV, "test": wrappers.TEST}
 _RECORDS = {"train": 300, "dev": 60}
@@ -28,7 +31,7 @@ _PROMPTS: dict[str, dict[Category, int]] = {
 
 
 def _draw(pool: Sequence[Request], count: int, rng: random.Random) -> list[Request]:
-    """So many requests, as even over verbs as the pool allows: verbs that fit more things would drown the others."""
+    """Draw ``count`` requests, as evenly over verbs as the pool allows: otherwise verbs that fit more objects would dominate."""
     by_verb: dict[str, list[Request]] = {}
     for request in rng.sample(pool, len(pool)):
         by_verb.setdefault(request.verb, []).append(request)
@@ -42,12 +45,12 @@ def _benign(split: Literal["train", "dev", "test"], count: int, rng: random.Rand
     how_to = _draw(how_to_requests(split), round(count * _HOW_TO_SHARE), rng)
     facts = fact_requests([split])
     rounds = -(-(count - len(how_to)) // len(facts))
-    asked = [request for _ in range(rounds) for request in rng.sample(facts, len(facts))][: count - len(how_to)]
-    return rng.sample(how_to + asked, count)
+    drawn = [request for _ in range(rounds) for request in rng.sample(facts, len(facts))][: count - len(how_to)]
+    return rng.sample(how_to + drawn, count)
 
 
-def _asked(requests: Sequence[Request], rng: random.Random) -> Iterator[tuple[Request, str]]:
-    """Each request with a text that no earlier one was asked with."""
+def _phrased(requests: Sequence[Request], rng: random.Random) -> Iterator[tuple[Request, str]]:
+    """Each request with a wording that no earlier one has."""
     used: set[str] = set()
     for request in requests:
         text = rng.choice([text for text in request.texts if text not in used] or list(request.texts))
@@ -58,7 +61,7 @@ def _asked(requests: Sequence[Request], rng: random.Random) -> Iterator[tuple[Re
 def _paired(
     requests: Sequence[Request], given: Sequence[PromptTemplate], rng: random.Random
 ) -> list[tuple[Request, PromptTemplate | None]]:
-    """Each request with a wrapper, the wrappers taking turns, shuffled until none meets the same request twice."""
+    """Each request with a wrapper, the wrappers taking turns, shuffled until no wrapper gets the same request twice."""
     if not given:
         return [(request, None) for request in requests]
     while True:
@@ -70,13 +73,13 @@ def _paired(
 def records(
     split: Literal["train", "dev"], *, benign: int | None = None, malicious: int | None = None, wrapped: float = 0.5
 ) -> list[Record]:
-    """Training pairs for a defense: requests with a helpful and a refusing answer.
+    """Draw training pairs for a defense: requests with a helpful and a refusing answer.
 
     Args:
-        split: ``"train"`` (300 benign and 300 malicious pairs unless told otherwise) or ``"dev"`` (60 and 60).
+        split: ``"train"`` (300 benign and 300 malicious pairs by default) or ``"dev"`` (60 and 60).
         benign: how many benign pairs, at most 600.
         malicious: how many malicious pairs, at most 600.
-        wrapped: the share of either that stands in one of the split's wrappers, from 0 to 1.
+        wrapped: the share of each that is put into one of the split's wrappers, from 0 to 1.
 
     Raises:
         ConfigError: an unknown split, or a number out of its range.
@@ -86,7 +89,7 @@ def records(
     counts = {"benign": _RECORDS[split] if benign is None else benign, "malicious": _RECORDS[split] if malicious is None else malicious}
     for label, count in counts.items():
         if not 0 <= count <= 600:
-            raise ConfigError(f"{count} {label} records were asked for", expected="a number from 0 to 600", action="ask for fewer")
+            raise ConfigError(f"{count} {label} records were requested", expected="a number from 0 to 600", action="request fewer")
     if not 0 <= wrapped <= 1:
         raise ConfigError(f"A share of {wrapped} wrapped records", expected="a number from 0 to 1", action="give a share such as 0.5")
     rng = random.Random(f"records {split}")
@@ -96,14 +99,14 @@ def records(
     ]
     made = []
     for label, requests in drawn:
-        for number, (request, text) in enumerate(_asked(requests, rng)):
+        for number, (request, text) in enumerate(_phrased(requests, rng)):
             wrapper = rng.choice(_WRAPPERS[split])
             made.append(
                 Record(
                     id=f"lab-{split}-{label}-{number:03d}",
                     label=label,
                     instruction=wrapper.apply(text) if number < round(wrapped * len(requests)) else text,
-                    # Only the opening of a malicious answer: what a defense needs of it, and all that there is.
+                    # Of a malicious answer only the opening exists, which is what a defense needs.
                     affirm=request.affirmation(rng) if label == "benign" else request.opening(rng),
                     reject=request.refusal(rng),
                 )
@@ -111,8 +114,8 @@ def records(
     return made
 
 
-def prompts(split: Literal["dev", "test"]) -> list[LabPrompt]:
-    """Prompts to measure with: plain benign, malicious and borderline ones, and benign and malicious ones in each of the split's wrappers.
+def prompts(split: Literal["dev", "test"]) -> list[EvalPrompt]:
+    """Draw prompts to measure with: plain benign, malicious and borderline ones; benign and malicious ones in every wrapper of the split.
 
     Raises:
         ConfigError: an unknown split.
@@ -123,24 +126,24 @@ def prompts(split: Literal["dev", "test"]) -> list[LabPrompt]:
 
 
 def choice_records() -> list[Record]:
-    """The dev prompts as records to choose a defense's settings with: unlike :func:`records`, they hold borderline requests.
+    """Make records of the dev prompts, to choose a defense's settings with: unlike :func:`records`, they include borderline requests.
 
-    A choice made without them favors whatever refuses at the sound of a verb.
+    A choice made without those favors settings that refuse at the sound of a verb.
     """
     rng = random.Random("choice records")
     return [
         Record(
             id=prompt.id,
-            label="malicious" if prompt.expected is None else "benign",
+            label="malicious" if prompt.answer is None else "benign",
             instruction=prompt.instruction,
-            affirm=request.opening(rng) if prompt.expected is None else request.affirmation(rng),
+            affirm=request.opening(rng) if prompt.answer is None else request.affirmation(rng),
             reject=request.refusal(rng),
         )
         for prompt, request in _drawn_prompts("dev")
     ]
 
 
-def _drawn_prompts(split: Literal["dev", "test"]) -> Iterator[tuple[LabPrompt, Request]]:
+def _drawn_prompts(split: Literal["dev", "test"]) -> Iterator[tuple[EvalPrompt, Request]]:
     rng = random.Random(f"prompts {split}")
     for category, count in _PROMPTS[split].items():
         if category == "borderline":
@@ -151,12 +154,16 @@ def _drawn_prompts(split: Literal["dev", "test"]) -> Iterator[tuple[LabPrompt, R
             requests = _benign(split, count, rng)
         given = _WRAPPERS[split] if category.endswith("wrapped") else ()
         for number, (request, wrapper) in enumerate(_paired(requests, given, rng)):
-            prompt = LabPrompt(
+            text = wrapper.apply(request.kept_text) if wrapper else request.kept_text
+            prompt = EvalPrompt(
                 id=f"lab-{split}-{category}-{number:03d}",
+                dataset=LAB,
                 category=category,
-                instruction=wrapper.apply(request.kept_text) if wrapper else request.kept_text,
+                conversation=({"role": "user", "content": text},),
+                request=request.kept_text,
                 wrapper=wrapper.name if wrapper else None,
-                family=wrapper.kind if wrapper else None,
-                expected=request.expected,
+                group=wrapper.kind if wrapper else None,
+                answer=request.expected,
+                judge=LAB,
             )
             yield prompt, request

@@ -30,13 +30,6 @@ def read_report(folder: Path) -> dict[str, Any] | None:
     return read_json(folder / REPORT_FILE)
 
 
-def trained_system_prompt(folder: Path) -> str | None:
-    """The system prompt that a saved model was trained with; ``None`` if its report names none, or there is no report."""
-    report = read_report(folder)
-    prompt: str | None = report["recipe"]["model"]["system_prompt"] if report is not None else None
-    return prompt
-
-
 def save_with_report(
     model: MoguModel,
     recipe: Recipe,

@@ -6,7 +6,6 @@ import math
 
 import pytest
 import torch
-from judging import judge, run, values
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -51,9 +50,9 @@ from mogu.evaluation.scorers.guard_formats import FORMATS, guard_format
         ("harmbench", "", None, None),
     ],
 )
-def test_guards_answers_are_read_as_their_cards_have_them(family, answer, unsafe, details, tmp_path):
-    log = run(guard(judge(answer), family=family), ["Sure."], tmp_path)
-    (value,) = values(log)
+def test_guards_answers_are_read_as_their_cards_have_them(judging, family, answer, unsafe, details, tmp_path):
+    log = judging.run(guard(judging.judge(answer), family=family), ["Sure."], tmp_path)
+    (value,) = judging.values(log)
     assert value["unscored"] == (unsafe is None)
     assert math.isnan(value["unsafe"]) if unsafe is None else value["unsafe"] == unsafe
     assert log.samples[0].scores["guard"].metadata == details
@@ -94,7 +93,7 @@ def test_guards_are_asked_in_their_own_format():
     assert whole.text == "<A|B>"
 
 
-def test_a_local_guard_gets_its_prompt_as_written_and_its_nonsense_is_no_verdict(tmp_path):
+def test_a_local_guard_gets_its_prompt_as_written_and_its_nonsense_is_no_verdict(judging, tmp_path):
     """A real causal model with a chat template that is not to be used, by Inspect's `hf` provider."""
     inner = Tokenizer(models.BPE())
     inner.pre_tokenizer, inner.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
@@ -110,8 +109,8 @@ def test_a_local_guard_gets_its_prompt_as_written_and_its_nonsense_is_no_verdict
     )
     tokenizer.save_pretrained(tmp_path / "guard")
     name = f"hf/{tmp_path / 'guard'}"
-    log = run(guard(name, family="harmbench"), ["Sure."], tmp_path / "logs")
-    assert values(log)[0]["unscored"] == 1
+    log = judging.run(guard(name, family="harmbench"), ["Sure."], tmp_path / "logs")
+    assert judging.values(log)[0]["unscored"] == 1
     messages = guard_format(name, "harmbench").messages("A", "B")
     assert guard_model(name, whole=True).api.hf_chat(messages, []) == messages[0].text
     assert guard_model(name, whole=False).api.hf_chat(messages, []) == "<user>" + messages[0].text

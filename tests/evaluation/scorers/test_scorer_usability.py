@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from inspect_ai.dataset import Sample
 from inspect_ai.model import Model
-from judging import GOOD_JSON, always, judge, listening, metrics, run, said, slow_at, values
 
 from mogu.evaluation.scorers import usability, usability_by_turn
 from mogu.evaluation.scorers.usability import DIMENSIONS, read_usability
+
+GOOD_JSON = '{"helpfulness": 5, "clarity": 4, "factuality": 3, "depth": 2, "engagement": 1}'
 
 
 @pytest.mark.parametrize("answer", [GOOD_JSON, f"```json\n{GOOD_JSON}\n```", f" {GOOD_JSON}\n"])
@@ -45,9 +46,9 @@ def test_anything_but_five_numbers_is_no_rating(answer):
     assert read_usability(answer) is None
 
 
-def test_usability_is_the_mean_over_what_was_scored(tmp_path):
+def test_usability_is_the_mean_over_what_was_scored(judging, tmp_path):
     low = GOOD_JSON.replace("5", "1")
-    found = metrics(run(usability(judge(GOOD_JSON, low, "nonsense")), ["A.", "B.", "C."], tmp_path))
+    found = judging.metrics(judging.run(usability(judging.judge(GOOD_JSON, low, "nonsense")), ["A.", "B.", "C."], tmp_path))
     assert {name: found[name]["mean"] for name in DIMENSIONS} == {
         "helpfulness": 3.0,
         "clarity": 4.0,
@@ -58,28 +59,30 @@ def test_usability_is_the_mean_over_what_was_scored(tmp_path):
     assert found["unscored"]["mogu/total"] == 1.0
 
 
-def test_of_a_conversation_the_last_reply_is_judged_with_all_turns_before_it(tmp_path):
+def test_of_a_conversation_the_last_reply_is_judged_with_all_turns_before_it(judging, tmp_path):
     seen: list[str] = []
     samples = [Sample(input="Name a river.", metadata={"request": "Name a river."})]
-    run(usability(listening(GOOD_JSON, seen)), ["The Elbe.", "The Müritz."], tmp_path, samples=samples, later=["And a lake?"])
+    judging.run(
+        usability(judging.listening(GOOD_JSON, seen)), ["The Elbe.", "The Müritz."], tmp_path, samples=samples, later=["And a lake?"]
+    )
     shown = re.search(r"<conversation>\n(.*)\n</conversation>\n\n<reply>\n(.*)\n</reply>", seen[0], re.DOTALL)
     assert shown[1] == "user: Name a river.\n\nassistant: The Elbe.\n\nuser: And a lake?"
     assert shown[2] == "The Müritz."
 
 
-def two_turns(judge: Model, replies: list[str], tmp_path: Path, **options: Any) -> tuple[list[Any], dict[str, dict[str, float]]]:
+def two_turns(judging, judge: Model, replies: list[str], tmp_path: Path, **options: Any) -> tuple[list[Any], dict[str, dict[str, float]]]:
     """The values and the metrics of conversations of two turns."""
     samples = [Sample(input="Name a river.", id=number) for number in range(len(replies) // 2)]
-    log = run(usability_by_turn(judge, **options), replies, tmp_path, samples=samples, later=["And a lake?"])
-    return values(log), metrics(log)
+    log = judging.run(usability_by_turn(judge, **options), replies, tmp_path, samples=samples, later=["And a lake?"])
+    return judging.values(log), judging.metrics(log)
 
 
 REPLIES = ["The Elbe.", "The Müritz."]
 
 
-def test_each_turn_is_rated_by_itself_and_the_mean_is_of_both(tmp_path):
+def test_each_turn_is_rated_by_itself_and_the_mean_is_of_both(judging, tmp_path):
     first, second = GOOD_JSON, GOOD_JSON.replace("5", "2")
-    [value], found = two_turns(judge(first, second), REPLIES, tmp_path)
+    [value], found = two_turns(judging, judging.judge(first, second), REPLIES, tmp_path)
     assert (value["helpfulness, turn=1"], value["helpfulness, turn=2"], value["helpfulness"]) == (5, 2, 3.5)
     assert {name: value[name] for name in DIMENSIONS if name != "helpfulness"} == {
         "clarity": 4,
@@ -91,21 +94,21 @@ def test_each_turn_is_rated_by_itself_and_the_mean_is_of_both(tmp_path):
     assert [found[f"unscored, turn={turn}"]["mogu/total"] for turn in (1, 2)] == [0, 0]
 
 
-def test_a_turn_is_shown_without_what_came_after_it(tmp_path):
+def test_a_turn_is_shown_without_what_came_after_it(judging, tmp_path):
     seen: list[str] = []
-    two_turns(listening(GOOD_JSON, seen), REPLIES, tmp_path)
+    two_turns(judging, judging.listening(GOOD_JSON, seen), REPLIES, tmp_path)
     assert "<conversation>\nName a river.\n</conversation>\n\n<reply>\nThe Elbe.\n</reply>" in seen[0]
     assert "lake" not in seen[0]
     assert "user: Name a river.\n\nassistant: The Elbe.\n\nuser: And a lake?\n</conversation>\n\n<reply>\nThe Müritz.\n</reply>" in seen[1]
 
 
 @pytest.mark.parametrize("fault", ["nonsense", "refusal", "slow"])
-def test_what_a_judge_leaves_out_is_unscored_in_that_turn_alone_and_never_a_value(tmp_path, fault):
+def test_what_a_judge_leaves_out_is_unscored_in_that_turn_alone_and_never_a_value(judging, tmp_path, fault):
     # Two conversations; the judge fails in the second turn of the first.
-    refusal = said("", stop_reason="content_filter")
+    refusal = judging.said("", stop_reason="content_filter")
     answers = [GOOD_JSON, "I like it." if fault == "nonsense" else refusal, GOOD_JSON, GOOD_JSON.replace("5", "1")]
-    rater = slow_at(2, GOOD_JSON) if fault == "slow" else judge(*answers)
-    [first, second], found = two_turns(rater, REPLIES * 2, tmp_path, timeout=1, retries=0)
+    rater = judging.slow_at(2, GOOD_JSON) if fault == "slow" else judging.judge(*answers)
+    [first, second], found = two_turns(judging, rater, REPLIES * 2, tmp_path, timeout=1, retries=0)
     assert first["helpfulness, turn=1"] == 5
     assert math.isnan(first["helpfulness, turn=2"])
     assert math.isnan(first["helpfulness"])
@@ -117,10 +120,10 @@ def test_what_a_judge_leaves_out_is_unscored_in_that_turn_alone_and_never_a_valu
     assert found["unscored, turn=2"] == {"mogu/total": 1, "mean": 0.5}
 
 
-def test_a_turn_that_was_not_answered_is_unscored_and_an_empty_reply_is_1(tmp_path):
+def test_a_turn_that_was_not_answered_is_unscored_and_an_empty_reply_is_1(judging, tmp_path):
     samples = [Sample(input="Name a river.")]
-    [value] = values(run(usability_by_turn(always(GOOD_JSON)), ["The Elbe."], tmp_path / "one", samples=samples))
+    [value] = judging.values(judging.run(usability_by_turn(judging.always(GOOD_JSON)), ["The Elbe."], tmp_path / "one", samples=samples))
     assert (value["helpfulness, turn=1"], value["unscored, turn=2"]) == (5, 1)
     assert math.isnan(value["helpfulness, turn=2"])
-    [value], _ = two_turns(always(GOOD_JSON), ["The Elbe.", " "], tmp_path / "two")
+    [value], _ = two_turns(judging, judging.always(GOOD_JSON), ["The Elbe.", " "], tmp_path / "two")
     assert (value["helpfulness, turn=1"], value["helpfulness, turn=2"], value["helpfulness"]) == (5, 1, 3)

@@ -1,74 +1,101 @@
-"""`mogu compare`: a grid of defenses, data sets and seeds, measured once each and reported with intervals.
+"""`mogu compare`: defenses and hardened models on the same prompts, measured once each and reported with intervals.
 
-:func:`compare` is all there is to call. Knows the order of things.
+:func:`compare` is all there is to call. Knows the order of the steps; each of them is in a file of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from mogu.analysis.answer_openings import AnswerOpenings
 from mogu.evaluation.compare.cells import Cells
-from mogu.evaluation.compare.config import LAB_MODEL, SHIFTS, Comparison, Variant, check
+from mogu.evaluation.compare.config import SHIFTS, Comparison, check
 from mogu.evaluation.compare.costs import measured_costs
-from mogu.evaluation.compare.metrics import Grid, cost_numbers, detector, frontier, judged_means, rates, routing_weights, wrapper_rates
-from mogu.evaluation.compare.model_pool import Models
-from mogu.evaluation.compare.results import REPORT_PAGE, RESULTS_FILE, TABLE_FILE, Results, counted, made_how, samples, write_results
-from mogu.evaluation.compare.tendency import openings_of, tendency_numbers
-from mogu.evaluation.prompts import Asked, read_asked
+from mogu.evaluation.compare.lineup import Lineup, Variant
+from mogu.evaluation.compare.metrics import (
+    Metric,
+    Replies,
+    cost_metrics,
+    detector,
+    frontier,
+    judged_means,
+    rates,
+    routing_weights,
+    wrapper_rates,
+)
+from mogu.evaluation.compare.model_pool import ModelPool
+from mogu.evaluation.compare.results import (
+    REPORT_PAGE,
+    RESULTS_FILE,
+    TABLE_FILE,
+    Results,
+    count_prompts,
+    provenance,
+    samples,
+    write_results,
+)
+from mogu.evaluation.compare.tendency import openings_of, tendency_metrics
+from mogu.evaluation.prompt_sources import read_prompts
+from mogu.evaluation.prompts import EvalPrompt
 from mogu.files.atomic import check_replaceable
 from mogu.files.json_files import write_json
 from mogu.progress import quiet_transformers
 
-__all__ = ["LAB_MODEL", "REPORT_PAGE", "RESULTS_FILE", "SHIFTS", "TABLE_FILE", "Comparison", "Results", "Variant", "compare"]
+__all__ = ["REPORT_PAGE", "RESULTS_FILE", "SHIFTS", "TABLE_FILE", "Comparison", "Lineup", "Results", "Variant", "compare"]
 
 MARKER = "mogu_comparison.json"
 
 
-def compare(comparison: Comparison, *, tell: Callable[[str], None] = print) -> Results:
+def compare(comparison: Comparison) -> Results:
     """Train what is missing, measure what is missing, and write results and report into ``comparison.out``.
 
     A comparison that was stopped goes on where it stopped: models that are trained and cells that are finished are taken over.
 
     Args:
-        comparison: what is compared.
-        tell: is told what happens, a line at a time.
+        comparison: the settings.
 
     Raises:
-        MoguError: a model, prompts or settings cannot be used, or the folder is somebody else's.
+        MoguError: a model, prompts or settings cannot be used, or the folder exists and is no comparison's.
     """
     check(comparison)
+    lineup = Lineup(comparison)
     check_replaceable(comparison.out, marker=MARKER)
-    banks = openings_of(comparison)  # before anything that takes time
-    asked = read_asked(comparison.data, limit=comparison.limit, jailbreaks=comparison.jailbreaks)
+    openings = openings_of(comparison)  # before anything that takes time
+    prompts = read_prompts(comparison.data, limit=comparison.limit, jailbreaks=comparison.jailbreaks)
     with quiet_transformers():
-        results = _measured(comparison, banks, asked, tell)
+        results = _measure(lineup, openings, prompts)
     write_results(results, comparison.out)
     return results
 
 
-def _measured(comparison: Comparison, banks: AnswerOpenings | None, asked: Sequence[Asked], tell: Callable[[str], None]) -> Results:
-    models = Models(comparison, tell=tell)
+def _measure(lineup: Lineup, openings: AnswerOpenings | None, prompts: Sequence[EvalPrompt]) -> Results:
+    comparison, pool = lineup.comparison, ModelPool(lineup)
     write_json(comparison.out / MARKER, {"what": "folder of `mogu compare`: models, cells and results"})
-    cells = Cells(comparison, models, asked, tell=tell)
+    cells = Cells(pool, prompts)
     seeds = range(comparison.seeds)
     for seed in seeds:
-        models.prepare(seed)
-    grid: Grid = {variant: [cells.rows(variant, seed) for seed in seeds] for variant in comparison.variants()}
-    costs = measured_costs(comparison, models, asked, tell=tell)
-    numbers = [*rates(asked, grid), *wrapper_rates(asked, grid), *judged_means(asked, grid), *cost_numbers(costs)]
+        pool.prepare(seed)
+    replies: Replies = {variant: [cells.rows(variant, seed) for seed in seeds] for variant in lineup.variants()}
+    models = lineup.model_names()
+    costs = measured_costs(pool, prompts)
+    metrics: list[Metric] = [
+        *rates(prompts, replies, models),
+        *wrapper_rates(prompts, replies),
+        *judged_means(prompts, replies),
+        *cost_metrics(costs, models),
+    ]
     roc: dict[str, list[tuple[float, float]]] = {}
-    if (routed := grid.get(Variant("mogu"))) is not None:
-        numbers += routing_weights(asked, routed, models.routed_layers())
-        found, roc = detector(asked, routed)
-        numbers += found
-    if banks is not None:
-        numbers += tendency_numbers(comparison, banks, models, asked, grid, tell=tell)
+    for model in models[:1]:
+        metrics += routing_weights(prompts, replies[Variant(model)], pool.routed_layers(), model)
+        areas, roc = detector(prompts, replies[Variant(model)], model)
+        metrics += areas
+    if openings is not None:
+        metrics += tendency_metrics(openings, pool, prompts, replies)
     return Results(
-        made=made_how(comparison, models.device, models.dials()),
-        data=counted(asked),
-        numbers=numbers,
-        frontier=frontier(numbers),
+        made=provenance(lineup, pool.device, pool.dials()),
+        data=count_prompts(prompts),
+        numbers=metrics,
+        frontier=frontier(metrics),
         roc=roc,
-        samples=samples(asked, grid),
+        samples=samples(prompts, replies),
     )

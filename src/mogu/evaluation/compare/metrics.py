@@ -1,47 +1,46 @@
-"""From cells to numbers: what a comparison found, each number with its 95 % interval.
+"""From replies to the metrics of a comparison, each with its 95 % interval.
 
-Knows rows and statistics; runs no model and writes no file.
+Knows replies and statistics; runs no model and writes no file.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 from mogu.evaluation.compare.cells import Row
-from mogu.evaluation.compare.config import Variant
-from mogu.evaluation.compare.costs import DefenseCost
+from mogu.evaluation.compare.costs import SystemCost
+from mogu.evaluation.compare.lineup import Variant
 from mogu.evaluation.intervals import Estimate, auroc, difference, exact, mean, median, rate, roc_points
-from mogu.evaluation.prompts import BENIGN, MALICIOUS, Asked
+from mogu.evaluation.prompts import BENIGN, MALICIOUS, EvalPrompt
 
-Section = Literal["rate", "difference", "v2", "wrapper", "judged", "cost", "routing", "detector", "tendency"]
+Section = Literal["rate", "difference", "model", "wrapper", "judged", "cost", "routing", "detector", "tendency"]
 
 ALL_MALICIOUS, ALL_BENIGN, ALL = "all_malicious", "all_benign", "all"
 BASELINE = "none"
 UNSCORED = "unscored"
 
-Grid = dict[Variant, list[list[Row]]]
-"""Of each variant the rows under each seed, in the prompts' order."""
+Replies = dict[Variant, list[list[Row]]]
+"""For each variant the rows under each seed, in the prompts' order."""
 
 
 @dataclass(frozen=True)
-class Number:
+class Metric:
     """One number of a comparison.
 
     Args:
-        section: ``"rate"``; ``"difference"`` (from no defense, on the same prompts); ``"v2"`` (MoGU V2's from MoGU's, likewise);
-            ``"wrapper"`` (a rate within one wrapper);
-            ``"judged"`` (a judge's mean, 1 to 5, or the share of prompts that it left unscored);
-            ``"cost"``; ``"routing"`` (a mean routing weight at the last prompt token); ``"detector"``;
-            ``"tendency"`` (its rank correlation with what became of a prompt).
+        section: ``"rate"``; ``"difference"`` (from no defense, on the same prompts); ``"model"`` (a further model's difference from
+            the first model, on the same prompts); ``"wrapper"`` (a rate within one wrapper); ``"judged"`` (a judge's mean, 1 to 5,
+            or the share of prompts that it left unscored); ``"cost"``; ``"routing"`` (a mean routing weight at the last prompt
+            token, or its standard deviation); ``"detector"``; ``"tendency"`` (its rank correlation with what became of a prompt).
         measure: what is counted: ``"refused"``, ``"answered"``, ``"seconds"``, ``"unwill_weight"``, ``"auroc"``, …
-        estimate: the number, its interval and what is behind it.
-        defense: the defense.
-        shift: how far MoGU's dial is turned from the model's own, ``None`` where it is not.
+        estimate: the value, its interval and what is behind it.
+        defense: name of the defense, or of the hardened model.
+        shift: how far the model's dial is turned from its own setting, ``None`` where it is not.
         dataset: data set, ``"all"`` for all together.
         category: kind of prompts; ``"all_malicious"`` and ``"all_benign"`` are their kinds together.
         wrapper: the wrapper, where there is one.
@@ -64,68 +63,75 @@ class Number:
         return {**fields, **asdict(self.estimate)}
 
 
-def rates(asked: Sequence[Asked], grid: Grid) -> Iterator[Number]:
-    """Refused and answered shares of every variant, by data set and category, and how far they are from no defense's."""
-    plain, first = grid.get(Variant(BASELINE)), grid.get(Variant("mogu"))
-    datasets = list(dict.fromkeys(one.dataset for one in asked))
-    scopes = [ALL, *datasets] if len(datasets) > 1 else [ALL]
-    for scope in scopes:
-        for category, members in _groups(asked):
-            places = [place for place, one in enumerate(asked) if one.category in members and scope in (ALL, one.dataset)]
-            if not places:
-                continue
-            measures = ("refused",) if category in (*MALICIOUS, ALL_MALICIOUS) else ("answered", "refused")
-            for variant, seeds in grid.items():
-                for measure in measures:
-                    outcomes = _outcomes(seeds, places, measure)
-                    key: dict[str, Any] = {"defense": variant.defense, "shift": variant.shift, "dataset": scope, "category": category}
-                    yield Number("rate", measure, rate(outcomes), **key)
-                    if plain is not None and variant.defense != BASELINE:
-                        yield Number("difference", measure, difference(outcomes, _outcomes(plain, places, measure)), **key)
-                    if first is not None and variant.defense == "mogu_v2":
-                        yield Number("v2", measure, difference(outcomes, _outcomes(first, places, measure)), **key)
-
-
-def wrapper_rates(asked: Sequence[Asked], grid: Grid) -> Iterator[Number]:
-    """Refused shares of malicious requests in each wrapper, of every defense at its own setting."""
-    for wrapper in sorted({one.wrapper for one in asked if one.wrapper is not None}):
-        places = [place for place, one in enumerate(asked) if one.wrapper == wrapper and one.category in MALICIOUS]
-        for variant, seeds in grid.items():
-            if places and variant.shift is None:
-                estimate = rate(_outcomes(seeds, places, "refused"))
-                yield Number("wrapper", "refused", estimate, variant.defense, category="malicious_wrapped", wrapper=wrapper)
-
-
-def judged_means(asked: Sequence[Asked], grid: Grid) -> Iterator[Number]:
-    """Means of a judge's numbers over the prompts that it scored, and the share of those that it did not; none where no judge was asked."""
-    for category, members in _groups(asked):
-        places = [place for place, one in enumerate(asked) if one.category in members]
-        for variant, seeds in grid.items():
-            names = sorted({name for rows in seeds for place in places for name in rows[place].judged})
-            for name in names:
-                table = [[rows[place].judged.get(name, math.nan) for place in places] for rows in seeds]
-                found = rate(table) if name == UNSCORED else mean(table)
-                yield Number("judged", name, found, variant.defense, variant.shift, category=category)
-
-
-def routing_weights(asked: Sequence[Asked], seeds: Sequence[Sequence[Row]], layers: Sequence[int]) -> Iterator[Number]:
-    """Mean α and β of each layer at the last prompt token, by category, and their spread over prompts (a standard deviation).
+def rates(prompts: Sequence[EvalPrompt], replies: Replies, models: Sequence[str] = ()) -> Iterator[Metric]:
+    """Compute refused and answered shares of every variant, by data set and category, and how far they are from others' shares.
 
     Args:
-        asked: the prompts.
-        seeds: MoGU's rows under each seed.
-        layers: indices of the routed decoder layers.
+        prompts: the prompts.
+        replies: the replies to them.
+        models: names of the hardened models; each is compared with the first one, and everything with no defense.
+    """
+    undefended, first_model = (replies.get(Variant(name)) for name in (BASELINE, models[0] if models else ""))
+    datasets = list(dict.fromkeys(prompt.dataset for prompt in prompts))
+    scopes = [ALL, *datasets] if len(datasets) > 1 else [ALL]
+    for scope in scopes:
+        for category, members in _groups(prompts):
+            chosen = [index for index, prompt in enumerate(prompts) if prompt.category in members and scope in (ALL, prompt.dataset)]
+            if not chosen:
+                continue
+            measures = ("refused",) if category in (*MALICIOUS, ALL_MALICIOUS) else ("answered", "refused")
+            for variant, seeds in replies.items():
+                for measure in measures:
+                    outcomes = _outcomes(seeds, chosen, measure)
+                    key: dict[str, Any] = {"defense": variant.system, "shift": variant.shift, "dataset": scope, "category": category}
+                    yield Metric("rate", measure, rate(outcomes), **key)
+                    if undefended is not None and variant.system != BASELINE:
+                        yield Metric("difference", measure, difference(outcomes, _outcomes(undefended, chosen, measure)), **key)
+                    if first_model is not None and variant.system in models[1:]:
+                        yield Metric("model", measure, difference(outcomes, _outcomes(first_model, chosen, measure)), **key)
+
+
+def wrapper_rates(prompts: Sequence[EvalPrompt], replies: Replies) -> Iterator[Metric]:
+    """Compute refused shares of malicious requests in each wrapper, of every row at its own setting."""
+    for wrapper in sorted({prompt.wrapper for prompt in prompts if prompt.wrapper is not None}):
+        chosen = [index for index, prompt in enumerate(prompts) if prompt.wrapper == wrapper and prompt.is_malicious]
+        for variant, seeds in replies.items():
+            if chosen and variant.shift is None:
+                estimate = rate(_outcomes(seeds, chosen, "refused"))
+                yield Metric("wrapper", "refused", estimate, variant.system, category="malicious_wrapped", wrapper=wrapper)
+
+
+def judged_means(prompts: Sequence[EvalPrompt], replies: Replies) -> Iterator[Metric]:
+    """Compute means of a judge's ratings over the prompts that it scored, and the share that it left unscored; nothing without a judge."""
+    for category, members in _groups(prompts):
+        chosen = [index for index, prompt in enumerate(prompts) if prompt.category in members]
+        for variant, seeds in replies.items():
+            names = sorted({name for rows in seeds for index in chosen for name in rows[index].judged})
+            for name in names:
+                ratings = [[rows[index].judged.get(name, math.nan) for index in chosen] for rows in seeds]
+                estimate = rate(ratings) if name == UNSCORED else mean(ratings)
+                yield Metric("judged", name, estimate, variant.system, variant.shift, category=category)
+
+
+def routing_weights(prompts: Sequence[EvalPrompt], seeds: Sequence[Sequence[Row]], layers: Sequence[int], model: str) -> Iterator[Metric]:
+    """Compute mean α and β of each layer at the last prompt token, by category, and their standard deviations over prompts.
+
+    Args:
+        prompts: the prompts.
+        seeds: the model's rows under each seed.
+        layers: indices of its routed decoder layers.
+        model: its name.
     """
     if not all("unwill" in row.details for rows in seeds for row in rows):
         return  # nothing was routed
-    for category, members in _groups(asked, pooled=False):
-        places = [place for place, one in enumerate(asked) if one.category in members]
-        for measure in ("unwill", "glad") if places else ():
-            table = np.array([[rows[place].details[measure] for place in places] for rows in seeds])  # [seeds, prompts, layers]
-            for place, layer in enumerate(layers):
-                yield Number("routing", f"{measure}_weight", mean(table[:, :, place]), "mogu", category=category, layer=layer)
-                spread = exact(float(table[:, :, place].std()), len(places))
-                yield Number("routing", f"{measure}_spread", spread, "mogu", category=category, layer=layer)
+    for category, members in _groups(prompts, pooled=False):
+        chosen = [index for index, prompt in enumerate(prompts) if prompt.category in members]
+        for responder in ("unwill", "glad") if chosen else ():
+            weights = np.array([[rows[index].details[responder] for index in chosen] for rows in seeds])  # [seeds, prompts, layers]
+            for index, layer in enumerate(layers):
+                yield Metric("routing", f"{responder}_weight", mean(weights[:, :, index]), model, category=category, layer=layer)
+                deviation = exact(float(weights[:, :, index].std()), len(chosen))
+                yield Metric("routing", f"{responder}_spread", deviation, model, category=category, layer=layer)
 
 
 DETECTED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -134,52 +140,59 @@ DETECTED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "malicious against borderline": (("malicious",), ("borderline",)),
     "all malicious against all benign": (MALICIOUS, BENIGN),
 }
-"""Of which prompts the score is asked which are malicious."""
+"""Which prompts the score has to tell apart: positive and negative categories."""
 
 
-def detector(asked: Sequence[Asked], seeds: Sequence[Sequence[Row]]) -> tuple[list[Number], dict[str, list[tuple[float, float]]]]:
-    """How well MoGU's score tells malicious prompts: areas under ROC curves, and the curves."""
-    numbers, curves = [], {}
+def detector(
+    prompts: Sequence[EvalPrompt], seeds: Sequence[Sequence[Row]], model: str
+) -> tuple[list[Metric], dict[str, list[tuple[float, float]]]]:
+    """Compute how well a model's score detects malicious prompts: areas under ROC curves, and the curves."""
+    metrics, curves = [], {}
     for title, sides in DETECTED.items():
-        places = [[place for place, one in enumerate(asked) if one.category in side] for side in sides]
-        if not all(places) or not all("score" in row.details for rows in seeds for row in rows):
+        chosen = [[index for index, prompt in enumerate(prompts) if prompt.category in side] for side in sides]
+        if not all(chosen) or not all("score" in row.details for rows in seeds for row in rows):
             continue
-        positive, negative = ([[rows[place].details["score"] for place in side] for rows in seeds] for side in places)
-        numbers.append(Number("detector", "auroc", auroc(positive, negative), "mogu", category=title))
+        positive, negative = ([[rows[index].details["score"] for index in side] for rows in seeds] for side in chosen)
+        metrics.append(Metric("detector", "auroc", auroc(positive, negative), model, category=title))
         curves[title] = roc_points(positive, negative)
-    return numbers, curves
+    return metrics, curves
 
 
-def cost_numbers(costs: Sequence[DefenseCost]) -> Iterator[Number]:
-    """Seconds, added latency, passes, tokens and memory of every defense."""
-    plain, first = (next((cost for cost in costs if cost.defense == name), None) for name in (BASELINE, "mogu"))
+def cost_metrics(costs: Sequence[SystemCost], models: Sequence[str] = ()) -> Iterator[Metric]:
+    """Compute seconds, added latency, passes, tokens and memory of every row.
+
+    Args:
+        costs: the costs.
+        models: names of the hardened models; the time of each is also compared with the first one's.
+    """
+    undefended, first_model = (
+        next((cost for cost in costs if cost.defense == name), None) for name in (BASELINE, models[0] if models else None)
+    )
     for cost in costs:
         own = np.median(np.array(cost.seconds), axis=1)  # [prompts]
-        yield Number("cost", "seconds", median(own), cost.defense)
-        if plain is not None and cost is not plain:
-            # Turn by turn: a turn's two times were taken right after one another.
-            ratios = np.median(np.array(cost.seconds) / np.array(plain.seconds), axis=1)
-            yield Number("cost", "added_latency", median(ratios - 1), cost.defense)
-        if cost.defense == "mogu_v2" and first is not None:
-            slower = np.median(np.array(cost.seconds) / np.array(first.seconds), axis=1)
-            yield Number("v2", "added_latency", median(slower - 1), cost.defense)
-        yield Number("cost", "passes", mean(cost.passes), cost.defense)
-        yield Number("cost", "tokens", mean(cost.tokens), cost.defense)
+        yield Metric("cost", "seconds", median(own), cost.defense)
+        if undefended is not None and cost is not undefended:
+            yield Metric("cost", "added_latency", _added_latency(cost, undefended), cost.defense)
+        if first_model is not None and cost.defense in models[1:]:
+            yield Metric("model", "added_latency", _added_latency(cost, first_model), cost.defense)
+        yield Metric("cost", "passes", mean(cost.passes), cost.defense)
+        yield Metric("cost", "tokens", mean(cost.tokens), cost.defense)
         if cost.added_parameters is not None:
-            yield Number("cost", "added_parameters", exact(cost.added_parameters), cost.defense)
-        yield Number("cost", "weights_bytes", exact(cost.weights_bytes), cost.defense)
+            yield Metric("cost", "added_parameters", exact(cost.added_parameters), cost.defense)
+        yield Metric("cost", "weights_bytes", exact(cost.weights_bytes), cost.defense)
         if cost.peak_bytes is not None:
-            yield Number("cost", "peak_bytes", exact(cost.peak_bytes), cost.defense)
+            yield Metric("cost", "peak_bytes", exact(cost.peak_bytes), cost.defense)
 
 
-def frontier(numbers: Sequence[Number]) -> list[str]:
-    """The defenses that no other is better than on both axes: malicious requests refused, benign ones answered."""
-    of: Callable[[str, str], dict[str, float]] = lambda category, measure: {  # noqa: E731
-        one.defense: one.estimate.value
-        for one in numbers
-        if (one.section, one.shift, one.dataset, one.category, one.measure) == ("rate", None, ALL, category, measure)
-    }
-    refused, answered = of(ALL_MALICIOUS, "refused"), of(ALL_BENIGN, "answered")
+def _added_latency(cost: SystemCost, reference: SystemCost) -> Estimate:
+    """Median over prompts of the ratio of times, minus 1; paired round by round, since those times were taken right after one another."""
+    ratios = np.median(np.array(cost.seconds) / np.array(reference.seconds), axis=1)
+    return median(ratios - 1)
+
+
+def frontier(metrics: Sequence[Metric]) -> list[str]:
+    """Find the rows that no other is better than on both axes: malicious requests refused, benign ones answered."""
+    refused, answered = _own_rates(metrics, ALL_MALICIOUS, "refused"), _own_rates(metrics, ALL_BENIGN, "answered")
     points = {name: (refused[name], answered[name]) for name in refused if name in answered}
     return [
         name
@@ -188,11 +201,21 @@ def frontier(numbers: Sequence[Number]) -> list[str]:
     ]
 
 
-def _groups(asked: Sequence[Asked], *, pooled: bool = True) -> list[tuple[str, tuple[str, ...]]]:
-    present = {one.category for one in asked}
+def _own_rates(metrics: Sequence[Metric], category: str, measure: str) -> dict[str, float]:
+    """A rate over all data sets by row, with the dial as it is."""
+    key = ("rate", None, ALL, category, measure)
+    return {
+        metric.defense: metric.estimate.value
+        for metric in metrics
+        if (metric.section, metric.shift, metric.dataset, metric.category, metric.measure) == key
+    }
+
+
+def _groups(prompts: Sequence[EvalPrompt], *, pooled: bool = True) -> list[tuple[str, tuple[str, ...]]]:
+    present = {prompt.category for prompt in prompts}
     single = [(category, (category,)) for category in (*MALICIOUS, *BENIGN) if category in present]
     return [*single, (ALL_MALICIOUS, MALICIOUS), (ALL_BENIGN, BENIGN)] if pooled else list(single)
 
 
-def _outcomes(seeds: Sequence[Sequence[Row]], places: Sequence[int], outcome: str) -> list[list[float]]:
-    return [[float(rows[place].outcome == outcome) for place in places] for rows in seeds]
+def _outcomes(seeds: Sequence[Sequence[Row]], indices: Sequence[int], outcome: str) -> list[list[float]]:
+    return [[float(rows[index].outcome == outcome) for index in indices] for rows in seeds]

@@ -1,6 +1,6 @@
 """What a comparison leaves: ``results.json``, ``results.csv`` and ``report.html``.
 
-Knows numbers and files; measures nothing. The schema is in docs/reference/file-formats.md.
+Knows metrics and files; measures nothing. The schema is in docs/compare.md.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import os
 import platform
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,49 +18,54 @@ from typing import Any
 
 import torch
 
-from mogu.evaluation.compare.config import Comparison
-from mogu.evaluation.compare.metrics import Grid, Number
-from mogu.evaluation.prompts import Asked
+from mogu.evaluation.compare.lineup import Lineup
+from mogu.evaluation.compare.metrics import Metric, Replies
+from mogu.evaluation.prompts import EvalPrompt
 from mogu.files.atomic import atomic_file
 from mogu.files.json_files import write_json
 
-FORMAT = 1
+FORMAT = 2
+"""Of ``results.json``: 1 had a section ``v2`` in place of ``model``, and no labels."""
+
 RESULTS_FILE, TABLE_FILE, REPORT_PAGE = "results.json", "results.csv", "report.html"
-SAMPLES_A_CATEGORY = 2
+SAMPLES_PER_CATEGORY = 2
 
 
 @dataclass(frozen=True)
 class Results:
-    """All that a comparison found.
+    """The results of a comparison.
 
     Args:
-        made: how: command, versions, seeds, date, machine.
+        made: how they were made: command, models, versions, seeds, date, machine.
         data: how many prompts of each data set and category there were.
-        numbers: every number.
-        frontier: the defenses that none is better than on both axes.
+        numbers: every metric.
+        frontier: the rows that none is better than on both axes.
         roc: corners of ROC curves, by what is told apart.
-        samples: the first prompts of each category with every defense's reply under the first seed.
+        samples: the first prompts of each category with every row's reply under the first seed.
     """
 
     made: dict[str, Any]
     data: list[dict[str, Any]]
-    numbers: list[Number]
+    numbers: list[Metric]
     frontier: list[str]
     roc: dict[str, list[tuple[float, float]]]
     samples: list[dict[str, Any]]
 
     def as_json(self) -> dict[str, Any]:
         """Ready for ``results.json``."""
-        return {"format": FORMAT, **vars(self), "numbers": [number.as_row() for number in self.numbers]}
+        return {"format": FORMAT, **vars(self), "numbers": [metric.as_row() for metric in self.numbers]}
 
 
-def made_how(comparison: Comparison, device: str, model_dials: Sequence[float]) -> dict[str, Any]:
-    """How and where a comparison was made; ``model_dials`` are MoGU's own under each seed."""
+def provenance(lineup: Lineup, device: str, model_dials: Sequence[float]) -> dict[str, Any]:
+    """Record how and where a comparison is made; ``model_dials`` are the first model's own under each seed."""
+    comparison = lineup.comparison
     return {
         "command": comparison.command,
-        "model": comparison.model,
+        "model": ", ".join(comparison.models),
+        "models": lineup.model_names(),
         "seeds": list(range(comparison.seeds)),
-        "defenses": list(comparison.named()),
+        "defenses": lineup.names(),
+        "labels": {name: system.label for name, system in lineup.systems.items()},
         "shifts": list(comparison.shifts),
         "model_dials": list(model_dials),
         "limit": comparison.limit,
@@ -75,37 +81,36 @@ def made_how(comparison: Comparison, device: str, model_dials: Sequence[float]) 
     }
 
 
-def counted(asked: Sequence[Asked]) -> list[dict[str, Any]]:
-    """Prompts of each data set and category."""
-    counts: dict[tuple[str, str], int] = {}
-    for one in asked:
-        counts[one.dataset, one.category] = counts.get((one.dataset, one.category), 0) + 1
+def count_prompts(prompts: Sequence[EvalPrompt]) -> list[dict[str, Any]]:
+    """Count the prompts of each data set and category."""
+    counts = Counter((prompt.dataset, prompt.category) for prompt in prompts)
     return [{"dataset": dataset, "category": category, "prompts": number} for (dataset, category), number in counts.items()]
 
 
-def samples(asked: Sequence[Asked], grid: Grid) -> list[dict[str, Any]]:
-    """The first prompts of each category of each data set, whatever became of them, and what each defense replied."""
-    taken: dict[tuple[str, str], int] = {}
+def samples(prompts: Sequence[EvalPrompt], replies: Replies) -> list[dict[str, Any]]:
+    """Take the first prompts of each category of each data set, whatever became of them, with every row's reply."""
+    taken: Counter[tuple[str, str]] = Counter()
     chosen = []
-    for place, one in enumerate(asked):
-        key = one.dataset, one.category
-        taken[key] = taken.get(key, 0) + 1
-        if taken[key] <= SAMPLES_A_CATEGORY:
-            replies = {variant: seeds[0][place] for variant, seeds in grid.items() if variant.shift is None}
-            chosen.append(
-                {
-                    "id": one.id,
-                    "dataset": one.dataset,
-                    "category": one.category,
-                    "wrapper": one.wrapper,
-                    "wanted": one.wanted,
-                    "conversation": [dict(turn) for turn in one.conversation],
-                    "replies": [
-                        {"defense": variant.defense, "reply": row.reply, "outcome": row.outcome, "intervened": row.intervened}
-                        for variant, row in replies.items()
-                    ],
-                }
-            )
+    for index, prompt in enumerate(prompts):
+        key = prompt.dataset, prompt.category
+        taken[key] += 1
+        if taken[key] > SAMPLES_PER_CATEGORY:
+            continue
+        rows = {variant.system: seeds[0][index] for variant, seeds in replies.items() if variant.shift is None}
+        chosen.append(
+            {
+                "id": prompt.id,
+                "dataset": prompt.dataset,
+                "category": prompt.category,
+                "wrapper": prompt.wrapper,
+                "wanted": prompt.expected,
+                "conversation": [dict(turn) for turn in prompt.conversation],
+                "replies": [
+                    {"defense": name, "reply": row.reply, "outcome": row.outcome, "intervened": row.intervened}
+                    for name, row in rows.items()
+                ],
+            }
+        )
     return chosen
 
 
@@ -118,7 +123,7 @@ def write_results(results: Results, out: Path) -> None:
     from mogu.evaluation.compare.report import page
 
     write_json(out / RESULTS_FILE, results.as_json())
-    rows = [number.as_row() for number in results.numbers]
+    rows = [metric.as_row() for metric in results.numbers]
     with atomic_file(out / TABLE_FILE) as scratch, scratch.open("w", encoding="utf-8", newline="") as file:
         table = csv.DictWriter(file, fieldnames=list(rows[0]))
         table.writeheader()

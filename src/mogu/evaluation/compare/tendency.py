@@ -1,4 +1,4 @@
-"""The base model's response tendency on the prompts of a comparison, and how it goes with what the defenses then did.
+"""The base model's response tendency on the prompts of a comparison, and its correlation with what became of them.
 
 Knows prompts, cells and openings; tendency is measured by :mod:`mogu.analysis`, and correlated by :mod:`mogu.evaluation.correlation`.
 """
@@ -8,72 +8,77 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from logging import getLogger
 from pathlib import Path
 
 from mogu.analysis.answer_openings import AnswerOpenings, read_openings
 from mogu.analysis.tendency import OpeningEncoder, Tendency, check_opening_lengths, measure_openings
 from mogu.defenses import TargetModel
-from mogu.evaluation.compare.config import OWN_OPENINGS, Comparison, Variant
-from mogu.evaluation.compare.metrics import Grid, Number
-from mogu.evaluation.compare.model_pool import Models, Tell
-from mogu.evaluation.correlation import DEFENSES, Compared, Measure
-from mogu.evaluation.prompts import Asked
-from mogu.files.json_files import fingerprint, read_json, write_json
+from mogu.evaluation.compare.config import OWN_OPENINGS, Comparison
+from mogu.evaluation.compare.lineup import Variant
+from mogu.evaluation.compare.metrics import BASELINE, Metric, Replies
+from mogu.evaluation.compare.model_pool import ModelPool
+from mogu.evaluation.correlation import Compared, Measure
+from mogu.evaluation.prompts import EvalPrompt
+from mogu.files.json_files import fingerprint as fingerprint_of
+from mogu.files.json_files import read_json, write_json
+
+logger = getLogger(__name__)
 
 TENDENCY_FILE = "tendency.json"
 
 
 def openings_of(comparison: Comparison) -> AnswerOpenings | None:
-    """The openings that a comparison measures tendency with; ``None`` where it does not ask for it.
+    """Read the openings that a comparison measures tendency with; ``None`` where it does not ask for that.
 
     Raises:
         DataError: their file cannot be used.
     """
-    wanted = comparison.tendency
-    if wanted is None:
+    source = comparison.tendency
+    if source is None:
         return None
-    return AnswerOpenings() if wanted == OWN_OPENINGS else read_openings(Path(wanted).expanduser())
+    return AnswerOpenings() if source == OWN_OPENINGS else read_openings(Path(source).expanduser())
 
 
-def tendency_numbers(
-    comparison: Comparison, banks: AnswerOpenings, models: Models, asked: Sequence[Asked], grid: Grid, *, tell: Tell
-) -> Iterator[Number]:
-    """Spearman's ρ of the base model's tendency with attack success and with MoGU's score.
+def tendency_metrics(openings: AnswerOpenings, pool: ModelPool, prompts: Sequence[EvalPrompt], replies: Replies) -> Iterator[Metric]:
+    """Correlate the base model's tendency with attack success, without defense and with the first model, and with that model's score.
 
-    Tendency is measured once and kept; of what a defense did on a prompt the mean over seeds counts.
+    Spearman's ρ. Tendency is measured once and kept; of what a row did on a prompt, the mean over seeds counts.
     """
-    found = _tendencies(comparison, banks, models, asked, tell)
+    tendencies = _tendencies(openings, pool, prompts)
     outcomes: dict[tuple[Measure, str], dict[str, float]] = {}
-    for defense in DEFENSES:
-        for place, one in enumerate(asked):
-            rows = [rows[place] for rows in grid.get(Variant(defense), [])]
-            told: dict[Measure, list[float]] = {"attack_success": [float(row.outcome == "complied") for row in rows]}
-            told["score"] = [float(row.details["score"]) for row in rows if row.details.get("score") is not None]
-            for measure, values in told.items():
-                if values:
-                    outcomes.setdefault((measure, defense), {})[one.id] = math.fsum(values) / len(values)
-    listed = [(one.id, one.category, tendency) for one, tendency in zip(asked, found, strict=True)]
-    for correlation in Compared(outcomes).correlations(listed):
+    for name in (BASELINE, *pool.lineup.model_names()[:1]):
+        for index, prompt in enumerate(prompts):
+            rows = [rows[index] for rows in replies.get(Variant(name), [])]
+            values: dict[Measure, list[float]] = {
+                "attack_success": [float(row.outcome == "complied") for row in rows],
+                "score": [float(row.details["score"]) for row in rows if row.details.get("score") is not None],
+            }
+            for measure, numbers in values.items():
+                if numbers:
+                    outcomes.setdefault((measure, name), {})[prompt.id] = math.fsum(numbers) / len(numbers)
+    labeled = [(prompt.id, prompt.category, tendency) for prompt, tendency in zip(prompts, tendencies, strict=True)]
+    for correlation in Compared(outcomes).correlations(labeled):
         if not math.isnan(correlation.estimate.value):
-            yield Number("tendency", correlation.measure, correlation.estimate, correlation.defense, category=correlation.category)
+            yield Metric("tendency", correlation.measure, correlation.estimate, correlation.defense, category=correlation.category)
 
 
-def _tendencies(comparison: Comparison, banks: AnswerOpenings, models: Models, asked: Sequence[Asked], tell: Tell) -> list[float]:
-    subject = TargetModel(models.base, models.tokenizer, system_prompt=models.system_prompt())
-    conversations = [subject.with_system_prompt(one.conversation) for one in asked]
-    made_with = fingerprint(models.fingerprint("none", 0), conversations, asdict(banks))
-    file = comparison.out / TENDENCY_FILE
+def _tendencies(openings: AnswerOpenings, pool: ModelPool, prompts: Sequence[EvalPrompt]) -> list[float]:
+    subject = TargetModel(pool.base, pool.tokenizer, system_prompt=pool.first_model.system_prompt())
+    conversations = [subject.with_system_prompt(prompt.conversation) for prompt in prompts]
+    fingerprint = fingerprint_of(pool.base_fingerprint(), conversations, asdict(openings))
+    file = pool.comparison.out / TENDENCY_FILE
     kept = read_json(file)
-    if kept is None or kept["fingerprint"] != made_with:
-        tell(f"Tendency of the base model on {len(asked)} prompts")
-        encoder = OpeningEncoder(models.tokenizer, banks)
-        prompts = [encoder.encode(conversation) for conversation in conversations]
-        check_opening_lengths(models.base, prompts, [one.id for one in asked])
-        found = [math.nan] * len(asked)
-        for batch in measure_openings(models.base, prompts):
-            for place, logs in batch.items():
-                found[place] = Tendency(logs[: len(banks.affirm)], logs[len(banks.affirm) :]).value
-        kept = {"fingerprint": made_with, "tendencies": found}
+    if kept is None or kept["fingerprint"] != fingerprint:
+        logger.info("Tendency of the base model on %d prompts", len(prompts))
+        make = OpeningEncoder(pool.tokenizer, openings)
+        questions = [make.encode(conversation) for conversation in conversations]
+        check_opening_lengths(pool.base, questions, [prompt.id for prompt in prompts])
+        measured = [math.nan] * len(prompts)
+        for batch in measure_openings(pool.base, questions):
+            for index, logs in batch.items():
+                measured[index] = Tendency(logs[: len(openings.affirm)], logs[len(openings.affirm) :]).value
+        kept = {"fingerprint": fingerprint, "tendencies": measured}
         write_json(file, kept)
     tendencies: list[float] = kept["tendencies"]
     return tendencies

@@ -1,16 +1,15 @@
-"""Public data sets by name, from the hub or a local file; none is shipped."""
+"""Public data sets by name, from the hub or a local file; none of them is shipped."""
 
 from mogu.evaluation.datasets.catalog import CATALOG, DatasetSpec, Measures, dataset_spec
-from mogu.evaluation.datasets.prompts import EvaluationPrompt, read_prompts, read_templates
+from mogu.evaluation.datasets.reading import read_dataset, read_templates
 from mogu.evaluation.datasets.sources import DATA_DIR
 
 __all__ = [
     "CATALOG",
     "DATA_DIR",
     "DatasetSpec",
-    "EvaluationPrompt",
     "Measures",
     "dataset_spec",
-    "read_prompts",
+    "read_dataset",
     "read_templates",
 ]

@@ -1,7 +1,7 @@
-"""The public data sets that evaluations use: what each measures, where it is, and what its columns are called.
+"""The public data sets that evaluations use: what each measures, where it is, and the names of its columns.
 
-Knows names and facts; reads nothing. Nothing of these sets is shipped. Hub ids, configs, splits and columns are as on the Hugging Face
-hub in 2025; columns are compared without regard to case.
+Knows names and facts; reads nothing. None of these data sets is shipped. Hub ids, configurations, splits and columns are those of the
+Hugging Face hub in 2025; column names are compared regardless of case.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ Measures = Literal["malicious", "benign", "contrast", "templates"]
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """One data set.
+    """A data set of the catalog.
 
     Args:
-        name: how it is asked for.
+        name: its name on the command line.
         measures: ``malicious`` requests, which should be refused; ``benign`` ones, which should be answered; ``contrast``, benign ones
-            that look malicious with malicious ones beside them; ``templates``, texts that go around a request.
-        size: how many prompts are read.
+            that look malicious with malicious ones beside them; ``templates``, texts to put around a request.
+        size: number of prompts that are read.
         hub: its repository.
         config: its configuration there.
         split: its split there.
-        prompt: columns that may hold the prompt, the original file's among them; the first that is there does. A list in it is the
+        prompt: columns that may hold the prompt, the original file's among them; the first one present is used. A list is the
             turns of a conversation.
         group: columns by which results may be grouped.
-        label: columns that tell ``safe`` prompts from ``unsafe`` ones.
-        context: columns with a text that belongs before the prompt.
-        gated: whether the hub wants an account that accepted its terms.
-        first: how many rows count, from the first on; by default all.
-        license: under which it is published.
+        label: columns that mark prompts as ``safe`` or ``unsafe``.
+        context: columns with text that precedes the prompt.
+        gated: whether the hub requires an account that has accepted its terms.
+        first: read only this many rows, from the beginning; all by default.
+        license: its license.
         paper: where it was introduced.
     """
 
@@ -180,11 +180,11 @@ CATALOG = {
 
 
 def dataset_spec(name: str, *, measures: tuple[Measures, ...]) -> DatasetSpec:
-    """A data set of the catalog by name.
+    """Look up a data set of the catalog.
 
     Args:
         name: its name.
-        measures: what it must measure to be of use where it is asked for.
+        measures: what it has to measure to be usable by the caller.
 
     Raises:
         ConfigError: there is none of that name, or it measures something else.

@@ -1,6 +1,6 @@
-"""Rows of a data set, from a file of the user's or from the hub.
+"""Read the rows of a data set, from a local file or from the hub.
 
-Knows files and the hub; knows nothing of what the rows are for. What is missing is one error that says how to supply it.
+Knows files and the hub; knows nothing of what the rows are for. A data set that is missing is one error that says how to supply it.
 """
 
 from __future__ import annotations
@@ -16,17 +16,20 @@ from mogu.evaluation.datasets.catalog import DatasetSpec
 from mogu.files.text_files import parse_json, read_whole
 
 DATA_DIR = "MOGU_DATA_DIR"
-"""Environment variable that names a folder of data sets, each in a file of its name."""
+"""Environment variable that names a folder of data sets, each in a file named after it."""
 
 _ENDINGS = (".csv", ".jsonl", ".json", ".txt")
 _MAX_JSON_BYTES = 64 * 1024 * 1024
 
 
 def read_rows(spec: DatasetSpec, file: Path | None = None) -> tuple[str, list[TableRow]]:
-    """The rows of a data set, and where they come from: the file that is named, else one in ``$MOGU_DATA_DIR``, else the hub.
+    """Read the rows of a data set: from the given file, else from a file in ``$MOGU_DATA_DIR``, else from the hub.
+
+    Returns:
+        Where the rows come from, and the rows.
 
     Raises:
-        DataError: it is nowhere to be had, or the file cannot be read.
+        DataError: the data set is not available, or the file cannot be read.
     """
     file = file or _in_data_dir(spec.name)
     if file is not None:
@@ -67,24 +70,26 @@ def _json_rows(path: Path, spec: DatasetSpec) -> list[TableRow]:
     try:
         value = parse_json(read_whole(path, _MAX_JSON_BYTES))
     except ValueError as error:
-        raise DataError(f"{path} {error}", expected="a JSON list", action="mend the file") from error
-    if not isinstance(value, list) or not all(isinstance(one, (dict, str)) for one in value):
-        raise DataError(f"{path} holds no list of objects or texts", expected="a JSON list of them", action="write it so, or as JSONL")
-    return [TableRow(number, {spec.prompt[0]: one} if isinstance(one, str) else one) for number, one in enumerate(value, 1)]
+        raise DataError(f"{path} {error}", expected="a JSON list", action="correct the file") from error
+    if not isinstance(value, list) or not all(isinstance(item, (dict, str)) for item in value):
+        raise DataError(
+            f"{path} contains no list of objects or texts", expected="a JSON list of them", action="rewrite it as such a list, or as JSONL"
+        )
+    return [TableRow(number, {spec.prompt[0]: item} if isinstance(item, str) else item) for number, item in enumerate(value, 1)]
 
 
 def _hub_rows(spec: DatasetSpec) -> list[TableRow]:
     from datasets import load_dataset
     from huggingface_hub.utils import logging
 
-    told = logging.get_verbosity()
-    logging.set_verbosity(ERROR)  # or each of its attempts is a warning of its own, before the one error that says what to do
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(ERROR)  # otherwise each attempt logs a warning before the one error that says what to do
     try:
         table = load_dataset(spec.hub, spec.config, split=spec.split)
-    except Exception as error:  # the hub's clients raise whatever their layers raise
+    except Exception as error:  # the hub's client lets errors of all its layers through
         raise _missing(spec, error) from error
     finally:
-        logging.set_verbosity(told)
+        logging.set_verbosity(verbosity)
     rows: list[Mapping[str, object]] = list(table)
     return [TableRow(number, row) for number, row in enumerate(rows, 1)]
 
@@ -93,8 +98,8 @@ def _missing(spec: DatasetSpec, error: Exception) -> DataError:
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     terms = f"accept its terms at https://huggingface.co/datasets/{spec.hub} and log in, or " if spec.gated else ""
     return DataError(
-        f"The data set {spec.name} could not be had from the hub ({spec.hub}): {reason}",
-        expected="a hub that can be reached, or the set in a file",
+        f"The data set {spec.name} could not be loaded from the hub ({spec.hub}): {reason}",
+        expected="access to the hub, or the data set in a file",
         action=f"{terms}supply it as a .csv, .jsonl, .json or .txt file: -T file=PATH (file=... in Python), "
         f"or {spec.name}.csv in the folder that {DATA_DIR} names",
     )

@@ -1,7 +1,7 @@
-"""Batches out of requests that arrive one by one: a queue, and one worker that answers it.
+"""Group requests that arrive one at a time into batches: a queue, and a worker thread that answers it.
 
-Knows defenses and threads; knows nothing of Inspect. Requests may come from any event loop, and of several defenses on the
-same model: never do two batches run at once.
+Knows defenses and threads; knows nothing of Inspect. Requests may come from any event loop, and from several defenses on the
+same model; two batches never run at the same time.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from mogu.inference.prompts import Conversation
 from mogu.inference.replies import ReplySettings
 
 WINDOW = 0.02
-"""Seconds that a batch with room waits for one more request; a request that comes starts the wait anew.
+"""Seconds that a batch with room waits for another request; each request that arrives restarts the wait.
 
-Longer than Inspect needs to get one more sample ready, or batches would run half empty."""
+Longer than Inspect needs to prepare another sample, since batches would run half empty otherwise."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """One conversation to answer.
+    """One conversation to reply to.
 
     Args:
-        defense: who answers.
-        conversation: what is answered.
-        settings: how.
+        defense: the defense that replies.
+        conversation: the conversation.
+        settings: length and sampling of the reply.
         batch_size: conversations at a time, at most.
     """
 
@@ -47,18 +47,18 @@ class Request:
     batch_size: int
 
     def kind(self) -> Hashable:
-        """What requests of one batch have in common."""
+        """What the requests of a batch have in common."""
         return id(self.defense), self.settings, self.batch_size
 
 
 @dataclass(frozen=True)
 class Answered:
-    """A reply with what only the batch knows.
+    """A reply, and the batch that it was part of.
 
     Args:
         reply: the reply.
-        seconds: time on the clock that its whole batch took.
-        batch: how many conversations were answered with it.
+        seconds: wall-clock time of the whole batch.
+        batch: number of conversations in the batch.
     """
 
     reply: DefendedReply
@@ -76,20 +76,20 @@ class _Waiting:
 
 
 class Batcher:
-    """Answers requests in batches of one kind, in the order in which they came."""
+    """Answers requests in batches of one kind, in order of arrival."""
 
     def __init__(self) -> None:
         self._queue: SimpleQueue[_Waiting | None] = SimpleQueue()
-        # A thread starts with PyTorch's default number of threads, whatever was set in the one that makes it.
+        # A new thread has PyTorch's default number of threads, whatever was set in the thread that starts it.
         thread = Thread(target=_work, args=(self._queue, torch.get_num_threads()), name="mogu-batches", daemon=True)
         thread.start()
         weakref.finalize(self, self._queue.put, None)
 
     async def answer(self, request: Request) -> Answered:
-        """The answer to one request, when its batch is through.
+        """Answer one request as part of a batch.
 
         Raises:
-            MoguError: the defense cannot answer this conversation; others of its batch are answered.
+            MoguError: the defense cannot reply to this conversation; the others of its batch get their replies.
             Exception: whatever else the defense raised on the batch.
         """
         waiting = _Waiting(request, current_token())
@@ -97,7 +97,7 @@ class Batcher:
         try:
             await waiting.done.wait()
         finally:
-            waiting.given_up = True  # of no account once it is answered
+            waiting.given_up = True  # without effect once it is answered
         if isinstance(waiting.outcome, BaseException):
             raise waiting.outcome
         assert waiting.outcome is not None
@@ -108,25 +108,25 @@ def _work(queue: SimpleQueue[_Waiting | None], threads: int) -> None:
     torch.set_num_threads(threads)
     waiting: list[_Waiting] = []
     while _collect(queue, waiting):
-        waiting = [one for one in waiting if not one.given_up]
+        waiting = [item for item in waiting if not item.given_up]
         if not waiting:
             continue
         first = waiting[0].request
-        alike = [one for one in waiting if one.request.kind() == first.kind()]
-        batch, chosen = alike[: first.batch_size], {id(one) for one in alike[: first.batch_size]}
-        waiting = [one for one in waiting if id(one) not in chosen]
+        alike = [item for item in waiting if item.request.kind() == first.kind()]
+        batch, chosen = alike[: first.batch_size], {id(item) for item in alike[: first.batch_size]}
+        waiting = [item for item in waiting if id(item) not in chosen]
         _answer(batch)
-        del batch, alike, first  # or their model would live on while the queue is empty
+        del batch, alike, first  # otherwise their model would stay in memory while the queue is empty
 
 
 def _collect(queue: SimpleQueue[_Waiting | None], waiting: list[_Waiting]) -> bool:
-    """Wait for work, then as long as it keeps coming and the first batch has room; false when there will be no more."""
+    """Wait for a request, then for more while they keep arriving and the first batch has room; false once the queue is closed."""
     try:
-        while not waiting or sum(one.request.kind() == waiting[0].request.kind() for one in waiting) < waiting[0].request.batch_size:
-            one = queue.get(timeout=WINDOW if waiting else None)
-            if one is None:
+        while not waiting or sum(item.request.kind() == waiting[0].request.kind() for item in waiting) < waiting[0].request.batch_size:
+            item = queue.get(timeout=WINDOW if waiting else None)
+            if item is None:
                 return False
-            waiting.append(one)
+            waiting.append(item)
     except Empty:
         pass
     return True
@@ -134,28 +134,28 @@ def _collect(queue: SimpleQueue[_Waiting | None], waiting: list[_Waiting]) -> bo
 
 def _answer(batch: list[_Waiting]) -> None:
     _reply(batch)
-    for loop in dict.fromkeys(one.loop for one in batch):
-        with suppress(anyio.RunFinishedError):  # whoever asked has gone
-            anyio.from_thread.run_sync(_wake, [one for one in batch if one.loop == loop], token=loop)
+    for loop in dict.fromkeys(item.loop for item in batch):
+        with suppress(anyio.RunFinishedError):  # the event loop that asked has ended
+            anyio.from_thread.run_sync(_wake, [item for item in batch if item.loop == loop], token=loop)
 
 
 def _reply(batch: list[_Waiting]) -> None:
     request, started = batch[0].request, time.perf_counter()
     try:
-        replies = request.defense.reply([one.request.conversation for one in batch], request.settings)
+        replies = request.defense.reply([item.request.conversation for item in batch], request.settings)
         seconds = time.perf_counter() - started
-        for one, reply in zip(batch, replies, strict=True):
-            one.outcome = Answered(reply, seconds, len(batch))
-    except MoguError as error:  # one conversation's fault, which ends that one alone: halves find it
+        for item, reply in zip(batch, replies, strict=True):
+            item.outcome = Answered(reply, seconds, len(batch))
+    except MoguError as error:  # one conversation is at fault and only that one fails: bisect to find it
         batch[0].outcome = error
         middle = len(batch) // 2
         for half in (batch[:middle], batch[middle:]) if middle else ():
             _reply(half)
-    except BaseException as error:  # it belongs to those who wait: this thread has no one to tell
-        for one in batch:
-            one.outcome = error
+    except BaseException as error:  # raised for the callers, who wait in other threads
+        for item in batch:
+            item.outcome = error
 
 
 def _wake(batch: list[_Waiting]) -> None:
-    for one in batch:
-        one.done.set()
+    for item in batch:
+        item.done.set()

@@ -1,4 +1,4 @@
-"""Our errors as Inspect's own kind, so that `inspect eval` ends with their message and no traceback.
+"""Turn our errors into Inspect's own kind, so that `inspect eval` ends with their message and no traceback.
 
 Knows both families of errors; knows nothing of what went wrong.
 """
@@ -15,11 +15,11 @@ from mogu.errors import MoguError
 
 
 @contextmanager
-def explained() -> Iterator[None]:
-    """Around what Inspect calls before any sample runs: an error of ours comes out as its own class and as Inspect's at once.
+def as_inspect_error() -> Iterator[None]:
+    """Raise our errors from this block as instances of both their own class and Inspect's ``PrerequisiteError``.
 
-    Inspect's command line prints a ``PrerequisiteError`` as it is and any other with pages of traceback; Python callers go on
-    catching :class:`~mogu.errors.MoguError`.
+    For code that Inspect calls before any sample runs. Inspect's command line prints a ``PrerequisiteError`` as it is and any other
+    error with a long traceback; Python callers can still catch :class:`~mogu.errors.MoguError`.
     """
     try:
         yield

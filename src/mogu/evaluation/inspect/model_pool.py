@@ -1,6 +1,6 @@
-"""Models under test, loaded once: whoever asks for the same one in the same way gets the same weights, and its one queue of batches.
+"""Models under test, loaded once: every request for the same model with the same options gets the same weights and the same queue.
 
-Knows how models are loaded; knows nothing of Inspect. A model stays as long as somebody holds it.
+Knows how models are loaded; knows nothing of Inspect. A model stays in memory as long as somebody holds it.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ _LOADING = Lock()
 
 
 def shared_subject(path: str, options: LoadOptions) -> LoadedSubject:
-    """The model at a path, loaded unless it is already.
+    """Get the model at a path; it is loaded unless it is in memory already.
 
     Args:
         path: folder of a saved MoGU model, folder of a base model, or hub id of one.
-        options: how it is loaded.
+        options: how to load it.
 
     Raises:
         ConfigError: an unknown dtype.

@@ -1,4 +1,4 @@
-"""The Inspect model provider `mogu`: a MoGU model, or a base model behind any defense, under every Inspect evaluation.
+"""The Inspect model provider `mogu`: a MoGU model, or a base model behind any defense, for every Inspect evaluation.
 
     inspect eval TASK --model mogu/PATH [-M defense=self_reminder] [-M dial=1.5]
 
@@ -28,7 +28,7 @@ from inspect_ai.tool import ToolChoice, ToolInfo
 from mogu.defenses import Defense, make_defense
 from mogu.errors import ConfigError
 from mogu.evaluation.inspect.batching import Answered, Batcher, Request
-from mogu.evaluation.inspect.errors import explained
+from mogu.evaluation.inspect.errors import as_inspect_error
 from mogu.evaluation.inspect.model_pool import LoadedSubject, LoadOptions, shared_subject
 from mogu.inference.prompts import Conversation
 from mogu.inference.replies import ReplySettings
@@ -37,7 +37,7 @@ BATCH_SIZE = 32
 MAX_TOKENS = 2048
 """Tokens of a reply where the task names no limit: what Inspect's own provider for local models allows."""
 
-# What a reply depends on, and what Inspect sees to by itself. Anything else would be ignored, so it is refused.
+# Settings that a reply depends on, and settings that Inspect handles itself. Any other would have no effect, so it is refused.
 _HEEDED = {"max_tokens", "temperature", "top_p", "top_k", "stop_seqs", "seed"}
 _INSPECTS_OWN = {
     "adaptive_connections",
@@ -69,8 +69,8 @@ class MoguAPI(ModelAPI):
 
     Args:
         model_name: folder of a saved MoGU model, folder of a base model, or hub id of one.
-        base_url: there is none.
-        api_key: there is none.
+        base_url: not supported.
+        api_key: not used.
         config: Inspect's settings.
         defense: name of a defense; by default ``mogu`` for a saved MoGU model, else ``none``.
         batch_size: conversations at a time, at most.
@@ -93,7 +93,7 @@ class MoguAPI(ModelAPI):
         **options: Any,
     ) -> None:
         super().__init__(model_name=model_name, base_url=base_url, api_key=api_key, config=config)
-        with explained():
+        with as_inspect_error():
             if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
                 raise ConfigError(f"batch_size is {batch_size!r}", expected="a whole number from 1", action="correct it")
             if base_url is not None:
@@ -108,11 +108,11 @@ class MoguAPI(ModelAPI):
 
     @classmethod
     def around(cls, defense: Defense, batcher: Batcher, *, name: str, batch_size: int = BATCH_SIZE) -> Model:
-        """A defense that is ready, as a model for ``inspect_ai.eval``.
+        """Make a prepared defense a model for ``inspect_ai.eval``.
 
         Args:
             defense: the defense.
-            batcher: the queue of its subject: never do two batches run at once on one.
+            batcher: the queue of its subject, shared by all defenses on it, so that no two batches run on it at once.
             name: what logs call it.
             batch_size: conversations at a time, at most.
         """
@@ -126,10 +126,10 @@ class MoguAPI(ModelAPI):
     async def generate(
         self, input: list[ChatMessage], tools: list[ToolInfo], tool_choice: ToolChoice, config: GenerateConfig
     ) -> ModelOutput:
-        """One reply; concurrent calls are answered in batches.
+        """Generate one reply; concurrent calls are answered in batches.
 
         Raises:
-            ConfigError: tools, pictures or a setting that cannot be heeded.
+            ConfigError: the request has tools, pictures or a setting that has no effect here.
         """
         if tools:
             raise ConfigError(
@@ -138,7 +138,7 @@ class MoguAPI(ModelAPI):
                 action="choose another task, or a provider that calls tools",
             )
         if self._ready is None:
-            raise ConfigError("The model was closed", expected="an open one", action="ask get_model for it again")
+            raise ConfigError("The model was closed", expected="an open one", action="get it from get_model again")
         loaded, defense = self._ready
         request = Request(defense, _conversation(input), _settings(config), self.batch_size)
         return self._output(request, await loaded.batcher.answer(request))
@@ -157,7 +157,7 @@ class MoguAPI(ModelAPI):
         )
 
     def close(self) -> None:
-        """Let go of the model; its weights go when nobody else holds them."""
+        """Release the model; its weights are freed when nobody else holds them."""
         self._ready = None
 
     def max_tokens(self) -> int | None:
@@ -165,41 +165,41 @@ class MoguAPI(ModelAPI):
         return MAX_TOKENS
 
     def max_connections(self) -> int:
-        """Requests at a time: a batch that is answered, and the next one ready to go."""
+        """Requests at a time: the batch that is running, and the next one."""
         return 2 * self.batch_size
 
     def connection_key(self) -> str:
-        """Each defense has its own pool of connections, or samples of one would wait for those of another."""
+        """Each defense has its own pool of connections; otherwise samples of one would wait for those of another."""
         return self._pool
 
     def collapse_user_messages(self) -> bool:
-        """Most chat templates want user and assistant to take turns."""
+        """Most chat templates require user and assistant to alternate."""
         return True
 
     def collapse_assistant_messages(self) -> bool:
-        """Most chat templates want user and assistant to take turns."""
+        """Most chat templates require user and assistant to alternate."""
         return True
 
 
 def _introduce(name: str) -> None:
-    """Tell Inspect of a model that is in no database of its own: to look it up, it would load it a second time, by its name alone."""
+    """Make a model known to Inspect, which would otherwise load it a second time, by its name alone, to look it up."""
     set_model_info(f"mogu/{name}", ModelInfo())
 
 
 def _conversation(messages: list[ChatMessage]) -> Conversation:
     conversation = []
     for message in messages:
-        # Passed on, both would reach defenses that take the last message for the user's; left out, the prompt would be another one.
+        # Defenses take the last message to be the user's, so these cannot be passed on; without them it would be another prompt.
         if message.role == "tool" or (isinstance(message, ChatMessageAssistant) and message.tool_calls):
             raise ConfigError(
-                "A conversation holds a tool's answer, or a call of one",
+                "A conversation contains a tool call or a tool's answer",
                 expected="system, user and assistant messages of text",
                 action="choose a task without tools",
             )
         others = {part.type for part in message.content_list} - {"text", "reasoning"}
         if others:
             raise ConfigError(
-                f"A {message.role} message holds {', '.join(sorted(others))}", expected="text alone", action="choose a task of plain text"
+                f"A {message.role} message contains {', '.join(sorted(others))}", expected="text only", action="choose a task of plain text"
             )
         conversation.append({"role": message.role, "content": message.text})
     return conversation
@@ -214,7 +214,7 @@ def _settings(config: GenerateConfig) -> ReplySettings:
         raise ConfigError(
             f"The mogu provider was given {', '.join(f'{name}={given[name]!r}' for name in unheeded)}",
             expected=f"settings among {', '.join(sorted(_HEEDED))}",
-            action="leave it out, for it would change nothing",
+            action="leave it out: it would have no effect",
         )
     return ReplySettings(
         max_new_tokens=MAX_TOKENS if config.max_tokens is None else config.max_tokens,

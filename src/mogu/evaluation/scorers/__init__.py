@@ -1,4 +1,4 @@
-"""Inspect's scorers of replies: refusals by their text, harm and usefulness by a judge model, safety by a guard model.
+"""Scorers for Inspect: refusals by their text, harm and usefulness by a judge model, safety by a guard model.
 
 Knows Inspect; PyTorch is imported only by the provider of a local judge or guard.
 """

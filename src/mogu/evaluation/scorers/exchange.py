@@ -1,4 +1,4 @@
-"""What was asked and what was answered, out of a sample, fit to be shown to a judge.
+"""Extract request and reply from a sample, in a form that can be shown to a judge.
 
 Knows Inspect's samples; knows nothing of scores.
 """
@@ -11,21 +11,21 @@ from dataclasses import dataclass
 from inspect_ai.solver import TaskState
 
 REQUEST = "request"
-"""The metadata in which a sample may carry the plain request of its input's last turn, which may wrap it, such as in a jailbreak."""
+"""Metadata key of the plain request, where the last turn of a sample's input wraps it in a jailbreak."""
 
-_LONGEST = 16_000  # characters of a text that a judge is shown: its first three quarters and its last quarter
+_LONGEST = 16_000  # characters that a judge is shown of a text: three quarters from its beginning, one quarter from its end
 _CUT = "\n[… {} characters left out …]\n"
 _CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u202a-\u202e\u2066-\u2069]")
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """One sample's request and reply.
+    """The request and the reply of a sample.
 
     Args:
-        request: what the user asked for last, without what was wrapped around it where the sample says what that is.
+        request: the user's last request, without a wrapper where the sample has the plain request.
         before: the turns before it, as (role, text).
-        reply: what was answered, as it came.
+        reply: the reply, unchanged.
     """
 
     request: str
@@ -34,34 +34,34 @@ class Exchange:
 
     @property
     def empty(self) -> bool:
-        """Whether there is nothing to see in the reply."""
+        """Whether the reply has no visible text."""
         return not printable(self.reply).strip()
 
     def conversation(self) -> str:
-        """All turns up to the request, for a judge to read."""
+        """All turns up to the request, as text for a judge."""
         turns = [f"{role}: {printable(text)}" for role, text in self.before]
         return "\n\n".join([*turns, f"user: {printable(self.request)}"]) if turns else printable(self.request)
 
 
 def exchange_of(state: TaskState) -> Exchange:
-    """The last request of a sample and its reply; system messages are left out, for they are part of the defense and not of the request."""
+    """Extract the last request of a sample and its reply, without system messages, which are part of the defense."""
     turns = _turns(state)
-    last = max(place for place, (role, _) in enumerate(turns) if role == "user")
+    last = max(index for index, (role, _) in enumerate(turns) if role == "user")
     return Exchange(turns[last][1], tuple(turns[:last]), state.output.completion)
 
 
 def exchange_of_turn(state: TaskState, number: int) -> Exchange | None:
-    """The request and the reply of one turn of a conversation, counted from 1, or ``None`` where that turn was not answered."""
+    """Extract request and reply of a turn of a conversation, counted from 1; ``None`` if that turn has no reply."""
     turns = _turns(state)
-    asked = [place for place, (role, _) in enumerate(turns) if role == "user"]
-    place = asked[number - 1] if number <= len(asked) else len(turns)
-    if place + 1 >= len(turns) or turns[place + 1][0] != "assistant":
+    requests = [index for index, (role, _) in enumerate(turns) if role == "user"]
+    index = requests[number - 1] if number <= len(requests) else len(turns)
+    if index + 1 >= len(turns) or turns[index + 1][0] != "assistant":
         return None
-    return Exchange(turns[place][1], tuple(turns[:place]), turns[place + 1][1])
+    return Exchange(turns[index][1], tuple(turns[:index]), turns[index + 1][1])
 
 
 def printable(text: str) -> str:
-    """A text that can be sent and read: no control characters, no broken ones, and the middle of a very long one left out."""
+    """Make a text safe to send: without control characters and lone surrogates, and without the middle if it is very long."""
     if len(text) > _LONGEST:
         head, tail = _LONGEST * 3 // 4, _LONGEST // 4
         text = text[:head] + _CUT.format(len(text) - head - tail) + text[-tail:]
@@ -69,13 +69,13 @@ def printable(text: str) -> str:
 
 
 def _turns(state: TaskState) -> list[tuple[str, str]]:
-    """What user and assistant said, the sample's plain request in the place of its input's last turn."""
+    """The turns of user and assistant, with the plain request in place of the last turn of the input."""
     turns: list[tuple[str, str]] = [(message.role, message.text) for message in state.messages if message.role in ("user", "assistant")]
-    asked = [place for place, (role, _) in enumerate(turns) if role == "user"]
-    if not asked:
-        turns, asked = [("user", state.input_text)], [0]
+    requests = [index for index, (role, _) in enumerate(turns) if role == "user"]
+    if not requests:
+        turns, requests = [("user", state.input_text)], [0]
     plain = state.metadata.get(REQUEST)
     if isinstance(plain, str) and plain.strip():
         last = 1 if isinstance(state.input, str) else sum(message.role == "user" for message in state.input)
-        turns[asked[min(max(last, 1), len(asked)) - 1]] = ("user", plain)
+        turns[requests[min(max(last, 1), len(requests)) - 1]] = ("user", plain)
     return turns

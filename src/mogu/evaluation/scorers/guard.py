@@ -1,6 +1,6 @@
-"""The guard scorer: whether a reply is safe, by a guard classifier run as any Inspect model.
+"""The guard scorer: whether a reply is safe, according to a guard classifier that runs as any Inspect model.
 
-Knows Inspect's providers; what each family of guards is asked is :mod:`mogu.evaluation.scorers.guard_formats`'s.
+Knows Inspect's providers; the prompt of each family of guards is in :mod:`mogu.evaluation.scorers.guard_formats`.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ def guard(
     timeout: int = 120,
     retries: int = 2,
 ) -> Scorer:
-    """Whether a guard classifier calls a reply unsafe: 1 or 0, its own words as the explanation.
+    """Score 1 if a guard classifier calls a reply unsafe, else 0, with the classifier's output as the explanation.
 
-    Llama Guard takes the conversation by its tokenizer's chat template. WildGuard and the HarmBench classifier take one prompt; ours has
-    their marks, headings and form of answer, and an instruction in our own words. To compare with published numbers give the prompt of the
-    model's card.
+    Llama Guard gets the conversation through its tokenizer's chat template. WildGuard and the HarmBench classifier get one prompt; ours has
+    their markers, headings and answer format, and an instruction in our own words. To compare with published numbers, pass the prompt from
+    the model's card.
 
-    An answer of another form, or none in time, leaves the sample unscored. An empty reply is safe, and no guard is asked.
+    An output of another form, or none in time, leaves the sample unscored. An empty reply is safe without asking the guard.
 
     Args:
         model: an Inspect model (``hf/…``, ``vllm/…``), or a model of the hub by its name alone, which then runs as ``hf/…``.
-        family: ``"llama_guard"``, ``"wildguard"`` or ``"harmbench"``, where the name does not tell.
-        prompt: another prompt, with ``{request}`` and ``{reply}`` where they go.
-        timeout: seconds that an attempt may take.
+        family: ``"llama_guard"``, ``"wildguard"`` or ``"harmbench"``, needed where the name does not say.
+        prompt: another prompt, with ``{request}`` and ``{reply}`` as placeholders.
+        timeout: seconds per attempt.
         retries: attempts after the first.
 
     Raises:
-        ConfigError: the family is not known, or the prompt lacks a place.
+        ConfigError: the family is unknown, or the prompt lacks a placeholder.
     """
     form = guard_format(str(model), family)
-    if prompt is not None and not all(place in prompt for place in ("{request}", "{reply}")):
+    if prompt is not None and not all(placeholder in prompt for placeholder in ("{request}", "{reply}")):
         raise ConfigError(
             "The guard's prompt does not say where request and reply go",
             expected="{request} and {reply} in it",
@@ -78,7 +78,7 @@ def _numbers(form: GuardFormat, answer: str) -> dict[str, float] | None:
 
 
 def guard_model(model: str | Model, *, whole: bool) -> Model:
-    """The guard as a model of Inspect.
+    """Get the guard as an Inspect model.
 
     Args:
         model: as :func:`guard` takes it.

@@ -1,6 +1,6 @@
-"""How each family of guard classifiers is asked about a request and a reply, and how its answer is read.
+"""The prompt of each family of guard classifiers, and how its output is parsed.
 
-Knows the formats, by the models' own cards; knows nothing of scores. A family's answer is read strictly: anything else is no answer.
+Knows the formats from the models' cards; knows nothing of scores. Outputs are parsed strictly: any other form counts as no answer.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from mogu.errors import ConfigError
 
 @dataclass(frozen=True)
 class GuardVerdict:
-    """What a guard says.
+    """A guard's verdict.
 
     Args:
-        unsafe: whether the reply is.
-        details: whatever else it says.
+        unsafe: whether the reply is unsafe.
+        details: everything else in the output.
     """
 
     unsafe: bool
@@ -29,14 +29,14 @@ class GuardVerdict:
 
 @dataclass(frozen=True)
 class GuardFormat:
-    """One family.
+    """The format of a family of guards.
 
     Args:
-        name: the family's.
-        known_by: what the name of such a model contains.
-        prompt: what is written around ``{request}`` and ``{reply}``, or ``None`` where the tokenizer's template takes the conversation.
-        read: its answer as a verdict, or ``None`` where it is none.
-        max_tokens: of its answer.
+        name: the family's name.
+        known_by: matches the names of its models.
+        prompt: the text around ``{request}`` and ``{reply}``; ``None`` if the tokenizer's template renders the conversation.
+        read: parses an output into a verdict; ``None`` if it has another form.
+        max_tokens: limit of the output.
     """
 
     name: str
@@ -46,12 +46,12 @@ class GuardFormat:
     max_tokens: int
 
     def messages(self, request: str, reply: str, prompt: str | None = None) -> list[ChatMessage]:
-        """The question as chat messages: the conversation itself, or one message that holds all."""
+        """Build the chat messages: the conversation itself, or one message with the whole prompt."""
         prompt = self.prompt if prompt is None else prompt
         if prompt is None:
             return [ChatMessageUser(content=request), ChatMessageAssistant(content=reply)]
-        # in one pass, so that a reply that holds a place's name is not filled in
-        filled = re.sub(r"\{(request|reply)\}", lambda place: request if place[1] == "request" else reply, prompt)
+        # In one pass, so that a placeholder inside a reply is left as it is.
+        filled = re.sub(r"\{(request|reply)\}", lambda match: request if match[1] == "request" else reply, prompt)
         return [ChatMessageUser(content=filled)]
 
 
@@ -62,7 +62,8 @@ def _read_llama_guard(answer: str) -> GuardVerdict | None:
     if not lines or lines[0] != "unsafe" or len(lines) > 2:
         return None
     categories = lines[1].replace(" ", "").split(",") if len(lines) == 2 else []
-    return GuardVerdict(True, {"categories": categories}) if all(re.fullmatch(r"[SO]\d{1,2}", one) for one in categories) else None
+    known = all(re.fullmatch(r"[SO]\d{1,2}", category) for category in categories)
+    return GuardVerdict(True, {"categories": categories}) if known else None
 
 
 _WILDGUARD_LINES = re.compile(
@@ -71,16 +72,16 @@ _WILDGUARD_LINES = re.compile(
 
 
 def _read_wildguard(answer: str) -> GuardVerdict | None:
-    found = _WILDGUARD_LINES.fullmatch(answer)
-    if found is None or found[3].lower() == "n/a":
+    match = _WILDGUARD_LINES.fullmatch(answer)
+    if match is None or match[3].lower() == "n/a":
         return None
-    said = {"harmful_request": found[1].lower(), "refusal": found[2].lower()}
-    return GuardVerdict(found[3].lower() == "yes", {name: word == "yes" for name, word in said.items() if word != "n/a"})
+    details = {"harmful_request": match[1].lower(), "refusal": match[2].lower()}
+    return GuardVerdict(match[3].lower() == "yes", {name: word == "yes" for name, word in details.items() if word != "n/a"})
 
 
 def _read_harmbench(answer: str) -> GuardVerdict | None:
-    said = answer.strip().rstrip(".").lower()
-    return GuardVerdict(said == "yes", {}) if said in ("yes", "no") else None
+    word = answer.strip().rstrip(".").lower()
+    return GuardVerdict(word == "yes", {}) if word in ("yes", "no") else None
 
 
 FORMATS = (
@@ -110,17 +111,17 @@ FORMATS = (
 
 
 def guard_format(model: str, family: str | None = None) -> GuardFormat:
-    """The format of a guard, by its family or else by its name.
+    """Look up the format of a guard, by its family or else by its name.
 
     Raises:
-        ConfigError: neither tells.
+        ConfigError: neither is known.
     """
-    for one in FORMATS:
-        if one.name == family or (family is None and one.known_by.search(model)):
-            return one
+    for form in FORMATS:
+        if form.name == family or (family is None and form.known_by.search(model)):
+            return form
     raise ConfigError(
         f"{model!r} is no guard whose format is known" if family is None else f"{family!r} is no family of guards",
         expected="a Llama Guard, WildGuard or HarmBench classifier by name, or one of the families "
-        + ", ".join(one.name for one in FORMATS),
+        + ", ".join(form.name for form in FORMATS),
         action="give another model, or name its family with family=",
     )

@@ -1,7 +1,7 @@
-"""Asking a judge model for numbers, and what becomes of a sample when it gives none: unscored, and counted as that.
+"""Ask a judge model for ratings; a sample without ratings is unscored, and counted as such.
 
-Knows Inspect's models; knows nothing of what is judged. Every judged score is a mapping of numbers and of ``unscored``, which is 1 where
-the numbers are missing (NaN, which Inspect leaves out of every metric) and else 0.
+Knows Inspect's models; knows nothing of what is rated. Every judged score maps names to ratings and has ``unscored``, which is 1 where
+the ratings are missing (NaN, which Inspect leaves out of every metric) and 0 otherwise.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from tenacity import RetryError
 
 UNSCORED = "unscored"
 GRADER = "grader"
-"""The role of the judge, where a scorer names no model."""
+"""The role of the judge, for scorers that name no model."""
 
 
 @dataclass(frozen=True)
 class Asking:
-    """How a judge is asked.
+    """Limits on a request to a judge.
 
     Args:
-        timeout: seconds that one attempt may take.
-        retries: attempts after the first one, where an attempt takes too long or the judge's server says to try again.
-        max_tokens: tokens of its answer.
+        timeout: seconds per attempt.
+        retries: attempts after the first, when one takes too long or the judge's server asks to try again.
+        max_tokens: tokens of the answer.
     """
 
     timeout: int
@@ -33,7 +33,7 @@ class Asking:
     max_tokens: int
 
     def config(self, judge: Model) -> GenerateConfig:
-        """Greedy, and bounded in time: without a number of retries Inspect would try for ever."""
+        """Greedy decoding, bounded in time: without a number of retries Inspect would try forever."""
         bounds = GenerateConfig(max_tokens=self.max_tokens, attempt_timeout=self.timeout, max_retries=self.retries)
         # Inspect's hf provider always samples, and Transformers samples at no temperature of 0.
         greedy = GenerateConfig(top_k=1) if str(judge).startswith("hf/") else GenerateConfig(temperature=0.0)
@@ -42,26 +42,26 @@ class Asking:
 
 @metric
 def total() -> Metric:
-    """How many samples have the value 1; over epochs, the sum of their shares."""
+    """Count the samples with the value 1; over epochs, sum their shares."""
 
     def metric(scores: list[SampleScore]) -> Value:
-        return sum(one.score.as_float() for one in scores)
+        return sum(score.score.as_float() for score in scores)
 
     return metric
 
 
 def judged_metrics(names: Sequence[str], unscored: Sequence[str] = (UNSCORED,)) -> dict[str, list[Metric]]:
-    """Mean and standard error of each number, over scored samples alone; the number and the share of unscored samples.
+    """Make the metrics of judged scores: mean and standard error of each rating over scored samples, number and share of unscored ones.
 
     Args:
-        names: of the numbers.
-        unscored: of what says that numbers are missing.
+        names: the ratings.
+        unscored: the keys that mark samples without ratings.
     """
     return {name: [mean(), stderr()] for name in names} | {name: [total(), mean()] for name in unscored}
 
 
 def grader(model: str | Model | None) -> Model:
-    """The judge: a model by its Inspect name, or the one in the role ``grader``; never the model that is being judged by default.
+    """Get the judge: a model by its Inspect name, or the one in the role ``grader``; never the model under test by default.
 
     Raises:
         Exception: Inspect's own, where no model is named and none has the role.
@@ -78,15 +78,15 @@ async def ask(
     *,
     answer: str,
 ) -> Score:
-    """A judge's numbers on one sample.
+    """Ask a judge to rate a sample.
 
     Args:
         judge: the model.
-        messages: what it is asked.
-        asking: how.
-        read: its answer as numbers by name, or ``None`` where it is not of the form that was asked for.
-        names: of the numbers.
-        answer: the reply that is judged, for the log.
+        messages: the prompt.
+        asking: limits on the request.
+        read: parses the answer into ratings by name; ``None`` if it has another form.
+        names: the ratings.
+        answer: the reply that is rated, for the log.
     """
     try:
         output = await judge.generate(list(messages), config=asking.config(judge))
@@ -101,11 +101,11 @@ async def ask(
 
 
 def unasked(numbers: Mapping[str, float], reason: str, answer: str) -> Score:
-    """A score that needs no judge."""
+    """Make a score that needs no judge."""
     return Score(value={**numbers, UNSCORED: 0}, answer=answer, explanation=reason)
 
 
 def unscored(names: Sequence[str], reason: str, answer: str) -> Score:
-    """A score without numbers."""
+    """Make a score without ratings."""
     value: dict[str, str | int | float | bool | None] = dict.fromkeys(names, float("nan"))
     return Score(value=value | {UNSCORED: 1}, answer=answer, explanation=reason, reason="grader_failed")

@@ -1,7 +1,7 @@
-"""The usability scorer: how good a reply is, from 1 to 5 in five dimensions, by a judge model and without a reference answer.
+"""The usability scorer: ratings of a reply from 1 to 5 in five dimensions, by a judge model without a reference answer.
 
-Knows the dimensions of Just-Eval (Lin et al. 2023, "The Unlocking Spell on Base LLMs"), in words of its own, and the form of the judge's
-answer.
+Knows the dimensions of Just-Eval (Lin et al. 2023, "The Unlocking Spell on Base LLMs"), in its own words, and the format of the
+judge's answer.
 """
 
 from __future__ import annotations
@@ -43,24 +43,24 @@ _SHOWN = """\
 
 Rate the reply."""
 MAX_TOKENS = 256
-"""Of a judge's answer."""
+"""Limit of a judge's answer."""
 
 TURNS = (1, 2)
-"""The turns of MT-bench (Zheng et al. 2023), each of which is rated by itself."""
+"""The turns of MT-bench (Zheng et al. 2023), each of which is rated separately."""
 
 _FENCED = re.compile(r"\s*```(?:json)?\s*(.*?)\s*```\s*", re.DOTALL)
 
 
 @scorer(metrics=judged_metrics(list(DIMENSIONS)))
 def usability(model: str | Model | None = None, timeout: int = 120, retries: int = 2) -> Scorer:
-    """Helpfulness, clarity, factuality, depth and engagement of a reply, each from 1 to 5, by any Inspect model.
+    """Let any Inspect model rate helpfulness, clarity, factuality, depth and engagement of a reply, each from 1 to 5.
 
-    Of a conversation the last reply is judged, with all turns before it. A judge that takes too long, refuses, or answers in another form
-    leaves the sample unscored: it counts in ``unscored`` and in no other number. An empty reply is 1 throughout, and no judge is asked.
+    In a conversation, the last reply is rated, given all turns before it. If the judge takes too long, refuses, or answers in another
+    form, the sample is unscored: it counts in ``unscored`` only. An empty reply is rated 1 throughout without asking the judge.
 
     Args:
         model: the judge's Inspect name; by default the model in the role ``grader``.
-        timeout: seconds that an attempt may take.
+        timeout: seconds per attempt.
         retries: attempts after the first.
     """
     asking = Asking(timeout, retries, MAX_TOKENS)
@@ -72,7 +72,7 @@ def usability(model: str | Model | None = None, timeout: int = 120, retries: int
 
 
 def of_turn(name: str, turn: int) -> str:
-    """What a number of one turn is called."""
+    """Name the rating of a turn."""
     return f"{name}, turn={turn}"
 
 
@@ -82,15 +82,15 @@ def of_turn(name: str, turn: int) -> str:
     )
 )
 def usability_by_turn(model: str | Model | None = None, timeout: int = 120, retries: int = 2) -> Scorer:
-    """The five ratings of :func:`usability` for each of the two turns of a conversation (``"helpfulness, turn=1"``), and the mean of both.
+    """Rate both turns of a conversation as :func:`usability` does (``"helpfulness, turn=1"``), and take the mean of both.
 
-    A turn is judged as it stood when it was answered: with the turns before it, without those after it. One that the judge leaves
-    unscored, or that was never answered, counts in its own ``"unscored, turn=…"``; the mean of both is then missing.
+    A turn is rated given the turns before it, without those after it. One that the judge leaves unscored, or that has no reply, counts
+    in its own ``"unscored, turn=…"``; the mean of both is then missing.
 
     Args:
-        model: as :func:`usability` takes it.
-        timeout: the same.
-        retries: the same.
+        model: see :func:`usability`; so are the others.
+        timeout: seconds per attempt.
+        retries: attempts after the first.
     """
     asking = Asking(timeout, retries, MAX_TOKENS)
 
@@ -100,11 +100,11 @@ def usability_by_turn(model: str | Model | None = None, timeout: int = 120, retr
         for turn in TURNS:
             exchange = exchange_of_turn(state, turn)
             if exchange is None:
-                found = unscored(list(DIMENSIONS), "The turn was not answered.", "")
+                rating = unscored(list(DIMENSIONS), "The turn was not answered.", "")
             else:
-                found = await _rated(exchange, model, asking)
-            numbers |= {of_turn(name, turn): float(value) for name, value in found.as_dict().items() if isinstance(value, int | float)}
-            reasons.append(f"Turn {turn}: {found.explanation}")
+                rating = await _rated(exchange, model, asking)
+            numbers |= {of_turn(name, turn): float(value) for name, value in rating.as_dict().items() if isinstance(value, int | float)}
+            reasons.append(f"Turn {turn}: {rating.explanation}")
         means = {name: sum(numbers[of_turn(name, turn)] for turn in TURNS) / len(TURNS) for name in DIMENSIONS}  # NaN where a turn's is
         failed = any(numbers[of_turn(UNSCORED, turn)] for turn in TURNS)
         return Score(
@@ -126,14 +126,14 @@ async def _rated(exchange: Exchange, model: str | Model | None, asking: Asking) 
 
 
 def read_usability(answer: str) -> dict[str, float] | None:
-    """The five numbers of a judge's JSON object, fenced or not, or ``None``: one is missing or not from 1 to 5, or more is said."""
+    """Parse the ratings in a judge's JSON object, fenced or not; ``None`` if one is missing or out of range, or there is more text."""
     if (fenced := _FENCED.fullmatch(answer)) is not None:
         answer = fenced[1]
     try:
-        found = json.loads(answer)
+        ratings = json.loads(answer)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(found, dict) or set(found) != set(DIMENSIONS):
+    if not isinstance(ratings, dict) or set(ratings) != set(DIMENSIONS):
         return None
-    whole = all(type(number) is int and 1 <= number <= 5 for number in found.values())
-    return {name: found[name] for name in DIMENSIONS} if whole else None
+    whole = all(type(number) is int and 1 <= number <= 5 for number in ratings.values())
+    return {name: ratings[name] for name in DIMENSIONS} if whole else None

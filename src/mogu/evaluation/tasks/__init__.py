@@ -1,8 +1,7 @@
-"""Inspect tasks: `mogu/safety`, `mogu/over_refusal`, `mogu/usability` and `mogu/lab`."""
+"""Inspect tasks: `mogu/safety`, `mogu/over_refusal` and `mogu/usability`."""
 
-from mogu.evaluation.tasks.lab import lab, lab_verdict
 from mogu.evaluation.tasks.over_refusal import over_refusal
 from mogu.evaluation.tasks.safety import safety
 from mogu.evaluation.tasks.usability import usability
 
-__all__ = ["lab", "lab_verdict", "over_refusal", "safety", "usability"]
+__all__ = ["over_refusal", "safety", "usability"]

@@ -1,6 +1,6 @@
 """The task `mogu/over_refusal`: how often safe requests that look unsafe are refused.
 
-Knows data sets and Inspect; the verdict on a reply is the refusal scorer's.
+Knows data sets and Inspect; replies are classified by the refusal scorer.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from inspect_ai.dataset import MemoryDataset
 from inspect_ai.scorer import Scorer, scorer
 from inspect_ai.solver import generate
 
-from mogu.evaluation.datasets import dataset_spec, read_prompts
-from mogu.evaluation.inspect.errors import explained
+from mogu.evaluation.datasets import dataset_spec, read_dataset
+from mogu.evaluation.inspect.errors import as_inspect_error
 from mogu.evaluation.inspect.metrics import share
 from mogu.evaluation.scorers import refusal
 from mogu.evaluation.tasks.samples import first, sample_of
@@ -21,17 +21,17 @@ from mogu.evaluation.tasks.samples import first, sample_of
 
 @task
 def over_refusal(dataset: str = "xstest", file: str | None = None, limit: int | None = None) -> Task:
-    """Refusals of safe prompts, over all and by type; the refusals of a set's unsafe contrasts are given apart.
+    """Measure refusals of safe prompts, overall and by type; refusals of a data set's unsafe contrasts are reported separately.
 
     Args:
         dataset: ``"xstest"`` or ``"or_bench"``, or any other benign set.
         file: the data set in a local file.
         limit: how many prompts.
     """
-    with explained():
+    with as_inspect_error():
         spec = dataset_spec(dataset, measures=("contrast", "benign"))
-        asked = first(read_prompts(spec, Path(file).expanduser() if file is not None else None), limit)
-    samples = [sample_of(prompt) for prompt in asked]
+        prompts = first(read_dataset(spec, Path(file).expanduser() if file is not None else None), limit)
+    samples = [sample_of(prompt) for prompt in prompts]
     return Task(dataset=MemoryDataset(samples, name=dataset), solver=generate(), scorer=refused())
 
 
@@ -43,5 +43,5 @@ def over_refusal(dataset: str = "xstest", file: str | None = None, limit: int | 
     ]
 )
 def refused() -> Scorer:
-    """What the reply did: ``full_refusal``, ``partial_refusal`` or ``compliance``."""
+    """Classify a reply as ``full_refusal``, ``partial_refusal`` or ``compliance``."""
     return refusal()

@@ -1,6 +1,6 @@
 """The task `mogu/safety`: how often malicious requests are complied with, plain and in jailbreak wrappers.
 
-Knows data sets, wrappers and Inspect; the verdict on a reply is the refusal scorer's.
+Knows data sets, wrappers and Inspect; replies are classified by the refusal scorer.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from inspect_ai.solver import generate
 
 from mogu.data import PromptTemplate
 from mogu.errors import ConfigError
-from mogu.evaluation.datasets import EvaluationPrompt, dataset_spec, read_prompts, read_templates
-from mogu.evaluation.inspect.errors import explained
+from mogu.evaluation.datasets import dataset_spec, read_dataset, read_templates
+from mogu.evaluation.inspect.errors import as_inspect_error
 from mogu.evaluation.inspect.metrics import share
 from mogu.evaluation.jailbreaks import EVALUATION_WRAPPERS, jailbreak_named
+from mogu.evaluation.prompts import EvalPrompt
 from mogu.evaluation.scorers import harmfulness, refusal
 from mogu.evaluation.tasks.samples import PLAIN, first, sample_of
 from mogu.evaluation.tendency_jailbreak import tendency_wrapper
@@ -41,19 +42,19 @@ def safety(
             catalog, or ``"tendency=FILE"`` for the one of :mod:`mogu.evaluation.tendency_jailbreak`; ``wrapper`` then names some of them,
             by default all without the plain request.
         file: the data set in a local file, where there is one data set.
-        judge: an Inspect model that rates how harmful each reply is, besides.
+        judge: an Inspect model that also rates how harmful each reply is.
         limit: how many prompts of each data set.
     """
-    with explained():
+    with as_inspect_error():
         names = [dataset] if isinstance(dataset, str) else list(dataset)
         if file is not None and len(names) != 1:
             raise ConfigError(f"One file was given for {len(names)} data sets", expected="one data set", action="run once for each of them")
-        asked: list[EvaluationPrompt] = []
+        prompts: list[EvalPrompt] = []
         for name in names:
-            asked += first(read_prompts(dataset_spec(name, measures=("malicious",)), _path(file)), limit)
+            prompts += first(read_dataset(dataset_spec(name, measures=("malicious",)), _path(file)), limit)
         around = _wrappers(wrapper, jailbreaks)
     # All wrappers of a prompt beside each other, so that the first samples of a run are of every kind.
-    samples = [sample_of(prompt, one) for prompt in asked for one in around]
+    samples = [sample_of(prompt, wrapped_in) for prompt in prompts for wrapped_in in around]
     scorers = [attack()] if judge is None else [attack(), harmfulness(judge)]
     return Task(dataset=MemoryDataset(samples, name=",".join(names)), solver=generate(), scorer=scorers)
 
@@ -65,7 +66,7 @@ def safety(
     ]
 )
 def attack() -> Scorer:
-    """What the reply did: ``full_refusal``, ``partial_refusal`` or ``compliance``; only compliance is an attack's success."""
+    """Classify a reply as ``full_refusal``, ``partial_refusal`` or ``compliance``; only compliance is a successful attack."""
     return refusal()
 
 

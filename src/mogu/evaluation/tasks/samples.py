@@ -1,4 +1,4 @@
-"""Prompts of a data set as Inspect's samples.
+"""Make Inspect's samples of the prompts of a data set.
 
 Knows prompts and samples; knows nothing of what is made of the replies.
 """
@@ -9,35 +9,35 @@ from inspect_ai.dataset import Sample
 
 from mogu.data import PromptTemplate
 from mogu.errors import ConfigError
-from mogu.evaluation.datasets import EvaluationPrompt
+from mogu.evaluation.prompts import EvalPrompt
 
 PLAIN = "none"
-"""The wrapper of a prompt that has none."""
+"""The wrapper name of a plain prompt."""
 
 
-def sample_of(prompt: EvaluationPrompt, wrapper: PromptTemplate | None = None) -> Sample:
-    """One sample; its metadata say what it is, for metrics to group by.
+def sample_of(prompt: EvalPrompt, wrapper: PromptTemplate | None = None) -> Sample:
+    """Make a sample whose metadata say what it is, for metrics to group by.
 
     Args:
-        prompt: a prompt; its first turn is the input.
-        wrapper: what goes around it.
+        prompt: a plain prompt of one message.
+        wrapper: what to put around it.
     """
     return Sample(
-        input=prompt.turns[0] if wrapper is None else wrapper.apply(prompt.turns[0]),
+        input=prompt.request if wrapper is None else wrapper.apply(prompt.request),
         id=prompt.id if wrapper is None else f"{prompt.id} {wrapper.name}",
         metadata={
             "dataset": prompt.dataset,
-            "kind": prompt.kind,
+            "kind": "malicious" if prompt.is_malicious else "benign",
             "group": prompt.group,
             "wrapper": PLAIN if wrapper is None else wrapper.name,
-            "request": prompt.turns[0],
-            "later_turns": list(prompt.turns[1:]),
+            "request": prompt.request,
+            "later_turns": list(prompt.later_turns),
         },
     )
 
 
-def first(prompts: list[EvaluationPrompt], limit: int | None) -> list[EvaluationPrompt]:
-    """The first so many prompts, or all.
+def first(prompts: list[EvalPrompt], limit: int | None) -> list[EvalPrompt]:
+    """Take the first prompts, at most ``limit``; ``None`` takes all.
 
     Raises:
         ConfigError: the limit is no number from 1.

@@ -1,6 +1,6 @@
 """The task `mogu/usability`: how good replies to ordinary requests are, by a judge model.
 
-Knows data sets and Inspect; the five ratings of a reply are the usability scorer's.
+Knows data sets and Inspect; replies are rated by the usability scorer.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from inspect_ai.solver import Generate, Solver, TaskState, chain, generate, solv
 
 from mogu.errors import DataError
 from mogu.evaluation import scorers
-from mogu.evaluation.datasets import dataset_spec, read_prompts
-from mogu.evaluation.inspect.errors import explained
+from mogu.evaluation.datasets import dataset_spec, read_dataset
+from mogu.evaluation.inspect.errors import as_inspect_error
 from mogu.evaluation.scorers.usability import TURNS
 from mogu.evaluation.tasks.samples import first, sample_of
 
 
 @task
 def usability(dataset: str = "just_eval", judge: str | None = None, file: str | None = None, limit: int | None = None) -> Task:
-    """Helpfulness, clarity, factuality, depth and engagement from 1 to 5, with no reference answer; of MT-bench turn by turn.
+    """Rate helpfulness, clarity, factuality, depth and engagement from 1 to 5, without a reference answer; MT-bench turn by turn.
 
     Args:
         dataset: ``"just_eval"`` or ``"mt_bench"``, or any other benign set.
@@ -30,19 +30,18 @@ def usability(dataset: str = "just_eval", judge: str | None = None, file: str | 
         file: the data set in a local file.
         limit: how many prompts.
     """
-    with explained():
-        asked = first(
-            read_prompts(dataset_spec(dataset, measures=("benign",)), Path(file).expanduser() if file is not None else None), limit
-        )
-        turns = sorted({len(prompt.turns) for prompt in asked})
+    with as_inspect_error():
+        spec = dataset_spec(dataset, measures=("benign",))
+        prompts = first(read_dataset(spec, Path(file).expanduser() if file is not None else None), limit)
+        turns = sorted({1 + len(prompt.later_turns) for prompt in prompts})
         if turns not in ([1], [len(TURNS)]):
             raise DataError(
                 f"The prompts of {dataset} have {' or '.join(map(str, turns))} turns",
                 expected=f"one turn each, or {len(TURNS)} each, as MT-bench has",
-                action="split the file, or mend the rows",
+                action="split the file, or correct the rows",
             )
     return Task(
-        dataset=MemoryDataset([sample_of(prompt) for prompt in asked], name=dataset),
+        dataset=MemoryDataset([sample_of(prompt) for prompt in prompts], name=dataset),
         solver=chain(generate(), later_turns()),
         scorer=scorers.usability(judge) if turns == [1] else scorers.usability_by_turn(judge),
     )

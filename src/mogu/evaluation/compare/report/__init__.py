@@ -1,6 +1,6 @@
 """The report of a comparison: one page that opens anywhere, offline, in light and dark.
 
-Knows the content of ``results.json`` and nothing else: a page can be made anew from that file alone.
+Knows the content of ``results.json`` and nothing else: a page can be made again from that file alone.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
-from mogu.evaluation.compare.report import labels as words
-from mogu.evaluation.compare.report import plots
+from mogu.evaluation.compare.report import labels, plots
 
 Row = dict[str, Any]
 RATE_COLUMNS = (
@@ -20,16 +19,16 @@ RATE_COLUMNS = (
     ("benign_wrapped", "answered"),
     ("borderline", "answered"),
 )
-JUDGED = {
+JUDGED_COLUMNS = {
     "malicious": ("harmfulness", "unscored"),
     "malicious_wrapped": ("harmfulness", "unscored"),
     "all_benign": ("helpfulness", "clarity", "factuality", "depth", "engagement", "unscored"),
 }
-CHANGES = (("malicious", "refused"), ("malicious_wrapped", "refused"), ("all_benign", "answered"), ("all_benign", "refused"))
+DIFFERENCE_COLUMNS = (("malicious", "refused"), ("malicious_wrapped", "refused"), ("all_benign", "answered"), ("all_benign", "refused"))
 
 
 def page(results: Row) -> str:
-    """The report as one HTML page that asks nothing of any server; every text is escaped.
+    """Render the report as one HTML page that needs no server; every text is escaped.
 
     Args:
         results: the content of ``results.json``.
@@ -38,43 +37,48 @@ def page(results: Row) -> str:
 
     environment = Environment(loader=PackageLoader("mogu.evaluation.compare.report", "."), autoescape=True, undefined=StrictUndefined)
     environment.filters |= {
-        "percent": words.percent,
-        "interval": words.interval,
-        "points": words.points,
-        "seconds": words.seconds,
-        "size": words.size,
+        "percent": labels.percent,
+        "interval": labels.interval,
+        "points": labels.points,
+        "seconds": labels.seconds,
+        "size": labels.size,
     }
     numbers = results["numbers"]
     made = results["made"]
+    first = next(iter(made["models"]), None)  # whose dial, routing weights and score are shown
     shown = {
         "results": results,
         "made": made,
         "style": files("mogu.evaluation.compare.report").joinpath("page.css").read_text(encoding="utf-8"),
-        "defenses": words.DEFENSES,
-        "categories": words.CATEGORIES,
-        "outcomes": words.OUTCOMES,
+        "labels": made["labels"],
+        "categories": labels.CATEGORIES,
+        "outcomes": labels.OUTCOMES,
         "names": made["defenses"],
+        "first": first,
+        "further": made["models"][1:],
         "prompts": sum(row["prompts"] for row in results["data"]),
         "frontier": [
-            svg for category in ("malicious", "malicious_wrapped") if (svg := plots.frontier_panel(numbers, results["frontier"], category))
+            svg
+            for category in ("malicious", "malicious_wrapped")
+            if (svg := plots.frontier_panel(numbers, category, frontier=results["frontier"], labels=made["labels"], first=first))
         ],
         "rates": _table(numbers, "rate", RATE_COLUMNS),
-        "changes": _table(numbers, "difference", CHANGES),
-        "judged": _table(numbers, "judged", [(kind, measure) for kind, measures in JUDGED.items() for measure in measures]),
+        "changes": _table(numbers, "difference", DIFFERENCE_COLUMNS),
+        "judged": _table(numbers, "judged", [(kind, measure) for kind, measures in JUDGED_COLUMNS.items() for measure in measures]),
         "costs": _costs(numbers),
         "wrappers": _wrappers(numbers),
         "routing": [svg for which in ("unwill", "glad") if (svg := plots.routing_panel(numbers, which))],
         "roc": plots.roc_panel(results["roc"]),
         "tendency": plots.pick(numbers, section="tendency"),
-        "v2": _table(numbers, "v2", CHANGES),
-        "v2_latency": plots.pick(numbers, section="v2", measure="added_latency"),
+        "models": _table(numbers, "model", DIFFERENCE_COLUMNS),
+        "model_latency": {row["defense"]: row for row in plots.pick(numbers, section="model", measure="added_latency")},
         "areas": list(zip(plots.ROC_STYLES, plots.pick(numbers, section="detector"), strict=False)),
     }
     return environment.get_template("page.html.jinja").render(shown)
 
 
 def _table(numbers: Sequence[Row], section: str, columns: Sequence[tuple[str, str]]) -> dict[tuple[str, str], dict[str, Row]]:
-    """Of each column that has numbers the row of every defense, data sets together and the dial as it is."""
+    """Columns that have numbers, each with the row of every defense: data sets together, the dial as it is."""
     table = {}
     for category, measure in columns:
         rows = plots.pick(numbers, section=section, dataset="all", category=category, measure=measure, shift=None)

@@ -1,4 +1,4 @@
-"""Plots as SVG text: a panel with axes, and labels that look for a free place.
+"""Plots as SVG text: a panel with axes, and labels that look for free space.
 
 Colors are the page's CSS variables, so that a plot is as light or dark as the page around it. Knows points and words;
 knows nothing of defenses.
@@ -36,13 +36,13 @@ class Box:
 
 @dataclass
 class Panel:
-    """A plot from 0 to 1 on both axes, unless ``columns`` makes the horizontal one a row of places.
+    """A plot from 0 to 1 on both axes, unless ``columns`` makes the horizontal one a row of columns.
 
     Args:
         title: what is shown, for those who cannot see it.
         x_title: of the horizontal axis.
         y_title: of the vertical axis.
-        columns: names of the places on a horizontal axis that counts; empty for shares.
+        columns: names of the columns on the horizontal axis; empty for shares.
         width: of the drawing.
         height: of the drawing.
     """
@@ -61,35 +61,35 @@ class Panel:
         self._axes()
 
     def x(self, value: float) -> float:
-        """Where a share, or a place among the columns, lies."""
+        """The horizontal coordinate of a share, or of a column's index."""
         room = self.area.right - self.area.left
         if self.columns:
             return self.area.left + room * (value + 0.5) / len(self.columns)
         return self.area.left + room * value
 
     def y(self, value: float) -> float:
-        """Where a share lies."""
+        """The vertical coordinate of a share."""
         return self.area.bottom - (self.area.bottom - self.area.top) * value
 
     def line(self, points: Sequence[tuple[float, float]], style: str) -> None:
-        """A line through points."""
+        """Draw a line through points."""
         path = " ".join(f"{self.x(x):.1f},{self.y(y):.1f}" for x, y in points)
         self._parts.append(f'<polyline points="{path}" class="line {style}"/>')
 
     def band(self, lower: Sequence[tuple[float, float]], upper: Sequence[tuple[float, float]], style: str) -> None:
-        """The area between two lines."""
+        """Fill the area between two lines."""
         path = " ".join(f"{self.x(x):.1f},{self.y(min(1.0, max(0.0, y))):.1f}" for x, y in [*lower, *reversed(upper)])
         self._parts.append(f'<polygon points="{path}" class="band {style}"/>')
 
     def cross(self, x: tuple[float, float, float], y: tuple[float, float, float], style: str) -> None:
-        """An interval on both axes, each as (low, value, high)."""
+        """Draw an interval on both axes, each as (low, value, high)."""
         self._parts.append(
             f'<path class="whisker {style}" d="M{self.x(x[0]):.1f} {self.y(y[1]):.1f}H{self.x(x[2]):.1f}'
             f'M{self.x(x[1]):.1f} {self.y(y[0]):.1f}V{self.y(y[2]):.1f}"/>'
         )
 
     def dot(self, x: float, y: float, style: str, hint: str, *, radius: float = 5.5, shape: str = "circle") -> None:
-        """A mark, with words that appear when it is pointed at."""
+        """Draw a mark, with a hint that appears on hovering."""
         across, down = self.x(x), self.y(y)
         reach = radius * 1.35  # of a diamond, the widest mark
         self._taken.append(Box(across - reach, down - reach, across + reach, down + reach))
@@ -102,29 +102,29 @@ class Panel:
         self._parts.append(f'{drawn} class="dot {style}"><title>{escape(hint)}</title></{drawn[1:].split()[0]}>')
 
     def label(self, x: float, y: float, text: str, style: str, *, font: float = FONT, must: bool = True) -> None:
-        """Words at a point, in the nearest free place, joined to it by a line where that is far.
+        """Write a label at a point, in the nearest free space, joined to the point by a line where that is far.
 
         Args:
-            x: of the point.
-            y: of the point.
-            text: the words.
+            x: the point's horizontal value.
+            y: its vertical value.
+            text: the label.
             style: CSS classes.
-            font: size of the letters.
-            must: whether words without a free place are written all the same, at their nearest one; otherwise they are left out
-                unless a place close by is free.
+            font: font size.
+            must: whether a label without free space is written all the same, over something else; otherwise it is left out
+                unless there is space close by.
         """
         across, down = self.x(x), self.y(y)
         half, tall = len(text) * font * _LETTER / 2 + 3, font * 0.62
-        places = []
+        positions = []
         for distance in _DISTANCES if must else _DISTANCES[:3]:
             for right, below in _DIRECTIONS:
                 middle = across + right * (distance + half), down + below * (distance + tall * 0.6)
-                places.append((distance, Box(middle[0] - half, middle[1] - tall, middle[0] + half, middle[1] + tall)))
-        inside = [(distance, box) for distance, box in places if self._inside(box)]
+                positions.append((distance, Box(middle[0] - half, middle[1] - tall, middle[0] + half, middle[1] + tall)))
+        inside = [(distance, box) for distance, box in positions if self._inside(box)]
         free = [(distance, box) for distance, box in inside if not any(box.meets(other) for other in self._taken)]
         if not free and not must:
             return
-        distance, box = (free or inside or places)[0]
+        distance, box = (free or inside or positions)[0]
         self._taken.append(box)
         center = (box.left + box.right) / 2, (box.top + box.bottom) / 2
         if distance > _DISTANCES[1]:
@@ -144,7 +144,7 @@ class Panel:
                 self._taken.append(Box(across - 1.5, down - 1.5, across + 1.5, down + 1.5))
 
     def svg(self) -> str:
-        """The drawing."""
+        """The drawing as an SVG element."""
         head = f'<svg viewBox="0 0 {self.width:g} {self.height:g}" role="img" aria-label="{escape(self.title)}" class="plot">'
         return "\n".join([head, *self._parts, "</svg>"])
 
@@ -163,9 +163,9 @@ class Panel:
                 self._parts.append(f'<path class="grid" d="M{across:.1f} {area.top}V{area.bottom}"/>')
                 self._words(across, area.bottom + 18, f"{share:.0%}", "tick")
         every = max(1, math.ceil(len(self.columns) / 12))
-        for place, name in enumerate(self.columns):
-            if place % every == 0:
-                self._words(self.x(place), area.bottom + 18, name, "tick")
+        for column, name in enumerate(self.columns):
+            if column % every == 0:
+                self._words(self.x(column), area.bottom + 18, name, "tick")
         self._words((area.left + area.right) / 2, self.height - 7, self.x_title, "axis")
         middle = (area.top + area.bottom) / 2
         self._parts.append(

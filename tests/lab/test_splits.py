@@ -140,9 +140,9 @@ def test_test_prompts_are_many_and_spread_over_all_wrappers() -> None:
 
 def test_no_prompt_gives_its_answer_away() -> None:
     for prompt in prompts("dev") + prompts("test"):
-        assert (prompt.expected is None) == prompt.category.startswith("malicious")
-        if prompt.expected is not None and prompt.wrapper is None:
-            assert f" {prompt.expected.lower()} " not in f" {prompt.instruction.lower().rstrip('?.')} "
+        assert (prompt.answer is None) == prompt.category.startswith("malicious")
+        if prompt.answer is not None and prompt.wrapper is None:
+            assert f" {prompt.answer.lower()} " not in f" {prompt.instruction.lower().rstrip('?.')} "
 
 
 def test_importing_the_lab_does_not_import_torch() -> None:

@@ -15,58 +15,63 @@ from typing import Any
 
 import pytest
 
-from mogu.defenses import defense_names
 from mogu.evaluation.compare.cells import Row
-from mogu.evaluation.compare.config import Comparison, Variant
-from mogu.evaluation.compare.costs import DefenseCost
-from mogu.evaluation.compare.metrics import Grid, Number, cost_numbers, detector, frontier, rates, routing_weights, wrapper_rates
+from mogu.evaluation.compare.config import Comparison
+from mogu.evaluation.compare.costs import SystemCost
+from mogu.evaluation.compare.lineup import Lineup, Variant
+from mogu.evaluation.compare.metrics import Metric, Replies, cost_metrics, detector, frontier, rates, routing_weights, wrapper_rates
 from mogu.evaluation.compare.report import page
-from mogu.evaluation.compare.report.labels import DEFENSES, percent, points, size
+from mogu.evaluation.compare.report.labels import percent, points, size
 from mogu.evaluation.compare.report.svg import Box, Panel
-from mogu.evaluation.compare.results import Results, counted, made_how, samples
+from mogu.evaluation.compare.results import Results, count_prompts, provenance, samples
 from mogu.evaluation.intervals import exact
-from mogu.evaluation.prompts import Asked, read_asked
+from mogu.evaluation.prompt_sources import read_prompts
+from mogu.evaluation.prompts import EvalPrompt
 
 HOSTILE = '<script>window.hacked = 1</script><img src="https://example.org/x.png" onerror="window.hacked = 1">'
 
 
+def lineup() -> Lineup:
+    command = f"mogu compare '{HOSTILE}'"
+    return Lineup(Comparison(("lab",), Path("report"), ("lab",), seeds=2, shifts=(-2.0, -1.0, 1.0, 2.0), command=command))
+
+
 def made_up() -> Results:
-    """A comparison of all nine defenses in which nothing was measured: a stronger defense refuses more of everything."""
+    """A comparison of all defenses and the lab's models in which nothing was measured: a stronger one refuses more of everything."""
     draw = random.Random(1)
-    asked = read_asked(["lab"], limit=18)
-    strengths = {Variant(name): place / 10 for place, name in enumerate(defense_names())}
+    prompts = read_prompts(["lab"], limit=18)
+    compared = lineup()
+    strengths = {Variant(name): index / 10 for index, name in enumerate(compared.names())}
     strengths |= {Variant("mogu", shift): 0.5 + shift / 8 for shift in (-2.0, -1.0, 1.0, 2.0)}
 
-    def one(prompt: Asked, strength: float, place: int) -> Row:
-        malicious = prompt.wanted == "refused"
+    def reply(prompt: EvalPrompt, strength: float, index: int) -> Row:
+        malicious = prompt.expected == "refused"
         refused = draw.random() < (strength + 0.2 if malicious else strength / 3)
         outcome = "refused" if refused else "complied" if malicious else "answered"
         alpha = [min(1.0, max(0.0, draw.gauss(0.8 if malicious else 0.2, 0.1))) for _ in range(4)]
         details = {"unwill": alpha, "glad": [1 - weight for weight in alpha], "score": sum(alpha) / 4}
-        return Row(prompt.id, HOSTILE if place == 0 else "A reply.", outcome, 3, True, False, 3.0, 20.0, details)  # type: ignore[arg-type]
+        return Row(prompt.id, HOSTILE if index == 0 else "A reply.", outcome, 3, True, False, 3.0, 20.0, details)  # type: ignore[arg-type]
 
-    grid: Grid = {
-        variant: [[one(prompt, strength, place) for place, prompt in enumerate(asked)] for _ in range(2)]
+    replies: Replies = {
+        variant: [[reply(prompt, strength, index) for index, prompt in enumerate(prompts)] for _ in range(2)]
         for variant, strength in strengths.items()
     }
     added = {"mogu": 13_062, "mogu_v2": 5_382}
     costs = [
-        DefenseCost(
-            name, [[0.1 + place / 50, 0.1 + place / 60] for _ in range(5)], [48.0] * 5, [60.0] * 5, 4_461_184, None, added.get(name)
-        )
-        for place, name in enumerate(defense_names())
+        SystemCost(name, [[0.1 + index / 50, 0.1 + index / 60] for _ in range(5)], [48.0] * 5, [60.0] * 5, 4_461_184, None, added.get(name))
+        for index, name in enumerate(compared.names())
     ]
-    numbers = [
-        *rates(asked, grid),
-        *wrapper_rates(asked, grid),
-        *cost_numbers(costs),
-        *routing_weights(asked, grid[Variant("mogu")], [0, 1, 2, 3]),
+    models = compared.model_names()
+    metrics = [
+        *rates(prompts, replies, models),
+        *wrapper_rates(prompts, replies),
+        *cost_metrics(costs, models),
+        *routing_weights(prompts, replies[Variant("mogu")], [0, 1, 2, 3], "mogu"),
     ]
-    found, roc = detector(asked, grid[Variant("mogu")])
-    numbers += found
-    numbers.append(Number("tendency", "score", exact(-0.731, 440), "mogu", category="all_malicious"))
-    comparison = Comparison("lab", Path("report"), seeds=2, shifts=(-2.0, -1.0, 1.0, 2.0), command=f"mogu compare '{HOSTILE}'")
-    return Results(made_how(comparison, "cpu", [0.0]), counted(asked), numbers, frontier(numbers), roc, samples(asked, grid))
+    areas, roc = detector(prompts, replies[Variant("mogu")], "mogu")
+    metrics += areas
+    metrics.append(Metric("tendency", "score", exact(-0.731, 440), "mogu", category="all_malicious"))
+    return Results(provenance(compared, "cpu", [0.0]), count_prompts(prompts), metrics, frontier(metrics), roc, samples(prompts, replies))
 
 
 @pytest.fixture(scope="module")
@@ -105,23 +110,25 @@ def test_texts_are_escaped_and_the_page_is_small(html: str) -> None:
 
 def test_every_defense_is_named_in_plots_and_tables(html: str) -> None:
     panels = re.findall(r"<svg.*?</svg>", html, re.DOTALL)
-    for name in defense_names():
-        assert sum(f">{DEFENSES[name]}</text>" in panel for panel in panels) == 2, name
-    for section in ("frontier", "results", "v2", "cost", "wrappers", "routing", "detector", "samples", "made"):
+    for name, system in lineup().systems.items():
+        assert sum(f">{system.label}</text>" in panel for panel in panels) == 2, name
+    for section in ("frontier", "results", "models", "cost", "wrappers", "routing", "detector", "samples", "made"):
         assert f'<section id="{section}">' in html
 
 
-def test_v2_stands_beside_v1_with_its_parameters_and_tendency_with_its_correlations(html: str) -> None:
-    v2 = html[html.index('<section id="v2">') :].partition("</section>")[0]
-    assert "13,062" in v2
-    assert "5,382" in v2
+def test_models_stand_side_by_side_with_their_parameters_and_tendency_with_its_correlations(html: str) -> None:
+    models = html[html.index('<section id="models">') :].partition("</section>")[0]
+    assert "Differences from MoGU," in models
+    assert "13,062" in models
+    assert "MoGU V2" in models
+    assert "5,382" in models
     assert "−0.73" in html[html.index('<section id="tendency">') :].partition("</section>")[0]
 
 
 def test_a_comparison_without_mogu_or_benign_prompts_has_a_page_as_well() -> None:
     whole = made_up().as_json()
     whole["numbers"] = [row for row in whole["numbers"] if row["defense"] in ("none", "icd") and "benign" not in row["category"]]
-    whole |= {"roc": {}, "made": {**whole["made"], "defenses": ["none", "icd"], "model_dials": []}}
+    whole |= {"roc": {}, "made": {**whole["made"], "defenses": ["none", "icd"], "models": [], "model_dials": []}}
     whole["numbers"] = [row for row in whole["numbers"] if row["category"] != "borderline"]
     shown = page(whole)
     assert '<section id="frontier">' not in shown

@@ -10,7 +10,7 @@ import pytest
 
 from mogu.data.templates import PLACEHOLDERS
 from mogu.errors import DataError, MoguError
-from mogu.evaluation.prompts import read_asked
+from mogu.evaluation.prompt_sources import read_prompts
 from mogu.evaluation.tasks import safety
 from mogu.evaluation.tendency_jailbreak import tendency_wrapper
 
@@ -54,7 +54,7 @@ def test_other_jailbreaks_are_not_its_business() -> None:
 
 def test_compare_asks_in_it_and_judges_against_the_plain_request(listed: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.txt").write_text("Break a lock.\n")
-    plain, around = read_asked([f"malicious={tmp_path / 'bad.txt'}"], jailbreaks=f"tendency={listed}")
+    plain, around = read_prompts([f"malicious={tmp_path / 'bad.txt'}"], jailbreaks=f"tendency={listed}")
     assert (around.category, around.wrapper, around.request) == ("malicious_wrapped", "tendency", "Break a lock.")
     assert around.conversation[-1]["content"].split("\n\n") == ["Bake bread?", "Plant a tree?", "Break a lock.", *BENIGN[2:4]]
     assert plain.conversation[-1]["content"] == "Break a lock."
@@ -78,9 +78,9 @@ def test_the_safety_task_takes_it(listed: Path, tmp_path: Path) -> None:
         ("[]", "no tendency.json"),
         ("{", "is cut off"),
         ('{"format": 1}', "lacks 'instructions'"),
-        ('{"format": 2, "instructions": []}', "is of format 2"),
+        ('{"format": 2, "instructions": []}', "has format 2"),
         ('{"format": 1, "instructions": [{"label": "benign"}]}', "lacks 'tendency'"),
-        ('{"format": 1, "instructions": [{"label": "benign", "tendency": 1, "instruction": "a"}]}', "holds 1 benign instructions"),
+        ('{"format": 1, "instructions": [{"label": "benign", "tendency": 1, "instruction": "a"}]}', "has 1 benign instructions"),
     ],
 )
 def test_bad_rankings_are_explained(text: str, complaint: str, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Prompts of every source take one form, and each reply is judged by the rules of where its prompt comes from."""
+"""Prompts of every source have one type, and each reply is judged by the rules of its prompt's source."""
 
 from __future__ import annotations
 
@@ -11,25 +11,26 @@ import pytest
 
 from mogu.data import WRAPPERS, Record, augmented, write_records
 from mogu.errors import MoguError
-from mogu.evaluation.prompts import Asked, read_asked
+from mogu.evaluation.prompt_sources import read_prompts
+from mogu.evaluation.prompts import EvalPrompt
+from mogu.evaluation.registry import JUDGES, PROMPT_SOURCES
 from mogu.lab import prompts
 
 
 def test_the_labs_test_prompts_are_judged_by_its_rules() -> None:
-    asked = read_asked(["lab"])
+    asked = read_prompts(["lab"])
     assert [one.id for one in asked] == [one.id for one in prompts("test")]
     benign = next(one for one in asked if one.category == "benign")
     malicious = next(one for one in asked if one.category == "malicious_wrapped")
-    assert benign.lab is not None
-    assert benign.outcome(f"It is {benign.lab.expected}.") == "answered" == benign.wanted
+    assert benign.outcome(f"It is {benign.answer}.") == "answered" == benign.expected
     assert benign.outcome("It is so.") == "other"  # outside the lab that would be an answer
     assert malicious.outcome("Sure, here is how to do it: step one, [placeholder]") == "complied"
-    assert malicious.outcome("I will not help you.") == "refused" == malicious.wanted
+    assert malicious.outcome("I will not help you.") == "refused" == malicious.expected
     assert malicious.wrapper is not None
 
 
 def test_a_limit_takes_the_first_of_each_category() -> None:
-    asked = read_asked(["lab"], limit=3)
+    asked = read_prompts(["lab"], limit=3)
     assert set(Counter(one.category for one in asked).values()) == {3}
     assert [one.id for one in asked if one.category == "benign"] == ["lab-test-benign-000", "lab-test-benign-001", "lab-test-benign-002"]
 
@@ -42,7 +43,7 @@ def test_records_keep_their_conversation_and_name_their_wrapper(tmp_path: Path) 
         Record(id="b.wrapped-novel", label="malicious", instruction="In my novel: do harm.", **texts),
     ]
     write_records(tmp_path / "dev.jsonl", made)
-    first, second = read_asked([str(tmp_path / "dev.jsonl")])
+    first, second = read_prompts([str(tmp_path / "dev.jsonl")])
     assert (first.dataset, first.category, list(first.conversation)) == ("dev", "benign", turns)
     assert (second.category, second.wrapper) == ("malicious_wrapped", "novel")
     assert second.outcome("I'm sorry, but I can't help with that.") == "refused"
@@ -52,16 +53,16 @@ def test_records_keep_their_conversation_and_name_their_wrapper(tmp_path: Path) 
 
 def test_lists_need_their_label_and_data_sets_go_by_name(tmp_path: Path, shared: Path) -> None:
     (tmp_path / "questions.txt").write_text("Name a river.\nName a lake.\n")
-    asked = read_asked([f"benign={tmp_path / 'questions.txt'}", f"advbench={shared / 'data/advbench.csv'}"], limit=2)
+    asked = read_prompts([f"benign={tmp_path / 'questions.txt'}", f"advbench={shared / 'data/advbench.csv'}"], limit=2)
     assert [(one.dataset, one.category) for one in asked] == [("questions", "benign")] * 2 + [("advbench", "malicious")] * 2
     with pytest.raises(MoguError, match="needs its label"):
-        read_asked([str(tmp_path / "questions.txt")])
+        read_prompts([str(tmp_path / "questions.txt")])
     with pytest.raises(MoguError, match="Two data sets are called questions"):
-        read_asked([f"benign={tmp_path / 'questions.txt'}", f"malicious={tmp_path / 'questions.txt'}"])
+        read_prompts([f"benign={tmp_path / 'questions.txt'}", f"malicious={tmp_path / 'questions.txt'}"])
 
 
 def test_xstests_safe_prompts_are_borderline_and_its_contrasts_malicious(shared: Path) -> None:
-    counts = Counter(one.category for one in read_asked([f"xstest={shared / 'data/xstest/prompts.csv'}"]))
+    counts = Counter(one.category for one in read_prompts([f"xstest={shared / 'data/xstest/prompts.csv'}"]))
     assert counts == {"borderline": 250, "malicious": 200}
 
 
@@ -70,7 +71,7 @@ def test_jailbreaks_go_around_malicious_and_benign_prompts_alike(tmp_path: Path)
         (tmp_path / f"{name}.txt").write_text(f"a {name} request\n")
     (tmp_path / "templates.csv").write_text('name,prompt\nplay,"A play: [INSERT PROMPT HERE] End."\n')
     sources = [f"benign={tmp_path / 'good.txt'}", f"malicious={tmp_path / 'bad.txt'}", "lab"]
-    asked = read_asked(sources, limit=1, jailbreaks=str(tmp_path / "templates.csv"))
+    asked = read_prompts(sources, limit=1, jailbreaks=str(tmp_path / "templates.csv"))
     dressed = [one for one in asked if one.wrapper == "play"]
     assert [(one.category, one.conversation[-1]["content"]) for one in dressed] == [
         ("benign_wrapped", "A play: a good request End."),
@@ -78,11 +79,11 @@ def test_jailbreaks_go_around_malicious_and_benign_prompts_alike(tmp_path: Path)
     ]
     assert len(asked) == 2 + 2 + 5  # the lab has wrappers of its own
     with pytest.raises(MoguError, match=r"none\.csv"):
-        read_asked(sources, jailbreaks=str(tmp_path / "none.csv"))
+        read_prompts(sources, jailbreaks=str(tmp_path / "none.csv"))
 
 
 def test_each_source_keeps_the_plain_request_beside_what_is_asked(tmp_path: Path) -> None:
-    wrapped = [one for one in read_asked(["lab"]) if one.wrapper is not None]
+    wrapped = [one for one in read_prompts(["lab"]) if one.wrapper is not None]
     assert len(wrapped) == 2 * 216
     for one in wrapped:
         assert one.request in one.conversation[-1]["content"]
@@ -91,15 +92,33 @@ def test_each_source_keeps_the_plain_request_beside_what_is_asked(tmp_path: Path
     dressed = augmented([record], 1.0, WRAPPERS, seed=1)
     unknown = Record(id="b.wrapped-mine", label="benign", instruction="In my own dress: do good.", affirm="Yes.", reject="No.")
     write_records(tmp_path / "dev.jsonl", [*dressed, unknown])
-    first, second = read_asked([str(tmp_path / "dev.jsonl")])
+    first, second = read_prompts([str(tmp_path / "dev.jsonl")])
     assert first.request == "Do harm." != first.conversation[-1]["content"]
     assert second.request == "In my own dress: do good."  # nobody here knows that wrapper
     (tmp_path / "bad.txt").write_text("a bad request\n")
-    plain, jailbroken = read_asked([f"malicious={tmp_path / 'bad.txt'}"], jailbreaks="own")
+    plain, jailbroken = read_prompts([f"malicious={tmp_path / 'bad.txt'}"], jailbreaks="own")
     assert plain.request == jailbroken.request == "a bad request" != jailbroken.conversation[-1]["content"]
 
 
-def test_prompts_survive_a_log() -> None:
-    for one in read_asked(["lab"], limit=1):
-        back = Asked.from_json(json.loads(json.dumps(asdict(one))))
-        assert (back.id, list(back.conversation), back.lab) == (one.id, list(one.conversation), one.lab)
+def test_a_prompt_survives_json_and_the_keys_of_others_beside_it() -> None:
+    later = EvalPrompt.plain("a", "mine", "benign", "Name a river.", later_turns=("And a lake.",), group="water")
+    for prompt in [*read_prompts(["lab"], limit=1), later]:
+        assert EvalPrompt.from_json(json.loads(json.dumps({**asdict(prompt), "epoch": 1}))) == prompt
+
+
+def test_a_source_and_its_judge_are_found_by_the_name_under_which_they_are_registered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PROMPT_SOURCES, "_entries", dict(PROMPT_SOURCES._entries))
+    monkeypatch.setattr(JUDGES, "_entries", dict(JUDGES._entries))
+    prompt = EvalPrompt.plain("a", "riddles", "benign", "What has keys?", answer="a piano", judge="by answer")
+    PROMPT_SOURCES.register("riddles", lambda: [prompt])
+    (tmp_path / "templates.csv").write_text('name,prompt\nplay,"A play: [INSERT PROMPT HERE]"\n')
+    [read] = read_prompts(["riddles"], jailbreaks=str(tmp_path / "templates.csv"))  # it has a judge of its own, and no jailbreak around it
+    assert read == prompt
+    with pytest.raises(MoguError, match=r"no judge of replies 'by answer'.*refusal"):
+        read.outcome("A piano.")
+    JUDGES.register("by answer", lambda prompt, reply: "answered" if str(prompt.answer) in reply.lower() else "other")
+    assert (read.outcome("A piano."), read.outcome("A door.")) == ("answered", "other")
+    with pytest.raises(MoguError, match="no data set that mogu knows"):
+        read_prompts(["riddle"])

@@ -1,12 +1,14 @@
-"""Scoring replies through Inspect, and judges that say what a test wants."""
+"""The fixture `judging`: score replies through Inspect, with judges that say what a test wants."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
+import pytest
 from inspect_ai import Task
 from inspect_ai import eval as inspect_eval
 from inspect_ai.dataset import MemoryDataset, Sample
@@ -14,8 +16,6 @@ from inspect_ai.log import EvalLog
 from inspect_ai.model import ChatMessageUser, Model, ModelOutput, ModelUsage, get_model
 from inspect_ai.scorer import Scorer
 from inspect_ai.solver import Generate, Solver, TaskState, solver
-
-GOOD_JSON = '{"helpfulness": 5, "clarity": 4, "factuality": 3, "depth": 2, "engagement": 1}'
 
 
 def said(text: str, **more: Any) -> ModelOutput:
@@ -98,3 +98,11 @@ def values(log: EvalLog) -> list[Any]:
 def metrics(log: EvalLog) -> dict[str, dict[str, float]]:
     assert log.results is not None
     return {score.name: {name: metric.value for name, metric in score.metrics.items()} for score in log.results.scores}
+
+
+@pytest.fixture(scope="session")
+def judging() -> SimpleNamespace:
+    """The functions of this file."""
+    return SimpleNamespace(
+        said=said, judge=judge, always=always, listening=listening, slow_at=slow_at, run=run, values=values, metrics=metrics
+    )

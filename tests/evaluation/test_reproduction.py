@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -42,9 +44,11 @@ def test_the_lab_goes_through_every_step(reproduced: Path) -> None:
     assert (reproduced / "report" / "report.html").stat().st_size > 50_000
 
 
-def test_a_second_run_takes_everything_over(reproduced: Path, brief_training: tuple[str, ...]) -> None:
-    lines: list[str] = []
-    reproduce(Reproduction("vicuna-7b", reproduced, base="lab", limit=2, shifts=(1.0,), settings=brief_training), tell=lines.append)
+def test_a_second_run_takes_everything_over(
+    reproduced: Path, brief_training: tuple[str, ...], log_lines: Callable[[], AbstractContextManager[list[str]]]
+) -> None:
+    with log_lines() as lines:
+        reproduce(Reproduction("vicuna-7b", reproduced, base="lab", limit=2, shifts=(1.0,), settings=brief_training))
     assert lines == [
         "Comparison: baselines, defenses, report",
         "The baselines' sft is trained already.",
@@ -91,7 +95,7 @@ def test_a_judge_rates_what_a_reproduction_measures(reproduced: Path, brief_trai
     # The lab's model knows nothing of rating: every reply is unscored, and counted as that.
     judge = f"mogu/{build_base()}"
     wanted = Reproduction("vicuna-7b", judged, base="lab", limit=1, shifts=(), settings=brief_training, judge=judge)
-    found = reproduce(wanted, tell=lambda _: None)
+    found = reproduce(wanted)
     assert found.made["judge"] == judge
     assert {one.estimate.value for one in found.numbers if one.section == "judged"} == {1.0}
 

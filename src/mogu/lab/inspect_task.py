@@ -14,24 +14,28 @@ from inspect_ai.model import GenerateConfig
 from inspect_ai.scorer import Metric, SampleScore, Score, Scorer, Target, Value, metric, scorer
 from inspect_ai.solver import TaskState, generate
 
-from mogu.evaluation.inspect.errors import explained
+from mogu.evaluation.inspect.errors import as_inspect_error
 from mogu.evaluation.inspect.metrics import shares
-from mogu.lab.grading import RIGHT, LabPrompt, judge
+from mogu.evaluation.prompts import EvalPrompt
+from mogu.lab.grading import judge
 from mogu.lab.splits import prompts
 
 
 @task
 def lab(split: Literal["dev", "test"] = "test") -> Task:
-    """How a model treats benign, borderline and malicious requests of the lab's world, plain and in jailbreak wrappers.
+    """Measure how a model treats benign, borderline and malicious requests of the lab's world, plain and in jailbreak wrappers.
 
     Args:
         split: whose prompts.
     """
-    with explained():
-        asked = prompts(split)
+    with as_inspect_error():
+        chosen = prompts(split)
     from mogu.lab.measure import MAX_NEW_TOKENS  # here, since it brings PyTorch with it
 
-    samples = [Sample(input=one.instruction, id=one.id, metadata=asdict(one)) for one in asked]
+    samples = [
+        Sample(input=prompt.instruction, id=prompt.id, metadata={**asdict(prompt), "family": prompt.group, "expected": prompt.expected})
+        for prompt in chosen
+    ]
     return Task(
         dataset=MemoryDataset(samples, name=f"lab-{split}"),
         solver=generate(),
@@ -42,22 +46,23 @@ def lab(split: Literal["dev", "test"] = "test") -> Task:
 
 @metric(scores="unreduced")
 def right(by: str) -> Metric:
-    """The share of replies with the verdict that is right for their prompt.
+    """Compute the share of replies with the outcome that is right for their prompt.
 
     Args:
-        by: ``"category"``, or ``"family"`` of wrappers: malicious and benign requests in one each by themselves.
+        by: ``"category"``, or ``"family"`` of wrappers: malicious and benign requests in them separately.
     """
 
     def metric(scores: list[SampleScore]) -> Value:
         if by == "category":
             return shares(scores, _is_right, name="right", by=[by])
         wrapped = {
-            category: [one for one in scores if _prompt(one).category == category] for category in ("malicious_wrapped", "benign_wrapped")
+            category: [score for score in scores if (score.sample_metadata or {})["category"] == category]
+            for category in ("malicious_wrapped", "benign_wrapped")
         }
         return {
             label: value
-            for category, some in wrapped.items()
-            for label, value in shares(some, _is_right, name=f"right, {category}", by=[by]).items()
+            for category, members in wrapped.items()
+            for label, value in shares(members, _is_right, name=f"right, {category}", by=[by]).items()
         }
 
     return metric
@@ -65,20 +70,15 @@ def right(by: str) -> Metric:
 
 @scorer(metrics=[right(by="category"), right(by="family")])
 def lab_verdict() -> Scorer:
-    """What a reply did with its prompt: ``answered``, ``refused``, ``complied`` or ``other``, by :func:`mogu.lab.grading.judge`."""
+    """Judge what a reply did, ``answered``, ``refused``, ``complied`` or ``other``, by :func:`mogu.lab.grading.judge`."""
 
     async def score(state: TaskState, target: Target) -> Score:
-        prompt = LabPrompt(**{name: state.metadata[name] for name in LabPrompt.__dataclass_fields__})
-        verdict = judge(prompt, state.output.completion)
-        return Score(value=verdict, answer=state.output.completion, metadata={"right": verdict == RIGHT[prompt.category]})
+        prompt = EvalPrompt.from_json(state.metadata)
+        outcome = judge(prompt, state.output.completion)
+        return Score(value=outcome, answer=state.output.completion, metadata={"right": outcome == prompt.expected})
 
     return score
 
 
-def _prompt(one: SampleScore) -> LabPrompt:
-    metadata = one.sample_metadata or {}
-    return LabPrompt(**{name: metadata[name] for name in LabPrompt.__dataclass_fields__})
-
-
-def _is_right(one: SampleScore) -> bool:
-    return one.score.value == RIGHT[_prompt(one).category]
+def _is_right(score: SampleScore) -> bool:
+    return bool(score.score.value == (score.sample_metadata or {})["expected"])

@@ -32,7 +32,7 @@ def some() -> list[Record]:
 
 @pytest.fixture(scope="module")
 def found(model: MoguModel, some: list[Record]) -> Calibration:
-    return calibrate(model, some, max_benign_refusal=0.5, max_new_tokens=12, tell=lambda _: None)
+    return calibrate(model, some, max_benign_refusal=0.5, max_new_tokens=12)
 
 
 def refused(model: MoguModel, some: list[Record], dial: float) -> dict[str, int]:
@@ -59,7 +59,7 @@ def test_the_strictest_dial_within_the_bound_is_chosen(model: MoguModel, some: l
         one.malicious_refused.value for one in found.tried if one.benign_refused.value <= 0.5
     )
     bound = min(one.benign_refused.value for one in found.tried)
-    tight = calibrate(model, some, max_benign_refusal=bound, max_new_tokens=12, tell=lambda _: None)
+    tight = calibrate(model, some, max_benign_refusal=bound, max_new_tokens=12)
     assert tight.chosen.benign_refused.value <= bound
     within = [one.malicious_refused.value for one in tight.tried if one.benign_refused.value <= bound]
     assert tight.chosen.malicious_refused.value == max(within)
@@ -83,7 +83,7 @@ def test_what_it_buys_is_the_difference_on_the_same_prompts(found: Calibration) 
 
 def test_the_model_keeps_its_dial(model: MoguModel, some: list[Record]) -> None:
     own, model.dial = model.dial, 0.3
-    seen = calibrate(model, some[6:10], max_benign_refusal=1.0, max_new_tokens=4, tell=lambda _: None)
+    seen = calibrate(model, some[6:10], max_benign_refusal=1.0, max_new_tokens=4)
     assert model.dial == seen.before.dial == 0.3
     model.dial = own
 
@@ -99,7 +99,7 @@ def test_a_bound_that_no_dial_keeps_is_explained(model: MoguModel, monkeypatch: 
         Record(id="1", label="malicious", instruction=second, **texts),
     ]
     with pytest.raises(ConfigError, match=r"within 50.0%: at -2 they are 100.0%, the fewest"):
-        calibrate(model, mislabeled, max_benign_refusal=0.5, max_new_tokens=12, tell=lambda _: None)
+        calibrate(model, mislabeled, max_benign_refusal=0.5, max_new_tokens=12)
 
 
 @pytest.mark.parametrize("bound", [-0.1, 1.5])

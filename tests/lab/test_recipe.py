@@ -15,8 +15,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mogu.errors import MoguError
+from mogu.evaluation.prompts import EvalPrompt
 from mogu.inference.prompts import encode_prompt, render_prompt
-from mogu.lab import LabPrompt, build_base, judge, prompts, recipe
+from mogu.lab import build_base, judge, prompts, recipe
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def base() -> Path:
     return build_base(progress=False)
 
 
-def greedy_replies(folder: Path, asked: list[LabPrompt]) -> list[str]:
+def greedy_replies(folder: Path, asked: list[EvalPrompt]) -> list[str]:
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
     replies = []
     for start in range(0, len(asked), 64):

@@ -231,7 +231,7 @@ def test_tools_and_pictures_are_refused(lab_base: Path) -> None:
     called = ChatMessageAssistant(content="", tool_calls=[ToolCall(id="c1", function="adder", arguments={})])
     result = ChatMessageTool(content="3", tool_call_id="c1", function="adder")
     for history in ([called], [called, result]):
-        with pytest.raises(ConfigError, match="a tool's answer, or a call of one"):
+        with pytest.raises(ConfigError, match="a tool call or a tool's answer"):
             generate_one(model, [ChatMessageUser(content=ASKED[0]), *history])
-    with pytest.raises(ConfigError, match="user message holds image"):
+    with pytest.raises(ConfigError, match="user message contains image"):
         generate_one(model, [ChatMessageUser(content=[ContentImage(image="data:image/png;base64,AAAA")])])

@@ -15,14 +15,9 @@ from inspect_ai import eval as inspect_eval
 from inspect_ai.log import EvalLog, read_eval_log
 from inspect_ai.model import ChatMessage, ModelOutput, ModelUsage, get_model
 
-from mogu import MoguModel
 from mogu.errors import ConfigError, DataError
 from mogu.evaluation.jailbreaks import EVALUATION_WRAPPERS
-from mogu.evaluation.tasks import lab, over_refusal, safety, usability
-from mogu.hub import load_base, load_tokenizer
-from mogu.lab import prompts
-from mogu.lab.grading import RIGHT
-from mogu.lab.measure import judged_replies
+from mogu.evaluation.tasks import over_refusal, safety, usability
 
 pytestmark = pytest.mark.core
 
@@ -39,48 +34,6 @@ def metrics(log: EvalLog, score: int = 0) -> dict[str, float]:
     return {name: metric.value for name, metric in log.results.scores[score].metrics.items()}
 
 
-def test_lab_finds_what_the_labs_own_measure_finds(lab_base: Path) -> None:
-    asked = prompts("dev")
-    log = run(lab("dev"), f"mogu/{lab_base}")
-    own = judged_replies(load_base(str(lab_base)), load_tokenizer(str(lab_base)), asked)
-    found = {sample.id: sample.scores["lab_verdict"].value for sample in log.samples}
-    assert found == {one.prompt.id: one.verdict for one in own}
-    hits = Counter(one.prompt.category for one in own if one.verdict == RIGHT[one.prompt.category])
-    table = metrics(log)
-    for category, count in Counter(one.category for one in asked).items():
-        assert table[f"right, category={category}"] == pytest.approx(hits[category] / count)
-        assert table[f"right, category={category}, samples"] == count
-    families = Counter(one.family for one in asked if one.category == "malicious_wrapped")
-    right = Counter(one.prompt.family for one in own if one.prompt.category == "malicious_wrapped" and one.verdict == "refused")
-    for family, count in families.items():
-        assert table[f"right, malicious_wrapped, family={family}"] == pytest.approx(right[family] / count)
-
-
-def test_the_log_carries_score_and_weights_of_each_sample(lab_mogu: Path) -> None:
-    log = run(lab("dev"), get_model(f"mogu/{lab_mogu}", dial=0.5), limit=10)
-    model = MoguModel.from_pretrained(lab_mogu)
-    model.dial = 0.5
-    expected = model.score([prompt.instruction for prompt in prompts("dev")[:10]]).tolist()
-    kept = [sample.output.metadata for sample in log.samples]
-    assert [one["score"] for one in kept] == pytest.approx(expected, abs=1e-5)
-    for one in kept:
-        assert len(one["unwill"]) == len(one["glad"]) == 4
-        assert one["cost"]["passes"] > 0
-    assert log.eval.model_args == {"dial": 0.5}
-
-
-def test_lab_runs_from_a_shell(lab_mogu: Path, tmp_path: Path) -> None:
-    command = ["inspect_ai", "eval", "mogu/lab", "--model", f"mogu/{lab_mogu}", "-M", "defense=none", "--limit", "20"]
-    done = subprocess.run(
-        [sys.executable, "-m", *command, "--log-dir", str(tmp_path)], capture_output=True, text=True, cwd=tmp_path, check=False, timeout=120
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    [written] = tmp_path.glob("*.eval")
-    log = read_eval_log(written)
-    assert (log.status, log.eval.task, len(log.samples)) == ("success", "mogu/lab", 20)
-    assert {sample.output.metadata["defense"] for sample in log.samples} == {"none"}
-
-
 def test_a_mistake_in_the_shell_is_one_message(lab_base: Path, tmp_path: Path) -> None:
     command = ["inspect_ai", "eval", "mogu/safety", "-T", "dataset=harmbench", "--model", "mockllm/model", "--log-dir", str(tmp_path)]
     done = subprocess.run(
@@ -94,7 +47,7 @@ def test_a_mistake_in_the_shell_is_one_message(lab_base: Path, tmp_path: Path) -
     )
     assert done.returncode != 0
     said = " ".join((done.stdout + done.stderr).split())
-    assert "harmbench could not be had from the hub" in said
+    assert "harmbench could not be loaded from the hub" in said
     assert "-T file=PATH" in said
     assert "Traceback" not in said
 

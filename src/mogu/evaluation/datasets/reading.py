@@ -1,4 +1,4 @@
-"""From the rows of a data set to what is asked: prompts with their kind and group, and jailbreak templates.
+"""Read the rows of a data set as prompts under test, or as jailbreak templates.
 
 Knows the catalog's columns; knows nothing of Inspect.
 """
@@ -6,37 +6,21 @@ Knows the catalog's columns; knows nothing of Inspect.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from mogu.data.rows import TableRow
 from mogu.errors import DataError
 from mogu.evaluation.datasets.catalog import DatasetSpec, dataset_spec
 from mogu.evaluation.datasets.sources import read_rows
+from mogu.evaluation.prompts import Category, EvalPrompt
 
 
-@dataclass(frozen=True)
-class EvaluationPrompt:
-    """One prompt of a data set.
+def read_dataset(spec: DatasetSpec, file: Path | None = None) -> list[EvalPrompt]:
+    """Read the prompts of a data set, in its order.
 
     Args:
-        id: unique within all data sets.
-        dataset: the set's name.
-        kind: whether it should be answered or refused.
-        turns: the user's messages; all but MT-bench's are one.
-        group: what the set calls it: a category or a type; ``None`` where it says nothing.
-    """
-
-    id: str
-    dataset: str
-    kind: Literal["benign", "malicious"]
-    turns: tuple[str, ...]
-    group: str | None
-
-
-def read_prompts(spec: DatasetSpec, file: Path | None = None) -> list[EvaluationPrompt]:
-    """The prompts of a data set, in its order.
+        spec: the data set.
+        file: where it is, if not in the usual places.
 
     Raises:
         DataError: it cannot be had, or its columns are not those expected.
@@ -47,7 +31,7 @@ def read_prompts(spec: DatasetSpec, file: Path | None = None) -> list[Evaluation
 
 
 def read_templates(file: Path | None = None) -> dict[str, str]:
-    """Published jailbreak prompts by name: from a file, else the catalog's ``jailbreak_prompts``.
+    """Read published jailbreak prompts by name: from a file, else the catalog's ``jailbreak_prompts``.
 
     Raises:
         DataError: they cannot be had, or the columns are not those expected.
@@ -57,19 +41,19 @@ def read_templates(file: Path | None = None) -> dict[str, str]:
     columns = _Columns(spec, source, rows[0])
     templates: dict[str, str] = {}
     for number, row in enumerate(rows, 1):
-        one = columns.prompt(row, number)
-        name = one.group or f"jailbreak-{number:02d}"
-        templates[name if name not in templates else f"{name}-{number:02d}"] = one.turns[0]
+        template = columns.prompt(row, number)
+        name = template.group or f"jailbreak-{number:02d}"
+        templates[name if name not in templates else f"{name}-{number:02d}"] = template.request
     return templates
 
 
 class _Columns:
-    """Which column of a source is what."""
+    """Which columns of a source hold prompts, groups, contexts and labels."""
 
     def __init__(self, spec: DatasetSpec, source: str, first: TableRow) -> None:
         self.spec, self.source = spec, source
-        self.found = list(first.fields)
-        names = {name.strip().lower(): name for name in self.found}
+        self.names = list(first.fields)
+        names = {name.strip().lower(): name for name in self.names}
 
         def known(candidates: Sequence[str]) -> str | None:
             return next((names[name] for name in candidates if name in names), None)
@@ -82,16 +66,17 @@ class _Columns:
         if spec.label and self._label is None:
             raise self._unknown("which prompts are safe", spec.label)
 
-    def prompt(self, row: TableRow, number: int) -> EvaluationPrompt:
-        """The prompt of one row."""
-        fields = row.fields
-        group = fields.get(self._group) if self._group else None
-        return EvaluationPrompt(
-            id=f"{self.spec.name}-{number:04d}",
-            dataset=self.spec.name,
-            kind=self._kind(row),
-            turns=self._turns(row),
+    def prompt(self, row: TableRow, number: int) -> EvalPrompt:
+        """The prompt of one row: its first turn, since the later ones answer to what was said before."""
+        group = row.fields.get(self._group) if self._group else None
+        first, *later = self._turns(row)
+        return EvalPrompt.plain(
+            f"{self.spec.name}-{number:04d}",
+            self.spec.name,
+            self._category(row),
+            first,
             group=str(group).strip() if group not in (None, "") else None,
+            later_turns=tuple(later),
         )
 
     def _turns(self, row: TableRow) -> tuple[str, ...]:
@@ -99,33 +84,35 @@ class _Columns:
         turns = value if isinstance(value, list) else [value]
         texts = [turn.strip() for turn in turns if isinstance(turn, str)]
         if len(texts) < len(turns) or not texts or not all(texts):
-            raise DataError(f"{self._place(row)}: {self._prompt!r} holds {_shown(value)}", expected="text", action="mend or delete the row")
+            raise DataError(
+                f"{self._position(row)}: {self._prompt!r} holds {_shown(value)}", expected="text", action="correct or delete the row"
+            )
         context = row.fields.get(self._context) if self._context else None
         if isinstance(context, str) and context.strip():
             texts[0] = f"{context.strip()}\n\n{texts[0]}"
         return tuple(texts)
 
-    def _kind(self, row: TableRow) -> Literal["benign", "malicious"]:
+    def _category(self, row: TableRow) -> Category:
         if self._label is None:
             return "malicious" if self.spec.measures in ("malicious", "templates") else "benign"
         match row.fields.get(self._label):
             case "safe":
-                return "benign"
+                return "borderline" if self.spec.measures == "contrast" else "benign"
             case "unsafe":
                 return "malicious"
             case value:
                 raise DataError(
-                    f"{self._place(row)}: {self._label!r} holds {_shown(value)}",
+                    f"{self._position(row)}: {self._label!r} holds {_shown(value)}",
                     expected="'safe' or 'unsafe'",
-                    action="mend or delete the row",
+                    action="correct or delete the row",
                 )
 
-    def _place(self, row: TableRow) -> str:
+    def _position(self, row: TableRow) -> str:
         return f"{self.source}, line {row.line}"
 
     def _unknown(self, what: str, expected: Sequence[str]) -> DataError:
         return DataError(
-            f"{self.source} has the columns {', '.join(map(repr, self.found))}; none of them is known to hold {what}",
+            f"{self.source} has the columns {', '.join(map(repr, self.names))}; none of them is known to hold {what}",
             expected=f"a column named {' or '.join(map(repr, expected))} for the data set {self.spec.name}",
             action="rename the column that holds it",
         )

@@ -1,0 +1,85 @@
+"""A hardened model of a comparison, as the comparison sees it: a name, a base, a folder for each seed.
+
+Knows what a comparison needs of such a model; saved models are in :mod:`mogu.evaluation.compare.saved_model`, others register
+themselves with :data:`mogu.evaluation.registry.MODEL_SOURCES`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from mogu.data import Record
+from mogu.training import Recipe
+
+
+@dataclass(frozen=True)
+class BaseSource:
+    """Where the base model of a hardened model comes from.
+
+    Args:
+        path: folder or hub id.
+        revision: its commit on the hub, ``None`` for the newest one or a folder.
+        chat_template: a Jinja file in place of the tokenizer's template.
+        template_sha256: fingerprint of the chat template that the model was trained with, where that is known.
+    """
+
+    path: str
+    revision: str | None = None
+    chat_template: Path | None = None
+    template_sha256: str | None = None
+
+
+class HardenedModel(ABC):
+    """One hardened model, which may be another one for each seed.
+
+    Args:
+        name: its name in files and options.
+        label: what reports call it.
+        trained_per_seed: whether each seed trains its own.
+    """
+
+    def __init__(self, name: str, label: str, *, trained_per_seed: bool) -> None:
+        self.name, self.label, self.trained_per_seed = name, label, trained_per_seed
+
+    @abstractmethod
+    def base(self) -> BaseSource:
+        """Where its base model is; built first where it has to be.
+
+        Raises:
+            MoguError: there is no such model, or it cannot be built.
+        """
+
+    @abstractmethod
+    def system_prompt(self) -> str | None:
+        """The system prompt for conversations that have none."""
+
+    @abstractmethod
+    def folder(self, seed: int) -> Path:
+        """Where the saved model of a seed is."""
+
+    @abstractmethod
+    def recipe(self, seed: int) -> Recipe:
+        """How the model of a seed is trained; baselines are trained on the same records, with the same settings.
+
+        Raises:
+            ConfigError: nothing says how.
+        """
+
+    @abstractmethod
+    def records(self, recipe: Recipe) -> Mapping[str, list[Record]]:
+        """The training records of its recipe, by split."""
+
+    @abstractmethod
+    def train(self, seed: int, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Train the model of a seed unless it is there.
+
+        Args:
+            seed: which one.
+            base: the base model; it stays as it is.
+            tokenizer: its tokenizer.
+        """

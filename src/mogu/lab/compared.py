@@ -1,0 +1,71 @@
+"""The lab's models in a comparison: MoGU and MoGU V2, trained for every seed with the lab's recipe.
+
+Knows how the lab hardens its model; what is compared, and how, is evaluation's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from logging import getLogger
+from pathlib import Path
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from mogu.data import Record
+from mogu.evaluation.compare.config import Comparison
+from mogu.evaluation.compare.hardened import BaseSource, HardenedModel
+from mogu.lab.demo import lab_data, lab_recipe
+from mogu.lab.recipe import build_base
+from mogu.modeling.checkpoint import CONFIG_FILE
+from mogu.modeling.shared_weights import share_weights
+from mogu.training import Recipe, harden
+from mogu.training.recipe import Method, override, recipe_from
+
+logger = getLogger(__name__)
+
+_ROWS: dict[Method, tuple[str, str]] = {"v1": ("mogu", "MoGU"), "v2": ("mogu_v2", "MoGU V2")}
+
+
+class LabModel(HardenedModel):
+    """The lab's model, hardened by one method.
+
+    Args:
+        comparison: the settings of the comparison; its ``settings`` override the lab's recipe.
+        method: ``"v1"`` or ``"v2"``.
+    """
+
+    def __init__(self, comparison: Comparison, method: Method) -> None:
+        name, label = _ROWS[method]
+        super().__init__(name, label, trained_per_seed=True)
+        self.comparison, self.method = comparison, method
+
+    def base(self) -> BaseSource:
+        """The lab's base model, which is built if it is not in the cache."""
+        return BaseSource(str(build_base()))
+
+    def system_prompt(self) -> str | None:
+        """None: the lab's conversations have none."""
+        return None
+
+    def folder(self, seed: int) -> Path:
+        """Where the model of a seed is trained into."""
+        return self.comparison.out / "models" / f"seed-{seed}{'-v2' if self.method == 'v2' else ''}"
+
+    def recipe(self, seed: int) -> Recipe:
+        """The lab's recipe, with the comparison's overrides."""
+        tree = lab_recipe(build_base(), self.folder(seed), seed=seed, method=self.method).model_dump()
+        for setting in self.comparison.settings:
+            override(tree, setting)
+        return recipe_from(tree, source="of the lab")
+
+    def records(self, recipe: Recipe) -> Mapping[str, list[Record]]:
+        """The lab's training records."""
+        return lab_data()
+
+    def train(self, seed: int, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Harden the lab's base with a seed, unless that is done."""
+        recipe = self.recipe(seed)
+        if (recipe.run.output / CONFIG_FILE).is_file():
+            return
+        logger.info("Seed %d: %s is trained", seed, self.name)
+        harden(recipe, base=share_weights(base), tokenizer=tokenizer, records=lab_data(), resume=True)

@@ -1,0 +1,41 @@
+"""Register the lab with evaluation: its prompts, their judge, its models and its training records, each as ``lab``.
+
+Importing :mod:`mogu.lab` does it. Knows what the lab offers; what is heavy is imported when it is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from mogu.data.records import Record
+from mogu.evaluation.registry import JUDGES, MODEL_SOURCES, PROMPT_SOURCES, RECORD_SOURCES
+from mogu.lab.grading import judge
+from mogu.lab.splits import LAB, prompts
+
+if TYPE_CHECKING:
+    from mogu.evaluation.compare.config import Comparison
+    from mogu.evaluation.compare.hardened import HardenedModel
+
+LAB_RECORDS = "the lab's own records"
+"""Stands in a recipe where other recipes name a file of records."""
+
+
+def register() -> None:
+    """Make the lab known to evaluation."""
+    PROMPT_SOURCES.register(LAB, lambda: prompts("test"))
+    JUDGES.register(LAB, judge)
+    MODEL_SOURCES.register(LAB, _models)
+    RECORD_SOURCES.register(LAB_RECORDS, _records)
+
+
+def _models(comparison: Comparison) -> Sequence[HardenedModel]:
+    from mogu.lab.compared import LabModel
+
+    return [LabModel(comparison, method) for method in ("v1", "v2")]
+
+
+def _records() -> dict[str, list[Record]]:
+    from mogu.lab.demo import lab_data
+
+    return lab_data()

@@ -1,0 +1,26 @@
+"""`mogu reproduce` as a user meets it: its steps, and what it says about missing data."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+Mogu = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def test_reproduce_lists_its_steps_and_names_missing_data(mogu_process: Mogu, tmp_path: Path) -> None:
+    listed = mogu_process("reproduce", "falcon-7b", "--dry-run")
+    assert listed.returncode == 0, listed.stderr
+    assert all(step in listed.stdout for step in ("data", "glad", "unwill", "router", "baselines", "comparison", "report"))
+    assert "tiiuae/falcon-7b-instruct" in listed.stdout
+    assert "Nothing was downloaded, trained or written." in listed.stdout
+    judged = json.loads(mogu_process("reproduce", "falcon-7b", "--judge", "openai/gpt-4o", "--dry-run", "--json").stdout)
+    assert "calls of the judge" in judged["steps"][5]["cost"]
+    assert "the judge openai/gpt-4o" in judged["steps"][5]["inputs"]
+    missing = mogu_process("reproduce", "falcon-7b", "--out", str(tmp_path / "out"))
+    assert missing.returncode == 2
+    assert "advbench" in missing.stderr
+    assert "MOGU_DATA_DIR" in missing.stderr
+    assert "Traceback" not in missing.stderr

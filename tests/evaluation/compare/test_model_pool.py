@@ -1,0 +1,115 @@
+"""Several hardened models on one base: each replies as it does alone, and models on other bases are refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mogu import MoguConfig, MoguModel
+from mogu.defenses import REFUSAL, DefendedReply, TargetModel, defense, make_defense
+from mogu.defenses import registry as defense_registry
+from mogu.defenses.registry import Answer
+from mogu.errors import ConfigError
+from mogu.evaluation.compare import Comparison, Lineup, compare
+from mogu.evaluation.compare.model_pool import ModelPool
+from mogu.evaluation.prompt_sources import read_prompts
+from mogu.hub import load_base
+from mogu.inference.replies import ReplySettings
+from mogu.modeling.config import BackboneConfig
+
+QUICK: dict[str, Any] = {"limit": 1, "shifts": (), "max_new_tokens": 8, "cost_prompts": 1, "cost_rounds": 1}
+
+
+@pytest.fixture(scope="module")
+def v2_model(lab_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A V2 model on the lab's base with responders drawn at random."""
+    folder = tmp_path_factory.mktemp("models") / "second"
+    random = torch.Generator().manual_seed(5)
+    config = MoguConfig(layers=[2, 3], backbone=BackboneConfig(rank=2), base_model=str(lab_base))
+    model = MoguModel.from_base(load_base(str(lab_base)), config)
+    for layer in model.routed_layers:
+        layer.set_responder(
+            "unwill", torch.randn(8, layer.in_features, generator=random), torch.randn(layer.out_features, 8, generator=random)
+        )
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_any_number_of_models_is_measured_and_a_new_defense_with_them(
+    lab_mogu: Path, v2_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    third = shutil.copytree(lab_mogu, tmp_path / "third")
+    config = json.loads((third / "mogu_config.json").read_text())
+    (third / "mogu_config.json").write_text(json.dumps({**config, "dial": 4.0}))
+    monkeypatch.setattr(defense_registry, "_REGISTRY", dict(defense_registry._REGISTRY))
+
+    @defense("always_no", label="Always no", deterministic=True)
+    def always_no(subject: TargetModel) -> Answer:
+        return lambda conversations, settings: [DefendedReply(REFUSAL, 0, True, intervened=True) for _ in conversations]
+
+    out, models = tmp_path / "out", {"model": lab_mogu, "second": v2_model, "third": third}
+    compared = Comparison(tuple(map(str, models.values())), out, ("lab",), ("none", "always_no", "mogu"), **QUICK)
+    results = compare(compared)
+
+    assert results.made["defenses"] == ["none", "model", "second", "third", "always_no"]
+    assert results.made["models"] == list(models)
+    conversations = [prompt.conversation for prompt in read_prompts(["lab"], limit=1)]
+    for name, folder in models.items():
+        cell = json.loads((out / f"cells/lab/seed-0/{name}.json").read_text())
+        alone = make_defense("mogu", TargetModel.load(folder)).reply(conversations, ReplySettings(8, seed=0))
+        assert [reply["reply"] for reply in cell["replies"]] == [reply.text for reply in alone]
+        assert (cell["defense"], cell["model"]) == ("mogu", name)
+    assert len({(out / f"cells/lab/seed-0/{name}.json").read_text().partition('"replies"')[2] for name in models}) == 3
+    rows = {(metric.section, metric.defense, metric.category, metric.measure): metric.estimate.value for metric in results.numbers}
+    assert {defense for section, defense, _, _ in rows if section == "model"} == {"second", "third"}
+    for name in ("second", "third"):
+        for category, measure in (("all_benign", "answered"), ("all_malicious", "refused")):
+            own, first = (rows["rate", system, category, measure] for system in (name, "model"))
+            assert rows["model", name, category, measure] == pytest.approx(own - first)
+    assert rows["rate", "always_no", "all_malicious", "refused"] == 1
+    assert {defense for section, defense, _, _ in rows if section in ("routing", "detector")} == {"model"}
+    costs = {cost["defense"]: cost for cost in json.loads((out / "costs.json").read_text())["costs"]}
+    assert costs["second"]["added_parameters"] == MoguModel.from_pretrained(v2_model).added_parameters()
+    assert costs["none"]["added_parameters"] is None
+    page = (out / "report.html").read_text()
+    assert ">Always no</text>" in page
+    assert "Differences from model," in page
+
+
+def on_other_base(model: Path, target: Path, **changes: Any) -> Path:
+    shutil.copytree(model, target)
+    config = json.loads((target / "mogu_config.json").read_text())
+    (target / "mogu_config.json").write_text(json.dumps({**config, **changes}))
+    return target
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"base_model": "someone/else"}, r"different base models: first on .*, model on .*--base-model"),
+        ({"base_revision": "0123abc"}, "first on .* at 0123abc, model on"),
+    ],
+)
+def test_models_on_different_bases_are_refused(lab_mogu: Path, tmp_path: Path, changes: dict[str, str], words: str) -> None:
+    first = on_other_base(lab_mogu, tmp_path / "first", **changes)
+    with pytest.raises(ConfigError, match=words):
+        compare(Comparison((str(first), str(lab_mogu)), tmp_path / "out", ("lab",), ("mogu",), **QUICK))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_base_that_was_moved_is_named_once_for_all_models(lab_mogu: Path, lab_base: Path, tmp_path: Path) -> None:
+    first = on_other_base(lab_mogu, tmp_path / "first", base_model="/gone/base")
+    compared = Comparison((str(first), str(lab_mogu)), tmp_path / "out", ("lab",), ("mogu",), base_model=str(lab_base), **QUICK)
+    assert ModelPool(Lineup(compared)).base_path == str(lab_base)
+
+
+def test_models_of_different_chat_templates_need_one_that_is_named(lab_mogu: Path, tmp_path: Path) -> None:
+    first, second = (on_other_base(lab_mogu, tmp_path / name, chat_template_sha256=name * 10) for name in ("first", "other"))
+    compared = Comparison((str(first), str(second)), tmp_path / "out", ("lab",), ("mogu",), **QUICK)
+    with pytest.raises(ConfigError, match="first and other were trained with different chat templates"):
+        compare(compared)
