@@ -183,7 +183,7 @@ def _published_responder(base: Any, device: torch.device) -> TrainingWay:
 
 def _our_routers(base: Any, device: torch.device) -> TrainingWay:
     model = make_routed(share_weights(base))
-    model.start_router_training()
+    model.injected.start_router_training()
     numbers = random_numbers(len(model.routed_layers), base.config.hidden_size)
     for layer, (_, (unwill, glad)) in zip(model.routed_layers, numbers, strict=True):
         assert layer.routers is not None

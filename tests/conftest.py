@@ -241,7 +241,7 @@ def randomize(model: MoguModel) -> dict[str, SimpleNamespace]:
 
 def randomize_backbone(model: MoguModel) -> dict[str, SimpleNamespace]:
     """Give the backbone of a model, where it is adapted, a random LoRA; return the numbers by module."""
-    old, numbers, weights = model.backbone(), {}, {}
+    old, numbers, weights = model.injected.backbone(), {}, {}
     if old is None:
         return {}
     random = torch.Generator().manual_seed(2)
@@ -253,7 +253,7 @@ def randomize_backbone(model: MoguModel) -> dict[str, SimpleNamespace]:
         weights[name] = (one.a, one.b)
         one.a, one.b = one.a.to(lora_a.dtype), one.b.to(lora_a.dtype)
         numbers[name] = one
-    model.set_backbone(Adapter(weights, old.rank, old.lora_alpha))
+    model.injected.set_backbone(Adapter(weights, old.rank, old.lora_alpha))
     return numbers
 
 

@@ -94,7 +94,7 @@ def router_gradients(model: MoguModel) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_gradient_checkpointing(make_pair, family, options):
     model, _ = make_pair(family)
-    model.start_router_training()
+    model.injected.start_router_training()
     plain = router_gradients(model.eval())
     enable_checkpointing(model, **options)
     if family == "gpt2":
@@ -112,7 +112,7 @@ def test_gradient_checkpointing(make_pair, family, options):
 
 def test_compiled_training(pair):
     model, _ = pair
-    model.start_router_training()
+    model.injected.start_router_training()
     expected = router_gradients(model)
     model.base_model.forward = torch.compile(model.base_model.forward, backend="aot_eager")
     for name, gradient in router_gradients(model).items():
@@ -201,7 +201,7 @@ def test_quantized_base_layers(make_base, tmp_path, options):
 def test_router_training_on_a_quantized_base(make_base, tmp_path):
     base = quantized(make_base, tmp_path, load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
     model = MoguModel.from_base(base, MoguConfig(rank=4, router_hidden=8))
-    model.start_router_training()
+    model.injected.start_router_training()
     gradients = router_gradients(model)
     assert len(gradients) == 3 * 2 * 5
     assert all(gradient.isfinite().all() for gradient in gradients.values())

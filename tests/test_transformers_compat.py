@@ -12,7 +12,7 @@ from packaging.version import Version
 from transformers import AutoModelForCausalLM, DynamicCache
 
 from mogu import MoguModel
-from mogu.analysis.tendency import Question, opening_log_probabilities
+from mogu.analysis.tendency import PromptWithOpenings, opening_log_probabilities
 from mogu.hub import load_base
 from mogu.transformers_compat import CACHE, accept_cache, cache_of, disable_checkpointing, enable_checkpointing
 
@@ -135,7 +135,7 @@ def test_openings_share_the_cache_of_remote_code(baichuan_folder):
     for opening in openings:
         steps = base(input_ids=torch.cat([PROMPT, torch.tensor([opening])], dim=1), use_cache=False).logits[0, 9:12].log_softmax(-1)
         expected.append(sum(float(steps[place, token]) for place, token in enumerate(opening)) / 3)
-    assert opening_log_probabilities(base, [Question(tuple(PROMPT[0].tolist()), openings)])[0].tolist() == pytest.approx(expected)
+    assert opening_log_probabilities(base, [PromptWithOpenings(tuple(PROMPT[0].tolist()), openings)])[0].tolist() == pytest.approx(expected)
 
 
 def test_checkpointing_is_turned_on_and_off_without_a_warning(make_base):

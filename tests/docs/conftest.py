@@ -6,7 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from blocks import ROOT, run_page
+
+from tests.docs.blocks import ROOT, run_page
 
 FIRST = ROOT / "docs" / "tutorials" / "harden.md"
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 import typer
-from blocks import LANGUAGES, NEEDS, PAGES, ROOT, Block, blocks, run_page
 
 from mogu.cli import app
+from tests.docs.blocks import LANGUAGES, NEEDS, PAGES, ROOT, Block, blocks, run_page
 
 FIRST = ROOT / "docs" / "tutorials" / "harden.md"
 ALL = [block for page in PAGES for block in blocks(page)]

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from blocks import ROOT
+
+from tests.docs.blocks import ROOT
 
 EXAMPLES = ROOT / "examples"
 

@@ -72,7 +72,7 @@ def test_routed_logits_weights_and_responders_follow_the_formula(make_pair, ever
 
 def test_gradients_reach_only_what_is_trained(make_pair, every_family):
     model, _ = make_pair(every_family)
-    model.start_router_training()
+    model.injected.start_router_training()
     model(input_ids=IDS).logits.logsumexp(-1).sum().backward()
     with_gradient = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
     assert with_gradient == {name for name, parameter in model.named_parameters() if parameter.requires_grad}

@@ -37,7 +37,7 @@ def test_every_family(make_pair, make_base, every_family):
     model, slow = make_pair(every_family, config=v2())
     torch.testing.assert_close(logits(model), slow.logits(IDS), atol=1e-6, rtol=1e-4)
     assert not torch.allclose(logits(model), plain, atol=1e-2)
-    assert {int(projection.layer) for projection, _ in model._injected.adapted} == {1, 2}
+    assert {int(projection.layer) for projection, _ in model.injected.adapted} == {1, 2}
     with model.routing("off"):
         assert torch.equal(logits(model), plain)
     assert torch.equal(logits(model.plain_base_model()), plain)
@@ -65,7 +65,7 @@ def test_the_opening_alone_is_adapted(make_pair, handoff):
 
 def test_which_modules(make_base):
     model = MoguModel.from_base(make_base(), v2(backbone=ATTENTION))
-    assert [projection.name for projection, _ in model._injected.adapted] == [
+    assert [projection.name for projection, _ in model.injected.adapted] == [
         f"model.layers.{layer}.self_attn.{name}" for layer in (1, 2) for name in ("q_proj", "v_proj")
     ]
     # Two layers: responders of rank 4 and routers on o_proj (32 -> 32), a LoRA of rank 3 on q (32 -> 32) and v (32 -> 16).
@@ -73,7 +73,7 @@ def test_which_modules(make_base):
     base = model.detach()
     assert not [module for module in base.modules() if isinstance(module, WrappedLinear)]
     everything = MoguModel.from_base(base, v2())
-    found = {module.name.partition("layers.1.")[2] for module, _ in everything._injected.adapted if module.layer == 1}
+    found = {module.name.partition("layers.1.")[2] for module, _ in everything.injected.adapted if module.layer == 1}
     assert found == {f"self_attn.{name}_proj" for name in "qkvo"} | {f"mlp.{name}_proj" for name in ("gate", "up", "down")}
 
 
@@ -105,7 +105,7 @@ def test_it_comes_back(make_pair, make_base, tmp_path: Path, dtype):
 def test_a_model_without_one_says_so(make_pair, tmp_path: Path):
     model, _ = make_pair()
     model.save_pretrained(tmp_path / "saved")
-    assert model.backbone() is None
+    assert model.injected.backbone() is None
     assert not (tmp_path / "saved" / "backbone").exists()
     assert read_config(tmp_path / "saved").backbone is None
 
@@ -125,16 +125,16 @@ def test_peft_reads_the_backbone_s_lora(make_pair, make_base, tmp_path: Path, fa
 
 def test_a_lora_of_another_model_is_refused(make_pair, tmp_path: Path):
     model, _ = make_pair(config=v2())
-    own = model.backbone()
+    own = model.injected.backbone()
     assert own is not None
     with pytest.raises(ModelFileError, match="backbone's LoRA has rank 3 and alpha 9"):
-        model.set_backbone(Adapter(own.weights, 3, 9))
+        model.injected.set_backbone(Adapter(own.weights, 3, 9))
     fewer = dict(list(own.weights.items())[1:])
     with pytest.raises(ModelFileError, match="adapts 13 modules"):
-        model.set_backbone(Adapter(fewer, 3, 6))
+        model.injected.set_backbone(Adapter(fewer, 3, 6))
     without, _ = make_pair()
     with pytest.raises(ConfigError, match="no adapted backbone"):
-        without.set_backbone(own)
+        without.injected.set_backbone(own)
     model.save_pretrained(tmp_path / "saved")
     (tmp_path / "saved" / "backbone" / "adapter_config.json").unlink()
     with pytest.raises(ModelFileError, match="backbone holds no adapter_config"):
@@ -145,11 +145,11 @@ def test_training_begins_anew_in_float32_and_ends_in_the_base_s_type(make_pair):
     model, _ = make_pair("llama", torch.bfloat16, config=v2())
     adapted = [module for module in model.modules() if isinstance(module, AdaptedLinear)]
     assert len(adapted) == 14
-    model.start_router_training()
+    model.injected.start_router_training()
     assert {parameter.dtype for parameter in model.parameters() if parameter.requires_grad} == {torch.float32}
     assert all(layer.up.count_nonzero() == 0 and layer.down.count_nonzero() for layer in adapted)
     model(input_ids=IDS, labels=IDS).loss.backward()
     assert all(layer.up.grad is not None and layer.up.grad.count_nonzero() for layer in adapted)
-    model.finish_router_training()
+    model.injected.finish_router_training()
     assert not [parameter for parameter in model.parameters() if parameter.requires_grad]
     assert {layer.up.dtype for layer in adapted} == {torch.bfloat16}

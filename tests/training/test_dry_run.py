@@ -163,7 +163,7 @@ def test_the_activation_estimate_is_near_what_autograd_keeps(stage: str, checkpo
         model: Any = get_peft_model(base, LoraConfig(r=8, lora_dropout=0.05, target_modules=["o_proj"]))
     else:
         model = MoguModel.from_base(base)
-        model.start_router_training()
+        model.injected.start_router_training()
         pairs = [Example(pair.record_id, pair.prompt, (pair.answers[0] + pair.answers[1],), malicious=False) for pair in pairs]
     if checkpointing:
         enable_checkpointing(base, use_reentrant=False)

@@ -79,7 +79,7 @@ def test_what_is_saved_is_the_chosen_candidate(finished: Path) -> None:
     folder = finished / "out-training" / "router" / f"layers-{layers}-glad-1-unwill-1-penalty-2"
     for name in ("backbone/adapter_model.safetensors", "router.safetensors"):
         assert (folder / name).read_bytes() == (finished / "out" / name).read_bytes()
-    backbone = saved.backbone()
+    backbone = saved.injected.backbone()
     assert backbone is not None
     assert all(lora_b.count_nonzero() for _, lora_b in backbone.weights.values())
     assert "V2" in (finished / "out" / "README.md").read_text()

@@ -112,7 +112,7 @@ def test_router_losses_and_gradients_equal_one_example_at_a_time(family: str, ma
     for layer in model.routed_layers:
         with torch.no_grad():
             layer.up.normal_(std=0.3)
-    model.start_router_training()
+    model.injected.start_router_training()
     expected = torch.stack([one_router_loss(model, example) for example in SINGLES])
     expected_gradients = gradients(model, expected.mean())
     assert expected_gradients

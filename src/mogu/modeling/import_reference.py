@@ -55,8 +55,8 @@ def import_reference(
     base = base_model if isinstance(base_model, PreTrainedModel) else load_base(str(base_model), trust_remote_code=trust_remote_code)
     model = MoguModel.from_base(base, MoguConfig(rank=rank, lora_alpha=lora_alpha))
     try:
-        model.set_responder("unwill", unwill_adapter)
-        model.set_responder("glad", glad_adapter)
+        model.injected.set_responder("unwill", unwill_adapter)
+        model.injected.set_responder("glad", glad_adapter)
         _set_routers(model, folded, Path(router))
     except ModelFileError:
         model.detach()

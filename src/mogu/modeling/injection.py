@@ -98,6 +98,31 @@ class InjectedLayers:
         for projection, routed in self.routed:
             routed.set_router(*routers[projection.layer])
 
+    def start_router_training(self) -> None:
+        """Put freshly initialized trainable routers of the config's kind in the place of the folded ones.
+
+        The LoRA of the backbone, where there is one, begins again as well: it is trained together with the routers.
+        """
+        for _, adapted in self.adapted:
+            adapted.start_training()
+        for _, routed in self.routed:
+            routed.start_router_training(self.config.router, self.config.router_hidden)
+
+    def finish_router_training(self) -> None:
+        """Fold the trained routers, freeze the LoRA of the backbone, and let go of their trainable form."""
+        for _, adapted in self.adapted:
+            adapted.finish_training()
+        for _, routed in self.routed:
+            routed.finish_router_training()
+
+    def added_parameters(self) -> int:
+        """How many parameters the layers add to the base model.
+
+        ``Σ (2r + 2)·d_in + 2r·d_out + 2`` over routed layers, and ``Σ r_b·(d_in + d_out)`` over the adapted layers of MoGU V2.
+        """
+        routed = sum(layer.down.numel() + layer.up.numel() + layer.router_bias.numel() for _, layer in self.routed)
+        return routed + sum(layer.down.numel() + layer.up.numel() for _, layer in self.adapted)
+
     @property
     def _fan_in_fan_out(self) -> bool:
         return isinstance(self.routed[0][0].module, Conv1D)

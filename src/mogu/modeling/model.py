@@ -22,7 +22,6 @@ from mogu.files.atomic import atomic_folder
 from mogu.hub import fetch_model_folder, load_tokenizer, push_folder
 from mogu.inference.padding import padding_id
 from mogu.inference.prompts import Prompt, WithTools, encode_marker, encode_prompt
-from mogu.modeling.adapter_files import Adapter, Responder
 from mogu.modeling.architectures import decoder_layer_name
 from mogu.modeling.base_identity import differing_weights, sample_weights
 from mogu.modeling.base_model import load_base_of
@@ -71,7 +70,7 @@ class MoguModel(nn.Module):
         config = (config or MoguConfig()).model_copy(deep=True)
         self._scope = RoutingScope()
         self._required_grad = [name for name, parameter in base_model.named_parameters() if parameter.requires_grad]
-        self._injected: InjectedLayers = inject(base_model, config, self._scope)
+        self.injected: InjectedLayers = inject(base_model, config, self._scope)
         config.base_shape = shape_of(base_model)
         if config.base_model is None:
             config.base_model = base_model.name_or_path or None
@@ -134,7 +133,7 @@ class MoguModel(nn.Module):
         config = self.mogu_config.model_copy()
         if config.chat_template is None and self._tokenizer is not None:
             record_prompt(config, self._tokenizer, config.system_prompt)
-        injected = self._injected
+        injected = self.injected
         return Checkpoint(
             config,
             {"unwill": injected.responder("unwill"), "glad": injected.responder("glad")},
@@ -151,10 +150,10 @@ class MoguModel(nn.Module):
             ModelFileError: they are of another shape, rank or number of layers.
         """
         for name, adapter in checkpoint.responders.items():
-            self._injected.set_responder(name, adapter)
+            self.injected.set_responder(name, adapter)
         if checkpoint.backbone is not None:
-            self._injected.set_backbone(checkpoint.backbone)
-        self._injected.set_routers(checkpoint.routers)
+            self.injected.set_backbone(checkpoint.backbone)
+        self.injected.set_routers(checkpoint.routers)
 
     def save_pretrained(self, path: str | Path, *, card: str | None = None, **_: Any) -> None:
         """Write config, chat template, responders, folded routers and model card; the base model is referred to, not copied.
@@ -179,34 +178,9 @@ class MoguModel(nn.Module):
             self.checkpoint(card=card).write(Path(scratch))
             return push_folder(Path(scratch), repo_id, private=private, token=token)
 
-    def responder(self, name: Responder) -> Adapter:
-        """The responder ``"unwill"`` or ``"glad"`` as a LoRA, copied out of the fused layers."""
-        return self._injected.responder(name)
-
-    def set_responder(self, name: Responder, adapter: Adapter) -> None:
-        """Take over a responder.
-
-        Raises:
-            ModelFileError: it was made for another base model: its rank, its scaling, its modules or shapes differ.
-        """
-        self._injected.set_responder(name, adapter)
-
-    def backbone(self) -> Adapter | None:
-        """The LoRA of an adapted backbone, copied out of its layers; ``None`` in MoGU V1."""
-        return self._injected.backbone()
-
-    def set_backbone(self, adapter: Adapter) -> None:
-        """Take over the LoRA of an adapted backbone.
-
-        Raises:
-            ConfigError: the config has no backbone.
-            ModelFileError: it was made for another base model: its rank, its scaling, its modules or shapes differ.
-        """
-        self._injected.set_backbone(adapter)
-
     def detach(self) -> PreTrainedModel:
         """Put the plain layers back and return the base model as it was; this object is then of no more use."""
-        remove(self.base_model, self._injected)
+        remove(self.base_model, self.injected)
         if self._cache_hook is not None:
             self._cache_hook.remove()
         for name, parameter in self.base_model.named_parameters():
@@ -216,7 +190,7 @@ class MoguModel(nn.Module):
     def plain_base_model(self) -> PreTrainedModel:
         """The base model as it was, as a second model object on the very same weights."""
         base = share_weights(self.base_model)
-        remove(base, self._injected)
+        remove(base, self.injected)
         return base
 
     def get_base_model(self) -> PreTrainedModel:
@@ -226,17 +200,17 @@ class MoguModel(nn.Module):
     @property
     def routed_layers(self) -> list[RoutedLinear]:
         """The routed layers, in order."""
-        return [layer for _, layer in self._injected.routed]
+        return [layer for _, layer in self.injected.routed]
 
     @property
     def routed_layer_indices(self) -> list[int]:
         """Indices of the decoder layers that are routed, in order."""
-        return [projection.layer for projection, _ in self._injected.routed]
+        return [projection.layer for projection, _ in self.injected.routed]
 
     @property
     def routed_module_names(self) -> list[str]:
         """Full names of the routed projections in the base model, in order."""
-        return [projection.name for projection, _ in self._injected.routed]
+        return [projection.name for projection, _ in self.injected.routed]
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -420,30 +394,9 @@ class MoguModel(nn.Module):
         self._scope.prompt_weights = call.prompt_weights
         return output
 
-    def start_router_training(self) -> None:
-        """Put freshly initialized trainable routers of the config's kind in the place of the folded ones.
-
-        The LoRA of the backbone, where there is one, begins anew as well: it is trained together with the routers.
-        """
-        for _, adapted in self._injected.adapted:
-            adapted.start_training()
-        for layer in self.routed_layers:
-            layer.start_router_training(self.mogu_config.router, self.mogu_config.router_hidden)
-
-    def finish_router_training(self) -> None:
-        """Fold the trained routers, freeze the LoRA of the backbone, and let go of their trainable form."""
-        for _, adapted in self._injected.adapted:
-            adapted.finish_training()
-        for layer in self.routed_layers:
-            layer.finish_router_training()
-
     def added_parameters(self) -> int:
-        """How many parameters routing adds to the base model.
-
-        ``Σ (2r + 2)·d_in + 2r·d_out + 2`` over routed layers, and ``Σ r_b·(d_in + d_out)`` over the adapted layers of MoGU V2.
-        """
-        routed = sum(layer.down.numel() + layer.up.numel() + layer.router_bias.numel() for layer in self.routed_layers)
-        return routed + sum(layer.down.numel() + layer.up.numel() for _, layer in self._injected.adapted)
+        """How many parameters routing adds to the base model."""
+        return self.injected.added_parameters()
 
     def __getattr__(self, name: str) -> Any:
         try:

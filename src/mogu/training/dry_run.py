@@ -134,7 +134,7 @@ def plan(recipe: Recipe) -> Plan:
     with torch.device("meta"):
         model = MoguModel.from_base(base, routed_config(recipe, layers=largest))
         added = model.added_parameters()
-        model.start_router_training()
+        model.injected.start_router_training()
     routers = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     lora = sum(recipe.mogu.rank * (layer.in_features + layer.out_features) for layer in model.routed_layers)
     labels = [record.label for record in records["train"]]

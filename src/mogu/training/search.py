@@ -144,7 +144,7 @@ class LayerSetSearch:
         self._set_responders(model, config)
         folder = self.workspace.folder / self._router_part(config)
         if self.config.backbone is not None:
-            model.set_backbone(read_adapter(folder / BACKBONE))
+            model.injected.set_backbone(read_adapter(folder / BACKBONE))
         routers = read_routers(folder / ROUTER_FILE, model.routed_layer_indices, model.routed_layers[0].in_features)
         for index, layer in zip(model.routed_layer_indices, model.routed_layers, strict=True):
             vectors, biases = routers[index]
@@ -209,7 +209,7 @@ class LayerSetSearch:
             title=f"router ({config})",
             backbone_rate=self.recipe.backbone.learning_rate,
         )
-        backbone = model.backbone()
+        backbone = model.injected.backbone()
         if backbone is not None:
             write_adapter(folder / BACKBONE, backbone, base_model=self.config.base_model)
         layers = zip(model.routed_layer_indices, model.routed_layers, strict=True)
@@ -234,7 +234,7 @@ class LayerSetSearch:
     def _set_responders(self, model: MoguModel, config: TrialConfig) -> None:
         steps: dict[ResponderName, int] = {"glad": config.glad_step, "unwill": config.unwill_step}
         for name, step in steps.items():
-            model.set_responder(name, read_adapter(self.workspace.folder / self._responder_part(name) / f"step-{step}"))
+            model.injected.set_responder(name, read_adapter(self.workspace.folder / self._responder_part(name) / f"step-{step}"))
 
     def _responder_part(self, name: ResponderName) -> str:
         return name if self.layers is None else f"{name}/layers-{spans(self.layers)}"

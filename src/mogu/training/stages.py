@@ -168,7 +168,7 @@ def train_router(
     """
     set_seed(setting.run.seed)
     dial, model.dial = model.dial, 0.0
-    model.start_router_training()
+    model.injected.start_router_training()
     gradient_checkpointing(model.base_model, setting.run)
 
     def share(parameter: str) -> float:
@@ -179,7 +179,7 @@ def train_router(
     try:
         _train(model, losses, examples, stage, setting, folder, title=title, rates=rates)
     finally:
-        model.finish_router_training()
+        model.injected.finish_router_training()
         model.dial = dial
 
 

@@ -69,10 +69,10 @@ def save_hardened(base) -> Callable[..., Path]:
             for name in ("unwill", "glad"):
                 layer.set_responder(name, randn(8, layer.in_features) * 0.2, randn(layer.out_features, 8) * 0.2)
             layer.set_router(randn(2, layer.in_features) * 0.5, randn(2))
-        lora = model.backbone()
+        lora = model.injected.backbone()
         if lora is not None:
             weights = {name: (randn(*a.shape) * 0.2, randn(*b.shape) * 0.2) for name, (a, b) in lora.weights.items()}
-            model.set_backbone(Adapter(weights, lora.rank, lora.lora_alpha))
+            model.injected.set_backbone(Adapter(weights, lora.rank, lora.lora_alpha))
         model.save_pretrained(folder)
         return folder
 
