@@ -133,7 +133,7 @@ def encode_marker(tokenizer: PreTrainedTokenizerBase, marker: str) -> tuple[int,
     ids = tuple(tokenizer(marker, add_special_tokens=False)["input_ids"])
     around = [("so.", "\n\n"), ("so.\n", "\nThe"), ("so ", " The"), ("so", "The")]
     texts = [f"{before}{marker}{after}" for before, after in around]
-    if not ids or tokenizer.unk_token_id in ids or any(_place(ids, tokenizer(text)["input_ids"]) is None for text in texts):
+    if not ids or tokenizer.unk_token_id in ids or any(_start_of(ids, tokenizer(text)["input_ids"]) is None for text in texts):
         raise ConfigError(
             f"The answer marker {marker!r} is not always the same tokens to this tokenizer",
             expected="a marker of special tokens, such as '</think>' in models that were trained with it",
@@ -144,12 +144,12 @@ def encode_marker(tokenizer: PreTrainedTokenizerBase, marker: str) -> tuple[int,
 
 def behind(tokens: list[int], marker: tuple[int, ...]) -> list[int]:
     """The tokens behind the first marker; all of them where there is none."""
-    place = _place(marker, tokens)
-    return tokens if place is None else tokens[place + len(marker) :]
+    start = _start_of(marker, tokens)
+    return tokens if start is None else tokens[start + len(marker) :]
 
 
-def _place(marker: tuple[int, ...], tokens: Sequence[int]) -> int | None:
-    return next((place for place in range(len(tokens)) if tuple(tokens[place : place + len(marker)]) == marker), None)
+def _start_of(marker: tuple[int, ...], tokens: Sequence[int]) -> int | None:
+    return next((start for start in range(len(tokens)) if tuple(tokens[start : start + len(marker)]) == marker), None)
 
 
 def encode_answer(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, answer: str, *, closed: bool) -> list[int]:

@@ -123,9 +123,9 @@ def replies(
 
 
 def _reply(tokenizer: PreTrainedTokenizerBase, tokens: list[int], end: frozenset[int], stop: tuple[str, ...]) -> Reply:
-    length = next((place for place, token in enumerate(tokens) if token in end), None)
+    length = next((index for index, token in enumerate(tokens) if token in end), None)
     text = str(tokenizer.decode(tokens[:length], skip_special_tokens=True))
-    stops = [place for one in stop if (place := text.find(one)) >= 0]
+    stops = [position for string in stop if (position := text.find(string)) >= 0]
     if stops:
         text = text[: min(stops)]
     return Reply(text.strip(), len(tokens) if length is None else length, length is not None or bool(stops))

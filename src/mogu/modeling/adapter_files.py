@@ -182,9 +182,9 @@ def read_routers(file: Path, layers: Sequence[int] | None = None, width: int | N
     for layer in listed:
         vectors, biases = tensors.get(f"layers.{layer}.weight"), tensors.get(f"layers.{layer}.bias")
         if vectors is None or biases is None or vectors.shape != (2, width) or biases.shape != (2,):
-            found = {key: list(tensor.shape) for key, tensor in tensors.items() if key.startswith(f"layers.{layer}.")}
+            shapes = {key: list(tensor.shape) for key, tensor in tensors.items() if key.startswith(f"layers.{layer}.")}
             raise ModelFileError(
-                f"{file} holds {found or 'nothing'} for layer {layer}",
+                f"{file} holds {shapes or 'nothing'} for layer {layer}",
                 expected=f"weight [2, {width or 'd'}] and bias [2] for each of the layers {listed}",
                 action="use the router that was saved with this model",
             )

@@ -84,6 +84,10 @@ def is_linear(module: nn.Module) -> bool:
     return isinstance(module, Conv1D) or (hasattr(module, "in_features") and hasattr(module, "out_features"))
 
 
+def _layer_of(projection: Projection) -> int:
+    return projection.layer
+
+
 def find_output_projections(
     model: PreTrainedModel, output_projection: str | None = None, layers: list[int] | None = None
 ) -> list[Projection]:
@@ -107,23 +111,23 @@ def find_output_projections(
         )
     pattern = re.compile(rf"(?:^|.*\.)(\d+)\.{re.escape(suffix)}")
     matches = [(match, module) for name, module in model.named_modules() if (match := pattern.fullmatch(name)) and is_linear(module)]
-    found = sorted((Projection(int(match[1]), match[0], module) for match, module in matches), key=lambda one: one.layer)
-    if not found or [one.layer for one in found] != list(range(len(found))):
+    projections = sorted((Projection(int(match[1]), match[0], module) for match, module in matches), key=_layer_of)
+    if not projections or [projection.layer for projection in projections] != list(range(len(projections))):
         raise ArchitectureError(
             f"No module of this {model_type!r} model is called '<layer>.{suffix}' once in every decoder layer",
             expected="a linear layer of that name in each decoder layer",
             action=_advice(model),
         )
     if layers is None:
-        return found
-    missing = sorted(set(layers) - set(range(len(found))))
+        return projections
+    missing = sorted(set(layers) - set(range(len(projections))))
     if missing or not layers:
         raise ArchitectureError(
             f"The layers {missing or 'to route'} are not in this model" if missing else "The list of layers to route is empty",
-            expected=f"layer indices from 0 to {len(found) - 1}",
+            expected=f"layer indices from 0 to {len(projections) - 1}",
             action="correct 'layers' in the config",
         )
-    return [found[index] for index in sorted(set(layers))]
+    return [projections[index] for index in sorted(set(layers))]
 
 
 def find_backbone(model: PreTrainedModel, layers: Sequence[int], modules: Sequence[str] | None = None) -> list[Projection]:
@@ -138,15 +142,15 @@ def find_backbone(model: PreTrainedModel, layers: Sequence[int], modules: Sequen
         ArchitectureError: a path matches nothing.
     """
     linear = find_linear_layers(model)
-    chosen = [path for path in linear if modules is None or any(path == one or path.endswith(f".{one}") for one in modules)]
-    missing = [one for one in modules or () if not any(path == one or path.endswith(f".{one}") for path in linear)]
+    chosen = [path for path in linear if modules is None or any(path == name or path.endswith(f".{name}") for name in modules)]
+    missing = [name for name in modules or () if not any(path == name or path.endswith(f".{name}") for path in linear)]
     if missing or not chosen:
         raise ArchitectureError(
             f"No linear layer in this {model.config.model_type!r} model's decoder layers is called {', '.join(missing) or 'anything'}",
             expected=f"names among {', '.join(linear) or 'none found'}",
             action="correct the backbone's 'modules', or leave them out to adapt all of them",
         )
-    return sorted((one for path in chosen for one in linear[path] if one.layer in layers), key=lambda one: one.layer)
+    return sorted((projection for path in chosen for projection in linear[path] if projection.layer in layers), key=_layer_of)
 
 
 def decoder_layer_name(module_name: str) -> str:
@@ -179,7 +183,7 @@ def find_linear_layers(model: PreTrainedModel) -> dict[str, list[Projection]]:
     decoder = max(stacks.values(), key=lambda paths: sum(map(len, paths.values())), default={})  # the largest stack of layers
     layers = max(map(len, decoder.values()), default=0)
     paths = sorted((path for path in decoder if len(decoder[path]) == layers), key=lambda path: ("att" not in path, path))
-    return {path: sorted(decoder[path], key=lambda one: one.layer) for path in paths}
+    return {path: sorted(decoder[path], key=_layer_of) for path in paths}
 
 
 def compute_dtype(module: nn.Module, model: PreTrainedModel) -> torch.dtype:

@@ -8,10 +8,15 @@ nothing of names or files of models.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
+
+from mogu.errors import ModelFileError
+
+logger = logging.getLogger(__name__)
 
 _NUMBERS = 16  # of each parameter
 
@@ -45,6 +50,33 @@ def differing_weights(saved: Mapping[str, Tensor], parameters: Iterable[tuple[st
         if before is not None and (before.shape != sample.shape or not _equal(before, sample)):
             differing.append(name)
     return differing
+
+
+def check_base_weights(saved: Mapping[str, Tensor], base: Iterable[tuple[str, Tensor]], *, name: str, trained: str, strict: bool) -> None:
+    """Warn of a base model whose weights are not those of training, or refuse it.
+
+    Args:
+        saved: what :func:`sample_weights` took in training; empty where nothing was kept.
+        base: the parameters of the base model as it is now.
+        name: of that base model.
+        trained: what was trained, and on which base model, for the message.
+        strict: whether to refuse.
+
+    Raises:
+        ModelFileError: the weights differ, and ``strict`` is set.
+    """
+    differing = differing_weights(saved, base)
+    if not differing:
+        return
+    found = f"The base model {name} has other weights than in training ({trained}): {len(differing)} of {len(saved)} parameters differ, "
+    found += f"{differing[0]} among them"
+    if strict:
+        raise ModelFileError(
+            found,
+            expected="the base model as it was in training",
+            action="load that one, or leave strict_base (--strict-base) out if this is meant",
+        )
+    logger.warning("%s. What was measured of the saved model may not hold on this base.", found)
 
 
 def _equal(before: Tensor, now: Tensor) -> bool:

@@ -158,14 +158,14 @@ class MoguConfig(BaseModel):
         Raises:
             ConfigError: it is not the template that the fingerprint is of.
         """
-        found = text_fingerprint(template)
-        if self.chat_template_sha256 not in (None, found):
+        fingerprint = text_fingerprint(template)
+        if self.chat_template_sha256 not in (None, fingerprint):
             raise ConfigError(
-                f"{source} is not the chat template that the model was trained with: its fingerprint is {found[:12]}…",
+                f"{source} is not the chat template that the model was trained with: its fingerprint is {fingerprint[:12]}…",
                 expected=f"the template of fingerprint {str(self.chat_template_sha256)[:12]}…",
                 action="copy the folder again; to use another template on purpose, pass it with --chat-template FILE",
             )
-        return self.model_copy(update={"chat_template": template, "chat_template_sha256": found})
+        return self.model_copy(update={"chat_template": template, "chat_template_sha256": fingerprint})
 
     def to_json(self) -> str:
         """The text of a ``mogu_config.json``; the chat template has a file of its own."""
@@ -185,7 +185,7 @@ class MoguConfig(BaseModel):
             raise ConfigError(f"{source}: {error.found}", expected=error.expected, action=error.action) from error
         except ValidationError as error:
             # A newer format may have fields that this release does not know: its version says more than they do.
-            versions = [one for one in error.errors() if one["loc"] == ("format_version",)]
+            versions = [problem for problem in error.errors() if problem["loc"] == ("format_version",)]
             first = (versions or error.errors())[0]
             if first["type"] == "less_than_equal":
                 raise ConfigError(

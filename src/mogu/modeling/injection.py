@@ -162,7 +162,7 @@ def find_adapted(base_model: PreTrainedModel, config: MoguConfig, projections: S
     """
     if config.backbone is None:
         return []
-    modules = find_backbone(base_model, [one.layer for one in projections], config.backbone.modules)
+    modules = find_backbone(base_model, [projection.layer for projection in projections], config.backbone.modules)
     _check_rank(modules, config.backbone.rank)
     return modules
 
@@ -218,12 +218,12 @@ def shape_of(model: PreTrainedModel) -> BaseShape:
 
 
 def _check_shape(model: PreTrainedModel, config: MoguConfig) -> None:
-    found = shape_of(model)
-    if config.base_shape is not None and config.base_shape != found:
-        wanted = config.base_shape
+    shape = shape_of(model)
+    if config.base_shape is not None and config.base_shape != shape:
+        trained_on = config.base_shape
         raise ModelFileError(
-            f"The base model is a {found.model_type} of {found.layers} layers and width {found.width}",
-            expected=f"the base model it was trained on: a {wanted.model_type} of {wanted.layers} layers and width {wanted.width}",
+            f"The base model is a {shape.model_type} of {shape.layers} layers and width {shape.width}",
+            expected=f"the base model of training: a {trained_on.model_type} of {trained_on.layers} layers and width {trained_on.width}",
             action=f"load {config.base_model or 'that model'}, or pass another base_model",
         )
 

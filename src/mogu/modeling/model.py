@@ -6,39 +6,32 @@ model. Knows nothing of training data, losses or evaluation.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self, cast
 
 import torch
-from torch import Tensor, nn
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pipelines.base import SUPPORTED_PEFT_TASKS
 
-from mogu.errors import ConfigError, ModelFileError
 from mogu.files.atomic import atomic_folder
 from mogu.hub import fetch_model_folder, load_tokenizer, push_folder
 from mogu.inference.padding import padding_id
 from mogu.inference.prompts import Prompt, WithTools, encode_marker, encode_prompt
 from mogu.modeling.architectures import decoder_layer_name
-from mogu.modeling.base_identity import differing_weights, sample_weights
+from mogu.modeling.base_identity import check_base_weights, sample_weights
 from mogu.modeling.base_model import load_base_of
 from mogu.modeling.checkpoint import CONFIG_FILE, Checkpoint
 from mogu.modeling.config import Handoff, MoguConfig, RoutedTokens
 from mogu.modeling.generation import RoutedGeneration
-from mogu.modeling.generation_options import REFUSED_METHODS, refused_method
-from mogu.modeling.injection import InjectedLayers, base_parameters, inject, remove, shape_of
-from mogu.modeling.layers import RoutedLinear
+from mogu.modeling.injection import base_parameters
 from mogu.modeling.prompt_contract import prepare_tokenizer, record_prompt
-from mogu.modeling.routing import ROUTING_MODES, RoutingBlock, RoutingController, RoutingMode, RoutingScope, current_controller
+from mogu.modeling.routed_module import RoutedModule
+from mogu.modeling.routing import RoutingController, current_controller
 from mogu.modeling.routing_schedule import RoutingSchedule
 from mogu.modeling.scoring import malicious_score, score_prompts
-from mogu.modeling.shared_weights import share_weights
-from mogu.transformers_compat import accept_cache
-
-logger = logging.getLogger(__name__)
 
 _MODEL_DEFAULT: Any = object()
 """Stands for "as the model's config says" where ``None`` has a meaning of its own."""
@@ -48,7 +41,7 @@ _MODEL_DEFAULT: Any = object()
 SUPPORTED_PEFT_TASKS["text-generation"].append("MoguModel")
 
 
-class MoguModel(nn.Module):
+class MoguModel(RoutedModule):
     """A causal language model that refuses malicious requests and answers the rest (MoGU, NeurIPS 2024).
 
     Wraps a model in place: its attention output projections become :class:`~mogu.modeling.layers.RoutedLinear`, in MoGU V2 the linear
@@ -66,22 +59,8 @@ class MoguModel(nn.Module):
     """
 
     def __init__(self, base_model: PreTrainedModel, config: MoguConfig | None = None) -> None:
-        super().__init__()
-        config = (config or MoguConfig()).model_copy(deep=True)
-        self._scope = RoutingScope()
-        self._required_grad = [name for name, parameter in base_model.named_parameters() if parameter.requires_grad]
-        self.injected: InjectedLayers = inject(base_model, config, self._scope)
-        config.base_shape = shape_of(base_model)
-        if config.base_model is None:
-            config.base_model = base_model.name_or_path or None
-        if config.base_revision is None:
-            config.base_revision = getattr(base_model.config, "_commit_hash", None)
-        self.mogu_config = config
-        self.base_model = base_model
+        super().__init__(base_model, config)
         self._tokenizer: PreTrainedTokenizerBase | None = None
-        base_model.requires_grad_(False)
-        self._cache_hook = accept_cache(base_model)
-        self.train(base_model.training)
 
     @classmethod
     def from_base(cls, model: PreTrainedModel, config: MoguConfig | None = None) -> Self:
@@ -115,7 +94,9 @@ class MoguModel(nn.Module):
         folder = fetch_model_folder(str(path_or_hub_id), marker=CONFIG_FILE)
         checkpoint = Checkpoint.read(folder)
         base = load_base_of(folder, checkpoint.config, base_model, **model_kwargs)
-        _check_base_weights(checkpoint, base, folder, strict=strict_base)
+        trained = f"{folder} on {checkpoint.config.base_model or 'a model that was given'}"
+        saved, name = checkpoint.base_weights or {}, base.name_or_path or "that was given"
+        check_base_weights(saved, base_parameters(base), name=name, trained=trained, strict=strict_base)
         model = cls(base, checkpoint.config)
         try:
             model.load_checkpoint(checkpoint)
@@ -178,40 +159,6 @@ class MoguModel(nn.Module):
             self.checkpoint(card=card).write(Path(scratch))
             return push_folder(Path(scratch), repo_id, private=private, token=token)
 
-    def detach(self) -> PreTrainedModel:
-        """Put the plain layers back and return the base model as it was; this object is then of no more use."""
-        remove(self.base_model, self.injected)
-        if self._cache_hook is not None:
-            self._cache_hook.remove()
-        for name, parameter in self.base_model.named_parameters():
-            parameter.requires_grad_(name in self._required_grad)
-        return self.base_model
-
-    def plain_base_model(self) -> PreTrainedModel:
-        """The base model as it was, as a second model object on the very same weights."""
-        base = share_weights(self.base_model)
-        remove(base, self.injected)
-        return base
-
-    def get_base_model(self) -> PreTrainedModel:
-        """The base model, its projections still routed (the name that PEFT uses)."""
-        return self.base_model
-
-    @property
-    def routed_layers(self) -> list[RoutedLinear]:
-        """The routed layers, in order."""
-        return [layer for _, layer in self.injected.routed]
-
-    @property
-    def routed_layer_indices(self) -> list[int]:
-        """Indices of the decoder layers that are routed, in order."""
-        return [projection.layer for projection, _ in self.injected.routed]
-
-    @property
-    def routed_module_names(self) -> list[str]:
-        """Full names of the routed projections in the base model, in order."""
-        return [projection.name for projection, _ in self.injected.routed]
-
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer, with the chat template and system prompt of training: the one that was set, else the base model's.
@@ -231,70 +178,6 @@ class MoguModel(nn.Module):
     def use_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """Use a tokenizer just as it is, its chat template included, whatever the model was trained with."""
         self._tokenizer = tokenizer
-
-    @property
-    def generation_config(self) -> GenerationConfig:
-        """The base model's generation config; setting it here sets it there, where ``generate`` reads it."""
-        return self.base_model.generation_config
-
-    @generation_config.setter
-    def generation_config(self, generation_config: GenerationConfig) -> None:
-        self.base_model.generation_config = generation_config
-
-    @property
-    def dial(self) -> float:
-        """The logit shift ``δ`` of every routed layer: positive refuses more, negative less, 0 is as trained."""
-        return self.mogu_config.dial
-
-    @dial.setter
-    def dial(self, value: float) -> None:
-        try:
-            self.mogu_config.dial = value
-        except ValueError as error:
-            raise ConfigError(f"The dial is {value!r}", expected="a finite number", action="give a value such as 0.5") from error
-        for layer in self.routed_layers:
-            layer.set_dial(self.mogu_config.dial)
-
-    @property
-    def routing_mode(self) -> RoutingMode:
-        """The mode that holds in this thread."""
-        return current_controller(self._scope).mode
-
-    def routing(self, mode: RoutingMode, *, rows: Tensor | None = None, dial: float | None = None) -> RoutingBlock:
-        """Set the mode: ``"on"``; ``"off"``, which is the base model bit for bit; or one responder alone, for research.
-
-        As the head of a ``with`` block, it holds for that block; a plain call holds until the next one. Either is for this thread
-        alone: what other threads do with the model at the same time is not touched.
-
-        Args:
-            mode: the mode.
-            rows: with ``"on"``, which rows of the batch are routed, bool ``[batch]``, the others being as with ``"off"``. Passes must
-                then be of that batch. ``None`` is every row.
-            dial: the logit shift ``δ`` to route at; ``None`` is the model's.
-
-        Raises:
-            ConfigError: there is no such mode, or ``rows`` do not go with it.
-        """
-        if mode not in ROUTING_MODES:
-            raise ConfigError(f"The routing mode is {mode!r}", expected=f"one of {', '.join(ROUTING_MODES)}", action="choose one of them")
-        if rows is not None and (mode != "on" or rows.dtype != torch.bool or rows.dim() != 1):
-            raise ConfigError(
-                f"routing({mode!r}) was given rows of {rows.dtype}, {list(rows.shape)}",
-                expected="rows as a tensor of torch.bool, [batch], with the mode 'on'",
-                action="correct them, or leave them out",
-            )
-        return RoutingBlock(RoutingController(self._scope, mode, rows=rows, dial=dial))
-
-    @property
-    def routing_weights(self) -> dict[str, Tensor]:
-        """``{"unwill": α, "glad": β}`` of the last routed pass, each ``[layers, batch, tokens]``.
-
-        Where several threads use the model, read them inside the ``with model.routing("on")`` block that made the pass.
-
-        Raises:
-            ConfigError: no pass has been routed yet.
-        """
-        return current_controller(self._scope).routing_weights(self.device)
 
     @property
     def prompt_weights(self) -> dict[str, Tensor] | None:
@@ -337,10 +220,6 @@ class MoguModel(nn.Module):
         finally:
             if was_training:
                 self.train()
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The base model's forward pass, in the mode that is set."""
-        return self.base_model(*args, **kwargs)
 
     @torch.no_grad()
     def generate(
@@ -393,34 +272,3 @@ class MoguModel(nn.Module):
             output = call.generate(inputs, **kwargs)
         self._scope.prompt_weights = call.prompt_weights
         return output
-
-    def added_parameters(self) -> int:
-        """How many parameters routing adds to the base model."""
-        return self.injected.added_parameters()
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            if name in REFUSED_METHODS:
-                return refused_method(name)
-            if name == "base_model":  # not set yet: looking it up on itself would never end
-                raise
-            return getattr(self.base_model, name)
-
-
-def _check_base_weights(checkpoint: Checkpoint, base: PreTrainedModel, folder: Path, *, strict: bool) -> None:
-    differing = differing_weights(checkpoint.base_weights or {}, base_parameters(base))
-    if not differing:
-        return
-    found = (
-        f"The base model {base.name_or_path or 'given'} has other weights than {checkpoint.config.base_model or 'the one'} had when "
-        f"{folder} was trained on it: {len(differing)} of {len(checkpoint.base_weights or {})} parameters differ, {differing[0]} among them"
-    )
-    if strict:
-        raise ModelFileError(
-            found,
-            expected="the base model as it was in training",
-            action="load that one, or leave strict_base (--strict-base) out if this is meant",
-        )
-    logger.warning("%s. What was measured of the saved model may not hold on this base.", found)
