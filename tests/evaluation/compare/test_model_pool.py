@@ -20,7 +20,7 @@ from mogu.evaluation.compare.model_pool import ModelPool
 from mogu.evaluation.prompt_sources import read_prompts
 from mogu.hub import load_base
 from mogu.inference.replies import ReplySettings
-from mogu.modeling.config import BackboneConfig
+from mogu.modeling.config import BackboneConfig, text_fingerprint
 
 QUICK: dict[str, Any] = {"limit": 1, "shifts": (), "max_new_tokens": 8, "cost_prompts": 1, "cost_rounds": 1}
 
@@ -56,7 +56,7 @@ def test_any_number_of_models_is_measured_and_a_new_defense_with_them(
     compared = Comparison(tuple(map(str, models.values())), out, ("lab",), ("none", "always_no", "mogu"), **QUICK)
     results = compare(compared)
 
-    assert results.made["defenses"] == ["none", "model", "second", "third", "always_no"]
+    assert results.made["defenses"] == ["none", "always_no", "model", "second", "third"]
     assert results.made["models"] == list(models)
     conversations = [prompt.conversation for prompt in read_prompts(["lab"], limit=1)]
     for name, folder in models.items():
@@ -109,7 +109,9 @@ def test_a_base_that_was_moved_is_named_once_for_all_models(lab_mogu: Path, lab_
 
 
 def test_models_of_different_chat_templates_need_one_that_is_named(lab_mogu: Path, tmp_path: Path) -> None:
-    first, second = (on_other_base(lab_mogu, tmp_path / name, chat_template_sha256=name * 10) for name in ("first", "other"))
+    first, second = (on_other_base(lab_mogu, tmp_path / name, chat_template_sha256=text_fingerprint(name)) for name in ("first", "other"))
+    for folder in (first, second):
+        (folder / "chat_template.jinja").write_text(folder.name)
     compared = Comparison((str(first), str(second)), tmp_path / "out", ("lab",), ("mogu",), **QUICK)
     with pytest.raises(ConfigError, match="first and other were trained with different chat templates"):
         compare(compared)
