@@ -29,7 +29,7 @@ GREEDY = ReplySettings(24)
 
 
 def test_defenses_are_listed_in_the_order_of_reports() -> None:
-    assert defense_names() == [*BASELINES, "mogu", "mogu_v2"]
+    assert defense_names() == [*BASELINES, "mogu"]
 
 
 def test_each_defense_says_what_it_needs_and_whether_a_seed_can_change_its_replies() -> None:

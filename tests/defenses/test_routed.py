@@ -32,12 +32,6 @@ def test_the_dial_is_shifted_for_the_reply_only(untrained_mogu: TargetModel, con
     assert scores[-2.0] == pytest.approx([0.119203] * 3, abs=1e-5)
 
 
-@pytest.mark.parametrize("name", ["mogu", "mogu_v2"])
-def test_a_plain_base_model_is_refused(name: str, lab_target: TargetModel) -> None:
+def test_a_plain_base_model_is_refused(lab_target: TargetModel) -> None:
     with pytest.raises(ConfigError, match="plain base model"):
-        make_defense(name, lab_target)
-
-
-def test_a_v1_model_is_refused_as_v2(untrained_mogu: TargetModel) -> None:
-    with pytest.raises(ConfigError, match="MoGU V1 model"):
-        make_defense("mogu_v2", untrained_mogu)
+        make_defense("mogu", lab_target)

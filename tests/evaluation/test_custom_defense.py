@@ -63,11 +63,12 @@ def cell(comparison: Comparison, defense: str) -> tuple[int, list[dict[str, Any]
 
 
 def test_a_comparison_measures_it_beside_the_others_and_again_when_its_code_changes(plugin: Path, lab_mogu: Path, tmp_path: Path) -> None:
-    assert defense_names()[-3:] == ["perplexity_filter", "mogu", "mogu_v2"]  # reports show it before MoGU
+    assert defense_names()[-3:] == ["safe_decoding", "perplexity_filter", "mogu"]  # reports show it before MoGU
     assert defense_info("perplexity_filter").label == "Perplexity filter"
     comparison = Comparison(
-        model=str(lab_mogu),
+        models=(str(lab_mogu),),
         out=tmp_path / "report",
+        data=("lab",),
         defenses=("none", "perplexity_filter"),
         limit=1,
         max_new_tokens=8,

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
 from mogu.defenses.registry import Answer, DefendedReply, defense
 from mogu.defenses.target_model import TargetModel
-from mogu.errors import ConfigError
 from mogu.inference.prompts import Conversation
 from mogu.inference.replies import ReplySettings, reply_batch
 from mogu.modeling.config import Handoff, RoutedTokens
@@ -59,24 +57,3 @@ def mogu(
         ]
 
     return answer
-
-
-@defense("mogu_v2", label="MoGU V2", deterministic=True, order=91)
-@functools.wraps(mogu, assigned=())  # it takes the same options as `mogu`
-def mogu_v2(target: TargetModel, **options: Any) -> Answer:
-    """MoGU V2: fewer routed layers, and a backbone adapter that is active while they are routed.
-
-    Args:
-        target: a saved MoGU V2 model.
-        options: the options of :func:`mogu`.
-
-    Raises:
-        ConfigError: the target is a plain base model or a MoGU V1 model.
-    """
-    if target.require_mogu().mogu_config.backbone is None:
-        raise ConfigError(
-            "The defense mogu_v2 was requested for a MoGU V1 model",
-            expected='a model that was trained with method = "v2"',
-            action="give such a model, or choose the defense mogu",
-        )
-    return mogu(target, **options)

@@ -24,7 +24,7 @@ def own_defense(monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(defense_registry, "_REGISTRY", dict(defense_registry._REGISTRY))
 
     @defense("always_no", label="Always no", deterministic=True)
-    def always_no(subject: TargetModel) -> Answer:
+    def always_no(target: TargetModel) -> Answer:
         return lambda conversations, settings: [DefendedReply(REFUSAL, 0, True, intervened=True) for _ in conversations]
 
     return "always_no"
@@ -74,7 +74,7 @@ def test_a_seed_counts_where_something_is_drawn_or_trained_for_it() -> None:
 
 def test_a_new_defense_is_a_row_with_nothing_said_about_it_here(own_defense: str) -> None:
     compared = lineup("runs/safer")
-    assert compared.names() == [*BASELINES, "mogu", own_defense]
+    assert compared.names() == [*BASELINES, own_defense, "mogu"]
     assert compared[own_defense].label == "Always no"
     assert compared.seed_of(Variant(own_defense), 3) == 0
 
