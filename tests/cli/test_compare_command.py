@@ -35,7 +35,8 @@ def test_compare_writes_its_files_and_says_where(mogu_process: Mogu, saved_model
 
 def test_compare_measures_the_defense_of_a_plugin(mogu_process: Mogu, saved_model: Path, dev_records: Path, tmp_path: Path) -> None:
     options = ["--plugin", "examples/custom_defense.py", "--defenses", "none,perplexity_filter", "--data", str(dev_records)]
-    done = mogu_process("compare", str(saved_model), "--out", str(tmp_path / "out"), *options, "--seeds", "2", "--max-new-tokens", "4")
+    options += ["--seeds", "2", "--max-new-tokens", "4"]
+    done = mogu_process("compare", str(saved_model), "--out", str(tmp_path / "out"), *options)
     assert done.returncode == 0, done.stderr
     assert "dev, seed 0, perplexity_filter: 6 replies" in done.stderr
     assert "Perplexity filter" in done.stdout

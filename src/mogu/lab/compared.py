@@ -43,10 +43,6 @@ class LabModel(HardenedModel):
         """The lab's base model, which is built if it is not in the cache."""
         return BaseSource(str(build_base()))
 
-    def system_prompt(self) -> str | None:
-        """None: the lab's conversations have none."""
-        return None
-
     def folder(self, seed: int) -> Path:
         """Where the model of a seed is trained into."""
         return self.comparison.out / "models" / f"seed-{seed}{'-v2' if self.method == 'v2' else ''}"

@@ -258,12 +258,12 @@ def test_tendency_is_correlated_with_what_the_cells_say(comparison: Comparison, 
 def test_costs_count_fixed_lengths_and_shared_weights(comparison: Comparison, results: dict[str, Any], lab_mogu: Path) -> None:
     costs = {cost["defense"]: cost for cost in json.loads((comparison.out / "costs.json").read_text())["costs"]}
     assert costs["none"]["passes"] == [16.0, 16.0]
-    subject = TargetModel.load(lab_mogu)
-    assert subject.mogu is not None
-    alone = sum(parameter.numel() * 4 for parameter in subject.base.parameters())
-    buffers = sum(buffer.numel() * buffer.itemsize for buffer in subject.base.buffers())
-    assert costs["none"]["weights_bytes"] == alone + buffers == distinct_bytes([subject.base, subject.base])
-    assert costs["mogu"]["weights_bytes"] - costs["none"]["weights_bytes"] == pytest.approx(4 * subject.mogu.added_parameters(), rel=0.1)
+    target = TargetModel.load(lab_mogu)
+    assert target.mogu is not None
+    alone = sum(parameter.numel() * 4 for parameter in target.base.parameters())
+    buffers = sum(buffer.numel() * buffer.itemsize for buffer in target.base.buffers())
+    assert costs["none"]["weights_bytes"] == alone + buffers == distinct_bytes([target.base, target.base])
+    assert costs["mogu"]["weights_bytes"] - costs["none"]["weights_bytes"] == pytest.approx(4 * target.mogu.added_parameters(), rel=0.1)
     assert np.array(costs["mogu"]["seconds"]).shape == (2, 2)
 
 

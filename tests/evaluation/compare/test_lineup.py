@@ -24,7 +24,7 @@ def own_defense(monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(defense_registry, "_REGISTRY", dict(defense_registry._REGISTRY))
 
     @defense("always_no", label="Always no", deterministic=True)
-    def always_no(subject: TargetModel) -> Answer:
+    def always_no(target: TargetModel) -> Answer:
         return lambda conversations, settings: [DefendedReply(REFUSAL, 0, True, intervened=True) for _ in conversations]
 
     return "always_no"

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from mogu import MoguConfig, MoguModel
 from mogu.defenses import REFUSAL, DefendedReply, TargetModel, defense, make_defense
@@ -18,9 +19,10 @@ from mogu.errors import ConfigError
 from mogu.evaluation.compare import Comparison, Lineup, compare
 from mogu.evaluation.compare.model_pool import ModelPool
 from mogu.evaluation.prompt_sources import read_prompts
-from mogu.hub import load_base
+from mogu.hub import load_base, load_tokenizer
 from mogu.inference.replies import ReplySettings
-from mogu.modeling.config import BackboneConfig, text_fingerprint
+from mogu.modeling.config import BackboneConfig
+from mogu.modeling.prompt_contract import record_prompt
 
 QUICK: dict[str, Any] = {"limit": 1, "shifts": (), "max_new_tokens": 8, "cost_prompts": 1, "cost_rounds": 1}
 
@@ -49,7 +51,7 @@ def test_any_number_of_models_is_measured_and_a_new_defense_with_them(
     monkeypatch.setattr(defense_registry, "_REGISTRY", dict(defense_registry._REGISTRY))
 
     @defense("always_no", label="Always no", deterministic=True)
-    def always_no(subject: TargetModel) -> Answer:
+    def always_no(target: TargetModel) -> Answer:
         return lambda conversations, settings: [DefendedReply(REFUSAL, 0, True, intervened=True) for _ in conversations]
 
     out, models = tmp_path / "out", {"model": lab_mogu, "second": v2_model, "third": third}
@@ -81,7 +83,8 @@ def test_any_number_of_models_is_measured_and_a_new_defense_with_them(
     assert "Differences from model," in page
 
 
-def on_other_base(model: Path, target: Path, **changes: Any) -> Path:
+def changed(model: Path, target: Path, **changes: Any) -> Path:
+    """A copy of a saved model with another config."""
     shutil.copytree(model, target)
     config = json.loads((target / "mogu_config.json").read_text())
     (target / "mogu_config.json").write_text(json.dumps({**config, **changes}))
@@ -91,27 +94,47 @@ def on_other_base(model: Path, target: Path, **changes: Any) -> Path:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"base_model": "someone/else"}, r"different base models: first on .*, model on .*--base-model"),
+        ({"base_model": "someone/else"}, r"different base models: first on someone/else, model on .*--base-model"),
         ({"base_revision": "0123abc"}, "first on .* at 0123abc, model on"),
     ],
 )
-def test_models_on_different_bases_are_refused(lab_mogu: Path, tmp_path: Path, changes: dict[str, str], words: str) -> None:
-    first = on_other_base(lab_mogu, tmp_path / "first", **changes)
+def test_models_that_kept_no_weights_of_their_bases_are_on_one_if_they_name_the_same(
+    lab_mogu: Path, tmp_path: Path, changes: dict[str, str], words: str
+) -> None:
+    first = changed(lab_mogu, tmp_path / "first", **changes)
+    (first / "base_identity.safetensors").unlink()
     with pytest.raises(ConfigError, match=words):
         compare(Comparison((str(first), str(lab_mogu)), tmp_path / "out", ("lab",), ("mogu",), **QUICK))
     assert not (tmp_path / "out").exists()
 
 
+def test_models_on_one_base_under_two_names_are_compared_and_on_two_bases_under_one_name_are_not(
+    lab_mogu: Path, lab_base: Path, tmp_path: Path
+) -> None:
+    moved = changed(lab_mogu, tmp_path / "moved", base_model="someone/else")
+    renamed = Comparison((str(lab_mogu), str(moved)), tmp_path / "out", ("lab",), ("mogu",), **QUICK)
+    assert ModelPool(Lineup(renamed)).base_path == str(lab_base)
+    numbers = load_file(moved / "base_identity.safetensors")
+    save_file({name: value + 1 for name, value in numbers.items()}, moved / "base_identity.safetensors")
+    with pytest.raises(ConfigError, match="different base models"):
+        ModelPool(Lineup(renamed))
+
+
 def test_a_base_that_was_moved_is_named_once_for_all_models(lab_mogu: Path, lab_base: Path, tmp_path: Path) -> None:
-    first = on_other_base(lab_mogu, tmp_path / "first", base_model="/gone/base")
+    first = changed(lab_mogu, tmp_path / "first", base_model="/gone/base")
     compared = Comparison((str(first), str(lab_mogu)), tmp_path / "out", ("lab",), ("mogu",), base_model=str(lab_base), **QUICK)
     assert ModelPool(Lineup(compared)).base_path == str(lab_base)
 
 
-def test_models_of_different_chat_templates_need_one_that_is_named(lab_mogu: Path, tmp_path: Path) -> None:
-    first, second = (on_other_base(lab_mogu, tmp_path / name, chat_template_sha256=text_fingerprint(name)) for name in ("first", "other"))
-    for folder in (first, second):
-        (folder / "chat_template.jinja").write_text(folder.name)
-    compared = Comparison((str(first), str(second)), tmp_path / "out", ("lab",), ("mogu",), **QUICK)
-    with pytest.raises(ConfigError, match="first and other were trained with different chat templates"):
-        compare(compared)
+def test_each_model_reads_the_prompt_that_it_was_trained_with_and_baselines_that_of_the_first(
+    lab_mogu: Path, lab_base: Path, tmp_path: Path
+) -> None:
+    model = MoguModel.from_pretrained(lab_mogu)
+    record_prompt(model.mogu_config, load_tokenizer(str(lab_base)), "Answer in one word.")
+    model.save_pretrained(tmp_path / "brief")
+    compared = Comparison((str(lab_mogu), str(tmp_path / "brief")), tmp_path / "out", ("lab",), ("none", "mogu"), **QUICK)
+    pool = ModelPool(Lineup(compared))
+    plain, brief = (pool.target(name, 0) for name in ("model", "brief"))
+    asked = [{"role": "user", "content": "Hello"}]
+    assert brief.encode(asked) == plain.encode([{"role": "system", "content": "Answer in one word."}, *asked]) != plain.encode(asked)
+    assert pool.target("none", 0).encode(asked) == plain.encode(asked)

@@ -17,7 +17,7 @@ from mogu.inference.replies import ReplySettings
 
 
 @pytest.fixture(scope="module")
-def subject(lab_base: Path) -> TargetModel:
+def target(lab_base: Path) -> TargetModel:
     return TargetModel.load(lab_base)
 
 
@@ -44,9 +44,9 @@ class Echo:
 class Asker:
     """Makes requests to one :class:`Echo`."""
 
-    def __init__(self, subject: TargetModel) -> None:
+    def __init__(self, target: TargetModel) -> None:
         self.echo = Echo()
-        self.defense = Defense("echo", {}, subject, self.echo)
+        self.defense = Defense("echo", {}, target, self.echo)
 
     def __call__(self, word: str, tokens: int = 1, batch_size: int = 3) -> Request:
         return Request(self.defense, [{"role": "user", "content": word}], ReplySettings(tokens), batch_size)
@@ -75,8 +75,8 @@ def answers(batcher: Batcher, requests: list[Request], waiter: Asker) -> list[An
 
 
 @pytest.fixture
-def asker(subject: TargetModel) -> Asker:
-    return Asker(subject)
+def asker(target: TargetModel) -> Asker:
+    return Asker(target)
 
 
 def test_batches_hold_one_kind_in_order_and_no_more_than_they_may(asker: Asker) -> None:
@@ -87,8 +87,8 @@ def test_batches_hold_one_kind_in_order_and_no_more_than_they_may(asker: Asker) 
     assert [one.batch for one in given] == [3, 3, 2, 3, 2, 2, 2]
 
 
-def test_defenses_are_not_mixed_though_they_share_the_queue(subject: TargetModel, asker: Asker) -> None:
-    other = Asker(subject)
+def test_defenses_are_not_mixed_though_they_share_the_queue(target: TargetModel, asker: Asker) -> None:
+    other = Asker(target)
     answers(Batcher(), [asker("a"), other("b"), asker("c")], asker)
     assert (asker.echo.batches, other.echo.batches) == ([["a", "c"]], [["b"]])
 

@@ -31,7 +31,7 @@ from inspect_ai.tool import ToolCall, ToolInfo
 from mogu import MoguModel
 from mogu.defenses import TargetModel, make_defense
 from mogu.errors import ConfigError, ModelFileError
-from mogu.evaluation.inspect.model_pool import LoadOptions, shared_subject
+from mogu.evaluation.inspect.model_pool import LoadOptions, shared_target
 from mogu.inference.prompts import encode_prompt
 from mogu.inference.replies import ReplySettings
 from mogu.lab import prompts
@@ -73,7 +73,7 @@ def test_batched_replies_are_those_given_one_by_one(lab_mogu: Path, defense: str
 
 def test_a_conversation_that_cannot_be_answered_ends_none_of_its_batch(lab_base: Path, tmp_path: Path) -> None:
     template = tmp_path / "brief.jinja"
-    own = shared_subject(str(lab_base), LoadOptions()).subject.tokenizer.chat_template
+    own = shared_target(str(lab_base), LoadOptions()).target.tokenizer.chat_template
     too_long = "{{ raise_exception('This prompt is too long.') }}"
     template.write_text(
         "{% for message in messages %}{% if message['content'] | length > 2000 %}" + too_long + "{% endif %}{% endfor %}" + own
@@ -156,25 +156,25 @@ def test_system_prompt_and_history_are_part_of_the_prompt(lab_base: Path) -> Non
     ]
     [output] = generate(model, [history], max_tokens=4)
     talk = [{"role": message.role, "content": message.text} for message in history]
-    tokenizer = shared_subject(str(lab_base), LoadOptions()).subject.tokenizer
+    tokenizer = shared_target(str(lab_base), LoadOptions()).target.tokenizer
     assert output.usage.input_tokens == len(encode_prompt(tokenizer, talk))
 
 
 def test_defenses_of_one_model_share_its_weights_until_all_are_closed(lab_mogu: Path) -> None:
     models = [get_model(f"mogu/{lab_mogu}", defense=defense, dtype="float32", memoize=False) for defense in ("none", "mogu")]
-    shared = shared_subject(str(lab_mogu), LoadOptions(dtype="float32"))
-    subject = weakref.ref(shared.subject)
+    shared = shared_target(str(lab_mogu), LoadOptions(dtype="float32"))
+    target = weakref.ref(shared.target)
     assert [model.api._ready[0] for model in models] == [shared, shared]
     generate(models[0], ASKED[:1], max_tokens=1)
     del shared
     models[0].api.close()
     gc.collect()
-    assert subject() is not None
+    assert target() is not None
     [output] = generate(models[1], ASKED[:1], max_tokens=1)
     assert output.metadata["defense"] == "mogu"
     models[1].api.close()
     gc.collect()
-    assert subject() is None
+    assert target() is None
     with pytest.raises(ConfigError, match="closed"):
         generate_one(models[1], ASKED[0])
 

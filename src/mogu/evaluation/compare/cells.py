@@ -135,7 +135,7 @@ class Cells:
         from mogu.evaluation.compare.inspect_runner import run_cell
 
         name = self.pool.lineup[variant.system].defense.name
-        defense = make_defense(name, self.pool.subject(variant.system, seed), **self.pool.options(variant, seed))
+        defense = make_defense(name, self.pool.target(variant.system, seed), **self.pool.options(variant, seed))
         settings = ReplySettings(self.comparison.max_new_tokens, seed=seed)
         log = run_cell(
             prompts,

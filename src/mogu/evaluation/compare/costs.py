@@ -75,7 +75,7 @@ def measured_costs(pool: ModelPool, prompts: Sequence[EvalPrompt]) -> list[Syste
 
 def _measure(pool: ModelPool, conversations: Sequence[Conversation]) -> list[SystemCost]:
     comparison, rounds = pool.comparison, pool.comparison.cost_rounds
-    defenses = {name: make_defense(system.defense.name, pool.subject(name, 0)) for name, system in pool.lineup.systems.items()}
+    defenses = {name: make_defense(system.defense.name, pool.target(name, 0)) for name, system in pool.lineup.systems.items()}
     settings = ReplySettings(comparison.max_new_tokens, seed=0, min_new_tokens=comparison.max_new_tokens)
     seconds = {name: [[0.0] * rounds for _ in conversations] for name in defenses}
     passes: dict[str, list[float]] = {name: [0.0] * len(conversations) for name in defenses}

@@ -11,9 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mogu.data import Record
+from mogu.modeling.config import MoguConfig
 from mogu.training import Recipe
 
 
@@ -24,14 +26,12 @@ class BaseSource:
     Args:
         path: folder or hub id.
         revision: its commit on the hub, ``None`` for the newest one or a folder.
-        chat_template: a Jinja file in place of the tokenizer's template.
-        template_sha256: fingerprint of the chat template that the model was trained with, where that is known.
+        weights: a few numbers of each of its weights, see :mod:`mogu.modeling.base_identity`; ``None`` where they were not kept.
     """
 
     path: str
     revision: str | None = None
-    chat_template: Path | None = None
-    template_sha256: str | None = None
+    weights: Mapping[str, Tensor] | None = None
 
 
 class HardenedModel(ABC):
@@ -54,9 +54,9 @@ class HardenedModel(ABC):
             MoguError: there is no such model, or it cannot be built.
         """
 
-    @abstractmethod
-    def system_prompt(self) -> str | None:
-        """The system prompt for conversations that have none."""
+    def prompt(self) -> MoguConfig:
+        """A config with the chat template and the system prompt that the model was trained with; by default the base model's own."""
+        return MoguConfig()
 
     @abstractmethod
     def folder(self, seed: int) -> Path:

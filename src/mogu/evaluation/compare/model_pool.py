@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from mogu.defenses import TargetModel, custom_code_fingerprint
 from mogu.errors import ConfigError
 from mogu.evaluation.compare.hardened import BaseSource, HardenedModel
 from mogu.evaluation.compare.lineup import Lineup, Variant
-from mogu.hub import load_base, load_tokenizer
+from mogu.hub import load_base
+from mogu.modeling.base_identity import differing_weights
+from mogu.modeling.loading import load_prepared_tokenizer
 from mogu.modeling.model import MoguModel
 from mogu.modeling.shared_weights import share_weights
 from mogu.training.baselines import PARTS, Part, train_baselines
@@ -42,21 +45,32 @@ class ModelPool:
         dtype: Any = "auto" if self.comparison.dtype == "auto" else getattr(torch, self.comparison.dtype)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.base = load_base(base.path, revision=base.revision, trust_remote_code=trust, dtype=dtype, device_map={"": self.device})
-        template = self.comparison.chat_template or base.chat_template
-        self.tokenizer = load_tokenizer(base.path, chat_template=template, trust_remote_code=trust)
+        self._tokenizers: dict[str, PreTrainedTokenizerBase] = {}
         self._loaded: dict[tuple[str, int], MoguModel] = {}
 
     @property
     def first_model(self) -> HardenedModel:
-        """The model whose recipe and system prompt the baselines share."""
+        """The model whose recipe and prompt the baselines share."""
         return self.lineup.models[0]
+
+    def tokenizer(self, model: HardenedModel | None = None) -> PreTrainedTokenizerBase:
+        """The base model's tokenizer with the prompt that a model was trained with, by default the first."""
+        chosen = model or self.first_model
+        if chosen.name not in self._tokenizers:
+            self._tokenizers[chosen.name] = load_prepared_tokenizer(
+                chosen.prompt(),
+                self.base_path,
+                chat_template=self.comparison.chat_template,
+                trust_remote_code=self.comparison.trust_remote_code,
+            )
+        return self._tokenizers[chosen.name]
 
     def prepare(self, seed: int) -> None:
         """Train what the seed needs and what is not there yet."""
         systems = self.lineup.systems.values()
         for system in systems:
             if system.model is not None:
-                system.model.train(seed, self.base, self.tokenizer)
+                system.model.train(seed, self.base, self.tokenizer(system.model))
         needed = [Path(system.defense.part).stem for system in systems if system.defense.part is not None]
         parts: list[Part] = [part for part in needed if part in PARTS]
         if not parts or self.comparison.baselines is not None:
@@ -66,21 +80,20 @@ class ModelPool:
             recipe,
             self.baselines_folder(seed),
             base=share_weights(self.base),
-            tokenizer=self.tokenizer,
+            tokenizer=self.tokenizer(),
             records=self.first_model.records(recipe)["train"],
             parts=parts,
             resume=True,
         )
 
-    def subject(self, system: str, seed: int) -> TargetModel:
-        """The model under test as a seed made it for a row; its weights are shared with every other subject."""
+    def target(self, system: str, seed: int) -> TargetModel:
+        """The model under test as a seed made it for a row; its weights are shared with every other target."""
         model = self.lineup[system].model
         return TargetModel(
             self.base,
-            self.tokenizer,
+            self.tokenizer(model),
             mogu=self._mogu(model, seed) if model is not None else None,
             baselines=self.baselines_folder(seed),
-            system_prompt=(model or self.first_model).system_prompt(),
         )
 
     def options(self, variant: Variant, seed: int) -> dict[str, float]:
@@ -102,10 +115,10 @@ class ModelPool:
         return self.comparison.baselines or self.comparison.out / "baselines" / f"seed-{seed}"
 
     def fingerprint(self, system: str, seed: int) -> str:
-        """SHA-256 of all that was trained for a row; changes when it is trained again."""
+        """SHA-256 of all that was trained for a row, and of its defense's code if that is the user's own."""
         digest = self._base_digest()
         row = self.lineup[system]
-        digest.update((custom_code_fingerprint(row.defense.name) or "").encode())  # of the user's own defenses
+        digest.update((custom_code_fingerprint(row.defense.name) or "").encode())
         trained = [row.model.folder(seed)] if row.model is not None else []
         trained += [self.baselines_folder(seed) / row.defense.part] if row.defense.part is not None else []
         for path in filter(Path.exists, trained):
@@ -129,7 +142,7 @@ class ModelPool:
         key = (model.name, seed if model.trained_per_seed else 0)
         if key not in self._loaded:
             loaded = self._loaded[key] = MoguModel.from_pretrained(model.folder(seed), base_model=share_weights(self.base))
-            loaded.tokenizer = self.tokenizer
+            loaded.use_tokenizer(self.tokenizer(model))
             loaded.train(False)
         return self._loaded[key]
 
@@ -138,26 +151,26 @@ def _shared_base(lineup: Lineup) -> BaseSource:
     """The base of all models.
 
     Raises:
-        ConfigError: they are on different ones, or were trained with different chat templates and none is named.
+        ConfigError: they are on different ones.
     """
     first, *others = lineup.models
     base = first.base()
     for model in others:
         other = model.base()
-        if (_location(other.path), other.revision) != (_location(base.path), base.revision):
+        if not _same(base, other):
             raise ConfigError(
                 f"The models are on different base models: {first.label} on {_shown(base)}, {model.label} on {_shown(other)}",
                 expected="models that were trained on one base",
                 action="compare them separately; if the bases are the same, name where it is with --base-model",
             )
-        fingerprints = {base.template_sha256, other.template_sha256} - {None}
-        if len(fingerprints) > 1 and lineup.comparison.chat_template is None:
-            raise ConfigError(
-                f"{first.label} and {model.label} were trained with different chat templates",
-                expected="models that read the same prompts",
-                action="compare them separately, or name the template for all of them with --chat-template",
-            )
     return base
+
+
+def _same(first: BaseSource, second: BaseSource) -> bool:
+    """Whether two models are on one base: by its weights where both kept some of them, else by where it is."""
+    if first.weights and second.weights:
+        return not differing_weights(first.weights, second.weights.items())
+    return (_location(first.path), first.revision) == (_location(second.path), second.revision)
 
 
 def _location(path: str) -> str:

@@ -1,6 +1,6 @@
 """What a comparison leaves: ``results.json``, ``results.csv`` and ``report.html``.
 
-Knows metrics and files; measures nothing. The schema is in docs/compare.md.
+Knows metrics and files; measures nothing. The schema is in docs/reference/file-formats.md.
 """
 
 from __future__ import annotations

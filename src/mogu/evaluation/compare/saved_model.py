@@ -16,8 +16,12 @@ from mogu.errors import ConfigError
 from mogu.evaluation.compare.config import Comparison
 from mogu.evaluation.compare.hardened import BaseSource, HardenedModel
 from mogu.evaluation.registry import RECORD_SOURCES
-from mogu.hub import fetch_model_folder
-from mogu.modeling.checkpoint import CONFIG_FILE, TEMPLATE_FILE, read_config
+from mogu.hub import fetch_model_folder, read_template
+from mogu.modeling.adapter_files import read_tensors
+from mogu.modeling.base_model import base_name
+from mogu.modeling.checkpoint import CONFIG_FILE, IDENTITY_FILE, read_config
+from mogu.modeling.config import MoguConfig
+from mogu.modeling.prompt_contract import with_system_prompt
 from mogu.recipes import shipped_template
 from mogu.training import Recipe
 from mogu.training.inputs import load_records
@@ -50,13 +54,20 @@ class SavedModel(HardenedModel):
     def base(self) -> BaseSource:
         """The base model that its config names, or the one that the comparison names in its place."""
         config, moved = read_config(self._folder), self.comparison.base_model
-        path = moved or config.base_model or ""
-        revision = config.base_revision if moved is None else None
-        return BaseSource(path, revision, self._template(), config.chat_template_sha256)
+        weights = self._folder / IDENTITY_FILE
+        return BaseSource(
+            base_name(self._folder, config, moved),
+            config.base_revision if moved is None else None,
+            read_tensors(weights) if weights.is_file() else None,
+        )
 
-    def system_prompt(self) -> str | None:
-        """The system prompt that it was trained with."""
-        return read_config(self._folder).system_prompt
+    def prompt(self) -> MoguConfig:
+        """Its config; of formats 1 and 2, which hold no template, with the one that its training report names."""
+        config, template = read_config(self._folder), self._reported_template()
+        if config.chat_template is not None or template is None:
+            return config
+        text = with_system_prompt(read_template(template), config.system_prompt)
+        return config.model_copy(update={"chat_template": text})
 
     def recipe(self, seed: int) -> Recipe:
         """The recipe in its training report, with another seed.
@@ -83,10 +94,7 @@ class SavedModel(HardenedModel):
     def train(self, seed: int, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         """Nothing: it is trained already."""
 
-    def _template(self) -> Path | None:
-        """The saved chat template; of a model of format 1 or 2 the one that its training report names."""
-        if read_config(self._folder).chat_template is not None:
-            return self._folder / TEMPLATE_FILE
+    def _reported_template(self) -> Path | None:
         report = read_report(self._folder)
         path = report["recipe"]["model"]["chat_template"] if report is not None else None
         if path is None:

@@ -64,18 +64,18 @@ def tendency_metrics(openings: AnswerOpenings, pool: ModelPool, prompts: Sequenc
 
 
 def _tendencies(openings: AnswerOpenings, pool: ModelPool, prompts: Sequence[EvalPrompt]) -> list[float]:
-    subject = TargetModel(pool.base, pool.tokenizer, system_prompt=pool.first_model.system_prompt())
-    conversations = [subject.with_system_prompt(prompt.conversation) for prompt in prompts]
+    target = TargetModel(pool.base, pool.tokenizer())
+    conversations = [target.with_system_prompt(prompt.conversation) for prompt in prompts]
     fingerprint = fingerprint_of(pool.base_fingerprint(), conversations, asdict(openings))
     file = pool.comparison.out / TENDENCY_FILE
     kept = read_json(file)
     if kept is None or kept["fingerprint"] != fingerprint:
         logger.info("Tendency of the base model on %d prompts", len(prompts))
-        make = OpeningEncoder(pool.tokenizer, openings)
-        questions = [make.encode(conversation) for conversation in conversations]
-        check_opening_lengths(pool.base, questions, [prompt.id for prompt in prompts])
+        encoder = OpeningEncoder(pool.tokenizer(), openings)
+        encoded = [encoder.encode(conversation) for conversation in conversations]
+        check_opening_lengths(pool.base, encoded, [prompt.id for prompt in prompts])
         measured = [math.nan] * len(prompts)
-        for batch in measure_openings(pool.base, questions):
+        for batch in measure_openings(pool.base, encoded):
             for index, logs in batch.items():
                 measured[index] = Tendency(logs[: len(openings.affirm)], logs[len(openings.affirm) :]).value
         kept = {"fingerprint": fingerprint, "tendencies": measured}

@@ -43,18 +43,18 @@ class LoadOptions:
 
 
 @dataclass(frozen=True, eq=False)  # looked up by what it was loaded from, never compared
-class LoadedSubject:
+class LoadedTarget:
     """A model under test and its queue."""
 
-    subject: TargetModel
+    target: TargetModel
     batcher: Batcher
 
 
-_LOADED: WeakValueDictionary[tuple[str, LoadOptions], LoadedSubject] = WeakValueDictionary()
+_LOADED: WeakValueDictionary[tuple[str, LoadOptions], LoadedTarget] = WeakValueDictionary()
 _LOADING = Lock()
 
 
-def shared_subject(path: str, options: LoadOptions) -> LoadedSubject:
+def shared_target(path: str, options: LoadOptions) -> LoadedTarget:
     """Get the model at a path; it is loaded unless it is in memory already.
 
     Args:
@@ -72,7 +72,7 @@ def shared_subject(path: str, options: LoadOptions) -> LoadedSubject:
     with _LOADING:
         loaded = _LOADED.get(key)
         if loaded is None:
-            loaded = _LOADED[key] = LoadedSubject(_load(path, options), Batcher())
+            loaded = _LOADED[key] = LoadedTarget(_load(path, options), Batcher())
     return loaded
 
 

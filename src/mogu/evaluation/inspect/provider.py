@@ -29,7 +29,7 @@ from mogu.defenses import Defense, make_defense
 from mogu.errors import ConfigError
 from mogu.evaluation.inspect.batching import Answered, Batcher, Request
 from mogu.evaluation.inspect.errors import as_inspect_error
-from mogu.evaluation.inspect.model_pool import LoadedSubject, LoadOptions, shared_subject
+from mogu.evaluation.inspect.model_pool import LoadedTarget, LoadOptions, shared_target
 from mogu.inference.prompts import Conversation
 from mogu.inference.replies import ReplySettings
 
@@ -99,9 +99,9 @@ class MoguAPI(ModelAPI):
             if base_url is not None:
                 raise ConfigError(f"A base URL was given ({base_url})", expected="none: the model runs here", action="leave it out")
             loading = {field.name: options.pop(field.name) for field in fields(LoadOptions) if field.name in options}
-            loaded = shared_subject(model_name, LoadOptions(**loading))
-            name = defense or ("none" if loaded.subject.mogu is None else "mogu")
-            self._ready: tuple[LoadedSubject, Defense] | None = loaded, make_defense(name, loaded.subject, **options)
+            loaded = shared_target(model_name, LoadOptions(**loading))
+            name = defense or ("none" if loaded.target.mogu is None else "mogu")
+            self._ready: tuple[LoadedTarget, Defense] | None = loaded, make_defense(name, loaded.target, **options)
         self.batch_size = batch_size
         _introduce(model_name)
         self._pool = f"{model_name} {name} {sorted(options.items())}"
@@ -112,7 +112,7 @@ class MoguAPI(ModelAPI):
 
         Args:
             defense: the defense.
-            batcher: the queue of its subject, shared by all defenses on it, so that no two batches run on it at once.
+            batcher: the queue of its target, shared by all defenses on it, so that no two batches run on it at once.
             name: what logs call it.
             batch_size: conversations at a time, at most.
         """
@@ -120,7 +120,7 @@ class MoguAPI(ModelAPI):
         ModelAPI.__init__(api, model_name=name)
         _introduce(name)
         set_registry_info(api, RegistryInfo(type="modelapi", name="mogu"))  # as the registered constructor would
-        api._ready, api._pool, api.batch_size = (LoadedSubject(defense.target, batcher), defense), name, batch_size
+        api._ready, api._pool, api.batch_size = (LoadedTarget(defense.target, batcher), defense), name, batch_size
         return Model(api, GenerateConfig())
 
     async def generate(
