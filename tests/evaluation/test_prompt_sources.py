@@ -12,8 +12,8 @@ import pytest
 from mogu.data import WRAPPERS, Record, augmented, write_records
 from mogu.errors import MoguError
 from mogu.evaluation.prompt_sources import read_prompts
-from mogu.evaluation.prompts import EvalPrompt
-from mogu.evaluation.registry import JUDGES, PROMPT_SOURCES
+from mogu.evaluation.prompts import JUDGES, EvalPrompt
+from mogu.evaluation.sources import PROMPT_SOURCES
 from mogu.lab import prompts
 
 

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from mogu.evaluation.compare import Comparison
-from mogu.evaluation.prompts import EvalPrompt
-from mogu.evaluation.registry import JUDGES, MODEL_SOURCES, PROMPT_SOURCES, RECORD_SOURCES
+from mogu.evaluation.prompts import JUDGES, EvalPrompt
+from mogu.evaluation.sources import MODEL_SOURCES, PROMPT_SOURCES, RECORD_SOURCES
 from mogu.lab import prompts
 from mogu.lab.demo import lab_data, lab_recipe
 
@@ -16,7 +16,7 @@ from mogu.lab.demo import lab_data, lab_recipe
 def test_evaluation_knows_nothing_of_the_lab_until_it_is_imported() -> None:
     code = (
         "import sys, mogu.evaluation.compare, mogu.evaluation.tasks, mogu.evaluation.inspect.provider\n"
-        "from mogu.evaluation.registry import JUDGES, PROMPT_SOURCES\n"
+        "from mogu.evaluation.prompts import JUDGES\nfrom mogu.evaluation.sources import PROMPT_SOURCES\n"
         "assert not [name for name in sys.modules if name.startswith('mogu.lab')]\n"
         "assert 'lab' not in PROMPT_SOURCES and 'lab' not in JUDGES\n"
         "import mogu.lab\n"

@@ -15,7 +15,7 @@ from mogu.errors import ConfigError, DataError
 from mogu.evaluation.datasets import CATALOG, dataset_spec, read_dataset, read_templates
 from mogu.evaluation.jailbreaks import EVALUATION_WRAPPERS
 from mogu.evaluation.prompts import BY_REFUSAL, Category, EvalPrompt
-from mogu.evaluation.registry import PROMPT_SOURCES
+from mogu.evaluation.sources import PROMPT_SOURCES
 from mogu.evaluation.tendency_jailbreak import tendency_wrapper
 
 _WRAPPED_CATEGORY: dict[Category, Category] = {"malicious": "malicious_wrapped", "benign": "benign_wrapped"}

@@ -5,11 +5,11 @@ Knows what a prompt is and which outcome is right for it; knows nothing of where
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from mogu.evaluation.registry import JUDGES
+from mogu.evaluation.registry import Registry
 from mogu.refusals import is_refusal
 
 Category = Literal["benign", "benign_wrapped", "borderline", "malicious", "malicious_wrapped"]
@@ -20,6 +20,10 @@ BENIGN: tuple[Category, ...] = ("benign", "benign_wrapped", "borderline")
 
 BY_REFUSAL = "refusal"
 """The judge that asks the refusal classifier whether a reply refuses the plain request."""
+
+
+JUDGES: Registry[Callable[[EvalPrompt, str], Outcome]] = Registry("judge of replies")
+"""``judge(prompt, reply)``: what a reply did with its prompt."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class EvalPrompt:
         group: what its source groups it by, such as a topic or a family of wrappers; ``None`` where there are no groups.
         later_turns: what the user says after the first reply, as MT-bench does.
         answer: words that a correct reply contains, where that is known.
-        judge: name of the judge of its replies, see :data:`mogu.evaluation.registry.JUDGES`.
+        judge: name of the judge of its replies, see :data:`mogu.evaluation.prompts.JUDGES`.
     """
 
     id: str

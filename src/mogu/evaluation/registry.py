@@ -1,21 +1,13 @@
-"""What evaluations find by name: sources of prompts, judges of replies, hardened models and training records.
+"""Entries by name: what evaluations find under a word that somebody registered.
 
-Whoever has something to offer registers it here; the lab does so when :mod:`mogu.lab` is imported. Knows names; knows nothing of
-what they stand for. Imports neither Inspect nor PyTorch, so that registering stays cheap.
+Knows names; knows nothing of what they stand for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from mogu.errors import ConfigError
-
-if TYPE_CHECKING:
-    from mogu.data import Record
-    from mogu.evaluation.compare.config import Comparison
-    from mogu.evaluation.compare.hardened import HardenedModel
-    from mogu.evaluation.prompts import EvalPrompt, Outcome
 
 Entry = TypeVar("Entry")
 
@@ -55,16 +47,3 @@ class Registry(Generic[Entry]):
     def names(self) -> list[str]:
         """All names, in the order of registration."""
         return list(self._entries)
-
-
-PROMPT_SOURCES: Registry[Callable[[], list[EvalPrompt]]] = Registry("source of prompts")
-"""Prompts to evaluate with, where a word stands in place of a data set or a file."""
-
-JUDGES: Registry[Callable[[EvalPrompt, str], Outcome]] = Registry("judge of replies")
-"""``judge(prompt, reply)``: what a reply did with its prompt."""
-
-MODEL_SOURCES: Registry[Callable[[Comparison], Sequence[HardenedModel]]] = Registry("source of models")
-"""Hardened models for a comparison, where a word stands in place of a saved model."""
-
-RECORD_SOURCES: Registry[Callable[[], Mapping[str, list[Record]]]] = Registry("source of training records")
-"""Training records by split, where a word stands in a recipe in place of a file."""

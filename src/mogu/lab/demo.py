@@ -22,8 +22,7 @@ from mogu.inference.padding import left_pad
 from mogu.inference.prompts import encode_prompt
 from mogu.lab.measure import JudgedReply, judged_replies
 from mogu.lab.recipe import build_base
-from mogu.lab.registration import LAB_RECORDS
-from mogu.lab.splits import choice_records, prompts, records
+from mogu.lab.splits import LAB_RECORDS, choice_records, prompts, records
 from mogu.modeling.model import MoguModel
 from mogu.training import Recipe, harden
 from mogu.training.baselines import Part

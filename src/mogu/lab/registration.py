@@ -9,16 +9,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mogu.data.records import Record
-from mogu.evaluation.registry import JUDGES, MODEL_SOURCES, PROMPT_SOURCES, RECORD_SOURCES
+from mogu.evaluation.prompts import JUDGES
+from mogu.evaluation.sources import MODEL_SOURCES, PROMPT_SOURCES, RECORD_SOURCES
 from mogu.lab.grading import judge
-from mogu.lab.splits import LAB, prompts
+from mogu.lab.splits import LAB, LAB_RECORDS, prompts
 
 if TYPE_CHECKING:
     from mogu.evaluation.compare.config import Comparison
     from mogu.evaluation.compare.hardened import HardenedModel
-
-LAB_RECORDS = "the lab's own records"
-"""Stands in a recipe where other recipes name a file of records."""
 
 
 def register() -> None:

@@ -19,6 +19,9 @@ from mogu.lab.requests import Request, borderline_requests, fact_requests, how_t
 LAB = "lab"
 """What the lab's prompts, their judge and its models are registered as."""
 
+LAB_RECORDS = "the lab's own records"
+"""Stands in a recipe where other recipes name a file of records."""
+
 _WRAPPERS = {"train": wrappers.TRAIN, "dev": wrappers.DEV, "test": wrappers.TEST}
 _RECORDS = {"train": 300, "dev": 60}
 _HOW_TO_SHARE = 0.4  # of the benign requests; the others ask for facts

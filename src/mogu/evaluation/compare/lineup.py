@@ -13,7 +13,7 @@ from mogu.errors import ConfigError
 from mogu.evaluation.compare.config import Comparison
 from mogu.evaluation.compare.hardened import HardenedModel
 from mogu.evaluation.compare.saved_model import SavedModel, folder_name
-from mogu.evaluation.registry import MODEL_SOURCES
+from mogu.evaluation.sources import MODEL_SOURCES
 
 MODEL_DEFENSE = "mogu"
 """The defense with which a hardened model replies."""

@@ -15,7 +15,7 @@ from mogu.data import Record
 from mogu.errors import ConfigError
 from mogu.evaluation.compare.config import Comparison
 from mogu.evaluation.compare.hardened import BaseSource, HardenedModel
-from mogu.evaluation.registry import RECORD_SOURCES
+from mogu.evaluation.sources import RECORD_SOURCES
 from mogu.hub import fetch_model_folder, read_template
 from mogu.modeling.adapter_files import read_tensors
 from mogu.modeling.base_model import base_name
