@@ -52,14 +52,16 @@ def differing_weights(saved: Mapping[str, Tensor], parameters: Iterable[tuple[st
     return differing
 
 
-def check_base_weights(saved: Mapping[str, Tensor], base: Iterable[tuple[str, Tensor]], *, name: str, trained: str, strict: bool) -> None:
+def check_base_weights(
+    saved: Mapping[str, Tensor], base: Iterable[tuple[str, Tensor]], *, name: str, trained_on: str, strict: bool
+) -> None:
     """Warn of a base model whose weights are not those of training, or refuse it.
 
     Args:
         saved: what :func:`sample_weights` took in training; empty where nothing was kept.
         base: the parameters of the base model as it is now.
         name: of that base model.
-        trained: what was trained, and on which base model, for the message.
+        trained_on: the base model of training.
         strict: whether to refuse.
 
     Raises:
@@ -68,7 +70,9 @@ def check_base_weights(saved: Mapping[str, Tensor], base: Iterable[tuple[str, Te
     differing = differing_weights(saved, base)
     if not differing:
         return
-    found = f"The base model {name} has other weights than in training ({trained}): {len(differing)} of {len(saved)} parameters differ, "
+    found = (
+        f"The base model {name} has other weights than {trained_on} had in training: {len(differing)} of {len(saved)} parameters differ, "
+    )
     found += f"{differing[0]} among them"
     if strict:
         raise ModelFileError(

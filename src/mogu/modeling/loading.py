@@ -14,8 +14,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mogu.errors import ConfigError
 from mogu.hub import fetch_model_folder, load_base, load_tokenizer, read_template
-from mogu.modeling.base_model import base_name
-from mogu.modeling.checkpoint import CONFIG_FILE, read_config
+from mogu.modeling.base_model import base_name, load_base_of
+from mogu.modeling.checkpoint import CONFIG_FILE, Checkpoint
 from mogu.modeling.config import MoguConfig
 from mogu.modeling.model import MoguModel
 from mogu.modeling.prompt_contract import prepare_tokenizer, with_system_prompt
@@ -104,7 +104,8 @@ def load_saved_model(
         MoguError: it is no saved MoGU model, or cannot be loaded.
     """
     folder = fetch_model_folder(str(name), marker=CONFIG_FILE)
-    config = read_config(folder)
+    checkpoint = Checkpoint.read(folder)
+    config = checkpoint.config
     tokenizer = load_prepared_tokenizer(
         config,
         base_name(folder, config, base_model),
@@ -112,9 +113,8 @@ def load_saved_model(
         system_prompt=system_prompt,
         trust_remote_code=trust_remote_code,
     )
-    model = MoguModel.from_pretrained(
-        folder, base_model=base_model, strict_base=strict_base, trust_remote_code=trust_remote_code, **model_kwargs
-    )
+    base = load_base_of(folder, config, base_model, trust_remote_code=trust_remote_code, **model_kwargs)
+    model = MoguModel.from_checkpoint(checkpoint, base, strict_base=strict_base)
     model.use_tokenizer(tokenizer)
     return LoadedModel(model.eval(), tokenizer)
 

@@ -94,10 +94,28 @@ class MoguModel(RoutedModule):
         folder = fetch_model_folder(str(path_or_hub_id), marker=CONFIG_FILE)
         checkpoint = Checkpoint.read(folder)
         base = load_base_of(folder, checkpoint.config, base_model, **model_kwargs)
-        trained = f"{folder} on {checkpoint.config.base_model or 'a model that was given'}"
-        saved, name = checkpoint.base_weights or {}, base.name_or_path or "that was given"
-        check_base_weights(saved, base_parameters(base), name=name, trained=trained, strict=strict_base)
-        model = cls(base, checkpoint.config)
+        return cls.from_checkpoint(checkpoint, base, strict_base=strict_base)
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: Checkpoint, base_model: PreTrainedModel, *, strict_base: bool = False) -> Self:
+        """Put a saved model that has been read into its base model, in place.
+
+        Args:
+            checkpoint: the saved model.
+            base_model: its base model.
+            strict_base: refuse a base model with other weights than in training, which otherwise gets a warning.
+
+        Raises:
+            ModelFileError: the two do not fit; the base model is then as it was.
+        """
+        check_base_weights(
+            checkpoint.base_weights or {},
+            base_parameters(base_model),
+            name=base_model.name_or_path or "that was given",
+            trained_on=checkpoint.config.base_model or "a model that was given",
+            strict=strict_base,
+        )
+        model = cls(base_model, checkpoint.config)
         try:
             model.load_checkpoint(checkpoint)
         except BaseException:
