@@ -155,7 +155,7 @@ def taken_work(config: Path) -> list[Any]:
         (lambda config: [config, "--set", "run.max_length=16"], "fewer than max_length"),
         (lambda config: [config, "--set", "model.base=./nowhere"], "nowhere"),
         (lambda config: [config, "--chat-template", config.with_name("none.jinja")], "none.jinja"),
-        (lambda config: [config, "--set", "mogu.modeling.layers=[0, 7]"], "layers"),
+        (lambda config: [config, "--set", "mogu.layers=[0, 7]"], "layers"),
         (taken_output, "was not written by mogu"),
         (taken_work, "was not written by mogu"),
     ],

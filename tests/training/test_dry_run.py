@@ -195,7 +195,7 @@ def test_what_is_wrong_is_said_by_a_dry_run_too(dry: Any, tmp_path: Path, record
     write_records(tmp_path / "benign.jsonl", records[:12])
     refused("benign", f"data.train={str(tmp_path / 'benign.jsonl')!r}")
     refused("template", "model.chat_template=nowhere.jinja")
-    refused("layers .*32", "mogu.modeling.layers=[3, 32]")
+    refused("layers .*32", "mogu.layers=[3, 32]")
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "thesis.tex").write_text("years of work")
     refused("was not written by mogu", f"run.output={str(tmp_path / 'taken')!r}")

@@ -37,8 +37,8 @@ def test_every_setting_that_a_saved_model_records_has_its_default_in_the_config(
         assert section.model_fields[name].metadata == config.model_fields[name].metadata  # its bounds
 
 
-@pytest.mark.parametrize(("given", "routed"), [(3, 3), ("all", None), (None, 5)])
-def test_routed_tokens_are_a_number_or_all_or_the_default(given: Any, routed: int | None) -> None:
+@pytest.mark.parametrize(("given", "routed"), [(3, 3), ("all", "all"), (None, 5)])
+def test_routed_tokens_are_a_number_or_all_or_the_default(given: Any, routed: int | str) -> None:
     assert routed_config(recipe(mogu={"routed_tokens": given})).routed_tokens == routed
 
 

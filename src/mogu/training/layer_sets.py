@@ -38,7 +38,7 @@ def probed_layer_sets(recipe: Recipe, base: PreTrainedModel, inputs: Inputs, wor
     """Probe the layers of a base model on the training prompts, and return the sets that the recipe asks for, without repetition.
 
     Args:
-        recipe: its section ``probe``, and ``mogu.modeling.layers`` for the layers to choose from.
+        recipe: its section ``probe``, and ``mogu.layers`` for the layers to choose from.
         base: the base model, plain.
         inputs: the data; the dev records are not used here, since they decide among the sets.
         workspace: where the numbers are kept.
