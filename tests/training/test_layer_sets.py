@@ -17,6 +17,7 @@ from mogu.analysis import Probe, probe
 from mogu.data import Record, read_records
 from mogu.errors import ConfigError, DataError, MoguError
 from mogu.modeling.config import BackboneConfig
+from mogu.modeling.injection import InjectedLayers
 from mogu.modeling.layers import AdaptedLinear
 from mogu.training import Recipe, harden, plan, read_recipe, recipe_from
 from mogu.training.examples import router_examples
@@ -97,7 +98,9 @@ def test_a_finished_run_trains_and_probes_nothing_again(make: Make, finished: Pa
     assert (finished / "out" / "backbone" / "adapter_model.safetensors").read_bytes() == before
 
 
-def test_the_backbone_learns_at_a_rate_of_its_own(base_folder: Path, records: list[Record], tmp_path: Path) -> None:
+def test_the_backbone_learns_at_a_rate_of_its_own(
+    base_folder: Path, records: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Adam's first step moves a parameter by its learning rate, whatever the gradient."""
     examples = router_examples(AutoTokenizer.from_pretrained(base_folder), records, max_length=128)
     config = MoguConfig(layers=[1], router="linear", backbone=BackboneConfig(rank=2, lora_alpha=2))
@@ -106,13 +109,13 @@ def test_the_backbone_learns_at_a_rate_of_its_own(base_folder: Path, records: li
         for name in ("glad", "unwill"):
             layer.set_responder(name, torch.randn(8, layer.in_features), torch.randn(layer.out_features, 8))
     seen: dict[str, torch.Tensor] = {}
-    start = model.start_router_training
+    start = InjectedLayers.start_router_training
 
-    def watched() -> None:
-        start()
-        seen.update({name: one.detach().clone() for name, one in model.named_parameters() if one.requires_grad})
+    def watched(injected: InjectedLayers) -> None:
+        start(injected)
+        seen.update({name: parameter.detach().clone() for name, parameter in model.named_parameters() if parameter.requires_grad})
 
-    model.start_router_training = watched  # type: ignore[method-assign]
+    monkeypatch.setattr(InjectedLayers, "start_router_training", watched)
     setting = StageSetting(RunSection(output=tmp_path / "out", micro_batch_size=24), config, "separate", 0)
     stage = RouterStage(learning_rate=1e-2, epochs=1, batch_size=len(examples))
     adapted = [module for module in model.modules() if isinstance(module, AdaptedLinear)]
