@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from mogu import MoguConfig
 from mogu.errors import ConfigError, ModelFileError, MoguError
 from mogu.modeling.config import BackboneConfig
+from mogu.modeling.prompt_contract import record_prompt
 from mogu.serving.vllm_args import named_folders, serve_arguments
 
 OPTIONS = ("--tool-parser-plugin=model/adapter_notes.py", "--trust-remote-code", "-h", "--", "-")
@@ -139,3 +140,27 @@ def test_models_that_cannot_be_served_together_are_refused(v1_folder, make_pair,
         named_folders([str(v1_folder), str(tmp_path / "elsewhere" / "safer")])
     with pytest.raises(MoguError, match="nowhere"):
         named_folders([str(tmp_path / "nowhere")])
+
+
+def trained_with(make_pair, tokenizer, folder: Path, system_prompt: str) -> Path:
+    model, _ = make_pair("llama", config=MoguConfig(rank=4, lora_alpha=12, base_model="some/base"))
+    record_prompt(model.mogu_config, tokenizer, system_prompt)
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_models_are_served_with_the_template_they_were_trained_with(make_pair, tokenizer, tmp_path, caplog):
+    first = trained_with(make_pair, tokenizer, tmp_path / "first", "Be kind.")
+    second = trained_with(make_pair, tokenizer, tmp_path / "second", "Be kind.")
+    other = trained_with(make_pair, tokenizer, tmp_path / "other", "Be brief.")
+    host = {"base_model": None, "host": "127.0.0.1"}
+    (option,) = [one for one in arguments_for(first) if one.startswith("--chat-template")]
+    assert option == f"--chat-template={first / 'chat_template.jinja'}"
+    both = serve_arguments(named_folders([str(first), str(second)]), options=[], **host)
+    assert sum(one.startswith("--chat-template") for one in both) == 1
+    with pytest.raises(ConfigError, match="different chat templates or system prompts"):
+        serve_arguments(named_folders([str(first), str(other)]), options=[], **host)
+    named = serve_arguments(named_folders([str(first), str(other)]), options=["--chat-template", "mine.jinja"], **host)
+    assert named[-2:] == ["--chat-template", "mine.jinja"]
+    assert sum(one.startswith("--chat-template") for one in named) == 1
+    assert str(other / "chat_template.jinja") in caplog.text
