@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from mogu import MoguModel
 from mogu.data import Record, write_records
@@ -213,3 +214,28 @@ def test_ctrl_c_says_how_to_go_on(config: Path, mogu: Mogu, tmp_path: Path, monk
     code, _, err = mogu(config, *settings, "--resume")
     assert code == 0, err
     assert len(calls) == 3 + 2 + 1 + 1  # glad's third and fourth step, and one step of each other stage
+
+
+def test_a_model_trained_with_a_template_from_a_file_is_used_with_it(config: Path, base: Path, run_mogu: Mogu, tmp_path: Path) -> None:
+    """The base's tokenizer has no template, as Vicuna's has none: nothing but the saved model knows how it was asked."""
+    shutil.copytree(base, tmp_path / "plain")
+    (tmp_path / "plain" / "chat_template.jinja").unlink()
+    template = tmp_path / "vicuna.jinja"
+    template.write_text(
+        "{% for m in messages %}{{ m.role | upper }}: {{ m.content }} {% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+    )
+    settings = {"base": str(tmp_path / "plain"), "chat_template": str(template), "system_prompt": "Be kind."}
+    options = [part for name, value in settings.items() for part in ("--set", f"model.{name}={json.dumps(value)}")]
+    code, out, err = run_mogu("train", config, *options)
+    assert code == 0, err
+    assert f"mogu chat {tmp_path / 'out'}" in out
+    template.unlink()
+    code, out, err = run_mogu("generate", tmp_path / "out", "Add 3?", "--max-new-tokens", "4", "--json")
+    assert code == 0, err
+    model = MoguModel.from_pretrained(tmp_path / "out").eval()
+    ids = AutoTokenizer.from_pretrained(tmp_path / "plain")("SYSTEM: Be kind. USER: Add 3? ASSISTANT:", add_special_tokens=False)
+    with torch.no_grad(), model.routing("on") as call:
+        model(input_ids=torch.tensor([ids["input_ids"]]))
+        weights = call.last_token_weights(model.device)
+    share = float((weights["unwill"] / (weights["unwill"] + weights["glad"])).mean())
+    assert json.loads(out)["score"] == pytest.approx(share, abs=1e-5)
