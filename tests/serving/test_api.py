@@ -193,7 +193,7 @@ class TestLocked:
         reached = Reached()
         found = Asked(MoguMiddleware(reached), path, (MIB for _ in range(1500)))
         assert (found.status, found.taken) == (400, 0)
-        assert found.error["message"].startswith("This server is locked: it does not answer at")
+        assert found.error["message"].startswith("This server is locked: it does not serve")
         assert not reached.bodies
 
     @pytest.mark.parametrize(
