@@ -6,6 +6,7 @@ same model; two batches never run at the same time.
 
 from __future__ import annotations
 
+import atexit
 import time
 import weakref
 from collections.abc import Hashable
@@ -75,6 +76,19 @@ class _Waiting:
     given_up: bool = False
 
 
+_WORKERS: weakref.WeakKeyDictionary[Thread, SimpleQueue[_Waiting | None]] = weakref.WeakKeyDictionary()
+
+
+@atexit.register
+def _end_workers() -> None:
+    """Let workers end before the interpreter does: one that PyTorch is still tearing down then would abort the process."""
+    workers = list(_WORKERS.items())
+    for _, queue in workers:
+        queue.put(None)
+    for thread, _ in workers:
+        thread.join(timeout=10)
+
+
 class Batcher:
     """Answers requests in batches of one kind, in order of arrival."""
 
@@ -83,6 +97,7 @@ class Batcher:
         # A new thread has PyTorch's default number of threads, whatever was set in the thread that starts it.
         thread = Thread(target=_work, args=(self._queue, torch.get_num_threads()), name="mogu-batches", daemon=True)
         thread.start()
+        _WORKERS[thread] = self._queue
         weakref.finalize(self, self._queue.put, None)
 
     async def answer(self, request: Request) -> Answered:
