@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 from mogu import MoguConfig, MoguModel
 from mogu.errors import ConfigError, ModelFileError
 from mogu.inference.prompts import render_prompt
-from mogu.modeling.checkpoint import Checkpoint, read_config
+from mogu.modeling.checkpoint import Checkpoint, read_config, write_config
 from mogu.modeling.loading import load_model
 from mogu.modeling.prompt_contract import record_prompt, with_system_prompt
 
@@ -129,6 +129,26 @@ def test_earlier_formats_load_with_the_system_prompt_of_their_report(saved, vers
     assert loaded.mogu.mogu_config.routed_tokens == "all"
     assert torch.equal(logits(loaded.mogu), expected)
     assert render_prompt(loaded.tokenizer, "hello") == f"<system>{SYSTEM}<user>hello<assistant>"
+
+
+@pytest.mark.parametrize("saved_again", ["model", "config"])
+def test_an_earlier_format_can_be_saved_and_loaded_again(saved, saved_again, tmp_path):
+    """Formats 1 and 2 kept the fingerprint of the tokenizer's template, not its text; a copy in today's format has neither."""
+    config = json.loads((saved / "mogu_config.json").read_text())
+    (saved / "chat_template.jinja").unlink()
+    (saved / "mogu_config.json").write_text(json.dumps(config | {"format_version": 2, "system_prompt": None}))
+    (saved / "training_report.json").write_text(json.dumps({"recipe": {"model": {"system_prompt": SYSTEM}}}))
+    (Path(config["base_model"]) / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
+    if saved_again == "model":
+        again = tmp_path / "again"
+        checkpoint = Checkpoint.read(saved)
+        again.mkdir()
+        checkpoint.write(again)
+    else:
+        again = saved
+        write_config(again, read_config(again))
+    assert json.loads((again / "mogu_config.json").read_text())["format_version"] == 3
+    assert render_prompt(load_model(again).tokenizer, "hello") == f"<system>{SYSTEM}<user>hello<assistant>"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

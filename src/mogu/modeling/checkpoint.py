@@ -109,7 +109,8 @@ def read_config(folder: Path) -> MoguConfig:
         )
     config = MoguConfig.from_json(read_text(file), str(file))
     if config.format_version < 3:
-        return config.model_copy(update={"system_prompt": _reported_system_prompt(folder)})
+        # Their fingerprint is of a template that is not in the folder: kept, a copy saved in format 3 would ask for that file.
+        return config.model_copy(update={"system_prompt": _reported_system_prompt(folder), "chat_template_sha256": None})
     template = folder / TEMPLATE_FILE
     if config.chat_template_sha256 is None:
         return config
