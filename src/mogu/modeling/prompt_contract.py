@@ -74,7 +74,7 @@ def check_vocabulary(config: MoguConfig, tokenizer: PreTrainedTokenizerBase) -> 
     Raises:
         ModelFileError: its vocabulary differs.
     """
-    if config.tokenizer_sha256 not in (None, vocabulary_fingerprint(tokenizer)):
+    if config.tokenizer_sha256 is not None and config.tokenizer_sha256 != vocabulary_fingerprint(tokenizer):
         raise ModelFileError(
             f"The tokenizer of {tokenizer.name_or_path or 'the base model'} has another vocabulary than the one in training",
             expected=f"the tokenizer of {config.base_model or 'the base model'} as it was in training",
