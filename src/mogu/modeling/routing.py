@@ -131,11 +131,6 @@ class _Thread(threading.local):
 THIS_THREAD = _Thread()
 
 
-def thread_controller() -> RoutingController | None:
-    """The controller of the innermost call of this thread, whichever model it is for."""
-    return THIS_THREAD.controller
-
-
 def current_controller(scope: RoutingScope) -> RoutingController:
     """The controller that steers a model's layers in this thread: of its innermost call, or the model's default one."""
     controller = THIS_THREAD.controller
