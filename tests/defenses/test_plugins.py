@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
-from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
@@ -81,18 +81,25 @@ def test_what_is_not_a_python_file_is_refused(name: str, tmp_path: Path) -> None
         load_plugin(tmp_path / name)
 
 
+def install(folder: Path, name: str, module: str) -> None:
+    """What an installer leaves of a package with one defense, beside its module."""
+    metadata = folder / f"{name}-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text(f"[mogu.defenses]\n{name} = {module}\n")
+    importlib.invalidate_caches()
+
+
 def test_defenses_of_installed_packages_are_found_by_their_entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, DEFENSE.format(name="installed", order=50), "installed_defense.py")
     write(tmp_path, "1 / 0", "broken_defense.py")
     monkeypatch.syspath_prepend(tmp_path)
-    installed: list[EntryPoint] = []
-    monkeypatch.setattr(registry, "entry_points", lambda group: [point for point in installed if point.group == group])
     registry._load_installed.cache_clear()
     assert "installed" not in defense_names()
-    installed.append(EntryPoint("installed", "installed_defense", "mogu.defenses"))
+    install(tmp_path, "installed", "installed_defense")
     registry._load_installed.cache_clear()
     assert "installed" in defense_names()
-    installed.append(EntryPoint("broken", "broken_defense", "mogu.defenses"))
+    install(tmp_path, "broken", "broken_defense")
     registry._load_installed.cache_clear()
     with pytest.raises(ConfigError, match=r"broken_defense.*ZeroDivisionError"):
         defense_names()
