@@ -11,6 +11,7 @@ import torch
 from transformers import TextIteratorStreamer
 
 from mogu import MoguConfig, MoguModel
+from mogu.errors import ConfigError
 from mogu.modeling.config import BackboneConfig
 
 PROMPTS = [torch.tensor([[5, 9, 33, 12, 60, 7, 41, 22, 18, 50]]), torch.tensor([[11, 6, 29, 44, 8, 52, 37]])]
@@ -161,3 +162,24 @@ def test_blocks_that_fail_leave_the_mode_as_it_was(model):
     with pytest.raises(ValueError, match="within"), model.routing("off"):
         raise ValueError("within")
     assert model.routing_mode == "on"
+
+
+def test_routing_of_some_rows(make_pair):
+    """Each row is what it is in a pass of its own mode, bit for bit; and the rows before come back."""
+    model, _ = make_pair("llama", config=CONFIGS["all layers"])
+    ids = torch.tensor([[5, 9, 33], [12, 60, 7], [41, 22, 18]])
+    with torch.no_grad():
+        routed = model(ids).logits
+        with model.routing("off"):
+            plain = model(ids).logits
+        with model.routing("on", rows=torch.tensor([True, False, True])):
+            some = model(ids).logits
+        assert torch.equal(model(ids).logits, routed)
+    assert torch.equal(some, torch.stack([routed[0], plain[1], routed[2]]))
+    with model.routing("on", rows=torch.tensor([True, False, True])):
+        answers = model.generate(ids, max_new_tokens=9, do_sample=False)
+    expected = [model.generate(ids[row : row + 1], max_new_tokens=9, do_sample=False, routed_tokens=m) for row, m in ((0, "all"), (1, 0))]
+    assert torch.equal(answers[:2], torch.cat(expected))
+    for mode, rows in (("off", torch.tensor([True])), ("on", torch.tensor([1])), ("on", torch.tensor([[True]]))):
+        with pytest.raises(ConfigError, match="rows"):
+            model.routing(mode, rows=rows)

@@ -363,24 +363,3 @@ def test_a_marker_that_the_tokenizer_does_not_know(pair, marker):
     model, _ = pair
     with pytest.raises(ConfigError, match=r"answer marker .* is not always the same tokens"):
         model.generate(torch.tensor(PROMPTS[:1]), answer_marker=marker)
-
-
-def test_routing_of_some_rows(pair):
-    """Each row is what it is in a pass of its own mode, bit for bit; and the rows before come back."""
-    model, _ = pair
-    ids = torch.tensor([[5, 9, 33], [12, 60, 7], [41, 22, 18]])
-    with torch.no_grad():
-        routed = model(ids).logits
-        with model.routing("off"):
-            plain = model(ids).logits
-        with model.routing("on", rows=torch.tensor([True, False, True])):
-            some = model(ids).logits
-        assert torch.equal(model(ids).logits, routed)
-    assert torch.equal(some, torch.stack([routed[0], plain[1], routed[2]]))
-    with model.routing("on", rows=torch.tensor([True, False, True])):
-        answers = model.generate(ids, max_new_tokens=9, do_sample=False)
-    expected = [model.generate(ids[row : row + 1], max_new_tokens=9, do_sample=False, routed_tokens=m) for row, m in ((0, "all"), (1, 0))]
-    assert torch.equal(answers[:2], torch.cat(expected))
-    for mode, rows in (("off", torch.tensor([True])), ("on", torch.tensor([1])), ("on", torch.tensor([[True]]))):
-        with pytest.raises(ConfigError, match="rows"):
-            model.routing(mode, rows=rows)
