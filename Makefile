@@ -56,7 +56,7 @@ clean:
 # pip's own choice of PyTorch is the newest build, CUDA and all; constraints.txt pins the versions that CI ran with.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet -c constraints.txt -e .
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[gguf]'
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

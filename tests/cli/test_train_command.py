@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import shutil
 import subprocess
@@ -13,11 +14,13 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from mogu import MoguModel
 from mogu.data import Record, write_records
 from mogu.recipes import shipped_recipe
+from tests.gguf_files import write_gguf
 
 Mogu = Callable[..., tuple[int, str, str]]
 
@@ -239,3 +242,36 @@ def test_a_model_trained_with_a_template_from_a_file_is_used_with_it(config: Pat
         weights = call.last_token_weights(model.device)
     share = float((weights["unwill"] / (weights["unwill"] + weights["glad"])).mean())
     assert json.loads(out)["score"] == pytest.approx(share, abs=1e-5)
+
+
+def test_a_gguf_file_by_path_is_hardened_and_answers_again(
+    config: Path, run_mogu: Mogu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOGU_CACHE", str(tmp_path / "cache"))
+    file = write_gguf(tmp_path / "tiny.gguf", "Q8_0")
+    code, _, err = run_mogu("train", config, "--set", f"model.base={json.dumps(str(file))}")
+    assert code == 0, err
+    saved = json.loads((tmp_path / "out" / "mogu_config.json").read_text())
+    assert saved["base_model"] == str(file)
+    assert saved["base_sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    code, out, err = run_mogu("generate", tmp_path / "out", "Hello", "--max-new-tokens", "3", "--json")
+    assert code == 0, err
+    assert "reply" in json.loads(out)
+
+
+def test_an_adapter_is_refused_as_a_base_and_merged_on_request(config: Path, base: Path, run_mogu: Mogu, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    settings = LoraConfig(r=2, target_modules=["q_proj", "o_proj"], task_type="CAUSAL_LM", init_lora_weights=False)
+    get_peft_model(LlamaForCausalLM.from_pretrained(base), settings).save_pretrained(tmp_path / "adapter")
+    change = f"model.base={json.dumps(str(tmp_path / 'adapter'))}"
+    for extra in ([], ["--dry-run"]):
+        code, _, err = run_mogu("train", config, "--set", change, *extra)
+        assert code == 2
+        assert "--merge-adapter" in err
+    assert not (tmp_path / "out-training").exists()
+    assert run_mogu("train", config, "--set", change, "--merge-adapter", "--dry-run")[0] == 0
+    assert not (tmp_path / "out-base").exists()
+    code, _, err = run_mogu("train", config, "--set", change, "--merge-adapter")
+    assert code == 0, err
+    model = MoguModel.from_pretrained(tmp_path / "out")
+    assert model.mogu_config.base_model == str(tmp_path / "out-base")

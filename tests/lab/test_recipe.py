@@ -135,13 +135,6 @@ def test_two_builders_at_once_share_the_first_model(tmp_path: Path, monkeypatch:
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_cache_is_named_by_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("MOGU_CACHE", str(tmp_path))
-    assert recipe.cache_root() == tmp_path / "lab"
-    monkeypatch.delenv("MOGU_CACHE")
-    assert recipe.cache_root() == Path.home() / ".cache" / "mogu" / "lab"
-
-
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="needs POSIX paths")
 def test_a_cache_that_cannot_be_written_is_explained(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")

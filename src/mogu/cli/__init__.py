@@ -23,6 +23,7 @@ from mogu.cli import (
     generate,
     import_reference,
     info,
+    models,
     probe,
     recipes,
     reproduce,
@@ -59,6 +60,7 @@ def _mogu(
 app.command()(demo.demo)
 app.add_typer(data.app, name="data")
 app.add_typer(recipes.app, name="recipes")
+app.add_typer(models.app, name="models")
 app.command()(train.train)
 app.command()(finetune.finetune)
 app.command()(compare.compare)

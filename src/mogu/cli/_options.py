@@ -21,6 +21,13 @@ Dtype = Annotated[str, typer.Option("--dtype", help="Floating-point type of the 
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run Python code from the base model's repository. Read it first.")
 ]
+MergeAdapter = Annotated[
+    bool,
+    typer.Option(
+        "--merge-adapter",
+        help="The base model is the folder of a PEFT adapter, such as `mogu finetune` writes: merge it into one model, OUTPUT-base.",
+    ),
+]
 ChatTemplate = Annotated[
     Path | None,
     typer.Option(

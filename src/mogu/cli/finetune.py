@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mogu.cli._options import MergeAdapter
 from mogu.cli._shared import check_one_of, show_log, stoppable
 from mogu.finetuning import FinetuneRecipe, read_finetune_recipe
 
@@ -46,6 +47,7 @@ def finetune(
     ] = None,
     robust_modules: Annotated[Path | None, typer.Option(help="A robustness.json of `mogu robustness`: safety.robust_modules.")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder of the tuned model: run.output.")] = None,
+    merge_adapter: MergeAdapter = False,
     resume: Annotated[bool, typer.Option("--resume", help="Resume a run that was stopped from its last checkpoint.")] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Discard what an earlier run left.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything and print what would be done; train nothing.")] = False,
@@ -70,6 +72,7 @@ def finetune(
     lists = {"safety.shares": shares, "safety.slow_factors": slow_factor}
     given = [f"{key}={json.dumps(str(path))}" for key, path in paths.items() if path is not None]
     given += [f"{key}=[{text}]" for key, text in lists.items() if text is not None]
+    given += ["model.merge_adapter=true"] if merge_adapter else []
     given += [f"safety.method={json.dumps(safety.value)}"] if safety is not None else []
     recipe = read_finetune_recipe(config, [*(settings or []), *given])
     if dry_run:

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mogu.cli._options import ChatTemplate
+from mogu.cli._options import ChatTemplate, MergeAdapter
 from mogu.cli._shared import check_one_of, show_log, stoppable
 from mogu.training import Recipe, read_recipe
 
@@ -44,6 +44,7 @@ def train(
     ] = False,
     output: Annotated[Path | None, typer.Option(help="Folder for the hardened model, instead of run.output.")] = None,
     trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")] = False,
+    merge_adapter: MergeAdapter = False,
     chat_template: ChatTemplate = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report, or the plan, as one JSON object.")] = False,
 ) -> None:
@@ -68,7 +69,7 @@ def train(
     mogu train qwen2.5-7b-instruct --set 'run.report_to=["tensorboard"]'
     """
     check_one_of(resume, restart)
-    recipe = read_recipe(config, [*(settings or []), *_as_settings(output, trust_remote_code, chat_template)])
+    recipe = read_recipe(config, [*(settings or []), *_as_settings(output, trust_remote_code, merge_adapter, chat_template)])
     console = Console(stderr=True)
     if dry_run:
         _dry_run(recipe, as_json=as_json)
@@ -83,10 +84,11 @@ def train(
     _print_report(recipe, as_json=as_json)
 
 
-def _as_settings(output: Path | None, trust_remote_code: bool, chat_template: Path | None) -> list[str]:
+def _as_settings(output: Path | None, trust_remote_code: bool, merge_adapter: bool, chat_template: Path | None) -> list[str]:
     # As JSON, whose strings are also TOML strings: a path may hold any character.
     settings = [f"run.output={json.dumps(str(output))}"] if output is not None else []
     settings += ["model.trust_remote_code=true"] if trust_remote_code else []
+    settings += ["model.merge_adapter=true"] if merge_adapter else []
     return settings + ([f"model.chat_template={json.dumps(str(chat_template))}"] if chat_template is not None else [])
 
 

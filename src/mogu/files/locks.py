@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,6 +25,26 @@ def locked(file: Path, busy: Exception) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise busy from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def locked_in_turn(file: Path, waiting: Callable[[], object]) -> Iterator[None]:
+    """Hold a lock until the block ends, once whoever holds it now has let go.
+
+    Args:
+        file: as for :func:`locked`.
+        waiting: called once if there is somebody to wait for.
+    """
+    lock = FileLock(file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        waiting()
+        lock.acquire()
     try:
         yield
     finally:

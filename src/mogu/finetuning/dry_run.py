@@ -17,6 +17,7 @@ from mogu.finetuning.strategies import strategies_of
 from mogu.finetuning.tuner import with_lora
 from mogu.progress import quiet_transformers
 from mogu.training.dry_run import model_on_meta
+from mogu.training.merged_base import before_merging
 from mogu.training.trackers import check_trackers
 from mogu.training.trainer import steps_of
 
@@ -77,7 +78,7 @@ def plan_tuning(recipe: FinetuneRecipe) -> TuningPlan:
     """
     check_tuning_folders(recipe)
     check_trackers(recipe.run.report_to)
-    recipe, _ = resolved(recipe)
+    recipe, _ = resolved(before_merging(recipe))
     inputs = read_tuning_inputs(recipe)
     with quiet_transformers():
         base = model_on_meta(recipe.model, [])

@@ -35,6 +35,7 @@ from mogu.progress import quiet_transformers
 from mogu.training.examples import AnyExample
 from mogu.training.loss_curve import LossCurve
 from mogu.training.loss_history import HISTORY_FILE
+from mogu.training.merged_base import with_merged_base
 from mogu.training.pipeline import check_one_process, load_recipe_base
 from mogu.training.trackers import check_trackers
 from mogu.training.workspace import Workspace, date_of_run
@@ -77,7 +78,7 @@ def finetune(
     check_one_process()
     check_tuning_folders(recipe)
     check_trackers(recipe.run.report_to)
-    named = recipe
+    named = recipe = with_merged_base(recipe)
     recipe, hardened = resolved(named)
     section = recipe.model
     if base is None:  # what is wrong with the model comes to light before any of it is downloaded

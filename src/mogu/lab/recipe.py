@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from mogu.files.atomic import scratch_beside
+from mogu.files.cache import cache_root
 
 SEED = 11
 # The files that decide what is built: a change in any of them makes another model, and so another fingerprint.
@@ -39,12 +40,6 @@ def fingerprint() -> str:
     return digest.hexdigest()[:16]
 
 
-def cache_root() -> Path:
-    """``$MOGU_CACHE`` or ``~/.cache/mogu``, with ``lab`` behind it."""
-    named = os.environ.get("MOGU_CACHE")
-    return (Path(named).expanduser() if named else Path.home() / ".cache" / "mogu") / "lab"
-
-
 def build_base(cache_dir: Path | None = None, *, progress: bool = True) -> Path:
     """The folder of the lab's base model, which is built if this recipe's is not in the cache yet: two to three minutes on two cores.
 
@@ -58,7 +53,7 @@ def build_base(cache_dir: Path | None = None, *, progress: bool = True) -> Path:
     Raises:
         MoguError: the cache cannot be written.
     """
-    target = (cache_root() if cache_dir is None else cache_dir) / fingerprint()
+    target = (cache_root() / "lab" if cache_dir is None else cache_dir) / fingerprint()
     if (target / "README.md").is_file():
         return target
     remedy = "free some 10 MB, or name another cache folder in the environment variable MOGU_CACHE"

@@ -11,7 +11,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from mogu.errors import ConfigError, ModelFileError
-from mogu.hub import load_base
+from mogu.hub import load_base, locate_gguf
 from mogu.modeling.config import MoguConfig
 
 
@@ -21,10 +21,11 @@ def base_name(folder: Path, config: MoguConfig, base_model: str | Path | None) -
     Raises:
         ModelFileError: nothing says it.
     """
-    source = str(base_model or config.base_model or "")
-    if not source:
+    if base_model:
+        return str(base_model)
+    if not config.base_model:
         raise ModelFileError(f"{folder} names no base model", expected="its hub id or folder", action="pass base_model=...")
-    return source
+    return locate_gguf(config.base_model, config.base_sha256) if config.base_sha256 else config.base_model
 
 
 def load_base_of(folder: Path, config: MoguConfig, base_model: PreTrainedModel | str | Path | None, **model_kwargs: Any) -> PreTrainedModel:

@@ -93,6 +93,7 @@ class MoguConfig(BaseModel):
         format_version: version of the saved layout.
         base_model: hub id or folder of the base model.
         base_revision: commit of the base model on the hub.
+        base_sha256: digest of the GGUF file that the base model came from; ``None`` for other base models.
         base_shape: filled in when a model is wrapped, checked when it is loaded.
         output_projection: path, inside one decoder layer, of the attention output projection (``"self_attn.o_proj"``);
             ``None`` looks it up by architecture.
@@ -120,6 +121,7 @@ class MoguConfig(BaseModel):
     format_version: int = Field(default=FORMAT_VERSION, ge=1, le=FORMAT_VERSION)
     base_model: str | None = None
     base_revision: str | None = None
+    base_sha256: str | None = None
     base_shape: BaseShape | None = None
     output_projection: str | None = None
     layers: list[int] | None = None

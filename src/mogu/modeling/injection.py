@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from mogu.errors import ConfigError, ModelFileError
+from mogu.hub import has_adapter
 from mogu.modeling.adapter_files import Adapter, Responder
 from mogu.modeling.architectures import Projection, compute_device, compute_dtype, find_backbone, find_output_projections
 from mogu.modeling.config import BaseShape, MoguConfig
@@ -147,6 +148,12 @@ def find_projections(base_model: PreTrainedModel, config: MoguConfig) -> list[Pr
     """
     if any(isinstance(module, WrappedLinear) for module in base_model.modules()):
         raise ConfigError("The base model is routed already", expected="a plain base model", action="call detach() on the old MoguModel")
+    if has_adapter(base_model):
+        raise ConfigError(
+            "The base model has an adapter of PEFT in it, which a saved model could not find again",
+            expected="a whole model",
+            action="merge the adapter first: model.merge_and_unload(), then save_pretrained()",
+        )
     projections = find_output_projections(base_model, config.output_projection, config.layers)
     _check_shape(base_model, config)
     _check_rank(projections, config.rank)

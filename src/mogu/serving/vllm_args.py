@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mogu.errors import ConfigError, ModelFileError
-from mogu.hub import fetch_model_folder
+from mogu.hub import fetch_model_folder, resolve_source
+from mogu.modeling.base_model import base_name
 from mogu.modeling.checkpoint import CONFIG_FILE, TEMPLATE_FILE
 from mogu.modeling.config import MoguConfig, check_model_name
 from mogu.serving.packed_adapter import PackedAdapter, read_packed_adapter
@@ -64,7 +65,7 @@ def serve_arguments(models: Mapping[str, Path], *, base_model: str | None, host:
     """
     adapters = [read_packed_adapter(folder) for folder in models.values()]
     configs = [adapter.config for adapter in adapters]
-    base = check_model_name(base_model, "--base-model") if base_model is not None else _common_base(configs)
+    base = resolve_source(check_model_name(base_model, "--base-model")) if base_model is not None else _common_base(models, configs)
     other_modules, options = _split_lora_modules(options)
     modules = [f"{name}={folder}" for name, folder in models.items()]
     rank = max(adapter.rank for adapter in adapters)
@@ -112,7 +113,8 @@ def _target_modules(adapters: Sequence[PackedAdapter]) -> list[str]:
     return names
 
 
-def _common_base(configs: Sequence[MoguConfig]) -> str:
+def _common_base(models: Mapping[str, Path], configs: Sequence[MoguConfig]) -> str:
+    """What vLLM is to load: a folder of mogu's cache for a base that comes from a GGUF file, since vLLM knows no names of ours."""
     bases = {(config.base_model, config.base_revision) for config in configs}
     if len(bases) > 1:
         raise ConfigError(
@@ -120,10 +122,7 @@ def _common_base(configs: Sequence[MoguConfig]) -> str:
             expected="models with the same base model, which is in memory once",
             action="serve each base model with its own server, or name one with --base-model",
         )
-    base = configs[0].base_model
-    if base is None:
-        raise ConfigError("The saved model does not name its base model", expected="--base-model", action="name it")
-    return base
+    return resolve_source(base_name(next(iter(models.values())), configs[0], None))
 
 
 def _split_lora_modules(options: Sequence[str]) -> tuple[list[str], list[str]]:

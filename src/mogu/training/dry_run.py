@@ -30,6 +30,7 @@ from mogu.training.inputs import (
     recipe_tokenizer,
 )
 from mogu.training.layer_sets import top_counts
+from mogu.training.merged_base import before_merging
 from mogu.training.recipe import ModelSection, Recipe, Stage
 from mogu.training.sampler import StepBatches
 from mogu.training.search import routed_config
@@ -114,6 +115,7 @@ def plan(recipe: Recipe) -> Plan:
     """
     check_output_folders(recipe)
     check_trackers(recipe.run.report_to)
+    recipe = before_merging(recipe)
     records = load_records(recipe)
     check_labels(records)
     if recipe.model.chat_template is not None:

@@ -33,6 +33,7 @@ from mogu.training.inputs import (
 )
 from mogu.training.layer_sets import probed_layer_sets
 from mogu.training.loss_curve import LossCurve
+from mogu.training.merged_base import with_merged_base
 from mogu.training.recipe import ModelSection, Recipe
 from mogu.training.report import save_with_report
 from mogu.training.search import LayerSetSearch, dev_metrics
@@ -75,6 +76,7 @@ def harden(
     check_one_process()
     check_output_folders(recipe)
     check_trackers(recipe.run.report_to)
+    recipe = with_merged_base(recipe)
     if base is None:  # what is wrong with the model comes to light before any of it is downloaded
         load_config(recipe.model.base, revision=recipe.model.revision, trust_remote_code=recipe.model.trust_remote_code)
     date = datetime.now() if restart and stage is None else date_of_run(recipe.run.work_folder)

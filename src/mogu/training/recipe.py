@@ -39,7 +39,10 @@ class ModelSection(Section):
     """``[model]``: the base model.
 
     Args:
-        base: folder or hub id.
+        base: a folder, a GGUF file, a hub id, or a name that ``mogu models ls`` lists, such as ``"smollm2"``.
+        gguf_file: the GGUF file to take, where ``base`` is a repository of the hub, or a folder, that holds one;
+            ``base = "owner/repository/file.gguf"`` says the same.
+        merge_adapter: merge the base, which is then the folder of a PEFT adapter, into one model, kept in ``<output>-base``.
         revision: commit on the hub.
         dtype: floating-point type to load it in; ``"auto"`` is the one it was saved in.
         device_map: as ``from_pretrained`` takes it, such as ``"auto"``; by default a GPU if there is one.
@@ -49,6 +52,8 @@ class ModelSection(Section):
     """
 
     base: str = Field(min_length=1)
+    gguf_file: str | None = None
+    merge_adapter: bool = False
     revision: str | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device_map: str | None = None
@@ -56,10 +61,18 @@ class ModelSection(Section):
     chat_template: Path | None = None
     system_prompt: str | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _join_gguf_file(cls, values: Any) -> Any:
+        """One name says which file it is, so that nothing else has to know of two."""
+        if not isinstance(values, dict) or not values.get("gguf_file"):
+            return values
+        return {**values, "base": f"{values.get('base')}/{values['gguf_file']}", "gguf_file": None}
+
     @property
     def that_counts(self) -> dict[str, Any]:
         """The settings that change a number, for fingerprints: not the device, nor the template, which has a fingerprint of its own."""
-        return self.model_dump(exclude={"device_map", "chat_template", "trust_remote_code"})
+        return self.model_dump(exclude={"device_map", "chat_template", "trust_remote_code", "gguf_file", "merge_adapter"})
 
 
 class DataSection(Section):

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from mogu.data import conversation_of
 from mogu.errors import ConfigError
 from mogu.files.json_files import fingerprint
+from mogu.hub import gguf_digest
 from mogu.modeling.adapter_files import read_adapter, read_routers, write_adapter, write_routers
 from mogu.modeling.checkpoint import BACKBONE, ROUTER_FILE
 from mogu.modeling.config import BackboneConfig, MoguConfig
@@ -49,6 +50,7 @@ def routed_config(recipe: Recipe, tokenizer: PreTrainedTokenizerBase | None = No
     config = MoguConfig(
         base_model=recipe.model.base,
         base_revision=recipe.model.revision,
+        base_sha256=gguf_digest(recipe.model.base),
         backbone=BackboneConfig(**recipe.backbone.model_dump(exclude={"learning_rate"})) if recipe.method == "v2" else None,
         routed_tokens=recipe.mogu.tokens_to_route,
         **settings,

@@ -1,0 +1,132 @@
+"""Base models, classifiers and tokenizers, loaded with transformers.
+
+Knows how to load what a source resolves to; knows nothing of what is done with it, nor of saved models.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mogu.errors import ModelFileError
+from mogu.hub.adapters import adapter_error, has_adapter, refuse_adapter
+from mogu.hub.errors import explain
+from mogu.hub.sources import resolve_source
+from mogu.recipes import find_template
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+
+def load_config(source: str, *, revision: str | None = None, trust_remote_code: bool = False) -> PreTrainedConfig:
+    """The config of a base model.
+
+    Args:
+        source: a folder, a GGUF file, a name that ``mogu models ls`` lists or a hub id, see :func:`mogu.hub.resolve_source`.
+        revision: commit on the hub.
+        trust_remote_code: whether the model's own code may run.
+
+    Raises:
+        ModelFileError: it cannot be found or read, is an adapter, or needs remote code that the caller did not allow.
+    """
+    from transformers import AutoConfig
+
+    found = resolve_source(source)
+    refuse_adapter(found)
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(found, revision=revision or "main", trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise explain(found, error) from error
+    return config
+
+
+def load_base(source: str, *, revision: str | None = None, trust_remote_code: bool = False, **model_kwargs: Any) -> PreTrainedModel:
+    """A base model, ready to be wrapped.
+
+    Args:
+        source: as for :func:`load_config`.
+        revision: commit on the hub.
+        trust_remote_code: whether the model's own code may run.
+        model_kwargs: for ``AutoModelForCausalLM.from_pretrained``.
+
+    Raises:
+        ModelFileError: it cannot be found or read, is an adapter, or needs remote code that the caller did not allow.
+    """
+    from transformers import AutoModelForCausalLM
+
+    from mogu.transformers_compat import accept_cache
+
+    found = resolve_source(source)
+    refuse_adapter(found)
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            found, revision=revision or "main", trust_remote_code=trust_remote_code, **model_kwargs
+        )
+    except Exception as error:  # from_pretrained raises whatever its readers raise: torch, safetensors, json, pickle
+        if isinstance(error, MemoryError):
+            raise
+        raise explain(found, error) from error
+    if has_adapter(model):  # a repository of the hub that holds an adapter: transformers has loaded its base as well
+        raise adapter_error(source)
+    accept_cache(model)
+    return model
+
+
+def load_classifier(source: str) -> tuple[Any, PreTrainedTokenizerBase]:
+    """A sequence classifier in evaluation mode, and its tokenizer.
+
+    Raises:
+        ModelFileError: it cannot be found or read, or needs remote code.
+    """
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    found = resolve_source(source)
+    try:
+        model = AutoModelForSequenceClassification.from_pretrained(found)
+        tokenizer = AutoTokenizer.from_pretrained(found)
+    except Exception as error:  # as for base models
+        if isinstance(error, MemoryError):
+            raise
+        raise explain(found, error, what="classifier") from error
+    return model.eval(), tokenizer
+
+
+def load_tokenizer(source: str, *, chat_template: Path | None = None, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """A tokenizer, padded on the left as generation needs it.
+
+    Args:
+        source: as for :func:`load_config`.
+        chat_template: a Jinja file, or the name of a shipped template, that takes the place of the tokenizer's own.
+        trust_remote_code: whether the tokenizer's own code may run.
+
+    Raises:
+        ModelFileError: there is no tokenizer, or the template file cannot be read.
+        ConfigError: there is no such template.
+    """
+    from transformers import AutoTokenizer
+
+    found = resolve_source(source)
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(found, trust_remote_code=trust_remote_code)
+    except Exception as error:  # tokenizers raise bare Exceptions for broken files
+        raise explain(found, error, what="tokenizer") from error
+    if chat_template is not None:
+        tokenizer.chat_template = read_template(chat_template)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "left"
+    return tokenizer
+
+
+def read_template(file: Path) -> str:
+    """The text of a chat template.
+
+    Raises:
+        ModelFileError: the file cannot be read.
+    """
+    try:
+        return find_template(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelFileError(
+            f"The chat template {file} cannot be read: {error}", expected="a Jinja file in UTF-8", action="check the path"
+        ) from error

