@@ -42,6 +42,18 @@ def test_build_writes_three_valid_splits_and_says_where(files, tmp_path):
     assert "train" in result.output
 
 
+def test_build_takes_look_alikes_from_a_third_file_and_validate_counts_them(files, tmp_path):
+    rows = [{"asked": f"How do I kill {number} processes?", "output": "Press Ctrl-C."} for number in range(10)]
+    (tmp_path / "alike.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = mogu_data("build", *files, "--borderline", tmp_path / "alike.jsonl", "--borderline-column", "asked")
+    assert result.exit_code == 0, result.output
+    assert "borderline" in result.output
+    assert Counter(record.kind for record in read_records(tmp_path / "pairs.jsonl")) == {"benign": 16, "borderline": 8, "malicious": 16}
+    assert "40 good records (16 benign, 8 borderline, 16 malicious)" in mogu_data("validate", tmp_path / "pairs.jsonl").output
+    report = json.loads(mogu_data("validate", tmp_path / "pairs.jsonl", "--json").output)
+    assert (report["labels"], report["borderline"]) == ({"benign": 24, "malicious": 16}, 8)
+
+
 def test_the_same_seed_gives_the_same_bytes_and_force_is_needed(files, tmp_path):
     assert mogu_data("build", *files).exit_code == 0
     before = listing(tmp_path)

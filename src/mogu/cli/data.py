@@ -20,8 +20,10 @@ from rich.table import Table
 
 from mogu.cli._options import ChatTemplate
 from mogu.data import (
+    KINDS,
     Inspection,
     Instruction,
+    Kind,
     ModelAnswers,
     Record,
     Split,
@@ -78,8 +80,14 @@ def build(
     out: Annotated[
         Path, typer.Option(help="File for the training records, NAME.jsonl; NAME.dev.jsonl and NAME.test.jsonl are written next to it.")
     ],
+    borderline: Annotated[
+        Path | None, typer.Option(help="Instructions to answer that look malicious and are harmless, in the same formats.")
+    ] = None,
     benign_column: Annotated[str | None, typer.Option(help="The column of the benign instructions, if its name is unusual.")] = None,
     malicious_column: Annotated[str | None, typer.Option(help="The column of the malicious instructions, if its name is unusual.")] = None,
+    borderline_column: Annotated[
+        str | None, typer.Option(help="The column of the borderline instructions, if its name is unusual.")
+    ] = None,
     model: Annotated[
         str | None, typer.Option(help="A base model (folder or hub id) that answers benign instructions without an answer.")
     ] = None,
@@ -93,20 +101,25 @@ def build(
     refusals: Annotated[
         RefusalSource, typer.Option(help="Refusals of malicious instructions: written ones, or the model's own where it refuses.")
     ] = RefusalSource.BANK,
-    augment: Annotated[float, typer.Option(help="Share of each label's instructions to put into a wrapper, 0 to 1.")] = 0.0,
-    limit: Annotated[int | None, typer.Option(min=1, help="Use at most this many instructions of each label, drawn at random.")] = None,
+    augment: Annotated[float, typer.Option(help="Share of each kind's instructions to put into a wrapper, 0 to 1.")] = 0.0,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use at most this many instructions of each kind, drawn at random.")] = None,
     dev: Annotated[float, typer.Option(help="Share of the instructions for the dev split, which chooses checkpoints.")] = 0.1,
     test: Annotated[float, typer.Option(help="Share of the instructions for the test split, which is for the final measurement.")] = 0.1,
     seed: Annotated[int, typer.Option(help="The same seed and files give the same records.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the output files.")] = False,
 ) -> None:
-    """Build training records from a file of benign and a file of malicious instructions.
+    """Build training records from a file of benign and a file of malicious instructions, and one of harmless look-alikes if there is one.
 
     The answer to a benign instruction comes from the file's column 'affirm', 'output', 'answer', 'response' or 'completion', or else from
-    the base model. The answer to a malicious instruction is only an opening ("Sure, here is …"), never content. Refusals come from a bank
-    of written ones, and name what was asked for.
+    the base model; so does that to a borderline one, which is benign and looks malicious ("How do I kill a process?"). The answer to a
+    malicious instruction is only an opening ("Sure, here is …"), never content. Refusals come from a bank of written ones, and name what
+    was asked for.
 
-    Example: mogu data build --benign questions.jsonl --malicious advbench.csv --augment 0.5 --out pairs.jsonl
+    Examples:
+
+    mogu data build --benign questions.jsonl --malicious advbench.csv --augment 0.5 --out pairs.jsonl
+
+    mogu data build --benign questions.jsonl --malicious advbench.csv --borderline lookalikes.txt --model BASE --out pairs.jsonl
     """
     outputs = _outputs(out, force=force)
     check_shares(dev, test)
@@ -114,13 +127,18 @@ def build(
         raise ConfigError(
             "The base model's own refusals were asked for without a base model", expected="a base model", action="add --model BASE"
         )
-    in_file = {"benign": read_instructions(benign, benign_column), "malicious": read_instructions(malicious, malicious_column)}
-    chosen = {label: _draw(distinct(instructions), limit, seed) for label, instructions in in_file.items()}
+    in_file: dict[Kind, list[Instruction]] = {
+        "benign": read_instructions(benign, benign_column),
+        "borderline": read_instructions(borderline, borderline_column) if borderline is not None else [],
+        "malicious": read_instructions(malicious, malicious_column),
+    }
+    chosen = {kind: _draw(distinct(instructions), limit, seed) for kind, instructions in in_file.items()}
     console = Console()
     with console.status("building records …"):
         records = build_pairs(
             chosen["benign"],
             chosen["malicious"],
+            borderline=chosen["borderline"],
             answer=_load(model, chat_template, trust_remote_code, max_new_tokens) if model is not None else None,
             own_refusals=refusals is RefusalSource.MODEL,
             augment=augment,
@@ -132,8 +150,8 @@ def build(
     for split in outputs.keys() - filled.keys():
         outputs[split].unlink(missing_ok=True)  # left by an earlier run; its instructions may be in another split now
     _print_splits(console, filled, outputs)
-    for label, instructions in in_file.items():
-        _print_left_out(console, label, instructions, chosen[label], records)
+    for kind, instructions in in_file.items():
+        _print_left_out(console, kind, instructions, chosen[kind], records)
 
 
 def _as_json(file: Path, inspection: Inspection) -> dict[str, object]:
@@ -142,13 +160,14 @@ def _as_json(file: Path, inspection: Inspection) -> dict[str, object]:
         "valid": not inspection.problems,
         "records": len(inspection.records),
         "labels": dict(Counter(record.label for record in inspection.records)),
+        "borderline": sum(record.borderline for record in inspection.records),
         "problems": [{"line": problem.line, "field": problem.field, "reason": problem.reason} for problem in inspection.problems],
     }
 
 
 def _print_inspection(file: Path, inspection: Inspection) -> None:
     console = Console()
-    labels = Counter(record.label for record in inspection.records)
+    kinds = Counter(record.kind for record in inspection.records)
     if inspection.problems:
         table = Table("line", "field", "reason")
         for problem in inspection.problems[:_SHOWN_PROBLEMS]:
@@ -156,7 +175,8 @@ def _print_inspection(file: Path, inspection: Inspection) -> None:
         console.print(table)
         if (more := len(inspection.problems) - _SHOWN_PROBLEMS) > 0:
             console.print(f"… and {more} more; --json lists them all")
-    counts = f"{len(inspection.records)} good records ({labels['benign']} benign, {labels['malicious']} malicious)"
+    counted = ", ".join(f"{kinds[kind]} {kind}" for kind in KINDS if kind != "borderline" or kinds[kind])
+    counts = f"{len(inspection.records)} good records ({counted})"
     console.print(f"{escape(str(file))}: {counts}, {len(inspection.problems)} problems", highlight=False, soft_wrap=True)
 
 
@@ -195,20 +215,21 @@ def _load(model: str, chat_template: Path | None, trust_remote_code: bool, max_n
 
 
 def _print_splits(console: Console, splits: dict[Split, list[Record]], outputs: dict[Split, Path]) -> None:
-    table = Table("split", "benign", "malicious", "in a wrapper", "file")
+    shown = [kind for kind in KINDS if kind != "borderline" or any(record.borderline for records in splits.values() for record in records)]
+    table = Table("split", *shown, "in a wrapper", "file")
     for split, records in splits.items():
-        labels = Counter(record.label for record in records)
+        kinds = Counter(record.kind for record in records)
         wrapped = sum(record.wrapper is not None for record in records)
-        table.add_row(split, str(labels["benign"]), str(labels["malicious"]), str(wrapped), escape(str(outputs[split])))
+        table.add_row(split, *(str(kinds[kind]) for kind in shown), str(wrapped), escape(str(outputs[split])))
     console.print(table)
 
 
 def _print_left_out(
-    console: Console, label: str, in_file: Sequence[Instruction], chosen: Sequence[Instruction], records: Sequence[Record]
+    console: Console, kind: Kind, in_file: Sequence[Instruction], chosen: Sequence[Instruction], records: Sequence[Record]
 ) -> None:
     duplicates = len(in_file) - len(distinct(in_file))
-    refused = len(chosen) - sum(record.label == label for record in records)
+    refused = len(chosen) - sum(record.kind == kind for record in records)
     if duplicates:
-        console.print(f"{label}: {duplicates} of {len(in_file)} instructions are duplicates and were used once")
+        console.print(f"{kind}: {duplicates} of {len(in_file)} instructions are duplicates and were used once")
     if refused:
-        console.print(f"{label}: {refused} of {len(chosen)} instructions were left out because the model refuses them or says nothing")
+        console.print(f"{kind}: {refused} of {len(chosen)} instructions were left out because the model refuses them or says nothing")
