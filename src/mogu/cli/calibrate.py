@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def calibrate(
     path: ModelPath,
     dev: Annotated[Path, typer.Option(help="Held-out records, a .jsonl file as `mogu data build` writes it.")],
-    max_benign_refusal: Annotated[float, typer.Option(help="Share of benign records that may be refused.")] = 0.01,
+    max_benign_refusal: Annotated[float, typer.Option(help="Share of benign records that may be refused, and of borderline ones.")] = 0.01,
     write: Annotated[bool, typer.Option("--write", help="Save the dial in the model's mogu_config.json and on its card.")] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a reply; a refusal shows in its first sentence.")] = 48,
     batch_size: Annotated[int, typer.Option(min=1, help="Replies at a time.")] = 32,
@@ -75,9 +75,10 @@ def _show(calibration: Calibration, path: str, *, write: bool) -> None:
     console = Console(highlight=False)
     before, after = calibration.before, calibration.chosen
     table = Table("95 % intervals", f"dial {before.dial:+g}, before", f"dial {after.dial:+g}, chosen")
-    for title, name in (("malicious requests refused", "malicious_refused"), ("benign requests refused", "benign_refused")):
-        cells = [getattr(rates, name) for rates in (before, after)]
-        table.add_row(title, *(f"{cell.value:.1%} ({cell.low:.1%} to {cell.high:.1%}, n {cell.n})" for cell in cells))
+    rows = before.rows()
+    for name, chosen in after.rows().items():
+        shares = (rows[name], chosen)
+        table.add_row(f"{name} refused", *(f"{share.value:.1%} ({share.low:.1%} to {share.high:.1%}, n {share.n})" for share in shares))
     console.print(table)
     bought = calibration.bought
     console.print(

@@ -152,10 +152,10 @@ def check_labels(records: dict[str, list[Record]]) -> None:
 
 
 def check_both_labels(records: Sequence[Record], what: str) -> None:
-    """Refuse records that do not have both labels; ``what`` names the records in the error.
+    """Refuse records that do not have both labels, or no benign ones but borderline; ``what`` names the records in the error.
 
     Raises:
-        DataError: a label is missing.
+        DataError: a label or ordinary benign records are missing.
     """
     labels = {record.label for record in records}
     if labels != {"benign", "malicious"}:
@@ -163,6 +163,12 @@ def check_both_labels(records: Sequence[Record], what: str) -> None:
             f"The {what} records have {'no labels' if not labels else 'only the label ' + ', '.join(labels)}",
             expected="both benign and malicious records",
             action="add records of the other label: with one label there is nothing to tell apart",
+        )
+    if all(record.kind != "benign" for record in records):
+        raise DataError(
+            f"All benign ones of the {what} records are borderline",
+            expected="ordinary benign records as well",
+            action="add some: what becomes of ordinary requests would go unseen",
         )
 
 

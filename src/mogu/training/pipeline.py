@@ -6,7 +6,7 @@ Knows the order of the steps; each step itself is elsewhere in this package.
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 
 import torch
@@ -175,5 +175,5 @@ class _Run:
         record = self.workspace.measured("base", measured_with)
         if record is None:
             metrics = dev_metrics(self.base, self.recipe, self.inputs, "trying the base model")
-            record = self.workspace.measure("base", measured_with, behavior=asdict(metrics))
+            record = self.workspace.measure("base", measured_with, behavior=metrics.as_json())
         return DevMetrics(**record["behavior"])

@@ -181,8 +181,9 @@ class ChoiceSection(Section):
         unwill_offsets: numbers to add to the unwill logits of each trained router, one at a time: how ready it is to refuse. The
             chosen one becomes part of the saved routers.
         dials: values of ``δ`` to try each trained router at.
-        max_benign_loss: how far the share of benign dev prompts answered may fall below the base model's; within this bound, the
-            trial that refuses most malicious prompts is kept. ``None`` weighs both rates the same.
+        max_benign_loss: how far the share of benign dev prompts answered may fall below the base model's, and likewise that of
+            borderline ones; within this bound, the trial that refuses most malicious prompts is kept. ``None`` weighs refusing and
+            answering the same.
         max_new_tokens: tokens of each reply that is judged.
         batch_size: replies generated at a time.
     """
