@@ -114,6 +114,27 @@ def test_without_answers_and_without_a_model_the_way_out_is_named(files, tmp_pat
     assert "--model BASE, or a benign file with an answer column" in str(result.exception)
 
 
+def test_starter_writes_lists_that_build_reads_and_overwrites_only_when_told_to(tmp_path):
+    written = mogu_data("starter", "--out", tmp_path / "set")
+    assert written.exit_code == 0, written.output
+    files = listing(tmp_path / "set" / "train")
+    assert set(files) == {"benign.jsonl", "borderline.jsonl", "malicious.jsonl"}
+    assert f"--borderline {tmp_path / 'set' / 'train' / 'borderline.jsonl'}" in written.output
+    assert "data.train=starter" in written.output
+    (tmp_path / "set" / "train" / "benign.jsonl").write_text("mine\n")
+    again = mogu_data("starter", "--out", tmp_path / "set")
+    assert isinstance(again.exception, ConfigError)
+    assert (tmp_path / "set" / "train" / "benign.jsonl").read_text() == "mine\n"
+    assert mogu_data("starter", "--out", tmp_path / "set", "--force").exit_code == 0
+    assert listing(tmp_path / "set" / "train") == files
+    answered = [{**json.loads(line), "output": "An answer."} for line in files["benign.jsonl"].decode().splitlines()]
+    (tmp_path / "benign.jsonl").write_text("".join(json.dumps(row) + "\n" for row in answered))
+    lists = ["--benign", tmp_path / "benign.jsonl", "--malicious", tmp_path / "set" / "train" / "malicious.jsonl"]
+    built = mogu_data("build", *lists, "--out", tmp_path / "pairs.jsonl", "--dev", 0, "--test", 0)
+    assert built.exit_code == 0, built.output
+    assert Counter(record.kind for record in read_records(tmp_path / "pairs.jsonl")) == {"benign": 400, "malicious": 252}
+
+
 def test_validate_names_line_field_and_reason(tmp_path):
     path = tmp_path / "records.jsonl"
     good = {"id": "a", "label": "benign", "instruction": "Hi", "affirm": "Hi.", "reject": "I can't help."}

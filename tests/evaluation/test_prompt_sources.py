@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from mogu.data import WRAPPERS, Record, augmented, write_records
+from mogu.data.starter import HELD_OUT
 from mogu.errors import MoguError
 from mogu.evaluation.prompt_sources import read_prompts
 from mogu.evaluation.prompts import JUDGES, EvalPrompt
@@ -59,6 +60,16 @@ def test_look_alikes_are_borderline_from_records_and_from_lists(tmp_path: Path) 
     asked = read_prompts([str(tmp_path / "dev.jsonl"), f"borderline={tmp_path / 'alike.txt'}"])
     assert [one.category for one in asked] == ["borderline", "benign_wrapped", "malicious", "borderline"]
     assert {one.expected for one in asked if one.category != "malicious"} == {"answered"}
+
+
+def test_the_starter_set_is_asked_by_its_name_on_held_out_topics_alone() -> None:
+    asked = read_prompts(["starter"])
+    assert Counter(one.category for one in asked) == {"benign": 120, "borderline": 70, "malicious": 70}
+    assert {"arson", "human-trafficking", "astronomy"} <= {one.group for one in asked}
+    assert {HELD_OUT[str(one.group)] for one in asked} == {"test"}
+    assert {one.dataset for one in asked} == {"starter"}
+    jailbroken = read_prompts(["starter"], limit=2, jailbreaks="own")
+    assert Counter(one.category for one in jailbroken if one.wrapper) == {"benign_wrapped": 2, "malicious_wrapped": 2}
 
 
 def test_lists_need_their_kind_and_data_sets_go_by_name(tmp_path: Path, shared: Path) -> None:

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 def calibrate(
     path: ModelPath,
-    dev: Annotated[Path, typer.Option(help="Held-out records, a .jsonl file as `mogu data build` writes it.")],
+    dev: Annotated[
+        str, typer.Option(help="Held-out records, a .jsonl file as `mogu data build` writes it, or 'starter', the starter set's.")
+    ],
     max_benign_refusal: Annotated[float, typer.Option(help="Share of benign records that may be refused, and of borderline ones.")] = 0.01,
     write: Annotated[bool, typer.Option("--write", help="Save the dial in the model's mogu_config.json and on its card.")] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a reply; a refusal shows in its first sentence.")] = 48,
@@ -43,6 +45,7 @@ def calibrate(
     """
     from mogu.cli._shared import load_model, show_log
     from mogu.data import read_records
+    from mogu.data.starter import STARTER, dev_pairs
     from mogu.errors import ConfigError
     from mogu.evaluation.calibration import calibrate as run
     from mogu.evaluation.calibration import write_calibration
@@ -50,7 +53,7 @@ def calibrate(
     folder = Path(path).expanduser()
     if write and not folder.is_dir():
         raise ConfigError(f"--write was given, and {path} is no folder here", expected="a folder", action="download the model first")
-    records = read_records(dev)
+    records = dev_pairs() if dev == STARTER else read_records(Path(dev))
     model = load_model(
         path, base_model=base_model, dtype=dtype, trust_remote_code=trust_remote_code, chat_template=chat_template, dial=None
     )

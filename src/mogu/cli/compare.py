@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Data = Annotated[
     str,
     typer.Option(
-        help="Prompts, separated by commas: lab, a data set's name (advbench, xstest, ...) or NAME=FILE, "
+        help="Prompts, separated by commas: lab, starter, a data set's name (advbench, xstest, ...) or NAME=FILE, "
         "a .jsonl file of records, benign=FILE, borderline=FILE or malicious=FILE."
     ),
 ]

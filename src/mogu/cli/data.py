@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import random
+import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -35,6 +36,7 @@ from mogu.data import (
     split_records,
     write_record_files,
 )
+from mogu.data.starter import starter_files, write_starter
 from mogu.errors import ConfigError
 
 app = typer.Typer(no_args_is_help=True, help="Check training records, and build them from plain instructions.")
@@ -154,6 +156,36 @@ def build(
         _print_left_out(console, kind, instructions, chosen[kind], records)
 
 
+@app.command()
+def starter(
+    out: Annotated[Path, typer.Option(help="Folder for the lists: train, dev and test, each with benign, borderline and malicious.jsonl.")],
+    force: Annotated[bool, typer.Option("--force", help="Overwrite files of these names.")] = False,
+) -> None:
+    """Write the starter set: instructions to harden a model with before you have data of your own.
+
+    Malicious instructions, borderline ones that look like them, and benign ones, with category and topic. A topic is in one split only.
+    There are no answers: `mogu data build` makes those, or `mogu train` where a recipe says data.train = "starter".
+
+    Example: mogu data starter --out starter-set
+    """
+    _refuse_to_overwrite(starter_files(out).values(), force=force)
+    written = write_starter(out)
+    table = Table("file", "instructions", "topics")
+    for file, instructions in written.items():
+        table.add_row(escape(str(file)), str(len(instructions)), str(len({instruction.topic for instruction in instructions})))
+    console = Console()
+    console.print(table)
+    files = {place: shlex.quote(str(file)) for place, file in starter_files(out).items()}
+    lists = " ".join(f"--{kind} {files['train', kind]}" for kind in KINDS)
+    prompts = ",".join(f"{kind}={files['test', kind]}" for kind in KINDS)
+    for line in (
+        f"Next:      mogu data build {lists} --model BASE --test 0 --out pairs.jsonl",
+        "Or:        mogu train RECIPE --set data.train=starter --set data.dev=starter",
+        f"Afterward: mogu compare MODEL --data {prompts}",
+    ):
+        console.print(escape(line), highlight=False, soft_wrap=True)
+
+
 def _as_json(file: Path, inspection: Inspection) -> dict[str, object]:
     return {
         "file": str(file),
@@ -187,13 +219,17 @@ def _outputs(out: Path, *, force: bool) -> dict[Split, Path]:
     for path in outputs.values():
         if path.is_dir():
             raise ConfigError(f"{path} is a folder", expected="a path for a file", action="give another path")
-        if path.exists() and not force:
-            raise ConfigError(
-                f"{path} exists already",
-                expected="paths at which nothing would be lost",
-                action="give another --out, or --force to overwrite",
-            )
+    _refuse_to_overwrite(outputs.values(), force=force)
     return outputs
+
+
+def _refuse_to_overwrite(paths: Iterable[Path], *, force: bool) -> None:
+    if not force and (there := [path for path in paths if path.exists()]):
+        raise ConfigError(
+            f"{there[0]} exists already",
+            expected="paths at which nothing would be lost",
+            action="give another --out, or --force to overwrite",
+        )
 
 
 def _draw(instructions: list[Instruction], limit: int | None, seed: int) -> list[Instruction]:

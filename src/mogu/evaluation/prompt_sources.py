@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mogu.data import KINDS, WRAPPERS, PromptTemplate, Record, read_instructions, read_records, wrapped_id
+from mogu.data.starter import STARTER, starter_instructions
 from mogu.errors import ConfigError, DataError
 from mogu.evaluation.datasets import CATALOG, dataset_spec, read_dataset, read_templates
 from mogu.evaluation.jailbreaks import EVALUATION_WRAPPERS
@@ -25,7 +26,7 @@ def read_prompts(sources: Sequence[str], *, limit: int | None = None, jailbreaks
     """Read the prompts of several sources.
 
     Args:
-        sources: each the name of a registered source, such as ``"lab"``; a data set of
+        sources: each the name of a registered source, such as ``"starter"`` or ``"lab"``; a data set of
             :data:`mogu.evaluation.datasets.CATALOG`, by ``"NAME"`` or ``"NAME=FILE"``; a file of records, as ``mogu data build``
             writes it; or ``"benign=FILE"``, ``"borderline=FILE"`` or ``"malicious=FILE"``, a list of instructions.
         limit: take at most this many prompts of each category of each source, the first ones.
@@ -72,6 +73,18 @@ def prompts_of_records(records: Iterable[Record], dataset: str) -> list[EvalProm
         category: Category = record.kind if record.wrapper is None else _WRAPPED_CATEGORY[record.label]
         prompts.append(EvalPrompt(record.id, dataset, category, tuple(record.conversation), request or text, record.wrapper))
     return prompts
+
+
+def starter_prompts() -> list[EvalPrompt]:
+    """Make prompts of the starter set's test split, grouped by topic; its topics and these instructions are trained on nowhere."""
+    return [
+        EvalPrompt.plain(instruction.id, STARTER, kind, instruction.text, group=instruction.topic)
+        for kind in KINDS
+        for instruction in starter_instructions(kind, "test")
+    ]
+
+
+PROMPT_SOURCES.register(STARTER, starter_prompts)
 
 
 def _name(source: str) -> str:
