@@ -13,6 +13,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mogu.data import Record
+from mogu.data.starter import STARTER
 from mogu.errors import ConfigError
 from mogu.files.atomic import discard
 from mogu.files.json_files import fingerprint, write_json
@@ -28,6 +29,7 @@ from mogu.training.inputs import (
     StageName,
     check_output_folders,
     common_fingerprint,
+    load_records,
     metrics_fingerprint,
     read_inputs,
 )
@@ -37,6 +39,7 @@ from mogu.training.recipe import ModelSection, Recipe
 from mogu.training.report import save_with_report
 from mogu.training.search import LayerSetSearch, dev_metrics
 from mogu.training.selection import DevMetrics, best_trial
+from mogu.training.starter import answered_pairs
 from mogu.training.trackers import check_trackers
 from mogu.training.workspace import Workspace, date_of_run
 
@@ -85,8 +88,11 @@ def harden(
         workspace = Workspace(recipe.run.work_folder, date=date)
         with workspace.locked():
             if restart:
-                for part in (stage,) if stage else ("glad", "unwill", "router", "probe"):
+                for part in (stage,) if stage else ("glad", "unwill", "router", "probe", STARTER):
                     discard(workspace.folder / part)
+            if records is None and recipe.data.train == STARTER:
+                answered = answered_pairs(recipe, base, inputs.tokenizer, workspace)
+                inputs = read_inputs(recipe, tokenizer=inputs.tokenizer, records=load_records(recipe, answered=answered))
             return _Run(recipe, base, inputs, workspace, resume).run(stage)
 
 
