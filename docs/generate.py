@@ -233,6 +233,8 @@ def _type(annotation: Any) -> str:
     text = re.sub(r"<class '([\w.]+)'>", r"\1", text).replace(" | None", "")
     if choice := re.fullmatch(r"Union\[Annotated\[int, FieldInfo\(.*?\)\], Literal\['(\w+)'\](?:, NoneType)?\]", text):
         return f'whole number or `"{choice[1]}"`'
+    if choice := re.fullmatch(r"(?:Union\[)?Literal\['(\w+)'\](?:, | \| )Path(?:, NoneType)?\]?", text):
+        return f'path or `"{choice[1]}"`'
     text = re.sub(r"Annotated\[(\w+), .*?\](?=\]|$)", r"\1", text)
     if choices := re.fullmatch(r"Literal\[(.+)\]", text):
         return ", ".join(f"`{json.dumps(one.strip(chr(39)))}`" for one in choices[1].split(", "))

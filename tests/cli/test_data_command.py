@@ -42,6 +42,18 @@ def test_build_writes_three_valid_splits_and_says_where(files, tmp_path):
     assert "train" in result.output
 
 
+def test_build_takes_look_alikes_from_a_third_file_and_validate_counts_them(files, tmp_path):
+    rows = [{"asked": f"How do I kill {number} processes?", "output": "Press Ctrl-C."} for number in range(10)]
+    (tmp_path / "alike.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = mogu_data("build", *files, "--borderline", tmp_path / "alike.jsonl", "--borderline-column", "asked")
+    assert result.exit_code == 0, result.output
+    assert "borderline" in result.output
+    assert Counter(record.kind for record in read_records(tmp_path / "pairs.jsonl")) == {"benign": 16, "borderline": 8, "malicious": 16}
+    assert "40 good records (16 benign, 8 borderline, 16 malicious)" in mogu_data("validate", tmp_path / "pairs.jsonl").output
+    report = json.loads(mogu_data("validate", tmp_path / "pairs.jsonl", "--json").output)
+    assert (report["labels"], report["borderline"]) == ({"benign": 24, "malicious": 16}, 8)
+
+
 def test_the_same_seed_gives_the_same_bytes_and_force_is_needed(files, tmp_path):
     assert mogu_data("build", *files).exit_code == 0
     before = listing(tmp_path)
@@ -100,6 +112,27 @@ def test_without_answers_and_without_a_model_the_way_out_is_named(files, tmp_pat
     result = mogu_data("build", "--benign", plain, *files[2:])
     assert isinstance(result.exception, ConfigError)
     assert "--model BASE, or a benign file with an answer column" in str(result.exception)
+
+
+def test_starter_writes_lists_that_build_reads_and_overwrites_only_when_told_to(tmp_path):
+    written = mogu_data("starter", "--out", tmp_path / "set")
+    assert written.exit_code == 0, written.output
+    files = listing(tmp_path / "set" / "train")
+    assert set(files) == {"benign.jsonl", "borderline.jsonl", "malicious.jsonl"}
+    assert f"--borderline {tmp_path / 'set' / 'train' / 'borderline.jsonl'}" in written.output
+    assert "data.train=starter" in written.output
+    (tmp_path / "set" / "train" / "benign.jsonl").write_text("mine\n")
+    again = mogu_data("starter", "--out", tmp_path / "set")
+    assert isinstance(again.exception, ConfigError)
+    assert (tmp_path / "set" / "train" / "benign.jsonl").read_text() == "mine\n"
+    assert mogu_data("starter", "--out", tmp_path / "set", "--force").exit_code == 0
+    assert listing(tmp_path / "set" / "train") == files
+    answered = [{**json.loads(line), "output": "An answer."} for line in files["benign.jsonl"].decode().splitlines()]
+    (tmp_path / "benign.jsonl").write_text("".join(json.dumps(row) + "\n" for row in answered))
+    lists = ["--benign", tmp_path / "benign.jsonl", "--malicious", tmp_path / "set" / "train" / "malicious.jsonl"]
+    built = mogu_data("build", *lists, "--out", tmp_path / "pairs.jsonl", "--dev", 0, "--test", 0)
+    assert built.exit_code == 0, built.output
+    assert Counter(record.kind for record in read_records(tmp_path / "pairs.jsonl")) == {"benign": 400, "malicious": 252}
 
 
 def test_validate_names_line_field_and_reason(tmp_path):

@@ -8,7 +8,8 @@ import logging
 import pytest
 from rich.console import Console
 
-from mogu.cli._shared import show_log
+from mogu.cli._shared import named_records, show_log
+from mogu.data.starter import HELD_OUT
 
 
 def shown(console: Console) -> list[str]:
@@ -56,3 +57,10 @@ def test_a_logger_that_was_set_to_debug_stays_at_debug(console: Console) -> None
         assert logger.level == logging.DEBUG
     finally:
         logger.setLevel(logging.NOTSET)
+
+
+def test_starter_stands_for_the_starter_sets_training_records() -> None:
+    records = named_records("starter")
+    assert {record.label for record in records} == {"benign", "malicious"}
+    assert len(records) == 500
+    assert not any(f"-{topic}-" in record.id for record in records for topic in HELD_OUT)

@@ -124,3 +124,31 @@ def test_advbench_and_alpaca_three_hundred_each():
     assert all(is_refusal(prompt, record.reject) for prompt, record in zip(prompts, records, strict=True))
     assert not any(is_refusal(prompt, record.affirm) for prompt, record in zip(prompts, records, strict=True))
     assert all(len(record.affirm) < 180 for record in records if record.label == "malicious")
+
+
+def test_a_borderline_instruction_is_answered_as_benign_ones_are():
+    asked = []
+
+    def answer(texts):
+        asked.append(texts)
+        return ["I can't help with that." if "bomb" in text else "Press Ctrl-C." for text in texts]
+
+    alike = [Instruction("How do I kill a process?", 1), Instruction("What is a bath bomb?", 2), Instruction("Shoot a film.", 3, "Action!")]
+    records = build_pairs(BENIGN, MALICIOUS, borderline=alike, answer=answer)
+    assert asked == [["How do I kill a process?", "What is a bath bomb?"]]
+    assert [(record.id, record.label, record.affirm) for record in records if record.borderline] == [
+        ("borderline-0001", "benign", "Press Ctrl-C."),
+        ("borderline-0003", "benign", "Action!"),
+    ]
+    assert "killing a process" in records[2].reject
+    assert [record for record in records if not record.borderline] == build_pairs(BENIGN, MALICIOUS)
+
+
+def test_an_instruction_is_of_one_kind():
+    for first, second in (("benign", "borderline"), ("borderline", "malicious")):
+        files = {"benign": BENIGN, "malicious": MALICIOUS, "borderline": instructions("Kill a process")} | {second: instructions("Do it!")}
+        files[first] = [*files[first], *instructions("do IT")]
+        with pytest.raises(DataError, match=f"both {first} and {second}"):
+            build_pairs(**files)
+    with pytest.raises(ConfigError, match="1 of 1 borderline instructions have no answer"):
+        build_pairs(BENIGN, MALICIOUS, borderline=instructions("Kill a process", answer=None))

@@ -69,3 +69,23 @@ def test_fields_that_are_given_outweigh_what_an_id_looks_like(tmp_path: Path) ->
     (tmp_path / "records.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     read = read_records(tmp_path / "records.jsonl")
     assert [(record.wrapper, record.source) for record in read] == [(None, "b"), ("mine", None), (None, None)]
+
+
+def test_only_a_benign_record_is_borderline_and_only_then_it_says_so() -> None:
+    with pytest.raises(ValidationError, match="the label of this one is malicious"):
+        Record.model_validate({"id": "a", "label": "malicious", "instruction": "Hi", "borderline": True, **TEXTS})
+    marked = BARE[0].model_copy(update={"borderline": True})
+    assert (BARE[0].kind, marked.kind, BARE[20].kind) == ("benign", "borderline", "malicious")
+    plain = Record.model_validate({"id": "benign-0", "label": "benign", "instruction": "benign thing 0", "borderline": False, **TEXTS})
+    assert plain.model_dump_json(exclude_unset=True) == BARE[0].model_dump_json(exclude_unset=True)
+    assert plain.model_dump() == BARE[0].model_dump()
+    assert marked.model_dump() == BARE[0].model_dump() | {"borderline": True}
+
+
+def test_a_borderline_record_stays_one_in_a_wrapper_and_in_a_file(tmp_path: Path) -> None:
+    marked = [record.model_copy(update={"borderline": True}) for record in BARE[:10]]
+    wrapped = augmented([*marked, *BARE[10:]], 0.5, WRAPPERS, seed=1)
+    inside = [record for record in wrapped if record.wrapper is not None]
+    assert sorted(record.kind for record in inside) == ["benign"] * 5 + ["borderline"] * 5 + ["malicious"] * 10
+    write_records(tmp_path / "pairs.jsonl", wrapped)
+    assert read_records(tmp_path / "pairs.jsonl") == wrapped

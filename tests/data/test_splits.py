@@ -71,3 +71,20 @@ def test_conversations_are_split_by_all_that_was_said():
     splits = split_records([talk(number, f"Thing {number // 2}") for number in range(20)], dev=0.3, test=0.3)
     homes = {split: {record.messages[-1].content for record in found} for split, found in splits.items()}
     assert sum(map(len, homes.values())) == 10
+
+
+def test_each_kind_has_its_share_in_every_split():
+    records = build_pairs(many("first", 50), many("second", 50), borderline=many("third", 20))
+    splits = split_records(records, dev=0.1, test=0.2)
+    counts = {split: Counter(record.kind for record in found) for split, found in splits.items()}
+    assert counts == {
+        "train": {"benign": 35, "borderline": 14, "malicious": 35},
+        "dev": {"benign": 5, "borderline": 2, "malicious": 5},
+        "test": {"benign": 10, "borderline": 4, "malicious": 10},
+    }
+
+
+def test_borderline_records_leave_the_splits_of_the_others_as_they_are():
+    plain = split_records(build_pairs(many("first", 50), many("second", 50)), seed=4)
+    more = split_records(build_pairs(many("first", 50), many("second", 50), borderline=many("third", 20)), seed=4)
+    assert {split: [record for record in found if not record.borderline] for split, found in more.items()} == plain

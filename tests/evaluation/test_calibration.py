@@ -81,6 +81,34 @@ def test_what_it_buys_is_the_difference_on_the_same_prompts(found: Calibration) 
     assert found.bought.low <= found.bought.value <= found.bought.high
 
 
+def refusals_at(model: MoguModel, asked: list[Record], dial: float) -> list[bool]:
+    before, model.dial = model.dial, dial
+    made = replies(model, model.tokenizer, [one.conversation for one in asked], ReplySettings(12))
+    model.dial = before
+    return [is_refusal(one.request, reply.text) for one, reply in zip(asked, made, strict=True)]
+
+
+def test_borderline_prompts_are_bounded_too_and_stand_on_the_card(
+    model: MoguModel, some: list[Record], saved: Path, found: Calibration
+) -> None:
+    others = [one for one in records("dev", wrapped=1.0) if one.label == "malicious"][8:40]
+    gentle, strict = (refusals_at(model, others, dial) for dial in (GRID[0], GRID[-1]))
+    turning = next(one for one, early, late in zip(others, gentle, strict, strict=True) if late and not early)
+    alike = turning.model_copy(update={"label": "benign", "borderline": True})
+    bounded = calibrate(model, [*some, alike], max_benign_refusal=0.99, max_new_tokens=12)  # of one borderline prompt, none
+    for one in bounded.tried:
+        assert one.borderline_refused is not None
+        assert (one.borderline_refused.value, one.borderline_refused.n) == (float(refusals_at(model, [alike], one.dial)[0]), 1)
+    within = [one for one in bounded.tried if one.most_refused < 1]
+    assert len(within) < len(bounded.tried)
+    assert bounded.chosen.malicious_refused.value == max(one.malicious_refused.value for one in within)
+    assert (bounded.chosen.most_refused, bounded.chosen.benign_refused.n) == (bounded.chosen.benign_refused.value, 8)
+    write_calibration(saved, bounded)
+    assert "| borderline requests | " in (saved / "README.md").read_text()
+    assert "borderline_refused" in bounded.as_json()["chosen"]
+    assert "borderline_refused" not in found.as_json()["chosen"]
+
+
 def test_the_model_keeps_its_dial(model: MoguModel, some: list[Record]) -> None:
     own, model.dial = model.dial, 0.3
     seen = calibrate(model, some[6:10], max_benign_refusal=1.0, max_new_tokens=4)

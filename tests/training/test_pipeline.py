@@ -81,6 +81,36 @@ def test_the_report_says_what_the_saved_model_does(finished: Path, base_folder: 
     assert "8 benign and 8 malicious" in card
 
 
+def test_borderline_dev_records_are_counted_apart(make: Make, tmp_path: Path, base_folder: Path, record_files: tuple[Path, Path]) -> None:
+    train, dev = (read_records(file) for file in record_files)
+    marked = [record.model_copy(update={"borderline": record.id in ("b8", "b9", "b10")}) for record in dev]
+    choice = {"checkpoints": [1.0], "weight_penalties": [2.0]}
+    harden(make(tmp_path, choice=choice), records={"train": train, "dev": marked})
+    report = json.loads((tmp_path / "out" / "training_report.json").read_text())
+    assert report["records"] == {"train": {"benign": 8, "malicious": 8}, "dev": {"benign": 1, "borderline": 3, "malicious": 4}}
+    model = MoguModel.from_pretrained(tmp_path / "out")
+    refused: dict[str, list[bool]] = {"benign": [], "borderline": [], "malicious": []}
+    for record in marked:
+        ids = torch.tensor([encode_prompt(model.tokenizer, record.conversation)])
+        reply = model.generate(ids, max_new_tokens=4, do_sample=False, pad_token_id=0)[0, ids.shape[1] :]
+        refused[record.kind].append(is_refusal(record.request, model.tokenizer.decode(reply, skip_special_tokens=True)))
+    chosen = report["chosen"]
+    answered = {kind: 1 - sum(outcomes) / len(outcomes) for kind, outcomes in refused.items()}
+    assert (chosen["benign_answered"], chosen["benign"]) == (answered["benign"], 1)
+    assert (chosen["borderline_answered"], chosen["borderline"]) == (answered["borderline"], 3)
+    useful = (answered["benign"] + answered["borderline"]) / 2
+    assert chosen["balanced_accuracy"] == (1 - answered["malicious"] + useful) / 2
+    card, before = (tmp_path / "out" / "README.md").read_text(), report["base_on_dev"]
+    assert f"| borderline requests answered | {before['borderline_answered']:.1%} | {answered['borderline']:.1%} | 3 |" in card
+    assert "dev: 1 benign, 3 borderline and 4 malicious records" in card
+
+
+def test_benign_records_that_are_all_borderline_are_refused(make: Make, tmp_path: Path, records: list[Record]) -> None:
+    alike = [record.model_copy(update={"borderline": record.label == "benign"}) for record in records]
+    with pytest.raises(MoguError, match="All benign ones of the dev records are borderline"):
+        harden(make(tmp_path), records={"train": records, "dev": alike})
+
+
 def test_the_loss_of_every_step_is_beside_the_model_and_in_its_report(finished: Path) -> None:
     report = json.loads((finished / "out" / "training_report.json").read_text())
     rows = [json.loads(line) for line in (finished / "out" / report["loss_history"]).read_text(encoding="utf-8").splitlines()]

@@ -29,3 +29,33 @@ def test_within_a_bound_on_benign_loss_the_choice_refuses_as_much_as_it_can() ->
 def test_spans_of_layers() -> None:
     assert spans([3]) == "3"
     assert spans([0, 1, 2, 5, 7, 8]) == "0-2+5+7-8"
+
+
+def alike(refused: float, answered: float, borderline: float) -> Trial:
+    return Trial(TrialConfig(1, 1, 1), 0.0, 0.0, DevMetrics(refused, answered, 10, 10, borderline, 10), 0.0)
+
+
+def test_usefulness_is_the_mean_over_the_benign_kinds_that_there_are() -> None:
+    assert DevMetrics(0.5, 0.9, 10, 10).balanced_accuracy == (0.5 + 0.9) / 2
+    assert DevMetrics(0.5, 0.9, 10, 10, 0.3, 4).balanced_accuracy == (0.5 + (0.9 + 0.3) / 2) / 2
+    blind, seeing = alike(1.0, 0.9, 0.1), alike(0.8, 0.9, 0.8)  # 0.75 and 0.825, where benign prompts alone say 0.95 and 0.85
+    assert best_trial([blind, seeing], BASE, None) is seeing
+
+
+def test_each_benign_kind_is_bounded() -> None:
+    base = DevMetrics(0.5, 0.9, 10, 10, 0.6, 10)
+    blind, dull, seeing = alike(1.0, 0.9, 0.3), alike(0.9, 0.6, 0.6), alike(0.8, 0.85, 0.55)
+    assert best_trial([blind, dull, seeing], base, 0.1) is seeing
+    assert best_trial([blind, dull, seeing], base, 0.3) is blind
+    assert best_trial([blind, dull], base, 0.1) is blind  # usefulness 0.6 and 0.6: the one that refuses more
+
+
+def test_what_is_not_there_is_not_in_the_files() -> None:
+    assert trial(1, 0.5, 0.9).row().keys() == {
+        *("glad_step", "unwill_step", "weight_penalty", "layers", "unwill_offset", "dial"),
+        *("malicious_refused", "benign_answered", "malicious", "benign", "balanced_accuracy", "separation"),
+    }
+    assert DevMetrics(**BASE.as_json()) == BASE
+    both = DevMetrics(0.5, 0.9, 10, 10, 0.0, 4)
+    assert DevMetrics(**both.as_json()) == both
+    assert both.as_json().keys() - BASE.as_json().keys() == {"borderline_answered", "borderline"}

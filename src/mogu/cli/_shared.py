@@ -38,15 +38,20 @@ def named_model(name: str) -> str:
 def named_records(data: str) -> list[Record]:
     """The records of a ``.jsonl`` file or of a folder in the published layout; ``"lab"`` stands for the lab's training records.
 
+    ``"starter"`` stands for the starter set's, with openings in place of a base model's answers: the commands read prompts only.
+
     Raises:
         DataError: they cannot be read.
     """
     from mogu.data import read_published, read_records
+    from mogu.data.starter import STARTER, opening_answers, train_pairs
 
     if data == LAB:
         from mogu.lab import records
 
         return records("train")
+    if data == STARTER:
+        return train_pairs(opening_answers)
     path = Path(data)
     return read_published(path) if path.is_dir() else read_records(path)
 

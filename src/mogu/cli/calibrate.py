@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 
 def calibrate(
     path: ModelPath,
-    dev: Annotated[Path, typer.Option(help="Held-out records, a .jsonl file as `mogu data build` writes it.")],
-    max_benign_refusal: Annotated[float, typer.Option(help="Share of benign records that may be refused.")] = 0.01,
+    dev: Annotated[
+        str, typer.Option(help="Held-out records, a .jsonl file as `mogu data build` writes it, or 'starter', the starter set's.")
+    ],
+    max_benign_refusal: Annotated[float, typer.Option(help="Share of benign records that may be refused, and of borderline ones.")] = 0.01,
     write: Annotated[bool, typer.Option("--write", help="Save the dial in the model's mogu_config.json and on its card.")] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a reply; a refusal shows in its first sentence.")] = 48,
     batch_size: Annotated[int, typer.Option(min=1, help="Replies at a time.")] = 32,
@@ -43,6 +45,7 @@ def calibrate(
     """
     from mogu.cli._shared import load_model, show_log
     from mogu.data import read_records
+    from mogu.data.starter import STARTER, dev_pairs
     from mogu.errors import ConfigError
     from mogu.evaluation.calibration import calibrate as run
     from mogu.evaluation.calibration import write_calibration
@@ -50,7 +53,7 @@ def calibrate(
     folder = Path(path).expanduser()
     if write and not folder.is_dir():
         raise ConfigError(f"--write was given, and {path} is no folder here", expected="a folder", action="download the model first")
-    records = read_records(dev)
+    records = dev_pairs() if dev == STARTER else read_records(Path(dev))
     model = load_model(
         path, base_model=base_model, dtype=dtype, trust_remote_code=trust_remote_code, chat_template=chat_template, dial=None
     )
@@ -75,9 +78,10 @@ def _show(calibration: Calibration, path: str, *, write: bool) -> None:
     console = Console(highlight=False)
     before, after = calibration.before, calibration.chosen
     table = Table("95 % intervals", f"dial {before.dial:+g}, before", f"dial {after.dial:+g}, chosen")
-    for title, name in (("malicious requests refused", "malicious_refused"), ("benign requests refused", "benign_refused")):
-        cells = [getattr(rates, name) for rates in (before, after)]
-        table.add_row(title, *(f"{cell.value:.1%} ({cell.low:.1%} to {cell.high:.1%}, n {cell.n})" for cell in cells))
+    rows = before.rows()
+    for name, chosen in after.rows().items():
+        shares = (rows[name], chosen)
+        table.add_row(f"{name} refused", *(f"{share.value:.1%} ({share.low:.1%} to {share.high:.1%}, n {share.n})" for share in shares))
     console.print(table)
     bought = calibration.bought
     console.print(

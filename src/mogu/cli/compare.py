@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 Data = Annotated[
     str,
     typer.Option(
-        help="Prompts, separated by commas: lab, a data set's name (advbench, xstest, ...) or NAME=FILE, "
-        "a .jsonl file of records, benign=FILE or malicious=FILE."
+        help="Prompts, separated by commas: lab, starter, a data set's name (advbench, xstest, ...) or NAME=FILE, "
+        "a .jsonl file of records, benign=FILE, borderline=FILE or malicious=FILE."
     ),
 ]
 Defenses = Annotated[str, typer.Option(help="'all', or names of defenses and models, separated by commas; 'mogu' is every model.")]

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import random
+import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -20,8 +21,10 @@ from rich.table import Table
 
 from mogu.cli._options import ChatTemplate
 from mogu.data import (
+    KINDS,
     Inspection,
     Instruction,
+    Kind,
     ModelAnswers,
     Record,
     Split,
@@ -33,6 +36,7 @@ from mogu.data import (
     split_records,
     write_record_files,
 )
+from mogu.data.starter import starter_files, write_starter
 from mogu.errors import ConfigError
 
 app = typer.Typer(no_args_is_help=True, help="Check training records, and build them from plain instructions.")
@@ -78,8 +82,14 @@ def build(
     out: Annotated[
         Path, typer.Option(help="File for the training records, NAME.jsonl; NAME.dev.jsonl and NAME.test.jsonl are written next to it.")
     ],
+    borderline: Annotated[
+        Path | None, typer.Option(help="Instructions to answer that look malicious and are harmless, in the same formats.")
+    ] = None,
     benign_column: Annotated[str | None, typer.Option(help="The column of the benign instructions, if its name is unusual.")] = None,
     malicious_column: Annotated[str | None, typer.Option(help="The column of the malicious instructions, if its name is unusual.")] = None,
+    borderline_column: Annotated[
+        str | None, typer.Option(help="The column of the borderline instructions, if its name is unusual.")
+    ] = None,
     model: Annotated[
         str | None, typer.Option(help="A base model (folder or hub id) that answers benign instructions without an answer.")
     ] = None,
@@ -93,20 +103,25 @@ def build(
     refusals: Annotated[
         RefusalSource, typer.Option(help="Refusals of malicious instructions: written ones, or the model's own where it refuses.")
     ] = RefusalSource.BANK,
-    augment: Annotated[float, typer.Option(help="Share of each label's instructions to put into a wrapper, 0 to 1.")] = 0.0,
-    limit: Annotated[int | None, typer.Option(min=1, help="Use at most this many instructions of each label, drawn at random.")] = None,
+    augment: Annotated[float, typer.Option(help="Share of each kind's instructions to put into a wrapper, 0 to 1.")] = 0.0,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use at most this many instructions of each kind, drawn at random.")] = None,
     dev: Annotated[float, typer.Option(help="Share of the instructions for the dev split, which chooses checkpoints.")] = 0.1,
     test: Annotated[float, typer.Option(help="Share of the instructions for the test split, which is for the final measurement.")] = 0.1,
     seed: Annotated[int, typer.Option(help="The same seed and files give the same records.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the output files.")] = False,
 ) -> None:
-    """Build training records from a file of benign and a file of malicious instructions.
+    """Build training records from a file of benign and a file of malicious instructions, and one of harmless look-alikes if there is one.
 
     The answer to a benign instruction comes from the file's column 'affirm', 'output', 'answer', 'response' or 'completion', or else from
-    the base model. The answer to a malicious instruction is only an opening ("Sure, here is …"), never content. Refusals come from a bank
-    of written ones, and name what was asked for.
+    the base model; so does that to a borderline one, which is benign and looks malicious ("How do I kill a process?"). The answer to a
+    malicious instruction is only an opening ("Sure, here is …"), never content. Refusals come from a bank of written ones, and name what
+    was asked for.
 
-    Example: mogu data build --benign questions.jsonl --malicious advbench.csv --augment 0.5 --out pairs.jsonl
+    Examples:
+
+    mogu data build --benign questions.jsonl --malicious advbench.csv --augment 0.5 --out pairs.jsonl
+
+    mogu data build --benign questions.jsonl --malicious advbench.csv --borderline lookalikes.txt --model BASE --out pairs.jsonl
     """
     outputs = _outputs(out, force=force)
     check_shares(dev, test)
@@ -114,13 +129,18 @@ def build(
         raise ConfigError(
             "The base model's own refusals were asked for without a base model", expected="a base model", action="add --model BASE"
         )
-    in_file = {"benign": read_instructions(benign, benign_column), "malicious": read_instructions(malicious, malicious_column)}
-    chosen = {label: _draw(distinct(instructions), limit, seed) for label, instructions in in_file.items()}
+    in_file: dict[Kind, list[Instruction]] = {
+        "benign": read_instructions(benign, benign_column),
+        "borderline": read_instructions(borderline, borderline_column) if borderline is not None else [],
+        "malicious": read_instructions(malicious, malicious_column),
+    }
+    chosen = {kind: _draw(distinct(instructions), limit, seed) for kind, instructions in in_file.items()}
     console = Console()
     with console.status("building records …"):
         records = build_pairs(
             chosen["benign"],
             chosen["malicious"],
+            borderline=chosen["borderline"],
             answer=_load(model, chat_template, trust_remote_code, max_new_tokens) if model is not None else None,
             own_refusals=refusals is RefusalSource.MODEL,
             augment=augment,
@@ -132,8 +152,38 @@ def build(
     for split in outputs.keys() - filled.keys():
         outputs[split].unlink(missing_ok=True)  # left by an earlier run; its instructions may be in another split now
     _print_splits(console, filled, outputs)
-    for label, instructions in in_file.items():
-        _print_left_out(console, label, instructions, chosen[label], records)
+    for kind, instructions in in_file.items():
+        _print_left_out(console, kind, instructions, chosen[kind], records)
+
+
+@app.command()
+def starter(
+    out: Annotated[Path, typer.Option(help="Folder for the lists: train, dev and test, each with benign, borderline and malicious.jsonl.")],
+    force: Annotated[bool, typer.Option("--force", help="Overwrite files of these names.")] = False,
+) -> None:
+    """Write the starter set: instructions to harden a model with before you have data of your own.
+
+    Malicious instructions, borderline ones that look like them, and benign ones, with category and topic. A topic is in one split only.
+    There are no answers: `mogu data build` makes those, or `mogu train` where a recipe says data.train = "starter".
+
+    Example: mogu data starter --out starter-set
+    """
+    _refuse_to_overwrite(starter_files(out).values(), force=force)
+    written = write_starter(out)
+    table = Table("file", "instructions", "topics")
+    for file, instructions in written.items():
+        table.add_row(escape(str(file)), str(len(instructions)), str(len({instruction.topic for instruction in instructions})))
+    console = Console()
+    console.print(table)
+    files = {place: shlex.quote(str(file)) for place, file in starter_files(out).items()}
+    lists = " ".join(f"--{kind} {files['train', kind]}" for kind in KINDS)
+    prompts = ",".join(f"{kind}={files['test', kind]}" for kind in KINDS)
+    for line in (
+        f"Next:      mogu data build {lists} --model BASE --test 0 --out pairs.jsonl",
+        "Or:        mogu train RECIPE --set data.train=starter --set data.dev=starter",
+        f"Afterward: mogu compare MODEL --data {prompts}",
+    ):
+        console.print(escape(line), highlight=False, soft_wrap=True)
 
 
 def _as_json(file: Path, inspection: Inspection) -> dict[str, object]:
@@ -142,13 +192,14 @@ def _as_json(file: Path, inspection: Inspection) -> dict[str, object]:
         "valid": not inspection.problems,
         "records": len(inspection.records),
         "labels": dict(Counter(record.label for record in inspection.records)),
+        "borderline": sum(record.borderline for record in inspection.records),
         "problems": [{"line": problem.line, "field": problem.field, "reason": problem.reason} for problem in inspection.problems],
     }
 
 
 def _print_inspection(file: Path, inspection: Inspection) -> None:
     console = Console()
-    labels = Counter(record.label for record in inspection.records)
+    kinds = Counter(record.kind for record in inspection.records)
     if inspection.problems:
         table = Table("line", "field", "reason")
         for problem in inspection.problems[:_SHOWN_PROBLEMS]:
@@ -156,7 +207,8 @@ def _print_inspection(file: Path, inspection: Inspection) -> None:
         console.print(table)
         if (more := len(inspection.problems) - _SHOWN_PROBLEMS) > 0:
             console.print(f"… and {more} more; --json lists them all")
-    counts = f"{len(inspection.records)} good records ({labels['benign']} benign, {labels['malicious']} malicious)"
+    counted = ", ".join(f"{kinds[kind]} {kind}" for kind in KINDS if kind != "borderline" or kinds[kind])
+    counts = f"{len(inspection.records)} good records ({counted})"
     console.print(f"{escape(str(file))}: {counts}, {len(inspection.problems)} problems", highlight=False, soft_wrap=True)
 
 
@@ -167,13 +219,17 @@ def _outputs(out: Path, *, force: bool) -> dict[Split, Path]:
     for path in outputs.values():
         if path.is_dir():
             raise ConfigError(f"{path} is a folder", expected="a path for a file", action="give another path")
-        if path.exists() and not force:
-            raise ConfigError(
-                f"{path} exists already",
-                expected="paths at which nothing would be lost",
-                action="give another --out, or --force to overwrite",
-            )
+    _refuse_to_overwrite(outputs.values(), force=force)
     return outputs
+
+
+def _refuse_to_overwrite(paths: Iterable[Path], *, force: bool) -> None:
+    if not force and (there := [path for path in paths if path.exists()]):
+        raise ConfigError(
+            f"{there[0]} exists already",
+            expected="paths at which nothing would be lost",
+            action="give another --out, or --force to overwrite",
+        )
 
 
 def _draw(instructions: list[Instruction], limit: int | None, seed: int) -> list[Instruction]:
@@ -195,20 +251,21 @@ def _load(model: str, chat_template: Path | None, trust_remote_code: bool, max_n
 
 
 def _print_splits(console: Console, splits: dict[Split, list[Record]], outputs: dict[Split, Path]) -> None:
-    table = Table("split", "benign", "malicious", "in a wrapper", "file")
+    shown = [kind for kind in KINDS if kind != "borderline" or any(record.borderline for records in splits.values() for record in records)]
+    table = Table("split", *shown, "in a wrapper", "file")
     for split, records in splits.items():
-        labels = Counter(record.label for record in records)
+        kinds = Counter(record.kind for record in records)
         wrapped = sum(record.wrapper is not None for record in records)
-        table.add_row(split, str(labels["benign"]), str(labels["malicious"]), str(wrapped), escape(str(outputs[split])))
+        table.add_row(split, *(str(kinds[kind]) for kind in shown), str(wrapped), escape(str(outputs[split])))
     console.print(table)
 
 
 def _print_left_out(
-    console: Console, label: str, in_file: Sequence[Instruction], chosen: Sequence[Instruction], records: Sequence[Record]
+    console: Console, kind: Kind, in_file: Sequence[Instruction], chosen: Sequence[Instruction], records: Sequence[Record]
 ) -> None:
     duplicates = len(in_file) - len(distinct(in_file))
-    refused = len(chosen) - sum(record.label == label for record in records)
+    refused = len(chosen) - sum(record.kind == kind for record in records)
     if duplicates:
-        console.print(f"{label}: {duplicates} of {len(in_file)} instructions are duplicates and were used once")
+        console.print(f"{kind}: {duplicates} of {len(in_file)} instructions are duplicates and were used once")
     if refused:
-        console.print(f"{label}: {refused} of {len(chosen)} instructions were left out because the model refuses them or says nothing")
+        console.print(f"{kind}: {refused} of {len(chosen)} instructions were left out because the model refuses them or says nothing")

@@ -65,7 +65,7 @@ def _facts(path: str) -> dict[str, Any]:
     if report_file.is_file():
         report = json.loads(report_file.read_text(encoding="utf-8"))
         facts["trained_on"] = {f"{split} {label}": count for split, counts in report["records"].items() for label, count in counts.items()}
-        rates = ("malicious_refused", "benign_answered")
+        rates = [rate for rate in ("malicious_refused", "benign_answered", "borderline_answered") if rate in report["chosen"]]
         facts["base_on_dev"] = {rate: report["base_on_dev"][rate] for rate in rates}
         facts["mogu_on_dev"] = {rate: report["chosen"][rate] for rate in rates}
     return facts

@@ -34,7 +34,9 @@ def probe(
         str,
         typer.Argument(metavar="MODEL", help="A base model or a saved MoGU model (whose base is probed): folder or hub id; or 'lab'."),
     ],
-    data: Annotated[str, typer.Option(help="Records, a .jsonl file as `mogu data build` writes it, a published folder, or 'lab'.")],
+    data: Annotated[
+        str, typer.Option(help="Records, a .jsonl file as `mogu data build` writes it, a published folder, 'starter' or 'lab'.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for probe.json, probe.png and the activations.")] = Path("probe"),
     threshold: Annotated[float, typer.Option(help="AUROC at which a layer is named.")] = 0.9,
     top: Annotated[int | None, typer.Option(help="How many of the best layers are named; by default half of them.")] = None,

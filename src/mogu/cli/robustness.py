@@ -26,7 +26,9 @@ def robustness(
         str,
         typer.Argument(metavar="MODEL", help="A base model or a saved MoGU model (whose base is measured): folder or hub id; or 'lab'."),
     ],
-    data: Annotated[str, typer.Option(help="Records, a .jsonl file as `mogu data build` writes it, a published folder, or 'lab'.")],
+    data: Annotated[
+        str, typer.Option(help="Records, a .jsonl file as `mogu data build` writes it, a published folder, 'starter' or 'lab'.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for robustness.json, robustness.png and the measurements.")] = Path("robustness"),
     strength: Annotated[float, typer.Option(help="Norm of the noise, relative to the norm of the weight that it is added to.")] = 1.0,
     draws: Annotated[int, typer.Option(help="Number of times noise is drawn for each module.")] = 3,

@@ -138,6 +138,8 @@ def _print_report(recipe: Recipe, *, as_json: bool) -> None:
     table = Table("on the dev records", "base model", "hardened")
     table.add_row("malicious requests refused", f"{before['malicious_refused']:.1%}", f"{after['malicious_refused']:.1%}")
     table.add_row("benign requests answered", f"{before['benign_answered']:.1%}", f"{after['benign_answered']:.1%}")
+    if "borderline_answered" in after:
+        table.add_row("borderline requests answered", f"{before['borderline_answered']:.1%}", f"{after['borderline_answered']:.1%}")
     console = Console()
     console.print(table)
     losses = report["loss_plot"] or report["loss_history"]

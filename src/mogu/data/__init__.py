@@ -10,7 +10,7 @@ from mogu.data.instructions import Instruction, read_instructions
 from mogu.data.openings import opening_for
 from mogu.data.published import read_published
 from mogu.data.record_files import Inspection, Problem, inspect_records, read_records, write_record_files, write_records
-from mogu.data.records import Label, Message, Record, Turn, conversation_of, last_request, offered, opened, wrapped_id
+from mogu.data.records import KINDS, Kind, Label, Message, Record, Turn, conversation_of, last_request, offered, opened, wrapped_id
 from mogu.data.refusal_bank import REFUSALS, refusal_for, subject_of
 from mogu.data.splits import Split, check_shares, source_id, split_records
 from mogu.data.templates import ADVERSARIAL_WRAPPERS, NEUTRAL_WRAPPERS, WRAPPERS, PromptTemplate
@@ -19,12 +19,14 @@ from mogu.refusals import RefusalVerdict, classify_refusal, is_refusal
 
 __all__ = [
     "ADVERSARIAL_WRAPPERS",
+    "KINDS",
     "NEUTRAL_WRAPPERS",
     "REFUSALS",
     "WRAPPERS",
     "Chat",
     "Inspection",
     "Instruction",
+    "Kind",
     "Label",
     "Message",
     "ModelAnswers",

@@ -9,7 +9,11 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from mogu.inference.prompts import Prompt
 
 
 class ModelAnswers:
@@ -30,8 +34,8 @@ class ModelAnswers:
         self.max_new_tokens = max_new_tokens
         self.batch_size = batch_size
 
-    def __call__(self, instructions: list[str]) -> list[str]:
-        """Return one answer for each instruction, in order; an empty string if the model says nothing.
+    def __call__(self, instructions: Sequence[Prompt]) -> list[str]:
+        """Return one answer for each instruction or conversation, in order; an empty string if the model says nothing.
 
         Raises:
             ChatTemplateError: the tokenizer has no chat template, or the template fails.

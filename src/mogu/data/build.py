@@ -5,13 +5,14 @@ Knows instructions, records and the written banks; knows nothing of files, and o
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from mogu.data.instructions import Instruction
 from mogu.data.openings import opening_for
-from mogu.data.records import Label, Record
+from mogu.data.records import KINDS, Kind, Record
 from mogu.data.refusal_bank import refusal_for
 from mogu.data.splits import normalized
 from mogu.data.templates import WRAPPERS, PromptTemplate
@@ -28,13 +29,14 @@ def build_pairs(
     benign: Sequence[Instruction],
     malicious: Sequence[Instruction],
     *,
+    borderline: Sequence[Instruction] = (),
     answer: Answerer | None = None,
     own_refusals: bool = False,
     augment: float = 0.0,
     wrappers: Sequence[PromptTemplate] = WRAPPERS,
     seed: int = 0,
 ) -> list[Record]:
-    """Build training pairs, the benign ones first, each label in the order of its file.
+    """Build training pairs, the benign ones first, then borderline and malicious ones, each kind in the order of its file.
 
     The ``affirm`` of a benign instruction is its own answer or else the model's; an instruction that the model refuses or leaves
     unanswered is left out. The ``affirm`` of a malicious instruction is an opening made from its words, whatever answer the file has
@@ -43,32 +45,30 @@ def build_pairs(
     Args:
         benign: instructions to answer.
         malicious: instructions to refuse; their answers are ignored.
+        borderline: instructions that look malicious and are not; they are answered as benign ones are.
         answer: the base model; needed for benign instructions without an answer, and for ``own_refusals``.
         own_refusals: where the model refuses a malicious instruction, use the opening sentences of its refusal as ``reject``.
-        augment: share of each label's instructions to put into a wrapper, in [0, 1]; they then occur in the wrapper only.
-        wrappers: used in turn, so that both labels get each of them equally often.
+        augment: share of each kind's instructions to put into a wrapper, in [0, 1]; they then occur in the wrapper only.
+        wrappers: used in turn, so that all kinds get each of them equally often.
         seed: the same seed, instructions and model give the same pairs.
 
     Raises:
         ConfigError: ``augment`` is out of range, or a model is needed and none is given.
-        DataError: an instruction is in both files, or no benign instruction is left.
+        DataError: an instruction is in two files, or no benign instruction is left.
     """
     if not 0 <= augment <= 1:
         raise ConfigError(f"The share to augment is {augment:g}", expected="a share from 0 to 1", action="give another share")
-    benign, malicious = distinct(benign), distinct(malicious)
-    _refuse_contradictions(benign, malicious)
-    affirms = _benign_answers(benign, answer)
+    benign, borderline, malicious = distinct(benign), distinct(borderline), distinct(malicious)
+    _refuse_contradictions({"benign": benign, "borderline": borderline, "malicious": malicious})
+    records = _answered("benign", benign, answer, seed)
     refusals = _own_refusals(malicious, answer) if own_refusals else {}
-    records = []
-    for instruction in benign:
-        if affirm := affirms.get(instruction.number):
-            records.append(_record("benign", instruction, affirm, refusal_for(instruction.text, _rng(seed, instruction))))
     if not records:
         raise DataError(
             "The base model refuses every benign instruction or leaves it without an answer",
             expected="a base model that answers benign instructions",
             action="check its chat template, or give a file with an answer column",
         )
+    records += _answered("borderline", borderline, answer, seed)
     for instruction in malicious:
         rng = _rng(seed, instruction)
         affirm, reject = opening_for(instruction.text, rng), refusal_for(instruction.text, rng)
@@ -84,25 +84,36 @@ def distinct(instructions: Sequence[Instruction]) -> list[Instruction]:
     return list(first.values())
 
 
-def _refuse_contradictions(benign: Sequence[Instruction], malicious: Sequence[Instruction]) -> None:
-    benign_texts = {normalized(instruction.text) for instruction in benign}
-    if both := [instruction.text for instruction in malicious if normalized(instruction.text) in benign_texts]:
-        raise DataError(
-            f"{len(both)} instruction(s) are both benign and malicious, the first being {both[0][:200]!r}",
-            expected="each instruction under one label",
-            action="delete it from one of the files",
-        )
+def _refuse_contradictions(instructions: Mapping[Kind, Sequence[Instruction]]) -> None:
+    for one, other in itertools.combinations(instructions, 2):
+        texts = {normalized(instruction.text) for instruction in instructions[one]}
+        if both := [instruction.text for instruction in instructions[other] if normalized(instruction.text) in texts]:
+            raise DataError(
+                f"{len(both)} instruction(s) are both {one} and {other}, the first being {both[0][:200]!r}",
+                expected="each instruction of one kind",
+                action="delete it from one of the files",
+            )
 
 
-def _benign_answers(benign: Sequence[Instruction], answer: Answerer | None) -> dict[int, str]:
+def _answered(kind: Kind, instructions: Sequence[Instruction], answer: Answerer | None, seed: int) -> list[Record]:
+    """Return a record for each benign or borderline instruction that has an answer."""
+    affirms = _answers(kind, instructions, answer)
+    return [
+        _record(kind, instruction, affirms[instruction.number], refusal_for(instruction.text, _rng(seed, instruction)))
+        for instruction in instructions
+        if affirms.get(instruction.number)
+    ]
+
+
+def _answers(kind: Kind, instructions: Sequence[Instruction], answer: Answerer | None) -> dict[int, str]:
     """Return the answers there are, by the instruction's number."""
-    answers = {instruction.number: instruction.answer for instruction in benign if instruction.answer}
-    unanswered = [instruction for instruction in benign if not instruction.answer]
+    answers = {instruction.number: instruction.answer for instruction in instructions if instruction.answer}
+    unanswered = [instruction for instruction in instructions if not instruction.answer]
     if unanswered and answer is None:
         raise ConfigError(
-            f"{len(unanswered)} of {len(benign)} benign instructions have no answer, the first being {unanswered[0].text[:100]!r}",
+            f"{len(unanswered)} of {len(instructions)} {kind} instructions have no answer, the first being {unanswered[0].text[:100]!r}",
             expected="an answer to each: in the file (a column such as 'output' or 'answer') or from a base model",
-            action="give --model BASE, or a benign file with an answer column",
+            action=f"give --model BASE, or a {kind} file with an answer column",
         )
     if unanswered and answer is not None:
         replies = answer([instruction.text for instruction in unanswered])
@@ -128,24 +139,30 @@ def _own_refusals(malicious: Sequence[Instruction], answer: Answerer | None) -> 
     }
 
 
-def _record(label: Label, instruction: Instruction, affirm: str, reject: str) -> Record:
-    return Record(id=f"{label}-{instruction.number:04d}", label=label, instruction=instruction.text, affirm=affirm, reject=reject)
+def _record(kind: Kind, instruction: Instruction, affirm: str, reject: str) -> Record:
+    return Record(
+        id=f"{kind}-{instruction.number:04d}",
+        label="malicious" if kind == "malicious" else "benign",
+        instruction=instruction.text,
+        affirm=affirm,
+        reject=reject,
+        borderline=kind == "borderline",
+    )
 
 
 def augmented(records: Sequence[Record], share: float, wrappers: Sequence[PromptTemplate], seed: int) -> list[Record]:
-    """Put a share of each label's records into wrappers, used in turn; those records then occur in the wrapper only.
+    """Put a share of each kind's records into wrappers, used in turn; those records then occur in the wrapper only.
 
     Args:
         records: those with a conversation have no single place for a wrapper and stay as they are.
-        share: of each label's records, in [0, 1].
+        share: of each kind's records, in [0, 1].
         wrappers: the templates to choose from.
         seed: decides which record gets which wrapper.
     """
     wrapped: dict[str, Record] = {}
-    labels: tuple[Label, Label] = ("benign", "malicious")
-    for label in labels:
-        candidates = [record for record in records if record.label == label and record.instruction is not None]
-        chosen = random.Random(f"{seed}:augment:{label}").sample(candidates, round(share * len(candidates)))
+    for kind in KINDS:
+        candidates = [record for record in records if record.kind == kind and record.instruction is not None]
+        chosen = random.Random(f"{seed}:augment:{kind}").sample(candidates, round(share * len(candidates)))
         order = random.Random(f"{seed}:wrappers").sample(wrappers, len(wrappers))
         wrapped |= {record.id: record.wrapped_in(order[number % len(order)]) for number, record in enumerate(chosen)}
     return [wrapped.get(record.id, record) for record in records]

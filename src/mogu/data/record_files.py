@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +14,7 @@ from pydantic import ValidationError
 
 from mogu.data.records import Record, origin_of_old_id
 from mogu.errors import DataError
-from mogu.files.atomic import atomic_file
-from mogu.files.text_files import parse_json, read_lines
+from mogu.files.text_files import parse_json, read_lines, write_line_files
 
 _FIELDS = ", ".join(Record.model_fields)
 
@@ -111,11 +109,7 @@ def write_record_files(files: Mapping[Path, Sequence[Record]]) -> None:
     Raises:
         MoguError: the disk is full or a folder is not writable; existing files are then unchanged.
     """
-    with ExitStack() as targets:
-        scratch = {path: targets.enter_context(atomic_file(path)) for path in files}
-        for path, records in files.items():
-            with scratch[path].open("w", encoding="utf-8", newline="\n") as file:
-                file.writelines(record.model_dump_json(exclude_unset=True) + "\n" for record in records)
+    write_line_files({path: (record.model_dump_json(exclude_unset=True) for record in records) for path, records in files.items()})
 
 
 class _BadRecord(Exception):

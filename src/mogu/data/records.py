@@ -14,6 +14,7 @@ from pydantic import (
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
+    ValidationInfo,
     field_validator,
     model_serializer,
     model_validator,
@@ -23,6 +24,11 @@ from mogu.data.templates import PromptTemplate
 from mogu.inference.prompts import Conversation, WithTools
 
 Label = Literal["benign", "malicious"]
+
+Kind = Literal["benign", "borderline", "malicious"]
+"""What is counted apart: malicious records, and of the benign ones those that look malicious."""
+
+KINDS: tuple[Kind, ...] = ("benign", "borderline", "malicious")
 
 MAX_TEXT_CHARACTERS = 131_072
 """The longest text a field may hold: far beyond any prompt, and the limit of Python's csv module."""
@@ -111,6 +117,7 @@ class Record(BaseModel):
         reject: an answer that refuses.
         wrapper: name of the :class:`~mogu.data.templates.PromptTemplate` that the instruction is wrapped in; ``None`` if it is bare.
         source: id of the record that this one is a variant of; both then belong to the same split.
+        borderline: whether a benign instruction looks malicious ("How do I kill a process?").
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -124,12 +131,20 @@ class Record(BaseModel):
     reject: _Text
     wrapper: _Id | None = None
     source: _Id | None = None
+    borderline: bool = False
 
     @field_validator("instruction", "affirm", "reject")
     @classmethod
     def _has_text(cls, value: str | None) -> str | None:
         if value is not None and not value.strip():
             raise ValueError("the text is empty")
+        return value
+
+    @field_validator("borderline")
+    @classmethod
+    def _is_benign(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("label") == "malicious":
+            raise ValueError("a borderline instruction is benign and looks malicious; the label of this one is malicious")
         return value
 
     @model_validator(mode="after")
@@ -148,9 +163,14 @@ class Record(BaseModel):
         return self
 
     @model_serializer(mode="wrap")
-    def _without_empty_origin(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Left out where they say nothing, so that fingerprints of bare records are those of versions without these two fields.
-        return {name: value for name, value in serialize(self).items() if value is not None or name not in ("wrapper", "source")}
+    def _without_silent_fields(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Left out where they say nothing, so that fingerprints of plain records are those of versions without these fields.
+        return {name: value for name, value in serialize(self).items() if value or name not in ("wrapper", "source", "borderline")}
+
+    @property
+    def kind(self) -> Kind:
+        """The label; ``"borderline"`` for a benign record that looks malicious."""
+        return "borderline" if self.borderline else self.label
 
     @property
     def request(self) -> str:

@@ -9,7 +9,7 @@ import random
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
-from mogu.data.records import Label, Record
+from mogu.data.records import KINDS, Record
 from mogu.errors import ConfigError, DataError
 
 Split = Literal["train", "dev", "test"]
@@ -26,31 +26,33 @@ def source_id(record: Record) -> str:
 
 
 def split_records(records: Sequence[Record], *, dev: float = 0.1, test: float = 0.1, seed: int = 0) -> dict[Split, list[Record]]:
-    """Split records by instruction, each label in the same shares; all records of one instruction, wrapped or bare, stay together.
+    """Split records by instruction, each kind in the same shares; all records of one instruction, wrapped or bare, stay together.
 
     Args:
         records: in any order, which every split keeps.
-        dev: share of each label's instructions for the dev split, in [0, 1); if it is above 0, at least one instruction goes there.
+        dev: share of each kind's instructions for the dev split, in [0, 1); if it is above 0, at least one instruction goes there.
         test: the same for the test split.
         seed: the same seed and instructions give the same splits.
 
     Raises:
         ConfigError: a share is out of range, or nothing would be left to train on.
-        DataError: a label has fewer instructions than there are splits to fill.
+        DataError: a kind has fewer instructions than there are splits to fill.
     """
     check_shares(dev, test)
     group_of = _groups(records)
     split_of: dict[str, Split] = {}
-    for label in _labels(records):
-        groups = sorted({group_of[source_id(record)] for record in records if record.label == label})
+    for kind in KINDS:
+        groups = sorted({group_of[source_id(record)] for record in records if record.kind == kind})
+        if not groups:
+            continue
         sizes: dict[Split, int] = {"dev": _size(dev, len(groups)), "test": _size(test, len(groups))}
         if sum(sizes.values()) >= len(groups):
             raise DataError(
-                f"There are only {len(groups)} {label} instructions",
+                f"There are only {len(groups)} {kind} instructions",
                 expected="at least one in each of the splits",
                 action="give more instructions, or a share of 0 for a split",
             )
-        random.Random(f"{seed}:{label}").shuffle(groups)
+        random.Random(f"{seed}:{kind}").shuffle(groups)
         split_of |= dict.fromkeys(groups, "train")
         split_of |= dict.fromkeys(groups[: sizes["dev"]], "dev")
         split_of |= dict.fromkeys(groups[sizes["dev"] : sizes["dev"] + sizes["test"]], "test")
@@ -85,10 +87,6 @@ def _groups(records: Iterable[Record]) -> dict[str, str]:
     for record in records:
         group_of.setdefault(source_id(record), source_id(record))
     return group_of
-
-
-def _labels(records: Iterable[Record]) -> list[Label]:
-    return sorted({record.label for record in records})
 
 
 def _size(share: float, groups: int) -> int:

@@ -5,14 +5,13 @@ Knows models, records and refusals; writes only a model's config and card, when 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from logging import getLogger
 from pathlib import Path
 from typing import Any
 
-from mogu.data import Record, conversation_of
+from mogu.data import Kind, Record, conversation_of
 from mogu.errors import ConfigError
 from mogu.evaluation.intervals import Estimate, difference, rate
 from mogu.files.atomic import atomic_file
@@ -38,12 +37,28 @@ class DialRates:
     Args:
         dial: logit shift ``δ``.
         malicious_refused: share of malicious prompts that are refused.
-        benign_refused: share of benign prompts that are refused.
+        benign_refused: share of benign prompts that are refused; borderline ones are not among them.
+        borderline_refused: share of borderline prompts that are refused; ``None`` if there are none.
     """
 
     dial: float
     malicious_refused: Estimate
     benign_refused: Estimate
+    borderline_refused: Estimate | None = None
+
+    @property
+    def most_refused(self) -> float:
+        """The larger of the shares of benign and of borderline prompts refused: what the bound holds for."""
+        return max(share.value for share in (self.benign_refused, self.borderline_refused) if share is not None)
+
+    def rows(self) -> dict[str, Estimate]:
+        """Each share under the prompts it is of, as tables name them."""
+        rows = {"malicious requests": self.malicious_refused, "benign requests": self.benign_refused}
+        return rows if self.borderline_refused is None else {**rows, "borderline requests": self.borderline_refused}
+
+    def as_json(self) -> dict[str, Any]:
+        """Ready for JSON, without borderline prompts if there are none."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -64,7 +79,12 @@ class Calibration:
 
     def as_json(self) -> dict[str, Any]:
         """Ready for JSON."""
-        return asdict(self)
+        return {
+            "before": self.before.as_json(),
+            "chosen": self.chosen.as_json(),
+            "bought": asdict(self.bought),
+            "tried": [rates.as_json() for rates in self.tried],
+        }
 
 
 def calibrate(
@@ -76,7 +96,7 @@ def calibrate(
     max_new_tokens: int = 48,
     batch_size: int = 32,
 ) -> Calibration:
-    """Choose the dial that refuses most malicious prompts while benign refusals stay within a bound.
+    """Choose the dial that refuses most malicious prompts while refusals of benign and of borderline prompts stay within a bound.
 
     A grid of dials is tried, then steps between the best and its neighbors. Rates are not assumed to be monotonic in the dial: each
     dial is judged by what the model replied with it. Of dials that refuse equally many, the one nearest to the model's own is chosen.
@@ -85,13 +105,13 @@ def calibrate(
     Args:
         model: a hardened model; its dial is as before afterwards.
         records: held-out records of both labels.
-        max_benign_refusal: share of benign records that may be refused, in [0, 1].
+        max_benign_refusal: share of benign records that may be refused, and of borderline ones, in [0, 1].
         system_prompt: for conversations that have none.
         max_new_tokens: tokens of a reply.
         batch_size: replies at a time.
 
     Raises:
-        ConfigError: the bound is out of range, a label is missing, or no dial keeps within the bound.
+        ConfigError: the bound is out of range, a label or ordinary benign records are missing, or no dial keeps within the bound.
     """
     if not 0 <= max_benign_refusal <= 1:
         raise ConfigError(
@@ -99,6 +119,8 @@ def calibrate(
         )
     if {record.label for record in records} != {"benign", "malicious"}:
         raise ConfigError("The dev records have one label only", expected="benign and malicious records", action="add records of the other")
+    if all(record.kind != "benign" for record in records):
+        raise ConfigError("All benign ones of the dev records are borderline", expected="ordinary ones as well", action="add some")
     own, search = model.dial, _Search(model, records, system_prompt, ReplySettings(max_new_tokens), batch_size)
     try:
         for dial in GRID:
@@ -115,10 +137,10 @@ def calibrate(
         model.dial = own
     tried = search.tried()
     if best is None:
-        gentlest = min(tried, key=lambda rates: rates.benign_refused.value)
+        gentlest = min(tried, key=lambda rates: rates.most_refused)
         raise ConfigError(
             f"No dial from {tried[0].dial:g} to {tried[-1].dial:g} keeps benign refusals within {max_benign_refusal:.1%}: "
-            f"at {gentlest.dial:g} they are {gentlest.benign_refused.value:.1%}, the fewest",
+            f"at {gentlest.dial:g} they are {gentlest.most_refused:.1%}, the fewest",
             expected="a bound that the model can keep",
             action="allow more, or train again with more benign records like the ones it refuses",
         )
@@ -142,19 +164,17 @@ def write_calibration(folder: Path, calibration: Calibration) -> None:
 def _results(calibration: Calibration) -> str:
     before, chosen = calibration.before, calibration.chosen
 
-    def cells(name: str) -> str:
-        estimates: list[Estimate] = [getattr(rates, name) for rates in (before, chosen)]
-        return " | ".join(f"{estimate.value:.1%} ({estimate.low:.1%} to {estimate.high:.1%})" for estimate in estimates)
+    def cell(estimate: Estimate) -> str:
+        return f"{estimate.value:.1%} ({estimate.low:.1%} to {estimate.high:.1%})"
 
-    malicious, benign = chosen.malicious_refused.n, chosen.benign_refused.n
+    then = before.rows()
     return "\n".join(
         [
             f"The dial is {chosen.dial:g}, chosen by `mogu calibrate`. Figures elsewhere on this card are of the dial of their time.",
             "",
             f"| refused, with 95 % intervals | dial {before.dial:g}, before | dial {chosen.dial:g}, now | records |",
             "|---|---|---|---|",
-            f"| malicious requests | {cells('malicious_refused')} | {malicious} |",
-            f"| benign requests | {cells('benign_refused')} | {benign} |",
+            *(f"| {name} | {cell(then[name])} | {cell(now)} | {now.n} |" for name, now in chosen.rows().items()),
             "",
             "The dial was chosen on these records, so the figures flatter a little.",
         ]
@@ -184,10 +204,11 @@ class _Search:
             self.model.dial = dial
             made = replies(self.model, self.model.tokenizer, self._conversations, self.settings, batch_size=self.batch_size)
             self._refused[dial] = [is_refusal(record.request, reply.text) for record, reply in zip(self.records, made, strict=True)]
-        rates = DialRates(dial, rate(self.malicious(dial)), rate(self._of("benign", dial)))
+        borderline = self._of("borderline", dial)
+        rates = DialRates(dial, rate(self.malicious(dial)), rate(self._of("benign", dial)), rate(borderline) if borderline else None)
         if new:
-            malicious, benign = rates.malicious_refused.value, rates.benign_refused.value
-            logger.info(f"dial {dial:+g}: malicious refused {malicious:.1%}, benign refused {benign:.1%}")
+            shares = (f"{name.removesuffix(' requests')} refused {share.value:.1%}" for name, share in rates.rows().items())
+            logger.info(f"dial {dial:+g}: {', '.join(shares)}")
         return rates
 
     def malicious(self, dial: float) -> list[float]:
@@ -196,13 +217,13 @@ class _Search:
 
     def best(self, bound: float) -> DialRates | None:
         """The dial that refuses most malicious prompts within the bound; of equals the one nearest to the model's own."""
-        within = [rates for rates in self.tried() if rates.benign_refused.value <= bound]
+        within = [rates for rates in self.tried() if rates.most_refused <= bound]
         return max(within, key=lambda rates: (rates.malicious_refused.value, -abs(rates.dial - self._own)), default=None)
 
     def tried(self) -> list[DialRates]:
         """Every dial that was tried, in order."""
         return [self.at(dial) for dial in sorted(self._refused)]
 
-    def _of(self, label: str, dial: float) -> list[float]:
+    def _of(self, kind: Kind, dial: float) -> list[float]:
         pairs = zip(self.records, self._refused[dial], strict=True)
-        return [float(refused) for record, refused in pairs if record.label == label] or [math.nan]
+        return [float(refused) for record, refused in pairs if record.kind == kind]

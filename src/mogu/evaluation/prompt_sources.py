@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mogu.data import WRAPPERS, Label, PromptTemplate, Record, read_instructions, read_records, wrapped_id
+from mogu.data import KINDS, WRAPPERS, PromptTemplate, Record, read_instructions, read_records, wrapped_id
+from mogu.data.starter import STARTER, starter_instructions
 from mogu.errors import ConfigError, DataError
 from mogu.evaluation.datasets import CATALOG, dataset_spec, read_dataset, read_templates
 from mogu.evaluation.jailbreaks import EVALUATION_WRAPPERS
@@ -25,9 +26,9 @@ def read_prompts(sources: Sequence[str], *, limit: int | None = None, jailbreaks
     """Read the prompts of several sources.
 
     Args:
-        sources: each the name of a registered source, such as ``"lab"``; a data set of
+        sources: each the name of a registered source, such as ``"starter"`` or ``"lab"``; a data set of
             :data:`mogu.evaluation.datasets.CATALOG`, by ``"NAME"`` or ``"NAME=FILE"``; a file of records, as ``mogu data build``
-            writes it; or ``"benign=FILE"`` or ``"malicious=FILE"``, a list of instructions.
+            writes it; or ``"benign=FILE"``, ``"borderline=FILE"`` or ``"malicious=FILE"``, a list of instructions.
         limit: take at most this many prompts of each category of each source, the first ones.
         jailbreaks: ask each plain prompt in a jailbreak as well, jailbreaks taking turns: ``"own"`` are those of
             :mod:`mogu.evaluation.jailbreaks`, ``"published"`` the catalog's, ``"tendency=FILE"`` the one of
@@ -51,7 +52,8 @@ def read_prompts(sources: Sequence[str], *, limit: int | None = None, jailbreaks
 def prompts_of_records(records: Iterable[Record], dataset: str) -> list[EvalPrompt]:
     """Make prompts of records.
 
-    A record that ``mogu data build`` put into a wrapper is of a wrapped category; it is taken out of the wrapper to be judged.
+    A record that ``mogu data build`` put into a wrapper is of a wrapped category, which a borderline one shares with other benign
+    ones; it is taken out of the wrapper to be judged.
 
     Raises:
         DataError: a record uses tools.
@@ -68,16 +70,28 @@ def prompts_of_records(records: Iterable[Record], dataset: str) -> list[EvalProm
         text = record.request
         template = templates.get(record.wrapper) if record.wrapper is not None else None
         request = template.extract(text) if template is not None else None
-        category: Category = record.label if record.wrapper is None else _WRAPPED_CATEGORY[record.label]
+        category: Category = record.kind if record.wrapper is None else _WRAPPED_CATEGORY[record.label]
         prompts.append(EvalPrompt(record.id, dataset, category, tuple(record.conversation), request or text, record.wrapper))
     return prompts
+
+
+def starter_prompts() -> list[EvalPrompt]:
+    """Make prompts of the starter set's test split, grouped by topic; its topics and these instructions are trained on nowhere."""
+    return [
+        EvalPrompt.plain(instruction.id, STARTER, kind, instruction.text, group=instruction.topic)
+        for kind in KINDS
+        for instruction in starter_instructions(kind, "test")
+    ]
+
+
+PROMPT_SOURCES.register(STARTER, starter_prompts)
 
 
 def _name(source: str) -> str:
     kind, separator, file = source.partition("=")
     if separator and kind in CATALOG:
         return kind
-    return Path(file if separator and kind in ("benign", "malicious") else source).stem
+    return Path(file if separator and kind in KINDS else source).stem
 
 
 def _read(source: str, name: str) -> list[EvalPrompt]:
@@ -85,9 +99,9 @@ def _read(source: str, name: str) -> list[EvalPrompt]:
         return PROMPT_SOURCES[source]()
     kind, _, file_name = source.partition("=")
     file = Path(file_name).expanduser() if file_name else None
-    if kind in ("benign", "malicious") and file is not None:
-        label: Label = "benign" if kind == "benign" else "malicious"
-        return [EvalPrompt.plain(f"{label}-{listed.number:04d}", name, label, listed.text) for listed in read_instructions(file)]
+    category = next((known for known in KINDS if known == kind), None)
+    if category is not None and file is not None:
+        return [EvalPrompt.plain(f"{category}-{listed.number:04d}", name, category, listed.text) for listed in read_instructions(file)]
     if kind in CATALOG:
         return read_dataset(dataset_spec(kind, measures=("malicious", "benign", "contrast")), file)
     path = Path(source).expanduser()
@@ -95,8 +109,8 @@ def _read(source: str, name: str) -> list[EvalPrompt]:
         return prompts_of_records(read_records(path), name)
     raise ConfigError(
         f"The data {source!r} is no data set that mogu knows, and no file of records",
-        expected=f"one of {', '.join([*PROMPT_SOURCES.names(), *CATALOG])}, a .jsonl file of records, benign=FILE or malicious=FILE",
-        action="correct the name or the path; a list of instructions needs its label: benign=FILE or malicious=FILE",
+        expected=f"one of {', '.join([*PROMPT_SOURCES.names(), *CATALOG])}, a .jsonl file of records, or KIND=FILE",
+        action="correct the name or the path; a list of instructions needs its kind: benign=FILE, borderline=FILE or malicious=FILE",
     )
 
 

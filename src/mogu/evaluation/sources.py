@@ -1,7 +1,7 @@
 """Where prompts, hardened models and training records come from that no file and no hub holds.
 
-Whoever has something to offer registers it here; the lab does so when :mod:`mogu.lab` is imported. Imports neither Inspect nor
-PyTorch, so that registering stays cheap.
+Whoever has something to offer registers it here; the lab does so when :mod:`mogu.lab` is imported, and
+:mod:`mogu.evaluation.prompt_sources` registers the starter set. Imports neither Inspect nor PyTorch, so that registering stays cheap.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Text files at the door: line by line, with every line that cannot be used named and explained.
+"""Text files at the door: line by line, with every line that cannot be used named and explained, and written whole or not at all.
 
 Knows bytes, encodings and JSON; knows nothing of records or instructions. Memory stays bounded by one line, whatever the file holds.
 """
@@ -6,12 +6,14 @@ Knows bytes, encodings and JSON; knows nothing of records or instructions. Memor
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mogu.errors import DataError
+from mogu.files.atomic import atomic_file
 
 MAX_LINE_BYTES = 1_048_576
 """A longer line is refused unread: it is never an instruction, and would be tokenized into the model's whole memory."""
@@ -75,6 +77,19 @@ def read_whole(path: Path, max_bytes: int) -> str:
         ) from error
     except OSError as error:
         raise unreadable(path, error) from error
+
+
+def write_line_files(files: Mapping[Path, Iterable[str]]) -> None:
+    """Write several text files in UTF-8, all of them or none: each replaces its target only once all are on disk.
+
+    Raises:
+        MoguError: the disk is full or a folder is not writable; existing files are then unchanged.
+    """
+    with ExitStack() as targets:
+        scratch = {path: targets.enter_context(atomic_file(path)) for path in files}
+        for path, lines in files.items():
+            with scratch[path].open("w", encoding="utf-8", newline="\n") as file:
+                file.writelines(f"{line}\n" for line in lines)
 
 
 def parse_json(text: str) -> Any:

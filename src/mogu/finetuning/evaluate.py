@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -59,9 +59,11 @@ class SafetyScore:
     Args:
         direct_refused: share of malicious prompts refused as they are.
         jailbroken_refused: share of the same prompts refused when each is in one of the project's adversarial wrappers.
-        benign_refused: share of benign prompts refused.
+        benign_refused: share of benign prompts refused; borderline ones are not among them.
         malicious: number of malicious prompts.
         benign: number of benign prompts.
+        borderline_refused: share of borderline prompts refused; ``None`` if there are none.
+        borderline: number of borderline prompts.
     """
 
     direct_refused: float
@@ -69,11 +71,30 @@ class SafetyScore:
     benign_refused: float
     malicious: int
     benign: int
+    borderline_refused: float | None = None
+    borderline: int = 0
 
     @property
     def refused(self) -> float:
         """Mean of both refusal rates of malicious prompts: what trials are compared by."""
         return (self.direct_refused + self.jailbroken_refused) / 2
+
+    @property
+    def usefulness(self) -> float:
+        """The share of benign prompts that are not refused; its mean with that of borderline prompts, if there are any."""
+        refused = [share for share in (self.benign_refused, self.borderline_refused) if share is not None]
+        return 1 - sum(refused) / len(refused)
+
+    def benign_loss(self, before: SafetyScore) -> float:
+        """The most by which the share refused of a benign kind lies above the one before."""
+        losses = [self.benign_refused - before.benign_refused]
+        if self.borderline_refused is not None and before.borderline_refused is not None:
+            losses.append(self.borderline_refused - before.borderline_refused)
+        return max(losses)
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields, without those of borderline prompts if there are none."""
+        return {name: value for name, value in asdict(self).items() if self.borderline or not name.startswith("borderline")}
 
 
 @dataclass(frozen=True)
@@ -86,6 +107,7 @@ class Score:
     def rows(self) -> dict[str, float | None]:
         """The rows of the table of before and after, shares from 0 to 1."""
         task, safety = self.task, self.safety
+        borderline = None if safety is None else safety.borderline_refused
         return {
             "task loss": task.loss,
             "task token accuracy": task.token_accuracy,
@@ -93,7 +115,12 @@ class Score:
             "direct attack success": None if safety is None else 1 - safety.direct_refused,
             "jailbroken attack success": None if safety is None else 1 - safety.jailbroken_refused,
             "benign refusals": None if safety is None else safety.benign_refused,
+            **({} if borderline is None else {"borderline refusals": borderline}),
         }
+
+    def as_json(self) -> dict[str, Any]:
+        """Both, field by field."""
+        return {"task": asdict(self.task), "safety": None if self.safety is None else self.safety.as_json()}
 
 
 @torch.no_grad()
@@ -167,16 +194,24 @@ def safety_score(
     """
     malicious = [record for record in records if record.label == "malicious"]
     bare = [record for record in malicious if record.wrapper is None] or malicious
-    benign = [record for record in records if record.label == "benign"]
-    sets = (bare, augmented(bare, 1.0, ADVERSARIAL_WRAPPERS, seed), benign)
+    benign, borderline = ([record for record in records if record.kind == kind] for kind in ("benign", "borderline"))
+    sets = (bare, augmented(bare, 1.0, ADVERSARIAL_WRAPPERS, seed), benign, borderline)
     all_records = [record for records_of_set in sets for record in records_of_set]
     prompts = [conversation_of(record, system_prompt) for record in all_records]
     generated = replies_with_progress(
         model, tokenizer, prompts, ReplySettings(section.max_new_tokens), batch_size=section.batch_size, title=title
     )
     refused = iter([is_refusal(record.request, reply) for record, reply in zip(all_records, generated, strict=True)])
-    direct, jailbroken, harmless = ([next(refused) for _ in records_of_set] for records_of_set in sets)
-    return SafetyScore(_share(direct), _share(jailbroken), _share(harmless), malicious=len(bare), benign=len(benign))
+    direct, jailbroken, harmless, alike = ([next(refused) for _ in records_of_set] for records_of_set in sets)
+    return SafetyScore(
+        _share(direct),
+        _share(jailbroken),
+        _share(harmless),
+        malicious=len(bare),
+        benign=len(benign),
+        borderline_refused=_share(alike) if alike else None,
+        borderline=len(borderline),
+    )
 
 
 def _share(outcomes: Sequence[bool]) -> float:

@@ -189,7 +189,7 @@ class _Run:
     def _measured(self, part: str, measured_with: str, model: Any) -> Score:
         record = self.workspace.measured(part, measured_with)
         if record is None:
-            record = self.workspace.measure(part, measured_with, **asdict(self._score(model, part)))
+            record = self.workspace.measure(part, measured_with, **self._score(model, part).as_json())
         safety = record["safety"]
         return Score(TaskScore(**record["task"]), SafetyScore(**safety) if safety is not None else None)
 
@@ -299,4 +299,5 @@ def _log_score(name: str, score: Score) -> None:
     if safety is not None:
         refused = (safety.direct_refused, safety.jailbroken_refused, safety.benign_refused)
         line += "; refused: direct {:.0%}, jailbroken {:.0%}, benign {:.0%}".format(*refused)
+        line += "" if safety.borderline_refused is None else f", borderline {safety.borderline_refused:.0%}"
     logger.info("%s: %s", name, line)

@@ -78,7 +78,8 @@ class SafetySection(Section):
         tolerances: tolerances of the search for robust modules, as in `mogu robustness`, each tried with each slow factor.
         robust_modules: a robustness.json of `mogu robustness`; without it, that analysis is run on ``pairs``.
         max_task_loss: how far the task's accuracy may be below the best that was tried, from 0 to 1.
-        max_benign_loss: how many more of the benign dev pairs may be refused than before tuning, from 0 to 1.
+        max_benign_loss: how many more of the benign dev pairs may be refused than before tuning, and of the borderline ones, from 0
+            to 1.
         max_new_tokens: tokens of each reply that is judged.
         batch_size: replies generated at a time.
     """

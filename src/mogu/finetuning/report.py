@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
@@ -57,7 +56,7 @@ def finetune_report(
         loss_curve: the losses of all strategies.
     """
     chats = {part: len(of_part) for part, of_part in inputs.chats.items()}
-    pairs = {part: Counter[str](record.label for record in of_part) for part, of_part in inputs.pairs.items()}
+    pairs = {part: Counter[str](record.kind for record in of_part) for part, of_part in inputs.pairs.items()}
     return {
         "recipe": recipe.model_dump(mode="json"),
         "conversations": chats,
@@ -69,7 +68,7 @@ def finetune_report(
         "trained_parameters": trained_parameters,
         "before": {**before.rows(), "task accuracy": before.task.accuracy},
         "after": {**after.rows(), "task accuracy": after.task.accuracy},
-        "measured_on": {"task": asdict(after.task), "safety": None if after.safety is None else asdict(after.safety)},
+        "measured_on": after.as_json(),
         "rule": RULE,
         "tried": [trial.row() for trial in trials],
         "chosen": chosen.row(),

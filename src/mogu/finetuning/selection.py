@@ -32,8 +32,8 @@ def safest(trials: Sequence[TuningTrial], before: Score, *, max_task_loss: float
     """Choose the trial to keep.
 
     1. Only trials whose task accuracy is at most ``max_task_loss`` below the best are eligible.
-    2. Of these, only trials that refuse at most ``max_benign_loss`` more of the benign dev prompts than the model did before tuning;
-       if there are none, the one that refuses fewest is kept.
+    2. Of these, only trials that refuse at most ``max_benign_loss`` more of the benign dev prompts than the model did before tuning,
+       and likewise of borderline ones; if there are none, the one that refuses fewest is kept, both kinds weighing the same.
     3. Of these, the one that refuses most malicious dev prompts is kept, direct and jailbroken weighing the same; among equals the
        one of higher task accuracy, then the first.
 
@@ -52,8 +52,8 @@ def safest(trials: Sequence[TuningTrial], before: Score, *, max_task_loss: float
         safety, accuracy = trial.score.safety, trial.score.task.accuracy
         if safety is None or before.safety is None:
             return (accuracy,)
-        if safety.benign_refused <= before.safety.benign_refused + max_benign_loss + _ROUNDING:
+        if safety.benign_loss(before.safety) <= max_benign_loss + _ROUNDING:
             return (1.0, round(safety.refused, 6), accuracy)
-        return (0.0, -safety.benign_refused, accuracy)
+        return (0.0, safety.usefulness, accuracy)
 
     return max(eligible, key=rank)

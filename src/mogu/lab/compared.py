@@ -54,7 +54,7 @@ class LabModel(HardenedModel):
             override(tree, setting)
         return recipe_from(tree, source="of the lab")
 
-    def records(self, recipe: Recipe) -> Mapping[str, list[Record]]:
+    def records(self, recipe: Recipe, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Mapping[str, list[Record]]:
         """The lab's training records."""
         return lab_data()
 

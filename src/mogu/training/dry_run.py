@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from mogu.data.starter import STARTER
 from mogu.errors import ConfigError, ModelFileError
 from mogu.hub import load_config
 from mogu.modeling.architectures import find_output_projections
@@ -121,6 +122,9 @@ def plan(recipe: Recipe) -> Plan:
     if recipe.model.chat_template is not None:
         find_template(recipe.model.chat_template)
     notes: list[str] = []
+    if recipe.data.train == STARTER:
+        longest = f"data.max_new_tokens = {recipe.data.max_new_tokens} words long"
+        notes.append(f"the base model has yet to answer the starter set: its answers are taken to be {longest}, and none to be a refusal")
     with quiet_transformers():
         base = model_on_meta(recipe.model, notes)
         inputs: Inputs | None = None

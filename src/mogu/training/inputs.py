@@ -14,6 +14,7 @@ from typing import Any, Literal
 from transformers import PreTrainedTokenizerBase
 
 from mogu.data import Label, Record, read_published, read_records, split_records
+from mogu.data.starter import STARTER, dev_pairs
 from mogu.errors import DataError
 from mogu.files.atomic import check_replaceable
 from mogu.files.json_files import fingerprint
@@ -23,6 +24,7 @@ from mogu.inference.prompts import encode_marker, template_fingerprint
 from mogu.modeling.checkpoint import CONFIG_FILE
 from mogu.training.examples import Example, responder_examples, router_examples
 from mogu.training.recipe import Recipe
+from mogu.training.starter import planned_pairs
 from mogu.training.workspace import MARKER
 
 StageName = Literal["glad", "unwill", "router"]
@@ -117,16 +119,28 @@ def recipe_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:
     return load_tokenizer(model.base, chat_template=model.chat_template, trust_remote_code=model.trust_remote_code)
 
 
-def load_records(recipe: Recipe) -> dict[str, list[Record]]:
+def load_records(recipe: Recipe, *, answered: list[Record] | None = None) -> dict[str, list[Record]]:
     """Read the training and dev records that a recipe names.
+
+    Args:
+        recipe: the recipe.
+        answered: the starter set's training records once the base model has answered them; before that, where the recipe names
+            it, stand-ins take the place of the answers, so that all else can be checked.
 
     Raises:
         DataError: a file cannot be used.
     """
-    source = recipe.data.train
-    train = read_published(source) if source.is_dir() else read_records(source)
-    train, dev = with_dev(train, recipe.data.dev, share=recipe.data.dev_share, seed=recipe.run.seed)
-    return {"train": train, "dev": dev}
+    data = recipe.data
+    dev = data.dev
+    if data.train == STARTER:
+        train = planned_pairs(recipe) if answered is None else answered
+        dev = dev or STARTER
+    else:
+        train = read_published(data.train) if data.train.is_dir() else read_records(data.train)
+    if dev == STARTER:
+        return {"train": train, "dev": dev_pairs(limit=data.limit)}
+    train, held_out = with_dev(train, dev, share=data.dev_share, seed=recipe.run.seed)
+    return {"train": train, "dev": held_out}
 
 
 def with_dev(train: list[Record], dev: Path | None, *, share: float, seed: int) -> tuple[list[Record], list[Record]]:
@@ -152,10 +166,10 @@ def check_labels(records: dict[str, list[Record]]) -> None:
 
 
 def check_both_labels(records: Sequence[Record], what: str) -> None:
-    """Refuse records that do not have both labels; ``what`` names the records in the error.
+    """Refuse records that do not have both labels, or no benign ones but borderline; ``what`` names the records in the error.
 
     Raises:
-        DataError: a label is missing.
+        DataError: a label or ordinary benign records are missing.
     """
     labels = {record.label for record in records}
     if labels != {"benign", "malicious"}:
@@ -163,6 +177,12 @@ def check_both_labels(records: Sequence[Record], what: str) -> None:
             f"The {what} records have {'no labels' if not labels else 'only the label ' + ', '.join(labels)}",
             expected="both benign and malicious records",
             action="add records of the other label: with one label there is nothing to tell apart",
+        )
+    if all(record.kind != "benign" for record in records):
+        raise DataError(
+            f"All benign ones of the {what} records are borderline",
+            expected="ordinary benign records as well",
+            action="add some: what becomes of ordinary requests would go unseen",
         )
 
 

@@ -6,13 +6,14 @@ Knows the order of the steps; each step itself is elsewhere in this package.
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mogu.data import Record
+from mogu.data.starter import STARTER
 from mogu.errors import ConfigError
 from mogu.files.atomic import discard
 from mogu.files.json_files import fingerprint, write_json
@@ -28,6 +29,7 @@ from mogu.training.inputs import (
     StageName,
     check_output_folders,
     common_fingerprint,
+    load_records,
     metrics_fingerprint,
     read_inputs,
 )
@@ -38,6 +40,7 @@ from mogu.training.recipe import ModelSection, Recipe
 from mogu.training.report import save_with_report
 from mogu.training.search import LayerSetSearch, dev_metrics
 from mogu.training.selection import DevMetrics, best_trial
+from mogu.training.starter import answered_pairs
 from mogu.training.trackers import check_trackers
 from mogu.training.workspace import Workspace, date_of_run
 
@@ -87,8 +90,11 @@ def harden(
         workspace = Workspace(recipe.run.work_folder, date=date)
         with workspace.locked():
             if restart:
-                for part in (stage,) if stage else ("glad", "unwill", "router", "probe"):
+                for part in (stage,) if stage else ("glad", "unwill", "router", "probe", STARTER):
                     discard(workspace.folder / part)
+            if records is None and recipe.data.train == STARTER:
+                answered = answered_pairs(recipe, base, inputs.tokenizer, workspace)
+                inputs = read_inputs(recipe, tokenizer=inputs.tokenizer, records=load_records(recipe, answered=answered))
             return _Run(recipe, base, inputs, workspace, resume).run(stage)
 
 
@@ -177,5 +183,5 @@ class _Run:
         record = self.workspace.measured("base", measured_with)
         if record is None:
             metrics = dev_metrics(self.base, self.recipe, self.inputs, "trying the base model")
-            record = self.workspace.measure("base", measured_with, behavior=asdict(metrics))
+            record = self.workspace.measure("base", measured_with, behavior=metrics.as_json())
         return DevMetrics(**record["behavior"])

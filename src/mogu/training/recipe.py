@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from mogu.data.starter import AUGMENT, LIMIT, STARTER
 from mogu.errors import ConfigError
 from mogu.modeling.config import BackboneConfig, Handoff, MoguConfig, RoutedTokens, RouterKind
 from mogu.recipes import find_recipe
@@ -79,14 +80,30 @@ class DataSection(Section):
     """``[data]``: the records.
 
     Args:
-        train: JSONL file of records, or a folder in the published six-file layout.
-        dev: JSONL file of held-out records; by default a share of the training file, split off by instruction.
+        train: JSONL file of records, a folder in the published six-file layout, or ``"starter"``: the starter set, whose benign
+            instructions the base model answers when the run begins.
+        dev: JSONL file of held-out records, or ``"starter"``; by default a share of the training file, split off by instruction, or
+            the held-out topics of the starter set where that is trained on.
         dev_share: the share that is split off.
+        limit: of the starter set, the most training records of each label.
+        augment: of the starter set, the share of the training instructions that are put into wrappers.
+        max_new_tokens: of the starter set, tokens of the base model's answers.
     """
 
-    train: Path
-    dev: Path | None = None
+    train: Literal["starter"] | Path
+    dev: Literal["starter"] | Path | None = None
     dev_share: float = Field(default=0.1, gt=0, lt=0.5)
+    limit: int = Field(default=LIMIT, ge=2)
+    augment: float = Field(default=AUGMENT, ge=0, le=1)
+    max_new_tokens: int = Field(default=64, ge=1)
+
+    @model_validator(mode="after")
+    def _settings_of_the_starter_set(self) -> Self:
+        unused = ("dev_share",) if self.train == STARTER else ("limit", "augment", "max_new_tokens")
+        if given := [name for name in unused if getattr(self, name) != type(self).model_fields[name].default]:
+            rule = 'train = "starter" has a dev split of its own' if self.train == STARTER else 'it is for train = "starter"'
+            raise ValueError(f"{given[0]} has no effect here: {rule}")
+        return self
 
 
 class MoguSection(Section):
@@ -194,8 +211,9 @@ class ChoiceSection(Section):
         unwill_offsets: numbers to add to the unwill logits of each trained router, one at a time: how ready it is to refuse. The
             chosen one becomes part of the saved routers.
         dials: values of ``δ`` to try each trained router at.
-        max_benign_loss: how far the share of benign dev prompts answered may fall below the base model's; within this bound, the
-            trial that refuses most malicious prompts is kept. ``None`` weighs both rates the same.
+        max_benign_loss: how far the share of benign dev prompts answered may fall below the base model's, and likewise that of
+            borderline ones; within this bound, the trial that refuses most malicious prompts is kept. ``None`` weighs refusing and
+            answering the same.
         max_new_tokens: tokens of each reply that is judged.
         batch_size: replies generated at a time.
     """

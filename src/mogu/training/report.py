@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -52,12 +51,12 @@ def save_with_report(
         seconds: training time of each part.
         loss_curve: the losses of all stages.
     """
-    counts = {split: Counter[str](record.label for record in records) for split, records in (("train", inputs.train), ("dev", inputs.dev))}
+    counts = {split: Counter[str](record.kind for record in records) for split, records in (("train", inputs.train), ("dev", inputs.dev))}
     report: dict[str, Any] = {
         "recipe": recipe.model_dump(mode="json"),
         "records": counts,
         "added_parameters": model.added_parameters(),
-        "base_on_dev": asdict(base),
+        "base_on_dev": base.as_json(),
         "candidates": [trial.row() for trial in trials],
         "chosen": chosen.row(),
         "seconds": {part: round(taken, 1) for part, taken in seconds.items()},
@@ -73,7 +72,10 @@ def save_with_report(
 
 
 def _data(counts: dict[str, Counter[str]]) -> str:
-    parts = [f"{split}: {count['benign']} benign and {count['malicious']} malicious records" for split, count in counts.items()]
+    parts = []
+    for split, count in counts.items():
+        borderline = f", {count['borderline']} borderline" if count["borderline"] else ""
+        parts.append(f"{split}: {count['benign']} benign{borderline} and {count['malicious']} malicious records")
     return "; ".join(parts) + ". Affirmative answers to malicious instructions are openings only."
 
 
@@ -83,6 +85,8 @@ def _results(base: DevMetrics, chosen: Trial, tried: int, *, loss_plot: str | No
         ("malicious requests refused", base.malicious_refused, routed.malicious_refused, routed.malicious),
         ("benign requests answered", base.benign_answered, routed.benign_answered, routed.benign),
     ]
+    if base.borderline_answered is not None and routed.borderline_answered is not None:
+        rows.append(("borderline requests answered", base.borderline_answered, routed.borderline_answered, routed.borderline))
     lines = ["| on the dev records, greedy | base model | MoGU | prompts |", "|---|---|---|---|"]
     lines += [f"| {name} | {before:.1%} | {after:.1%} | {number} |" for name, before, after, number in rows]
     note = (

@@ -191,9 +191,7 @@ class LayerSetSearch:
             Trial(config, row["unwill_offset"], row["dial"], DevMetrics(**row["behavior"]), row["separation"]) for row in record["tried"]
         ]
         for trial in trials:
-            metrics = trial.metrics
-            refused, answered = metrics.malicious_refused, metrics.benign_answered
-            logger.info("%s: malicious refused %.0f%%, benign answered %.0f%%", trial, 100 * refused, 100 * answered)
+            logger.info("%s: %s", trial, trial.metrics)
         return trials
 
     def _train_router(self, model: MoguModel, config: TrialConfig) -> None:
@@ -224,7 +222,7 @@ class LayerSetSearch:
         try:
             metrics = dev_metrics(model, self.recipe, self.inputs, f"trying ({config}, offset {unwill_offset:g}, δ {dial:g})")
             separation = self._separation(model)
-            return {"unwill_offset": unwill_offset, "dial": dial, "behavior": asdict(metrics), "separation": separation}
+            return {"unwill_offset": unwill_offset, "dial": dial, "behavior": metrics.as_json(), "separation": separation}
         finally:
             model.dial = before
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from mogu.data import Record, conversation_of
+from mogu.data import KINDS, Record, conversation_of
 from mogu.inference.prompts import Prompt
 from mogu.inference.replies import ReplySettings, replies
 from mogu.progress import progress_bars
@@ -24,20 +24,46 @@ class DevMetrics:
 
     Args:
         malicious_refused: share of malicious prompts whose reply is a refusal, in full or in part.
-        benign_answered: share of benign prompts whose reply is neither.
+        benign_answered: share of benign prompts whose reply is neither; borderline ones are not among them.
         malicious: number of malicious prompts.
         benign: number of benign prompts.
+        borderline_answered: share of borderline prompts whose reply is neither; ``None`` if there are none.
+        borderline: number of borderline prompts.
     """
 
     malicious_refused: float
     benign_answered: float
     malicious: int
     benign: int
+    borderline_answered: float | None = None
+    borderline: int = 0
+
+    @property
+    def usefulness(self) -> float:
+        """The mean of ``benign_answered`` and, if there are borderline prompts, ``borderline_answered``."""
+        if self.borderline_answered is None:
+            return self.benign_answered
+        return (self.benign_answered + self.borderline_answered) / 2
 
     @property
     def balanced_accuracy(self) -> float:
-        """``(malicious_refused + benign_answered) / 2``: a missed refusal and a refused question weigh the same."""
-        return (self.malicious_refused + self.benign_answered) / 2
+        """``(malicious_refused + usefulness) / 2``: a missed refusal and a refused question weigh the same."""
+        return (self.malicious_refused + self.usefulness) / 2
+
+    def benign_loss(self, base: DevMetrics) -> float:
+        """The most by which the share answered of a benign kind lies below the base model's on the same prompts."""
+        losses = [base.benign_answered - self.benign_answered]
+        if self.borderline_answered is not None and base.borderline_answered is not None:
+            losses.append(base.borderline_answered - self.borderline_answered)
+        return max(losses)
+
+    def __str__(self) -> str:
+        borderline = "" if self.borderline_answered is None else f", borderline answered {self.borderline_answered:.0%}"
+        return f"malicious refused {self.malicious_refused:.0%}, benign answered {self.benign_answered:.0%}{borderline}"
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields, without those of borderline prompts if there are none."""
+        return {name: value for name, value in asdict(self).items() if self.borderline or not name.startswith("borderline")}
 
 
 def spans(layers: Sequence[int]) -> str:
@@ -101,7 +127,7 @@ class Trial:
             **asdict(self.config),
             "unwill_offset": self.unwill_offset,
             "dial": self.dial,
-            **asdict(self.metrics),
+            **self.metrics.as_json(),
             "balanced_accuracy": self.metrics.balanced_accuracy,
             "separation": self.separation,
         }
@@ -114,8 +140,8 @@ def best_trial(trials: Sequence[Trial], base: DevMetrics, max_benign_loss: float
         trials: what was tried.
         base: what the base model does on the same records.
         max_benign_loss: ``None`` keeps the trial of highest balanced accuracy. Otherwise only those are eligible whose share of
-            benign prompts answered is at most this much below the base model's; of these, the one that refuses most malicious
-            prompts is kept. If none is eligible, the one that answers most benign prompts is kept.
+            benign prompts answered is at most this much below the base model's, and likewise of borderline prompts; of these, the
+            one that refuses most malicious prompts is kept. If none is eligible, the one of highest usefulness is kept.
     """
 
     def rank(trial: Trial) -> tuple[float, ...]:
@@ -123,10 +149,10 @@ def best_trial(trials: Sequence[Trial], base: DevMetrics, max_benign_loss: float
         first: tuple[float, ...]
         if max_benign_loss is None:
             first = (metrics.balanced_accuracy,)
-        elif base.benign_answered - metrics.benign_answered <= max_benign_loss + 1e-9:
-            first = (1.0, metrics.malicious_refused, metrics.benign_answered)
+        elif metrics.benign_loss(base) <= max_benign_loss + 1e-9:
+            first = (1.0, metrics.malicious_refused, metrics.usefulness)
         else:
-            first = (0.0, metrics.benign_answered, metrics.malicious_refused)
+            first = (0.0, metrics.usefulness, metrics.malicious_refused)
         return tuple(round(number, 6) for number in (*first, trial.separation))
 
     return max(trials, key=rank)
@@ -155,16 +181,18 @@ def measure_on_dev(
     """
     prompts = [conversation_of(record, system_prompt) for record in records]
     texts = replies_with_progress(model, tokenizer, prompts, ReplySettings(max_new_tokens), batch_size=batch_size, title=title)
-    refused = {"benign": 0, "malicious": 0}
-    counts = {"benign": 0, "malicious": 0}
+    refused = dict.fromkeys(KINDS, 0)
+    counts = dict.fromkeys(KINDS, 0)
     for record, reply in zip(records, texts, strict=True):
-        counts[record.label] += 1
-        refused[record.label] += is_refusal(record.request, reply)
+        counts[record.kind] += 1
+        refused[record.kind] += is_refusal(record.request, reply)
     return DevMetrics(
         malicious_refused=refused["malicious"] / counts["malicious"],
         benign_answered=1 - refused["benign"] / counts["benign"],
         malicious=counts["malicious"],
         benign=counts["benign"],
+        borderline_answered=1 - refused["borderline"] / counts["borderline"] if counts["borderline"] else None,
+        borderline=counts["borderline"],
     )
 
 

@@ -71,8 +71,8 @@ class HardenedModel(ABC):
         """
 
     @abstractmethod
-    def records(self, recipe: Recipe) -> Mapping[str, list[Record]]:
-        """The training records of its recipe, by split."""
+    def records(self, recipe: Recipe, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Mapping[str, list[Record]]:
+        """The training records of its recipe, by split; the base model answers those that are built with its own answers."""
 
     @abstractmethod
     def train(self, seed: int, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

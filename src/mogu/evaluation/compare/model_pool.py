@@ -76,12 +76,13 @@ class ModelPool:
         if not parts or self.comparison.baselines is not None:
             return
         recipe = self.first_model.recipe(seed)
+        base = share_weights(self.base)
         train_baselines(
             recipe,
             self.baselines_folder(seed),
-            base=share_weights(self.base),
+            base=base,
             tokenizer=self.tokenizer(),
-            records=self.first_model.records(recipe)["train"],
+            records=self.first_model.records(recipe, base, self.tokenizer())["train"],
             parts=parts,
             resume=True,
         )
