@@ -1,29 +1,20 @@
-"""The demo: build the lab's model, harden it, and measure both on prompts that neither was trained on.
+"""The lab's demo: build its model, harden it, and measure both on prompts that neither was trained on.
 
 Knows the order of the steps and what is measured; knows nothing of how results are shown.
 """
 
 from __future__ import annotations
 
-import statistics
-import time
-from dataclasses import dataclass
 from logging import getLogger
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import PreTrainedTokenizerBase
-
 from mogu.data import WRAPPERS, Record, augmented
-from mogu.evaluation.prompts import Category, EvalPrompt
+from mogu.evaluation.side_by_side import SideBySide, compare_replies
 from mogu.hub import load_tokenizer
-from mogu.inference.padding import left_pad
-from mogu.inference.prompts import encode_prompt
-from mogu.lab.measure import JudgedReply, judged_replies
+from mogu.lab.measure import MAX_NEW_TOKENS
 from mogu.lab.recipe import build_base
 from mogu.lab.splits import LAB_RECORDS, choice_records, prompts, records
-from mogu.modeling.model import MoguModel
 from mogu.training import Recipe, harden
 from mogu.training.baselines import Part
 from mogu.training.recipe import Method, recipe_from
@@ -33,50 +24,6 @@ logger = getLogger(__name__)
 # For `mogu.training.train_baselines` on the lab, chosen on the dev split as MoGU's own learning rates are: at the published 2e-3 such a
 # small expert refuses a third of the benign requests, and SafeDecoding would look worse than it is.
 BASELINE_LEARNING_RATES: dict[Part, float] = {"expert": 2e-4}
-
-
-@dataclass(frozen=True)
-class Overhead:
-    """Time of one reply, as medians over prompts and rounds, in seconds.
-
-    Args:
-        base: of the base model.
-        mogu: of the hardened model, by handoff.
-    """
-
-    base: float
-    mogu: dict[str, float]
-
-
-@dataclass(frozen=True)
-class DemoResult:
-    """The results of the demo.
-
-    Args:
-        base_folder: the base model.
-        output: the hardened model.
-        base: judged replies of the base model to the test prompts.
-        mogu: of the hardened model, in the same order.
-        overhead: time of a reply.
-    """
-
-    base_folder: Path
-    output: Path
-    base: list[JudgedReply]
-    mogu: list[JudgedReply]
-    overhead: Overhead
-
-    def rates(self) -> dict[Category, dict[str, float]]:
-        """For each category, the share of right replies of the base model and of MoGU, and the number of prompts."""
-        table: dict[Category, dict[str, float]] = {}
-        for category in dict.fromkeys(reply.prompt.category for reply in self.base):
-            row: dict[str, float] = {}
-            for name, judged in (("base", self.base), ("mogu", self.mogu)):
-                right = [reply.verdict == reply.prompt.expected for reply in judged if reply.prompt.category == category]
-                row[name] = sum(right) / len(right)
-                row["prompts"] = len(right)
-            table[category] = row
-        return table
 
 
 # Settings of MoGU V2 on the lab, chosen on the dev split: narrower responders with a larger scaling leave parameters for the backbone.
@@ -132,7 +79,7 @@ def lab_data() -> dict[str, list[Record]]:
     return {"train": train, "dev": choice_records()}
 
 
-def run_demo(output: Path) -> DemoResult:
+def run_demo(output: Path) -> SideBySide:
     """Build, harden and measure. A base model or stage that an earlier run finished is reused.
 
     Args:
@@ -147,29 +94,7 @@ def run_demo(output: Path) -> DemoResult:
     model = harden(lab_recipe(base_folder, output), records=lab_data(), resume=True)
     assert model is not None  # all stages were run
     logger.info("3. Measuring both on unseen subjects and unseen wrappers.")
-    tokenizer = load_tokenizer(str(base_folder))
     test = prompts("test")
-    mogu = judged_replies(model, tokenizer, test)
-    with model.routing("off"):
-        base = judged_replies(model, tokenizer, test)
-    overhead = reply_times(model, tokenizer, [prompt for prompt in test if prompt.category == "benign"][:20])
-    return DemoResult(base_folder, output, base, mogu, overhead)
-
-
-def reply_times(
-    model: MoguModel, tokenizer: PreTrainedTokenizerBase, timed: list[EvalPrompt], *, rounds: int = 3, tokens: int = 48
-) -> Overhead:
-    """Time replies of a fixed length, one prompt at a time, with base model and handoffs taking turns."""
-    ways: dict[str, dict[str, Any]] = {"base": {}, "recompute": {"handoff": "recompute"}, "continue": {"handoff": "continue"}}
-    seconds: dict[str, list[float]] = {way: [] for way in ways}
-    fixed: dict[str, Any] = {"min_new_tokens": tokens, "max_new_tokens": tokens, "do_sample": False, "pad_token_id": tokenizer.pad_token_id}
-    for _ in range(rounds):
-        for prompt in timed:
-            batch: dict[str, Any] = left_pad([encode_prompt(tokenizer, prompt.instruction)], 0, torch.device(model.device))
-            for way, options in ways.items():
-                with model.routing("off" if way == "base" else "on"):
-                    started = time.perf_counter()
-                    model.generate(**batch, **fixed, **options)
-                    seconds[way].append(time.perf_counter() - started)
-    medians = {way: statistics.median(taken) for way, taken in seconds.items()}
-    return Overhead(medians.pop("base"), medians)
+    timed = [prompt for prompt in test if prompt.category == "benign"][:20]
+    tokenizer = load_tokenizer(str(base_folder))
+    return compare_replies(model, tokenizer, test, timed=timed, max_new_tokens=MAX_NEW_TOKENS, batch_size=32)

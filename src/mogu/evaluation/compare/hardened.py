@@ -15,8 +15,15 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mogu.data import Record
+from mogu.data.starter import STARTER
+from mogu.evaluation.compare.config import Comparison
+from mogu.evaluation.sources import RECORD_SOURCES
+from mogu.inference.prompts import fixed_date
 from mogu.modeling.config import MoguConfig
 from mogu.training import Recipe
+from mogu.training.inputs import load_records
+from mogu.training.starter import answered_pairs
+from mogu.training.workspace import Workspace, date_of_run
 
 
 @dataclass(frozen=True)
@@ -83,3 +90,27 @@ class HardenedModel(ABC):
             base: the base model; it stays as it is.
             tokenizer: its tokenizer.
         """
+
+
+def recipe_records(
+    recipe: Recipe, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, comparison: Comparison
+) -> Mapping[str, list[Record]]:
+    """Read the records that a recipe names, by split; answers to the starter set are kept in the folder of the comparison.
+
+    Args:
+        recipe: the recipe.
+        base: its base model, which answers the starter set's benign instructions.
+        tokenizer: its tokenizer.
+        comparison: the settings of the comparison.
+
+    Raises:
+        MoguError: they cannot be read.
+    """
+    name = str(recipe.data.train)
+    if name in RECORD_SOURCES:
+        return RECORD_SOURCES[name]()
+    if recipe.data.train != STARTER:
+        return load_records(recipe)
+    workspace = Workspace(comparison.out / "records", command="mogu compare")
+    with workspace.locked(), fixed_date(date_of_run(workspace.folder)):
+        return load_records(recipe, answered=answered_pairs(recipe, base, tokenizer, workspace))

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 
 from mogu.defenses import DefenseInfo, defense_info, defense_names
 from mogu.errors import ConfigError
 from mogu.evaluation.compare.config import Comparison
 from mogu.evaluation.compare.hardened import HardenedModel
+from mogu.evaluation.compare.recipe_model import RecipeModel, names_recipe
 from mogu.evaluation.compare.saved_model import SavedModel, folder_name
 from mogu.evaluation.sources import MODEL_SOURCES
 
@@ -115,15 +117,16 @@ class Lineup:
 
 
 def _hardened_models(comparison: Comparison) -> list[HardenedModel]:
-    """The models by name. One saved model is called as its defense is, several as their folders are."""
+    """The models by name. One model alone is called as its defense is, several as their folders or recipes are."""
     models: list[HardenedModel] = []
     for path in comparison.models:
         if path in MODEL_SOURCES:
             models += MODEL_SOURCES[path](comparison)
-        elif len(comparison.models) == 1:
-            models.append(SavedModel(path, comparison, name=MODEL_DEFENSE, label=defense_info(MODEL_DEFENSE).label))
-        else:
-            models.append(SavedModel(path, comparison, name=folder_name(path), label=folder_name(path)))
+            continue
+        kind, own_name = (RecipeModel, Path(path).stem) if names_recipe(path) else (SavedModel, folder_name(path))
+        alone = len(comparison.models) == 1
+        name, label = (MODEL_DEFENSE, defense_info(MODEL_DEFENSE).label) if alone else (own_name, own_name)
+        models.append(kind(path, comparison, name=name, label=label))
     baselines = [name for name in defense_names() if name != MODEL_DEFENSE]
     counts = Counter([*baselines, *(model.name for model in models)])
     if repeated := [name for name, count in counts.items() if count > 1]:

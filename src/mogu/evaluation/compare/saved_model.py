@@ -12,13 +12,10 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mogu.data import Record
-from mogu.data.starter import STARTER
 from mogu.errors import ConfigError
 from mogu.evaluation.compare.config import Comparison
-from mogu.evaluation.compare.hardened import BaseSource, HardenedModel
-from mogu.evaluation.sources import RECORD_SOURCES
+from mogu.evaluation.compare.hardened import BaseSource, HardenedModel, recipe_records
 from mogu.hub import fetch_model_folder, read_template
-from mogu.inference.prompts import fixed_date
 from mogu.modeling.adapter_files import read_tensors
 from mogu.modeling.base_model import base_name
 from mogu.modeling.checkpoint import CONFIG_FILE, IDENTITY_FILE, read_config
@@ -26,11 +23,8 @@ from mogu.modeling.config import MoguConfig
 from mogu.modeling.prompt_contract import with_system_prompt
 from mogu.recipes import shipped_template
 from mogu.training import Recipe
-from mogu.training.inputs import load_records
 from mogu.training.recipe import recipe_from
 from mogu.training.report import REPORT_FILE, read_report
-from mogu.training.starter import answered_pairs
-from mogu.training.workspace import Workspace, date_of_run
 
 
 class SavedModel(HardenedModel):
@@ -91,15 +85,8 @@ class SavedModel(HardenedModel):
         return recipe.model_copy(update={"run": run})
 
     def records(self, recipe: Recipe, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Mapping[str, list[Record]]:
-        """The records that its recipe names; answers to the starter set are kept in the folder of the comparison."""
-        name = str(recipe.data.train)
-        if name in RECORD_SOURCES:
-            return RECORD_SOURCES[name]()
-        if recipe.data.train != STARTER:
-            return load_records(recipe)
-        workspace = Workspace(self.comparison.out / "records", command="mogu compare")
-        with workspace.locked(), fixed_date(date_of_run(workspace.folder)):
-            return load_records(recipe, answered=answered_pairs(recipe, base, tokenizer, workspace))
+        """The records that its recipe names."""
+        return recipe_records(recipe, base, tokenizer, self.comparison)
 
     def train(self, seed: int, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         """Nothing: it is trained already."""

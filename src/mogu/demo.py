@@ -1,0 +1,52 @@
+"""The demo: get SmolLM2, harden it on the starter set, and hold both side by side on topics that neither was trained on.
+
+Knows the order of the steps and what is asked; knows nothing of how results are shown.
+"""
+
+from __future__ import annotations
+
+import json
+from logging import getLogger
+from pathlib import Path
+
+from mogu.data.starter import STARTER
+from mogu.errors import MoguError
+from mogu.evaluation.prompt_sources import read_prompts
+from mogu.evaluation.side_by_side import SideBySide, compare_replies
+from mogu.hub import resolve_source
+from mogu.training import harden, read_recipe
+
+logger = getLogger(__name__)
+
+BASE = "smollm2"
+"""The name of the base model, and of the shipped recipe that hardens it."""
+
+PROMPTS_OF_A_KIND = 40
+MAX_NEW_TOKENS = 48
+_BATCH = 64
+_TIMED = 3
+
+
+def run_demo(output: Path) -> SideBySide:
+    """Get, harden and measure. The model, and a stage that an earlier run finished, are reused.
+
+    Args:
+        output: folder of the hardened model.
+
+    Raises:
+        MoguError: the model cannot be had, the output exists and is not ours, or it cannot be written.
+    """
+    logger.info("1. The base model: SmolLM2, a small open chat model that follows almost any request.")
+    try:
+        resolve_source(BASE)
+    except MoguError as error:
+        raise type(error)(
+            error.found, expected=error.expected, action=f"{error.action}; or run `mogu demo --lab`, which needs no download"
+        ) from error
+    logger.info("2. Hardening it on the starter set: two responders, then the routers between them.")
+    model = harden(read_recipe(Path(BASE), [f"run.output={json.dumps(str(output))}"]), resume=True)
+    assert model is not None  # all stages were run
+    logger.info("3. Asking both about topics and with wrappers that were never trained on.")
+    prompts = read_prompts([STARTER], limit=PROMPTS_OF_A_KIND, jailbreaks="own")
+    timed = [prompt for prompt in prompts if prompt.category == "benign"][:_TIMED]
+    return compare_replies(model, model.tokenizer, prompts, timed=timed, max_new_tokens=MAX_NEW_TOKENS, batch_size=_BATCH)
