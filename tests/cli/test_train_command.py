@@ -91,7 +91,7 @@ def test_a_dry_run_trains_and_writes_nothing(config: Path, mogu: Mogu, tmp_path:
     before = sorted(tmp_path.iterdir())
     code, out, _ = mogu(config, "--dry-run")
     assert code == 0
-    for wanted in ("parameters trained", "memory", "router", "steps in all", "nothing was trained or written"):
+    for wanted in ("parameters trained", "memory", "router", "steps in all", "on disk", "nothing was trained or written"):
         assert wanted in out
     code, out, _ = mogu(config, "--dry-run", "--json")
     plan = json.loads(out)

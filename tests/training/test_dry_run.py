@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from mogu import MoguError, MoguModel
+from mogu import MoguConfig, MoguError, MoguModel
 from mogu.data import Record, write_records
 from mogu.training import Recipe, plan, read_recipe
 from mogu.training.collator import Collator
@@ -150,6 +151,31 @@ def test_planned_steps_and_parameters_are_those_of_training(
     assert isinstance(recipe.router, RouterStage)
     assert len(steps) == stage.steps == math.ceil(1.5 * math.ceil(16 / 6))
     assert trained == {stage.trained_parameters}
+
+
+@pytest.mark.parametrize("layers", [[1], [0, 1]])
+def test_planned_disk_is_near_what_training_takes(
+    layers: list[int], dry: Any, base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = [f"model.base={str(base_folder)!r}", "model.dtype=float32", f"mogu.layers={layers}", "run.save_steps=1", "router.epochs=2"]
+    recipe = dry("llama-2-7b-chat", *settings)
+    planned = plan(recipe).stages[2].disk_bytes
+    seen = []
+    written = os.replace
+
+    def weighed(source: Any, target: Any) -> None:
+        written_here = [file for file in (tmp_path / "work").rglob("*") if file.is_file()]
+        seen.append(sum(file.stat().st_size for file in written_here))
+        written(source, target)
+
+    monkeypatch.setattr(os, "replace", weighed)
+    model = MoguModel.from_base(AutoModelForCausalLM.from_pretrained(base_folder), MoguConfig(layers=layers))
+    setting = StageSetting(recipe.run, model.mogu_config, "separate", 0)
+    train_router(model, read_inputs(recipe).examples["router"], recipe.router, 2.0, setting, tmp_path / "work", title="router")
+    assert max(seen) == pytest.approx(planned, rel=0.05)  # names and random states come on top
+    assert plan(dry("llama-2-7b-chat", *settings, "run.cache_activations=false")).stages[2].disk_bytes == 24 * 2 * len(layers) * (
+        512 * 32 + 32 * 512 + 32 + 32 + 1
+    )
 
 
 @pytest.mark.parametrize("stage", ["responder", "router"])

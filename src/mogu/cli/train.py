@@ -115,6 +115,7 @@ def _print_plan(plan: Plan) -> None:
         f"{plan.base_model}: {plan.model_type}, {plan.base_parameters:,} parameters, {_gib(plan.base_bytes)} in {plan.dtype}",
         f"added to the base model: {plan.added_parameters:,} parameters, {share:.3%} of it",
         f"{plan.steps:,} steps in all; {tried}",
+        f"at most {_gib(plan.disk_bytes)} on disk at a time, for checkpoints and kept activations",
         *(f"note: {note}" for note in plan.notes),
         "Everything was checked; nothing was trained or written.",
     ):

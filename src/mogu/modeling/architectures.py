@@ -160,6 +160,15 @@ def decoder_layer_name(module_name: str) -> str:
     return f"{match[1]}{match[2]}"
 
 
+def place_in_stack(name: str) -> tuple[str, int] | None:
+    """The stack of layers that a module or a parameter is part of, and its layer there; ``None`` where it is part of none.
+
+    ``("model.layers", 3)`` for ``"model.layers.3.self_attn.o_proj.weight"``.
+    """
+    match = _IN_A_LAYER.fullmatch(name)
+    return (match[1].removesuffix("."), int(match[2])) if match else None
+
+
 def _advice(model: PreTrainedModel) -> str:
     names = ", ".join(candidate_projections(model)) or "none found"
     return f"name it with output_projection=... (--output-projection on the command line); candidates: {names}"

@@ -53,6 +53,10 @@ class Collator:
             "malicious": torch.tensor([row.malicious for row in rows]),
         }
 
+    def row_lengths(self, example: AnyExample) -> list[int]:
+        """Tokens of each row that an example becomes, in the order of the batch's rows."""
+        return [len(row.ids) for row in self._rows(example)]
+
     def _rows(self, example: AnyExample) -> list[_Row]:
         if isinstance(example, TurnsExample):
             return [_row_of_turns(example)]

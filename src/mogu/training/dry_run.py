@@ -1,4 +1,4 @@
-"""What a training run will need, before it starts: trained parameters, steps, memory; no weight is loaded.
+"""What a training run will need, before it starts: trained parameters, steps, memory, disk; no weight is loaded.
 
 Knows shapes and sizes, on PyTorch's meta device; trains nothing and writes nothing.
 """
@@ -19,6 +19,7 @@ from mogu.modeling.architectures import find_output_projections
 from mogu.modeling.model import MoguModel
 from mogu.progress import quiet_transformers
 from mogu.recipes import find_template, model_shape
+from mogu.training.collator import Collator
 from mogu.training.examples import Example
 from mogu.training.inputs import (
     RESPONDER_DATA,
@@ -45,6 +46,9 @@ fused ``W_pack [3h, h]`` holds what Llama keeps as q, k and v. So counting needs
 BYTES_PER_TRAINED_PARAMETER = 16
 """float32 parameter, gradient and AdamW's two moments."""
 
+BYTES_ON_DISK = 2 * 12
+"""float32 parameter and AdamW's two moments, in the last checkpoint and in the one that is being written beside it."""
+
 
 @dataclass(frozen=True)
 class StagePlan:
@@ -57,6 +61,7 @@ class StagePlan:
         steps: optimizer steps of one run.
         runs: how often the stage runs: the router stage once per trial, every stage once per set of layers.
         memory_bytes: the most that weights, trained parameters and activations take together.
+        disk_bytes: the most that checkpoints and kept activations take together in the working folder, while the stage runs.
     """
 
     name: StageName
@@ -65,6 +70,7 @@ class StagePlan:
     steps: int
     runs: int
     memory_bytes: int
+    disk_bytes: int
 
 
 @dataclass(frozen=True)
@@ -103,9 +109,14 @@ class Plan:
         """The most that any stage needs."""
         return max(stage.memory_bytes for stage in self.stages)
 
+    @property
+    def disk_bytes(self) -> int:
+        """The most that any stage needs; one runs at a time."""
+        return max(stage.disk_bytes for stage in self.stages)
+
     def as_json(self) -> dict[str, Any]:
         """All numbers, sums included."""
-        return {**asdict(self), "steps": self.steps, "memory_bytes": self.memory_bytes}
+        return {**asdict(self), "steps": self.steps, "memory_bytes": self.memory_bytes, "disk_bytes": self.disk_bytes}
 
 
 def plan(recipe: Recipe) -> Plan:
@@ -146,6 +157,10 @@ def plan(recipe: Recipe) -> Plan:
     labels = [record.label for record in records["train"]]
     grid = sets * len(dict.fromkeys(recipe.choice.checkpoints)) * len(dict.fromkeys(recipe.choice.weight_penalties))
 
+    # Which layers V2 trains is known once they are probed; the layout that takes more room is the one with a row for each answer.
+    keeps_activations = recipe.run.cache_activations and (recipe.method == "v2" or projections[0].layer > 0)
+    in_rows = Collator(0, "separate")
+
     def stage_plan(name: StageName, count: int, trained: int, runs: int) -> StagePlan:
         stage: Stage = getattr(recipe, name)
         examples = inputs.examples[name] if inputs is not None else None
@@ -154,7 +169,14 @@ def plan(recipe: Recipe) -> Plan:
             base.config.get_text_config(), base.dtype, rows, row, answer_tokens, checkpointing=recipe.run.gradient_checkpointing
         )
         memory = base_bytes + BYTES_PER_TRAINED_PARAMETER * trained + activations
-        return StagePlan(name, trained, count, steps_of(stage, count), runs, memory)
+        disk = BYTES_ON_DISK * trained
+        if keeps_activations and stage.epochs > 1:
+            answers = 1 if name == "router" else 2
+            tokens = count * answers * recipe.run.max_length
+            if examples is not None:
+                tokens = sum(sum(in_rows.row_lengths(example)) for example in examples)
+            disk += tokens * int(base.config.get_text_config().hidden_size) * base.dtype.itemsize
+        return StagePlan(name, trained, count, steps_of(stage, count), runs, memory, disk)
 
     return Plan(
         base_model=recipe.model.base,

@@ -246,6 +246,8 @@ class RunSection(Section):
         micro_batch_size: examples per pass; a step accumulates as many passes as its batch size needs.
         save_steps: optimizer steps between checkpoints, which is what a kill can lose.
         gradient_checkpointing: trade time for memory.
+        cache_activations: keep what enters the first trained decoder layer in a file of the working folder, so that the layers below
+            compute once for each example rather than in every epoch; only where it gives the same losses, and where the disk has room.
         report_to: experiment trackers that get the loss of every step, named as for ``report_to`` of
             ``transformers.TrainingArguments``, such as ``["tensorboard"]``. ``loss_history.jsonl`` is always written.
     """
@@ -257,6 +259,7 @@ class RunSection(Section):
     micro_batch_size: int = Field(default=8, ge=1)
     save_steps: int = Field(default=50, ge=1)
     gradient_checkpointing: bool = False
+    cache_activations: bool = True
     report_to: list[str] = []
 
     @model_validator(mode="after")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from mogu.progress import progress_bars
 from mogu.training.collator import Collator, Layout
 from mogu.training.examples import AnyExample
 from mogu.training.loss_history import HISTORY_FILE, LossHistory
+from mogu.training.lower_activations import FILE, LowerActivations, skipped_lower_layers
 from mogu.training.recipe import RunSection, Stage
 from mogu.training.sampler import StepBatches
 from mogu.training.trackers import tracking
@@ -88,7 +90,8 @@ def train_stage(
 
     The loss of a step is the mean over its examples, however many passes it takes; gradients are clipped to a norm of 1. The model
     is trained on the devices that it is on. Checkpoints are still there when training has ended: the caller first writes what is to
-    be kept. The loss of every step is in ``loss_history.jsonl``.
+    be kept. The loss of every step is in ``loss_history.jsonl``. Where it can be done, the layers below the first trained one compute
+    once rather than in every epoch: :mod:`mogu.training.lower_activations`.
 
     Args:
         model: a causal language model or a wrapper of one (PEFT's or ours); its parameters that require a gradient are trained.
@@ -154,12 +157,13 @@ class _Loop:
             history = LossHistory(self.folder / HISTORY_FILE, done)
         with (
             history,
+            self._lower_layers(done) as lower,
             tracking(self.settings.report_to, self.folder, self.model, title=self.title, steps=self.steps) as track,
             progress_bars() as bars,
         ):
             bar = bars.add_task(self.title, total=self.steps, completed=done, note="")
             for step, indices, passes in self._remaining(done, states):
-                numbers = self._take_step(step, indices, passes)
+                numbers = self._take_step(step, indices, passes, lower)
                 epoch = step / self.batches.steps
                 with written_or_refused(self.folder):
                     history.append({"stage": self.title, "step": step, "epoch": epoch, **numbers})
@@ -169,6 +173,18 @@ class _Loop:
                     snapshots.take(step)
                 if step % self.settings.save_steps == 0 or step == self.steps:
                     write_training_state(self.folder, step, self.trained, self.optimizer)
+
+    def _lower_layers(self, done: int) -> AbstractContextManager[LowerActivations | None]:
+        (self.folder / FILE).unlink(missing_ok=True)  # a kill may have left one
+        # Whether it is done depends on the settings alone: a run that is resumed computes what it would have computed.
+        if not self.settings.cache_activations or self.stage.epochs <= 1 or done == self.steps:
+            return nullcontext()
+        return skipped_lower_layers(
+            self.model, self.trained, self._losses_of, self.examples, self.collator, self.batches.in_a_pass, self.folder, title=self.title
+        )
+
+    def _losses_of(self, batch: Mapping[str, Tensor]) -> Tensor:
+        return self.losses({name: tensor.to(self.device) for name, tensor in batch.items()})
 
     def _remaining(self, done: int, states: Mapping[str, Any] | None) -> Iterator[tuple[int, list[list[int]], list[dict[str, Tensor]]]]:
         """Every step from ``done`` on: its number, the examples of its passes, and its passes."""
@@ -191,11 +207,15 @@ class _Loop:
                 step += 1
                 yield step, indices, [next(batches) for _ in indices]
 
-    def _take_step(self, step: int, indices: list[list[int]], passes: list[dict[str, Tensor]]) -> dict[str, float]:
+    def _take_step(
+        self, step: int, indices: list[list[int]], passes: list[dict[str, Tensor]], lower: LowerActivations | None
+    ) -> dict[str, float]:
         examples = sum(map(len, indices))
         total = 0.0
         for of_pass, batch in zip(indices, passes, strict=True):
-            losses = self.losses({name: tensor.to(self.device) for name, tensor in batch.items()})
+            if lower is not None:
+                lower.feed(of_pass, batch)
+            losses = self._losses_of(batch)
             values = losses.detach()
             if not bool(torch.isfinite(values).all()):
                 raise self._not_finite(step, of_pass, values.tolist())

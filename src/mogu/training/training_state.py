@@ -99,6 +99,16 @@ def set_random_states(states: Mapping[str, Any]) -> None:
             torch.cuda.set_rng_state(state, device)
 
 
+@contextmanager
+def random_states_kept() -> Iterator[None]:
+    """Leave every random generator as it is found, whatever the block draws."""
+    states = _random_states()
+    try:
+        yield
+    finally:
+        set_random_states(states)
+
+
 def _random_states() -> dict[str, Any]:
     numpy_state: Any = np.random.get_state()
     name, keys, *rest = numpy_state
