@@ -27,24 +27,26 @@ _BATCH = 64
 _TIMED = 3
 
 
-def run_demo(output: Path) -> SideBySide:
+def run_demo(output: Path, recipe_name: Path = Path(BASE)) -> SideBySide:
     """Get, harden and measure. The model, and a stage that an earlier run finished, are reused.
 
     Args:
         output: folder of the hardened model.
+        recipe_name: what is hardened, and how: a recipe's name or file.
 
     Raises:
         MoguError: the model cannot be had, the output exists and is not ours, or it cannot be written.
     """
     logger.info("1. The base model: SmolLM2, a small open chat model that follows almost any request.")
+    recipe = read_recipe(recipe_name, [f"run.output={json.dumps(str(output))}"])
     try:
-        resolve_source(BASE)
+        resolve_source(recipe.model.base)
     except MoguError as error:
         raise type(error)(
             error.found, expected=error.expected, action=f"{error.action}; or run `mogu demo --lab`, which needs no download"
         ) from error
     logger.info("2. Hardening it on the starter set: two responders, then the routers between them.")
-    model = harden(read_recipe(Path(BASE), [f"run.output={json.dumps(str(output))}"]), resume=True)
+    model = harden(recipe, resume=True)
     assert model is not None  # all stages were run
     logger.info("3. Asking both about topics and with wrappers that were never trained on.")
     prompts = read_prompts([STARTER], limit=PROMPTS_OF_A_KIND, jailbreaks="own")
