@@ -4,7 +4,7 @@
 
 Each seed tunes the lab's base model on the lab's fleet of ships: plain, with MoGU pairs mixed in, and with two learning rates. Share,
 slow factor and robust modules are chosen by the command itself, on dev, with the first seed; the other seeds use the same ones. Safety
-and task are measured on the test splits, safety by the lab's own judge. With ``--hardened N`` the model that `mogu demo` makes is tuned
+and task are measured on the test splits, safety by the lab's own judge. With ``--hardened N`` the model that `mogu demo --lab` makes is tuned
 as well, with N seeds, and its routers and responders are kept in both ways. Finished runs are not repeated; numbers.json, table.md and
 the plot are made from all runs that there are.
 """
@@ -153,7 +153,7 @@ def _chosen(arm: str, out: Path) -> dict[str, Any]:
 
 
 def run_hardened(seed: int, base: Path, out: Path) -> None:
-    """Measure the model of `mogu demo` before and after it was tuned with a data mix, with both ways of keeping it hardened."""
+    """Measure the model of `mogu demo --lab` before and after it was tuned with a data mix, with both ways of keeping it hardened."""
     folder = out / "hardened"
     tokenizer = load_tokenizer(str(base))
     if not folder.is_dir():

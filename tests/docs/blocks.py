@@ -23,6 +23,8 @@ PAGES = [*(ROOT / folder / "README.md" for folder in (".", "deploy", "examples")
 NEEDS = {
     "a 7B model": "weights of a size that no laptop trains",
     "a GPU": "",
+    "a GGUF file": "of the reader's own; tests/hub writes small ones",
+    "an adapter": "of the reader's own; tests/hub makes one",
     "vLLM": "an environment of its own; `make test-vllm` tests serving",
     "the hub": "a network, and for some models an account",
     "the package index": "a network",

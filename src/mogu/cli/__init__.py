@@ -40,7 +40,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Harden an open chat model: it refuses malicious requests, answers the rest, and keeps its speed.",
-    epilog="New here? `mogu demo` builds a small model, hardens it and shows the difference within minutes.",
+    epilog="New here? `mogu demo` hardens a small open chat model and shows the difference within minutes.",
 )
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mogu.data import KINDS, WRAPPERS, PromptTemplate, Record, read_instructions, read_records, wrapped_id
-from mogu.data.starter import STARTER, starter_instructions
+from mogu.data.starter import STARTER, candidates
 from mogu.errors import ConfigError, DataError
 from mogu.evaluation.datasets import CATALOG, dataset_spec, read_dataset, read_templates
 from mogu.evaluation.jailbreaks import EVALUATION_WRAPPERS
@@ -19,6 +19,7 @@ from mogu.evaluation.prompts import BY_REFUSAL, Category, EvalPrompt
 from mogu.evaluation.sources import PROMPT_SOURCES
 from mogu.evaluation.tendency_jailbreak import tendency_wrapper
 
+_JAILBROKEN = "jailbroken"
 _WRAPPED_CATEGORY: dict[Category, Category] = {"malicious": "malicious_wrapped", "benign": "benign_wrapped"}
 
 
@@ -28,7 +29,8 @@ def read_prompts(sources: Sequence[str], *, limit: int | None = None, jailbreaks
     Args:
         sources: each the name of a registered source, such as ``"starter"`` or ``"lab"``; a data set of
             :data:`mogu.evaluation.datasets.CATALOG`, by ``"NAME"`` or ``"NAME=FILE"``; a file of records, as ``mogu data build``
-            writes it; or ``"benign=FILE"``, ``"borderline=FILE"`` or ``"malicious=FILE"``, a list of instructions.
+            writes it; ``"benign=FILE"``, ``"borderline=FILE"`` or ``"malicious=FILE"``, a list of instructions; or ``"jailbroken=FILE"``,
+            malicious requests as an attack has rewritten them (``prompt``), each with what it is after (``goal``).
         limit: take at most this many prompts of each category of each source, the first ones.
         jailbreaks: ask each plain prompt in a jailbreak as well, jailbreaks taking turns: ``"own"`` are those of
             :mod:`mogu.evaluation.jailbreaks`, ``"published"`` the catalog's, ``"tendency=FILE"`` the one of
@@ -76,11 +78,14 @@ def prompts_of_records(records: Iterable[Record], dataset: str) -> list[EvalProm
 
 
 def starter_prompts() -> list[EvalPrompt]:
-    """Make prompts of the starter set's test split, grouped by topic; its topics and these instructions are trained on nowhere."""
+    """Make prompts of the starter set's test split, grouped by topic; its topics and these instructions are trained on nowhere.
+
+    Topics take turns, so that the first prompts are about all of them.
+    """
     return [
         EvalPrompt.plain(instruction.id, STARTER, kind, instruction.text, group=instruction.topic)
         for kind in KINDS
-        for instruction in starter_instructions(kind, "test")
+        for instruction in candidates("test")[kind]
     ]
 
 
@@ -91,7 +96,7 @@ def _name(source: str) -> str:
     kind, separator, file = source.partition("=")
     if separator and kind in CATALOG:
         return kind
-    return Path(file if separator and kind in KINDS else source).stem
+    return Path(file if separator and kind in (*KINDS, _JAILBROKEN) else source).stem
 
 
 def _read(source: str, name: str) -> list[EvalPrompt]:
@@ -102,6 +107,8 @@ def _read(source: str, name: str) -> list[EvalPrompt]:
     category = next((known for known in KINDS if known == kind), None)
     if category is not None and file is not None:
         return [EvalPrompt.plain(f"{category}-{listed.number:04d}", name, category, listed.text) for listed in read_instructions(file)]
+    if kind == _JAILBROKEN and file is not None:
+        return _attacks(file, name)
     if kind in CATALOG:
         return read_dataset(dataset_spec(kind, measures=("malicious", "benign", "contrast")), file)
     path = Path(source).expanduser()
@@ -110,8 +117,23 @@ def _read(source: str, name: str) -> list[EvalPrompt]:
     raise ConfigError(
         f"The data {source!r} is no data set that mogu knows, and no file of records",
         expected=f"one of {', '.join([*PROMPT_SOURCES.names(), *CATALOG])}, a .jsonl file of records, or KIND=FILE",
-        action="correct the name or the path; a list of instructions needs its kind: benign=FILE, borderline=FILE or malicious=FILE",
+        action="correct the name or the path; a list needs its kind: benign=FILE, borderline=FILE, malicious=FILE or jailbroken=FILE",
     )
+
+
+def _attacks(file: Path, name: str) -> list[EvalPrompt]:
+    """What an attack, called as its file is, made of malicious requests."""
+    return [
+        EvalPrompt(
+            id=f"jailbroken-{prompt.number:04d}",
+            dataset=name,
+            category="malicious_wrapped",
+            conversation=({"role": "user", "content": prompt.text},),
+            request=goal.text,
+            wrapper=name,
+        )
+        for prompt, goal in zip(read_instructions(file, "prompt"), read_instructions(file, "goal"), strict=True)
+    ]
 
 
 def _first(prompts: list[EvalPrompt], limit: int | None) -> list[EvalPrompt]:
