@@ -116,21 +116,20 @@ def build(
         )
     in_file = {"benign": read_instructions(benign, benign_column), "malicious": read_instructions(malicious, malicious_column)}
     chosen = {label: _draw(distinct(instructions), limit, seed) for label, instructions in in_file.items()}
-    console = Console()
-    with console.status("building records …"):
-        records = build_pairs(
-            chosen["benign"],
-            chosen["malicious"],
-            answer=_load(model, chat_template, trust_remote_code, max_new_tokens) if model is not None else None,
-            own_refusals=refusals is RefusalSource.MODEL,
-            augment=augment,
-            seed=seed,
-        )
+    records = build_pairs(
+        chosen["benign"],
+        chosen["malicious"],
+        answer=_load(model, chat_template, trust_remote_code, max_new_tokens) if model is not None else None,
+        own_refusals=refusals is RefusalSource.MODEL,
+        augment=augment,
+        seed=seed,
+    )
     splits = split_records(records, dev=dev, test=test, seed=seed)
     filled = {split: members for split, members in splits.items() if members}
     write_record_files({outputs[split]: members for split, members in filled.items()})
     for split in outputs.keys() - filled.keys():
         outputs[split].unlink(missing_ok=True)  # left by an earlier run; its instructions may be in another split now
+    console = Console()
     _print_splits(console, filled, outputs)
     for label, instructions in in_file.items():
         _print_left_out(console, label, instructions, chosen[label], records)

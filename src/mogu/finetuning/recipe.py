@@ -80,7 +80,7 @@ class SafetySection(Section):
         max_task_loss: how far the task's accuracy may be below the best that was tried, from 0 to 1.
         max_benign_loss: how many more of the benign dev pairs may be refused than before tuning, from 0 to 1.
         max_new_tokens: tokens of each reply that is judged.
-        batch_size: replies generated at a time.
+        batch_size: replies generated at a time, at most; fewer where memory is short.
     """
 
     method: SafetyMethod = "none"
