@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
+import torch
 
 from mogu.defenses import (
     REFUSAL,
@@ -111,3 +113,23 @@ def test_a_custom_defense_is_found_by_its_name(lab_target: TargetModel, monkeypa
 def test_docstrings_cite_a_source(name: str) -> None:
     text = inspect.getdoc(registry_module._REGISTRY[name][1]) or ""
     assert name == "none" or any(source in text for source in ("et al.", "MoGU, section"))
+
+
+def test_short_memory_changes_no_reply_and_no_detail(lab_target: TargetModel, conversations: list[Conversation]) -> None:
+    defense, settings = make_defense("detect_inp", lab_target, threshold=1.0), ReplySettings(8)
+    expected = defense.reply(conversations, settings)
+    rows: list[int] = []
+
+    def room_for_two(_: Any, args: tuple[torch.Tensor, ...]) -> None:
+        rows.append(len(args[0]))
+        if len(args[0]) > 2:
+            raise torch.OutOfMemoryError("a row too many")
+
+    hook = lab_target.base.get_input_embeddings().register_forward_pre_hook(room_for_two)
+    try:
+        found = defense.reply(conversations, settings)
+    finally:
+        hook.remove()
+    assert [reply.text for reply in found] == [reply.text for reply in expected]
+    assert [reply.details["score"] for reply in found] == pytest.approx([reply.details["score"] for reply in expected], rel=1e-4)
+    assert max(rows) == len(conversations)

@@ -28,7 +28,7 @@ def calibrate(
     max_benign_refusal: Annotated[float, typer.Option(help="Share of benign records that may be refused, and of borderline ones.")] = 0.01,
     write: Annotated[bool, typer.Option("--write", help="Save the dial in the model's mogu_config.json and on its card.")] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a reply; a refusal shows in its first sentence.")] = 48,
-    batch_size: Annotated[int, typer.Option(min=1, help="Replies at a time.")] = 32,
+    batch_size: Annotated[int, typer.Option(min=1, help="Replies at a time, at most; fewer where memory is short.")] = 32,
     base_model: BaseModel = None,
     dtype: Dtype = "auto",
     chat_template: ChatTemplate = None,

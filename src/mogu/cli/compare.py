@@ -40,7 +40,7 @@ Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a training setting, such as glad.epochs=3.")
 ]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Tokens of a reply; a refusal shows in its first sentence.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Replies at a time.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Replies at a time, at most; fewer where memory is short.")]
 Judge = Annotated[str | None, typer.Option(help="Let a model rate the replies as well, named as in Inspect, such as openai/gpt-4o.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print results.json.")]
 

@@ -135,22 +135,21 @@ def build(
         "malicious": read_instructions(malicious, malicious_column),
     }
     chosen = {kind: _draw(distinct(instructions), limit, seed) for kind, instructions in in_file.items()}
-    console = Console()
-    with console.status("building records …"):
-        records = build_pairs(
-            chosen["benign"],
-            chosen["malicious"],
-            borderline=chosen["borderline"],
-            answer=_load(model, chat_template, trust_remote_code, max_new_tokens) if model is not None else None,
-            own_refusals=refusals is RefusalSource.MODEL,
-            augment=augment,
-            seed=seed,
-        )
+    records = build_pairs(
+        chosen["benign"],
+        chosen["malicious"],
+        borderline=chosen["borderline"],
+        answer=_load(model, chat_template, trust_remote_code, max_new_tokens) if model is not None else None,
+        own_refusals=refusals is RefusalSource.MODEL,
+        augment=augment,
+        seed=seed,
+    )
     splits = split_records(records, dev=dev, test=test, seed=seed)
     filled = {split: members for split, members in splits.items() if members}
     write_record_files({outputs[split]: members for split, members in filled.items()})
     for split in outputs.keys() - filled.keys():
         outputs[split].unlink(missing_ok=True)  # left by an earlier run; its instructions may be in another split now
+    console = Console()
     _print_splits(console, filled, outputs)
     for kind, instructions in in_file.items():
         _print_left_out(console, kind, instructions, chosen[kind], records)

@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 
 class ModelAnswers:
-    """Answer instructions greedily, in batches.
+    """Answer instructions greedily, under a progress bar on the error stream.
 
     Args:
         model: a causal language model, on the device that it should run on.
         tokenizer: its tokenizer, with a chat template.
         max_new_tokens: the longest answer; one that is cut off is trimmed to its last complete sentence, if it has one.
-        batch_size: number of instructions in one batch.
+        batch_size: answers at a time, at most; fewer where memory is short.
     """
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, max_new_tokens: int = 64, batch_size: int = 8
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, max_new_tokens: int = 64, batch_size: int = 64
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
@@ -40,9 +40,16 @@ class ModelAnswers:
         Raises:
             ChatTemplateError: the tokenizer has no chat template, or the template fails.
         """
-        from mogu.inference.replies import ReplySettings, replies
+        from mogu.inference.replies import ReplySettings, replies_with_progress
 
-        answers = replies(self.model, self.tokenizer, instructions, ReplySettings(self.max_new_tokens), batch_size=self.batch_size)
+        answers = replies_with_progress(
+            self.model,
+            self.tokenizer,
+            instructions,
+            ReplySettings(self.max_new_tokens),
+            batch_size=self.batch_size,
+            title="answers",
+        )
         return [reply.text if reply.finished else _whole_sentences(reply.text) for reply in answers]
 
 

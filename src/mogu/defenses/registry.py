@@ -20,6 +20,7 @@ from typing import Any
 from mogu.defenses.cost import Cost, count_passes
 from mogu.defenses.target_model import TargetModel
 from mogu.errors import ConfigError
+from mogu.inference.batches import in_batches, rows_in_memory
 from mogu.inference.prompts import Conversation
 from mogu.inference.replies import Reply, ReplySettings
 
@@ -185,12 +186,17 @@ class Defense:
     _answer: Answer
 
     def reply(self, conversations: Sequence[Conversation], settings: ReplySettings) -> list[DefendedReply]:
-        """Answer one batch of conversations, in their order; the cost of each reply is an even share of the batch's cost."""
+        """Answer conversations, in their order, in one batch where memory allows; each reply costs an even share of what all cost."""
         if not conversations:
             return []
         started = time.perf_counter()
+        lengths = [len(self.target.encode(conversation)) for conversation in conversations]
         with count_passes(self.target.models()) as count:
-            answers = self._answer(conversations, settings)
+            answers = in_batches(
+                lambda batch: self._answer([conversations[index] for index in batch], settings),
+                lengths,
+                most=lambda longest: rows_in_memory(self.target.base, longest + settings.max_new_tokens),
+            )
         cost = Cost(count.passes, count.tokens, time.perf_counter() - started).share(len(conversations))
         return [replace(answer, cost=cost) for answer in answers]
 

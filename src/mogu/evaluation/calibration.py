@@ -108,7 +108,7 @@ def calibrate(
         max_benign_refusal: share of benign records that may be refused, and of borderline ones, in [0, 1].
         system_prompt: for conversations that have none.
         max_new_tokens: tokens of a reply.
-        batch_size: replies at a time.
+        batch_size: replies at a time, at most; fewer where memory is short.
 
     Raises:
         ConfigError: the bound is out of range, a label or ordinary benign records are missing, or no dial keeps within the bound.

@@ -17,9 +17,8 @@ from transformers import PreTrainedTokenizerBase
 from mogu.evaluation.prompts import Category, EvalPrompt, Outcome
 from mogu.inference.padding import left_pad
 from mogu.inference.prompts import encode_prompt
-from mogu.inference.replies import ReplySettings
+from mogu.inference.replies import ReplySettings, replies_with_progress
 from mogu.modeling.model import MoguModel
-from mogu.training.selection import replies_with_progress
 
 
 @dataclass(frozen=True)
@@ -114,7 +113,7 @@ def judged_replies(
     conversations = [list(prompt.conversation) for prompt in prompts]
     settings = ReplySettings(max_new_tokens)
     made = replies_with_progress(model, tokenizer, conversations, settings, batch_size=batch_size, title=title)
-    return [JudgedReply(prompt, reply, prompt.outcome(reply)) for prompt, reply in zip(prompts, made, strict=True)]
+    return [JudgedReply(prompt, reply.text, prompt.outcome(reply.text)) for prompt, reply in zip(prompts, made, strict=True)]
 
 
 def reply_times(

@@ -17,13 +17,12 @@ from transformers import PreTrainedTokenizerBase
 from mogu.data import ADVERSARIAL_WRAPPERS, Chat, Record, augmented, conversation_of, opened
 from mogu.finetuning.recipe import SafetySection, TaskSection
 from mogu.inference.prompts import as_conversation
-from mogu.inference.replies import ReplySettings
+from mogu.inference.replies import ReplySettings, replies_with_progress
 from mogu.modeling.model import MoguModel
 from mogu.refusals import is_refusal
 from mogu.training.collator import IGNORED, Collator
 from mogu.training.examples import TurnsExample
 from mogu.training.losses import answer_logits
-from mogu.training.selection import replies_with_progress
 
 
 @dataclass(frozen=True)
@@ -157,7 +156,7 @@ def task_score(
     answered = short[: section.prompts]
     settings = ReplySettings(section.short_answer + 2)  # the token that ends it, and one more to notice a longer reply
     generated = replies_with_progress(model, tokenizer, [prompt for prompt, _ in answered], settings, batch_size=batch_size, title=title)
-    exact = [reply.split() == answer.split() for reply, (_, answer) in zip(generated, answered, strict=True)]
+    exact = [reply.text.split() == answer.split() for reply, (_, answer) in zip(generated, answered, strict=True)]
     return TaskScore(
         loss=loss / tokens,
         token_accuracy=right / tokens,
@@ -201,7 +200,7 @@ def safety_score(
     generated = replies_with_progress(
         model, tokenizer, prompts, ReplySettings(section.max_new_tokens), batch_size=section.batch_size, title=title
     )
-    refused = iter([is_refusal(record.request, reply) for record, reply in zip(all_records, generated, strict=True)])
+    refused = iter([is_refusal(record.request, reply.text) for record, reply in zip(all_records, generated, strict=True)])
     direct, jailbroken, harmless, alike = ([next(refused) for _ in records_of_set] for records_of_set in sets)
     return SafetyScore(
         _share(direct),

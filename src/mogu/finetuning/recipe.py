@@ -81,7 +81,7 @@ class SafetySection(Section):
         max_benign_loss: how many more of the benign dev pairs may be refused than before tuning, and of the borderline ones, from 0
             to 1.
         max_new_tokens: tokens of each reply that is judged.
-        batch_size: replies generated at a time.
+        batch_size: replies generated at a time, at most; fewer where memory is short.
     """
 
     method: SafetyMethod = "none"

@@ -1,20 +1,28 @@
-"""Replies to many prompts, greedy or sampled, in batches of like length.
+"""Replies to many prompts, greedy or sampled, in batches of like length from which rows that have ended leave.
 
 Knows models and tokenizers; knows nothing of what the prompts are for.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase, StoppingCriteriaList, StopStringCriteria
+from transformers.generation.configuration_utils import GenerationMode
 
+from mogu.inference.batches import in_batches, rows_in_memory
+from mogu.inference.leaving_rows import LeavingRows
 from mogu.inference.padding import left_pad
 from mogu.inference.prompts import Prompt, encode_prompt
+from mogu.progress import progress_bars
+
+BATCH_SIZE = 64
+"""Replies at a time, at most, where nobody says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -81,10 +89,13 @@ def reply_batch(
     end = _end_tokens(model, tokenizer)
     pad = tokenizer.pad_token_id if isinstance(tokenizer.pad_token_id, int) else min(end, default=0)
     batch = left_pad(list(prompts), pad, model.device)
+    options |= settings.generate_options()
     if settings.stop:
-        options |= {"stop_strings": list(settings.stop), "tokenizer": tokenizer}
+        options["stopping_criteria"] = StoppingCriteriaList([StopStringCriteria(tokenizer, list(settings.stop))])
+    if _decodes_rows(model, options):
+        options["custom_generate"] = LeavingRows()
     with _seeded(settings.seed, model.device):
-        output = model.generate(**batch, **settings.generate_options(), pad_token_id=pad, **options)
+        output = model.generate(**batch, pad_token_id=pad, **options)
     return [_reply(tokenizer, tokens, end, settings.stop) for tokens in output[:, batch["input_ids"].shape[1] :].tolist()]
 
 
@@ -94,7 +105,7 @@ def replies(
     prompts: Sequence[Prompt],
     settings: ReplySettings,
     *,
-    batch_size: int = 8,
+    batch_size: int = BATCH_SIZE,
     advance: Callable[[int], None] | None = None,
 ) -> list[Reply]:
     """Let a model reply to prompts; replies come in the prompts' order, and greedy ones do not depend on the batch size.
@@ -104,22 +115,41 @@ def replies(
         tokenizer: its tokenizer, with a chat template.
         prompts: instructions or conversations, with tools or without.
         settings: how replies are generated.
-        batch_size: replies at a time.
+        batch_size: replies at a time, at most; fewer where memory is short.
         advance: is told how many replies each batch brought.
 
     Raises:
         ChatTemplateError: the tokenizer has no chat template, or the template fails.
     """
     encoded = [encode_prompt(tokenizer, prompt) for prompt in prompts]
-    # Prompts of like length together, so that little of a batch is padding.
-    order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
-    made: dict[int, Reply] = {}
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        made.update(zip(chosen, reply_batch(model, tokenizer, [encoded[index] for index in chosen], settings), strict=True))
-        if advance is not None:
-            advance(len(chosen))
-    return [made[index] for index in range(len(prompts))]
+    return in_batches(
+        lambda batch: reply_batch(model, tokenizer, [encoded[index] for index in batch], settings),
+        [len(prompt) for prompt in encoded],
+        most=lambda longest: min(batch_size, rows_in_memory(model, longest + settings.max_new_tokens)),
+        advance=advance,
+    )
+
+
+def replies_with_progress(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    settings: ReplySettings,
+    *,
+    batch_size: int = BATCH_SIZE,
+    title: str,
+) -> list[Reply]:
+    """What :func:`replies` returns, under a progress bar with this title on the error stream."""
+    with progress_bars() as progress:
+        task = progress.add_task(title, total=len(prompts), note="replies")
+        return replies(model, tokenizer, prompts, settings, batch_size=batch_size, advance=lambda count: progress.advance(task, count))
+
+
+def _decodes_rows(model: Any, options: dict[str, Any]) -> bool:
+    """Whether each row is decoded by itself, one token a pass; a model's own settings may ask for beams, or for a draft."""
+    generation = copy.deepcopy(model.generation_config) or GenerationConfig()  # type: ignore[no-untyped-call]
+    generation.update(**options)
+    return generation.get_generation_mode() in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE)
 
 
 def _reply(tokenizer: PreTrainedTokenizerBase, tokens: list[int], end: frozenset[int], stop: tuple[str, ...]) -> Reply:

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from mogu.errors import ConfigError
+from mogu.inference.call_view import view_for_call
+from mogu.inference.leaving_rows import LeavingRows
 from mogu.modeling.config import Handoff
 from mogu.modeling.generation_options import check_options, setting
 from mogu.modeling.prefix_reuse import LowerLayerReuse
@@ -82,7 +84,12 @@ class RoutedGeneration:
         if self._first_routed and self.handoff == "recompute" and self.schedule.routes_anything and _reads_plainly(self.base, kwargs):
             self._reuse = LowerLayerReuse(self.base, self._decoder_layers, self._first_routed)
             model = self._reuse.model
-        output = _with_preparation(model, self._preparation()).generate(inputs, **kwargs)
+            if isinstance(kwargs.get("custom_generate"), LeavingRows) and self.schedule.routed_tokens != "all":
+                # What the lower layers hand upward during the opening is kept for all rows.
+                kwargs["custom_generate"] = LeavingRows(hold=self.schedule.routed_tokens)
+        # Everything that decodes passes its full sequences through this method before each forward pass.
+        view = view_for_call(model, prepare_inputs_for_generation=self._preparation())
+        output = view.generate(inputs, **kwargs)
         self._record_prompt_weights()
         return output
 
@@ -158,26 +165,3 @@ def _reads_plainly(base: Any, kwargs: dict[str, Any]) -> bool:
     """Whether rows keep their places, and nobody asks for what single layers compute."""
     beams, *per_layer = (setting(base, kwargs, option)[0] for option in ("num_beams", "output_hidden_states", "output_attentions"))
     return (beams or 1) == 1 and not any(per_layer)
-
-
-def _with_preparation(model: Any, prepare: Callable[..., Any]) -> Any:
-    """The same model, attributes and all, but for ``prepare_inputs_for_generation``, which is this call's own.
-
-    Everything that decodes passes its full sequences through that method before each forward pass.
-    """
-    view: Any = object.__new__(_prepared_class(type(model)))  # type: ignore[arg-type]  # types are hashable
-    view.__dict__ = vars(model)  # the very same attributes: what ``generate`` keeps on the model, such as a compiled forward, stays there
-    view.prepared_by_call = prepare
-    return view
-
-
-@functools.cache
-def _prepared_class(model_class: type) -> type:
-    attributes = {
-        "__module__": model_class.__module__,
-        "__doc__": model_class.__doc__,
-        "__slots__": ("prepared_by_call",),
-        # A property, which comes before what PEFT and others may have put on the instance under this name.
-        "prepare_inputs_for_generation": property(lambda view: view.prepared_by_call),
-    }
-    return type(model_class.__name__, (model_class,), attributes)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mogu.errors import ConfigError
+from mogu.inference.leaving_rows import LeavingRows
 from mogu.modeling.config import Handoff
 from mogu.modeling.routing_schedule import RoutingSchedule
 
@@ -46,7 +47,7 @@ def check_options(base: Any, schedule: RoutingSchedule, handoff: Handoff, kwargs
         )
     for option in _SEVERAL_TOKENS_A_PASS:
         value, source = setting(base, kwargs, option)
-        if value is not None:
+        if value is not None and not isinstance(value, LeavingRows):
             raise ConfigError(
                 f"{option} is set {source}",
                 expected="a way of decoding that makes one token a pass: greedy, sampling or beams",

@@ -215,7 +215,7 @@ class ChoiceSection(Section):
             borderline ones; within this bound, the trial that refuses most malicious prompts is kept. ``None`` weighs refusing and
             answering the same.
         max_new_tokens: tokens of each reply that is judged.
-        batch_size: replies generated at a time.
+        batch_size: replies generated at a time, at most; fewer where memory is short.
     """
 
     checkpoints: list[float] = Field(default=[0.5, 1.0], min_length=1)

@@ -12,9 +12,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from mogu.data import KINDS, Record, conversation_of
-from mogu.inference.prompts import Prompt
-from mogu.inference.replies import ReplySettings, replies
-from mogu.progress import progress_bars
+from mogu.inference.replies import ReplySettings, replies_with_progress
 from mogu.refusals import is_refusal
 
 
@@ -175,17 +173,17 @@ def measure_on_dev(
         tokenizer: its tokenizer.
         records: of both labels; only their prompts are used.
         max_new_tokens: tokens of each reply.
-        batch_size: replies generated at a time.
+        batch_size: replies generated at a time, at most; fewer where memory is short.
         system_prompt: put before conversations that have none.
         title: for the progress bar.
     """
     prompts = [conversation_of(record, system_prompt) for record in records]
-    texts = replies_with_progress(model, tokenizer, prompts, ReplySettings(max_new_tokens), batch_size=batch_size, title=title)
+    generated = replies_with_progress(model, tokenizer, prompts, ReplySettings(max_new_tokens), batch_size=batch_size, title=title)
     refused = dict.fromkeys(KINDS, 0)
     counts = dict.fromkeys(KINDS, 0)
-    for record, reply in zip(records, texts, strict=True):
+    for record, reply in zip(records, generated, strict=True):
         counts[record.kind] += 1
-        refused[record.kind] += is_refusal(record.request, reply)
+        refused[record.kind] += is_refusal(record.request, reply.text)
     return DevMetrics(
         malicious_refused=refused["malicious"] / counts["malicious"],
         benign_answered=1 - refused["benign"] / counts["benign"],
@@ -194,19 +192,3 @@ def measure_on_dev(
         borderline_answered=1 - refused["borderline"] / counts["borderline"] if counts["borderline"] else None,
         borderline=counts["borderline"],
     )
-
-
-def replies_with_progress(
-    model: Any,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Prompt],
-    settings: ReplySettings,
-    *,
-    batch_size: int,
-    title: str,
-) -> list[str]:
-    """Generate a model's replies under a progress bar; texts come in the order of the prompts."""
-    with progress_bars() as progress:
-        task = progress.add_task(title, total=len(prompts), note="replies")
-        generated = replies(model, tokenizer, prompts, settings, batch_size=batch_size, advance=lambda count: progress.advance(task, count))
-    return [reply.text for reply in generated]

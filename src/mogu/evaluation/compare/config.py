@@ -35,7 +35,7 @@ class Comparison:
         baselines: folder of baselines that are trained already; by default they are trained into ``out``.
         shifts: how far the dial of the first model is turned from its own setting.
         max_new_tokens: tokens of a reply.
-        batch_size: replies at a time.
+        batch_size: replies at a time, at most; fewer where memory is short.
         cost_prompts: prompts on which time is measured.
         cost_rounds: how often each of them is.
         settings: ``section.key=value`` overrides of the recipe of a registered source.

@@ -1,0 +1,85 @@
+"""Work on prompts in batches: the longest first, as many at a time as memory allows, and fewer where it did not.
+
+Knows lengths and memory; knows nothing of what is done with a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import psutil
+import torch
+
+ResultT = TypeVar("ResultT")
+
+
+def in_batches(
+    work: Callable[[list[int]], Sequence[ResultT]],
+    lengths: Sequence[int],
+    *,
+    most: Callable[[int], int],
+    advance: Callable[[int], None] | None = None,
+) -> list[ResultT]:
+    """Work on all prompts, those of like length together.
+
+    The longest come first: a run that is short of memory is so at once. A batch for which an accelerator has too little memory is done
+    again in halves, and no later one is larger.
+
+    Args:
+        work: returns one result for each of the prompts of a batch, which it is given as indices in rising order.
+        lengths: of each prompt, in tokens.
+        most: how many prompts a batch may have, given the length of its longest.
+        advance: is told how many prompts each batch had.
+
+    Returns:
+        The results, in the order of the prompts.
+
+    Raises:
+        torch.OutOfMemoryError: there is too little memory for one prompt alone.
+    """
+    waiting = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    results: dict[int, ResultT] = {}
+    fitting = len(waiting)
+    while waiting:
+        batch = sorted(waiting[: min(fitting, most(lengths[waiting[0]]))])
+        try:
+            made = work(batch)
+        except torch.OutOfMemoryError:
+            if len(batch) == 1:
+                raise
+            fitting = (len(batch) + 1) // 2
+            continue  # and let go of the exception, whose frames hold the memory of the failed batch
+        results.update(zip(batch, made, strict=True))
+        del waiting[: len(batch)]
+        if advance is not None:
+            advance(len(batch))
+    return [results[index] for index in range(len(lengths))]
+
+
+def rows_in_memory(model: Any, tokens: int) -> int:
+    """How many rows of so many tokens a model can generate at once: those whose cache and logits take half of the free memory.
+
+    The other half is for a growing cache, which exists twice in one layer at a time, and for reading the prompts.
+
+    Args:
+        model: a causal language model.
+        tokens: of a row, prompt and reply.
+
+    Returns:
+        The number, at least 1.
+    """
+    config = model.config.get_text_config(decoder=True)
+    heads = getattr(config, "num_attention_heads", None) or 1
+    key_heads = getattr(config, "num_key_value_heads", None) or heads
+    width = key_heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
+    cache = 2 * config.num_hidden_layers * width * model.dtype.itemsize * tokens
+    logits = 4 * config.vocab_size * torch.float32.itemsize  # as computed, in float32, processed, and as probabilities
+    return max(1, int(_free_bytes(model.device) // 2 // (cache + logits)))
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type != "cuda":
+        return int(psutil.virtual_memory().available)  # on Apple's chips the accelerator's memory is the machine's
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

@@ -1,0 +1,75 @@
+"""Which prompts share a batch, what happens where memory is short, and how many rows fit, against what a real cache holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import psutil
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from mogu.inference.batches import in_batches, rows_in_memory
+from mogu.transformers_compat import cache_of
+
+LENGTHS = [4, 9, 1, 7, 7, 3]
+
+
+def worked(most: Callable[[int], int], memory: int = 100) -> tuple[list[list[int]], list[int], list[int]]:
+    """The batches that were begun, their results and the counts that were told, on a machine that has memory for so many rows."""
+    begun: list[list[int]] = []
+    told: list[int] = []
+
+    def work(batch: list[int]) -> list[int]:
+        begun.append(batch)
+        if len(batch) > memory:
+            raise torch.OutOfMemoryError("a row too many")
+        return [10 * index for index in batch]
+
+    results = in_batches(work, LENGTHS, most=most, advance=told.append)
+    return begun, results, told
+
+
+def test_the_longest_come_first_and_results_in_the_order_of_the_prompts() -> None:
+    begun, results, told = worked(lambda longest: 2)
+    assert begun == [[1, 3], [0, 4], [2, 5]]
+    assert results == [0, 10, 20, 30, 40, 50]
+    assert told == [2, 2, 2]
+
+
+def test_one_batch_keeps_the_order_of_the_prompts() -> None:
+    assert worked(lambda longest: 8)[0] == [[0, 1, 2, 3, 4, 5]]
+
+
+def test_shorter_prompts_make_larger_batches() -> None:
+    assert worked(lambda longest: 10 // longest)[0] == [[1], [3], [4], [0, 5], [2]]
+
+
+def test_a_batch_that_memory_is_too_short_for_is_done_again_in_halves_and_later_ones_are_no_larger() -> None:
+    begun, results, told = worked(lambda longest: 6, memory=2)
+    assert begun == [[0, 1, 2, 3, 4, 5], [1, 3, 4], [1, 3], [0, 4], [2, 5]]
+    assert results == [0, 10, 20, 30, 40, 50]
+    assert told == [2, 2, 2]
+
+
+def test_memory_too_short_for_one_prompt_is_an_error() -> None:
+    with pytest.raises(torch.OutOfMemoryError):
+        worked(lambda longest: 6, memory=0)
+
+
+def test_no_prompts_no_batch() -> None:
+    assert in_batches(lambda batch: [1], [], most=lambda longest: 1) == []
+
+
+@pytest.mark.parametrize("family", ["llama", "llama-3", "gpt2", "opt", "phi3", "gemma"])
+def test_cache_and_logits_of_the_rows_that_fit_take_half_of_the_free_memory(make_base: Callable[..., PreTrainedModel], family: str) -> None:
+    model, tokens = make_base(family, torch.float32), 40
+    cache = cache_of(model(torch.ones(1, tokens, dtype=torch.long), use_cache=True))
+    held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    logits = 4 * 4 * 64
+    expected = psutil.virtual_memory().available / 2 / (held + logits)
+    assert rows_in_memory(model, tokens) == pytest.approx(expected, rel=0.3)  # other processes come and go
+
+
+def test_one_row_is_always_tried(make_base: Callable[..., PreTrainedModel]) -> None:
+    assert rows_in_memory(make_base(), 10**15) == 1
