@@ -145,6 +145,12 @@ def test_settings_that_cannot_be_used(make: Make, tmp_path: Path, changes, error
     assert not list((tmp_path / "out-training").glob("glad"))
 
 
+def test_one_set_of_all_layers_is_trained_without_a_probe(make: Make, tmp_path: Path) -> None:
+    harden(make(tmp_path, probe={"top": [2]}))
+    assert MoguModel.from_pretrained(tmp_path / "out").routed_layer_indices == [0, 1]
+    assert not (tmp_path / "out-training" / "probe").exists()
+
+
 def test_labels_that_no_layer_separates_choose_nothing(make: Make, tmp_path: Path, record_files) -> None:
     """Every prompt stands in the data under both labels."""
     train = read_records(record_files[0])

@@ -37,6 +37,8 @@ def top_counts(section: ProbeSection, layers: int) -> list[int]:
 def probed_layer_sets(recipe: Recipe, base: PreTrainedModel, inputs: Inputs, workspace: Workspace) -> list[tuple[int, ...]]:
     """Probe the layers of a base model on the training prompts, and return the sets that the recipe asks for, without repetition.
 
+    Where the one set asked for is all the layers there are, nothing is probed.
+
     Args:
         recipe: its section ``probe``, and ``mogu.layers`` for the layers to choose from.
         base: the base model, plain.
@@ -50,6 +52,8 @@ def probed_layer_sets(recipe: Recipe, base: PreTrainedModel, inputs: Inputs, wor
     """
     section = recipe.probe
     projections = find_output_projections(base, recipe.mogu.output_projection, recipe.mogu.layers)
+    if not section.thresholds and top_counts(section, len(projections)) == [len(projections)]:
+        return [tuple(projection.layer for projection in projections)]  # there is nothing to choose from
     probes = _probes(recipe, base, projections, inputs, workspace)
     sets = [choose_layers(probes, by=section.by, top=count).top for count in top_counts(section, len(projections))]
     sets += [choose_layers(probes, by=section.by, threshold=threshold).above for threshold in section.thresholds]
