@@ -180,10 +180,12 @@ def test_planned_disk_is_near_what_training_takes(
 
 @pytest.mark.parametrize("stage", ["responder", "router"])
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_the_activation_estimate_is_near_what_autograd_keeps(stage: str, checkpointing: bool) -> None:
+@pytest.mark.parametrize("plain", [False, True])
+def test_the_activation_estimate_is_near_what_autograd_keeps(stage: str, checkpointing: bool, plain: bool) -> None:
     shape = {"vocab_size": 64, "hidden_size": 128, "intermediate_size": 320, "num_hidden_layers": 6, "num_attention_heads": 4}
     config = AutoConfig.for_model("llama", **shape)
-    base: Any = AutoModelForCausalLM.from_config(config)
+    dtype = torch.bfloat16 if plain else torch.float32
+    base: Any = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="eager" if plain else "sdpa")
     pairs = [Example(str(index), tuple(range(1, 61)), (tuple(range(20)), tuple(range(20))), malicious=False) for index in range(2)]
     if stage == "responder":
         model: Any = get_peft_model(base, LoraConfig(r=8, lora_dropout=0.05, target_modules=["o_proj"]))
@@ -206,9 +208,10 @@ def test_the_activation_estimate_is_near_what_autograd_keeps(stage: str, checkpo
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         _ = responder_losses(model, batch, "shared") if stage == "responder" else router_losses(model, batch, "shared", 2.0)
     counted = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-    estimate = activation_bytes(config, torch.float32, 2, 100, 80, checkpointing=checkpointing)
-    layer = 4 * 200 * (14 * 128 + 3 * 320)  # what comes on top during the backward pass, and with checkpointing the layer made anew
-    on_top = 2 * layer if checkpointing else layer
+    estimate = activation_bytes(config, dtype, 2, 100, 80, checkpointing=checkpointing, plain_attention=plain)
+    # What comes on top during the backward pass, and with checkpointing the layer made anew.
+    layer = dtype.itemsize * 200 * (14 * 128 + 3 * 320)
+    on_top = 2 * layer + 6 * plain * 2 * 4 * 100**2 if checkpointing else layer
     assert 0.8 * counted < estimate - on_top < 1.5 * counted
 
 

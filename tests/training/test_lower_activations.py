@@ -142,7 +142,7 @@ def test_in_bfloat16_the_losses_are_near(make_base: Callable[..., PreTrainedMode
         base = make_base("llama", torch.bfloat16)
         lower = LowerPasses(base)
         routers(base, tmp_path / str(cached), setting(tmp_path, cached, "shared", [1, 2]))
-        assert lower.count == (7 if cached else 12)
+        assert lower.count == 2 + (7 if cached else 12)  # the first two try out which attention is used
         losses.append(history(tmp_path / str(cached)))
     assert losses[1] == pytest.approx(losses[0], rel=2e-2)
 

@@ -20,6 +20,7 @@ from mogu.modeling.model import MoguModel
 from mogu.progress import quiet_transformers
 from mogu.recipes import find_template, model_shape
 from mogu.training.collator import Collator
+from mogu.training.cpu_attention import pays_off
 from mogu.training.examples import Example
 from mogu.training.inputs import (
     RESPONDER_DATA,
@@ -166,7 +167,13 @@ def plan(recipe: Recipe) -> Plan:
         examples = inputs.examples[name] if inputs is not None else None
         rows, row, answer_tokens = _longest_pass(recipe, stage, name, count, examples)
         activations = activation_bytes(
-            base.config.get_text_config(), base.dtype, rows, row, answer_tokens, checkpointing=recipe.run.gradient_checkpointing
+            base.config.get_text_config(),
+            base.dtype,
+            rows,
+            row,
+            answer_tokens,
+            checkpointing=recipe.run.gradient_checkpointing,
+            plain_attention=not torch.accelerator.is_available() and pays_off(torch.device("cpu"), base.dtype, row),
         )
         memory = base_bytes + BYTES_PER_TRAINED_PARAMETER * trained + activations
         disk = BYTES_ON_DISK * trained
@@ -209,7 +216,16 @@ def _layer_sets(recipe: Recipe, layers: list[int], notes: list[str]) -> tuple[in
     return len(set(counts)) + len(set(thresholds)), tuple(layers[:largest])
 
 
-def activation_bytes(config: PreTrainedConfig, dtype: torch.dtype, rows: int, row: int, answer_tokens: int, *, checkpointing: bool) -> int:
+def activation_bytes(
+    config: PreTrainedConfig,
+    dtype: torch.dtype,
+    rows: int,
+    row: int,
+    answer_tokens: int,
+    *,
+    checkpointing: bool,
+    plain_attention: bool = False,
+) -> int:
     """Estimate the bytes that a pass keeps for its backward pass, for a decoder built like Llama.
 
     .. code-block:: text
@@ -217,10 +233,11 @@ def activation_bytes(config: PreTrainedConfig, dtype: torch.dtype, rows: int, ro
         layer  = tokens · (14 · width + 3 · feed_forward)     values kept by one decoder layer
         kept   = layers · layer,  or with checkpointing  layers · tokens · width + layer
         bytes  = itemsize · (kept + layer + rows · row²) + 3 · 4 · answer_tokens · vocabulary
+        bytes += 6 · (layers, or with checkpointing 1) · rows · heads · row²     where attention is plain
 
     ``14`` and ``3`` were counted: they are what PyTorch's autograd saves in a Llama layer with LoRA. The second ``layer`` is
     for the gradients of the backward pass, ``rows · row²`` is the attention mask, and the last term is the logits, their softmax
-    and its gradient in float32.
+    and its gradient in float32. Plain attention (:mod:`mogu.training.cpu_attention`) keeps its weights in float32 and in half precision.
 
     Args:
         config: of the decoder.
@@ -229,6 +246,7 @@ def activation_bytes(config: PreTrainedConfig, dtype: torch.dtype, rows: int, ro
         row: tokens of each row.
         answer_tokens: tokens of the batch that have a logit.
         checkpointing: whether gradient checkpointing is on.
+        plain_attention: whether attention is plain.
     """
     width, layers = int(config.hidden_size), int(config.num_hidden_layers)
     feed_forward = (
@@ -238,7 +256,8 @@ def activation_bytes(config: PreTrainedConfig, dtype: torch.dtype, rows: int, ro
     tokens = rows * row
     layer = tokens * (14 * width + 3 * feed_forward)
     kept = layers * tokens * width + layer if checkpointing else layers * layer
-    return dtype.itemsize * (kept + layer + rows * row**2) + 12 * answer_tokens * int(config.vocab_size)
+    weights = 6 * (1 if checkpointing else layers) * rows * int(config.num_attention_heads) * row**2 if plain_attention else 0
+    return dtype.itemsize * (kept + layer + rows * row**2) + 12 * answer_tokens * int(config.vocab_size) + weights
 
 
 def _longest_pass(recipe: Recipe, stage: Stage, name: StageName, count: int, examples: list[Example] | None) -> tuple[int, int, int]:

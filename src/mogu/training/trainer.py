@@ -20,6 +20,7 @@ from transformers import set_seed
 from mogu.errors import TrainingError
 from mogu.progress import progress_bars
 from mogu.training.collator import Collator, Layout
+from mogu.training.cpu_attention import fastest_attention
 from mogu.training.examples import AnyExample
 from mogu.training.loss_history import HISTORY_FILE, LossHistory
 from mogu.training.lower_activations import FILE, LowerActivations, skipped_lower_layers
@@ -157,6 +158,7 @@ class _Loop:
             history = LossHistory(self.folder / HISTORY_FILE, done)
         with (
             history,
+            self._attention(),
             self._lower_layers(done) as lower,
             tracking(self.settings.report_to, self.folder, self.model, title=self.title, steps=self.steps) as track,
             progress_bars() as bars,
@@ -173,6 +175,11 @@ class _Loop:
                     snapshots.take(step)
                 if step % self.settings.save_steps == 0 or step == self.steps:
                     write_training_state(self.folder, step, self.trained, self.optimizer)
+
+    def _attention(self) -> AbstractContextManager[None]:
+        trial = self.collator(self.examples[: self.batches.in_a_pass])
+        longest = max(length for example in self.examples for length in self.collator.row_lengths(example))
+        return fastest_attention(self.model, self._losses_of, trial, longest)
 
     def _lower_layers(self, done: int) -> AbstractContextManager[LowerActivations | None]:
         (self.folder / FILE).unlink(missing_ok=True)  # a kill may have left one
