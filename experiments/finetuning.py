@@ -4,7 +4,7 @@
 
 Each seed tunes the lab's base model on the lab's fleet of ships: plain, with MoGU pairs mixed in, and with two learning rates. Share,
 slow factor and robust modules are chosen by the command itself, on dev, with the first seed; the other seeds use the same ones. Safety
-and task are measured on the test splits, safety by the lab's own judge. With ``--hardened N`` the model that `mogu demo --lab` makes is tuned
+and task are measured on the test splits, safety by the lab's own judge. With ``--hardened N`` the model of `mogu demo --lab` is tuned
 as well, with N seeds, and its routers and responders are kept in both ways. Finished runs are not repeated; numbers.json, table.md and
 the plot are made from all runs that there are.
 """

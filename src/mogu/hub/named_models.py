@@ -84,4 +84,14 @@ PACKAGED_MODELS = {
     )
 }
 
-HARDENED_MODELS: dict[str, HardenedModel] = {}
+HARDENED_MODELS = {
+    model.name: model
+    for model in (
+        HardenedModel(
+            name="smollm2-safer",
+            title="SmolLM2-135M-Instruct, hardened on the starter set by the recipe smollm2",
+            license="Apache-2.0",
+            base="smollm2",
+        ),
+    )
+}
