@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     import torch
 
-ModelPath = Annotated[str, typer.Argument(metavar="PATH", help="Saved MoGU model: a folder, a hub id, or smollm2-safer, which ships with mogu.")]
+ModelPath = Annotated[str, typer.Argument(metavar="PATH", help="Saved MoGU model: a folder, a hub id or a name (mogu models ls).")]
 BaseModel = Annotated[
     str | None, typer.Option("--base-model", help="Folder or hub id of the base model. Default: where it was during training.")
 ]
