@@ -33,6 +33,7 @@ from mogu.cli import (
     train,
 )
 from mogu.cli._shared import STOPPED_BY_USER
+from mogu.cli._threads import share_the_machine
 from mogu.errors import MoguError
 
 app = typer.Typer(
@@ -52,9 +53,11 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _mogu(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")] = False,
 ) -> None:
-    pass  # the option has done its work
+    if context.invoked_subcommand != "serve":  # it becomes vLLM, which has its own ways with threads
+        share_the_machine()
 
 
 app.command()(demo.demo)
