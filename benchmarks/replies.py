@@ -44,19 +44,19 @@ class RepliesPlan:
 
     Args:
         prompts: number of prompts, at most 64.
-        new_tokens: longest replies, in tokens.
+        new_tokens: the longest reply, in tokens.
         batch_sizes: of MoGU's replies.
         rounds: number of timings of each way.
     """
 
     prompts: int
-    new_tokens: Sequence[int]
+    new_tokens: int
     batch_sizes: Sequence[int]
     rounds: int
 
 
-FULL_PLAN = RepliesPlan(prompts=64, new_tokens=(64, 128), batch_sizes=(16, 32, 64), rounds=3)
-QUICK_PLAN = RepliesPlan(prompts=6, new_tokens=(8,), batch_sizes=(3, 6), rounds=2)
+FULL_PLAN = RepliesPlan(prompts=32, new_tokens=64, batch_sizes=(16, 32), rounds=3)
+QUICK_PLAN = RepliesPlan(prompts=6, new_tokens=8, batch_sizes=(3, 6), rounds=2)
 
 
 def measure_replies(
@@ -75,29 +75,31 @@ def measure_replies(
         model, tokenizer = random_chat_model(shape, device, dtype)
     else:
         model, tokenizer = load_base(source, dtype=dtype).to(device).eval(), load_tokenizer(source)
-    prompts = everyday_prompts()[: plan.prompts]
-    findings, details = [], []
-    for new_tokens in plan.new_tokens:
-        settings = ReplySettings(new_tokens)
-        ways: dict[str, Callable[[], list[int]]] = {
-            f"generate, {size} at a time": partial(plain_reply_lengths, model, tokenizer, prompts, settings, size) for size in PLAIN
-        } | {f"replies, {size} at a time": partial(reply_lengths, model, tokenizer, prompts, settings, size) for size in plan.batch_sizes}
-        lengths = {name: way() for name, way in ways.items()}  # also warms up
-        seconds = interleaved(ways, plan.rounds, model.device)
-        middle = medians(seconds)
-        for name in ways:
-            ratios = ", ".join(f"{1 / median_ratio(seconds, name, f'generate, {size} at a time'):.2f} × at {size}" for size in PLAIN)
-            findings.append(
-                Finding(
-                    "replies",
-                    f"{name}; {len(prompts)} prompts, at most {new_tokens} tokens each",
-                    sum(lengths[name]) / middle[name],
-                    "tokens/s",
-                    note=f"{sum(lengths[name])} tokens in {middle[name]:.1f} s; generate's speed: {ratios}",
-                )
+    prompts, settings = everyday_prompts()[: plan.prompts], ReplySettings(plan.new_tokens)
+    replying: dict[str, Callable[[Sequence[str]], list[int]]] = {
+        f"generate, {size} at a time": partial(plain_reply_lengths, model, tokenizer, settings, size) for size in PLAIN
+    } | {f"replies, {size} at a time": partial(reply_lengths, model, tokenizer, settings, size) for size in plan.batch_sizes}
+    lengths: dict[str, list[int]] = {}
+
+    def timed(name: str) -> None:
+        lengths[name] = replying[name](prompts)
+
+    for reply in replying.values():  # warm up
+        reply(prompts[:2])
+    seconds = interleaved({name: partial(timed, name) for name in replying}, plan.rounds, model.device)
+    middle, findings = medians(seconds), []
+    for name in replying:
+        ratios = ", ".join(f"{1 / median_ratio(seconds, name, f'generate, {size} at a time'):.2f} × generate at {size}" for size in PLAIN)
+        findings.append(
+            Finding(
+                "replies",
+                f"{name}; {len(prompts)} prompts, at most {plan.new_tokens} tokens each",
+                sum(lengths[name]) / middle[name],
+                "tokens/s",
+                note=f"{sum(lengths[name])} tokens in {middle[name]:.1f} s; {ratios}",
             )
-        details.append({"new_tokens": new_tokens, "lengths": lengths, "seconds": seconds})
-    return findings, {"model": model.name_or_path, "replies": details}
+        )
+    return findings, {"model": model.name_or_path, "lengths": lengths, "seconds": seconds}
 
 
 def random_chat_model(shape: LlamaShape, device: torch.device, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -117,14 +119,14 @@ def everyday_prompts() -> list[str]:
 
 
 def reply_lengths(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], settings: ReplySettings, batch_size: int
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: ReplySettings, batch_size: int, prompts: Sequence[str]
 ) -> list[int]:
     """Let MoGU reply, and return how many tokens each reply has."""
     return [reply.tokens for reply in replies(model, tokenizer, prompts, settings, batch_size=batch_size)]
 
 
 def plain_reply_lengths(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], settings: ReplySettings, batch_size: int
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: ReplySettings, batch_size: int, prompts: Sequence[str]
 ) -> list[int]:
     """Let ``generate`` reply to the prompts as they come, and return how many tokens each reply has."""
     pad, ends, lengths = padding_id(tokenizer), _ends(model, tokenizer), []

@@ -8,7 +8,7 @@ from benchmarks.replies import everyday_prompts
 
 
 def test_every_way_replies_the_same_and_is_timed(quick: dict[str, Any]) -> None:
-    (measured,) = quick["replies"]["replies"]
+    measured = quick["replies"]
     ways = {"generate, 1 at a time", "generate, 8 at a time", "replies, 3 at a time", "replies, 6 at a time"}
     assert {name: len(taken) for name, taken in measured["seconds"].items()} == dict.fromkeys(ways, 2)
     alone = sorted(measured["lengths"]["generate, 1 at a time"])
