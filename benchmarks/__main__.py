@@ -15,7 +15,7 @@ import torch
 import transformers
 from rich.console import Console
 
-from benchmarks import memory, prefix_reuse, speed, training
+from benchmarks import memory, prefix_reuse, replies, speed, training
 from benchmarks.findings import Finding, save, show
 from benchmarks.models import FULL, SMALL, LlamaShape
 
@@ -58,6 +58,7 @@ def main() -> None:
     )
     parser.add_argument("--device", type=torch.device, default=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--smollm2", default="smollm2", metavar="SOURCE", help="SmolLM2-135M-Instruct: a folder or hub id")
     parser.add_argument("--out", type=Path, default=Path("bench-results"), help="folder for results.json and results.md")
     options = parser.parse_args()
     dtype: torch.dtype = getattr(torch, options.dtype)
@@ -67,7 +68,10 @@ def main() -> None:
     transformers.utils.logging.set_verbosity_error()
     warnings.simplefilter("ignore", FutureWarning)  # PEFT and transformers warn about each other
 
-    plans = QUICK_PLANS if options.quick else FULL_PLANS
+    plans = dict(QUICK_PLANS if options.quick else FULL_PLANS)
+    plans["replies"] = partial(
+        replies.measure_replies, *((replies.QUICK_PLAN, None) if options.quick else (replies.FULL_PLAN, options.smollm2))
+    )
     findings: list[Finding] = []
     details: dict[str, Any] = {}
     for name, measure in plans.items():

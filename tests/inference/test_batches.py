@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from mogu.inference.batches import in_batches, rows_in_memory
 from mogu.transformers_compat import cache_of
 
-LENGTHS = [4, 9, 1, 7, 7, 3]
+LENGTHS = [5, 9, 2, 7, 7, 4]
 
 
 def worked(most: Callable[[int], int], memory: int = 100) -> tuple[list[list[int]], list[int], list[int]]:
@@ -37,17 +37,20 @@ def test_the_longest_come_first_and_results_in_the_order_of_the_prompts() -> Non
     assert told == [2, 2, 2]
 
 
-def test_one_batch_keeps_the_order_of_the_prompts() -> None:
-    assert worked(lambda longest: 8)[0] == [[0, 1, 2, 3, 4, 5]]
+def test_no_prompt_is_padded_to_more_than_twice_its_length() -> None:
+    lengths = [5, 40, 10, 9, 20, 19, 80, 4]
+    begun: list[list[int]] = []
+    in_batches(lambda batch: begun.append(batch) or batch, lengths, most=lambda longest: 8)
+    assert begun == [[1, 6], [2, 4, 5], [0, 3], [7]]
 
 
 def test_shorter_prompts_make_larger_batches() -> None:
-    assert worked(lambda longest: 10 // longest)[0] == [[1], [3], [4], [0, 5], [2]]
+    assert worked(lambda longest: 16 // longest)[0] == [[1], [3, 4], [0, 5], [2]]
 
 
 def test_a_batch_that_memory_is_too_short_for_is_done_again_in_halves_and_later_ones_are_no_larger() -> None:
     begun, results, told = worked(lambda longest: 6, memory=2)
-    assert begun == [[0, 1, 2, 3, 4, 5], [1, 3, 4], [1, 3], [0, 4], [2, 5]]
+    assert begun == [[0, 1, 3, 4], [1, 3], [0, 4], [2, 5]]
     assert results == [0, 10, 20, 30, 40, 50]
     assert told == [2, 2, 2]
 

@@ -23,8 +23,8 @@ def in_batches(
 ) -> list[ResultT]:
     """Work on all prompts, those of like length together.
 
-    The longest come first: a run that is short of memory is so at once. A batch for which an accelerator has too little memory is done
-    again in halves, and no later one is larger.
+    The longest come first: a run that is short of memory is so at once. None is padded to more than twice its length, since padding is
+    read as well. A batch for which an accelerator has too little memory is done again in halves, and no later one is larger.
 
     Args:
         work: returns one result for each of the prompts of a batch, which it is given as indices in rising order.
@@ -42,7 +42,8 @@ def in_batches(
     results: dict[int, ResultT] = {}
     fitting = len(waiting)
     while waiting:
-        batch = sorted(waiting[: min(fitting, most(lengths[waiting[0]]))])
+        longest = lengths[waiting[0]]
+        batch = sorted(index for index in waiting[: min(fitting, most(longest))] if 2 * lengths[index] >= longest)
         try:
             made = work(batch)
         except torch.OutOfMemoryError:
@@ -70,12 +71,16 @@ def rows_in_memory(model: Any, tokens: int) -> int:
         The number, at least 1.
     """
     config = model.config.get_text_config(decoder=True)
-    heads = getattr(config, "num_attention_heads", None) or 1
-    key_heads = getattr(config, "num_key_value_heads", None) or heads
-    width = key_heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
-    cache = 2 * config.num_hidden_layers * width * model.dtype.itemsize * tokens
-    logits = 4 * config.vocab_size * torch.float32.itemsize  # as computed, in float32, processed, and as probabilities
-    return max(1, int(_free_bytes(model.device) // 2 // (cache + logits)))
+    # A size that a config of remote code gives another name counts as nothing.
+    layers, heads, hidden, vocabulary = (
+        getattr(config, name, 0) for name in ("num_hidden_layers", "num_attention_heads", "hidden_size", "vocab_size")
+    )
+    head = getattr(config, "head_dim", None) or hidden // max(1, heads)
+    width = (getattr(config, "num_key_value_heads", None) or heads) * head
+    cache = 2 * layers * width * model.dtype.itemsize * tokens
+    logits = 4 * vocabulary * torch.float32.itemsize  # as computed, in float32, processed, and as probabilities
+    row: int = max(1, cache + logits)
+    return max(1, _free_bytes(model.device) // 2 // row)
 
 
 def _free_bytes(device: torch.device) -> int:

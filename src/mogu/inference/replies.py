@@ -110,6 +110,8 @@ def replies(
 ) -> list[Reply]:
     """Let a model reply to prompts; replies come in the prompts' order, and greedy ones do not depend on the batch size.
 
+    Sampled replies with a seed are the same whenever the same prompts share a batch.
+
     Args:
         model: a base model or a routed one, in evaluation mode.
         tokenizer: its tokenizer, with a chat template.

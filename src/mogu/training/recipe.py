@@ -224,7 +224,7 @@ class ChoiceSection(Section):
     dials: list[Annotated[float, Field(allow_inf_nan=False)]] = Field(default=[0.0], min_length=1)
     max_benign_loss: float | None = Field(default=None, ge=0, le=1)
     max_new_tokens: int = Field(default=32, ge=1)
-    batch_size: int = Field(default=16, ge=1)
+    batch_size: int = Field(default=64, ge=1)
 
     @model_validator(mode="after")
     def _in_range(self) -> Self:
