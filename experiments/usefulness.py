@@ -27,7 +27,7 @@ from torch import Tensor
 
 from mogu import MoguModel
 from mogu.inference.prompts import encode_answer, encode_prompt, render_prompt
-from mogu.modeling.loading import load_saved_model
+from mogu.modeling.loading import load_model
 
 QUESTIONS = Path(__file__).with_name("usefulness_questions.csv")
 LONGEST = 512
@@ -120,7 +120,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=200, help="answers to read")
     parser.add_argument("--out", type=Path, help="JSON file for the numbers")
     options = parser.parse_args()
-    loaded = load_saved_model(options.model, dtype="auto")
+    loaded = load_model(options.model, hardened=True, dtype="auto")
     model, tokenizer = loaded.mogu, loaded.tokenizer
     assert model is not None
     rows = [json.loads(line) for line in options.answers.read_text(encoding="utf-8").splitlines()[: options.limit]]

@@ -85,10 +85,11 @@ def load_model(
     """
     import torch
 
-    from mogu.modeling.loading import load_saved_model
+    from mogu.modeling import loading
 
-    model = load_saved_model(
+    model = loading.load_model(
         path,
+        hardened=True,
         base_model=base_model,
         chat_template=chat_template,
         strict_base=strict_base,

@@ -49,74 +49,41 @@ def load_model(
     system_prompt: str | None = None,
     strict_base: bool = False,
     trust_remote_code: bool = False,
+    hardened: bool = False,
     **model_kwargs: Any,
 ) -> LoadedModel:
     """Load a saved MoGU model with its base, or a base model alone, with the tokenizer and prompt that belong to it.
 
     Args:
-        name: folder or hub id.
+        name: a folder, a hub id or a name that ``mogu models ls`` lists.
         base_model: where the base of a saved MoGU model is now.
         chat_template: a Jinja file to use instead of the trained template, or of a base model's own.
         system_prompt: to use instead of the trained one, for conversations that have none.
         strict_base: refuse a base model with other weights than in training, which otherwise gets a warning.
         trust_remote_code: whether the base model's own code may run.
+        hardened: refuse a base model alone, before any of it is loaded.
         model_kwargs: for ``AutoModelForCausalLM.from_pretrained``.
 
     Raises:
         MoguError: the model, its base or its tokenizer cannot be loaded, or the tokenizer is another one than in training.
     """
+    prompt: dict[str, Any] = {"chat_template": chat_template, "system_prompt": system_prompt, "trust_remote_code": trust_remote_code}
     folder = fetch_model_folder(str(name), marker=CONFIG_FILE)
-    if (folder / CONFIG_FILE).is_file():
-        return load_saved_model(
-            folder,
-            base_model=base_model,
-            chat_template=chat_template,
-            system_prompt=system_prompt,
-            strict_base=strict_base,
-            trust_remote_code=trust_remote_code,
-            **model_kwargs,
-        )
+    if hardened or (folder / CONFIG_FILE).is_file():
+        checkpoint = Checkpoint.read(folder)
+        config = checkpoint.config
+        tokenizer = load_prepared_tokenizer(config, base_name(folder, config, base_model), **prompt)
+        base = load_base_of(folder, config, base_model, trust_remote_code=trust_remote_code, **model_kwargs)
+        model = MoguModel.from_checkpoint(checkpoint, base, strict_base=strict_base)
+        model.use_tokenizer(tokenizer)
+        return LoadedModel(model.eval(), tokenizer)
     if base_model is not None:
         raise ConfigError(
             f"A base model was named for {name}, which is no saved MoGU model", expected="one model", action="leave --base-model out"
         )
     base = load_base(str(name), trust_remote_code=trust_remote_code, **model_kwargs)
     base.train(False)
-    tokenizer = load_prepared_tokenizer(
-        MoguConfig(), str(name), chat_template=chat_template, system_prompt=system_prompt, trust_remote_code=trust_remote_code
-    )
-    return LoadedModel(base, tokenizer)
-
-
-def load_saved_model(
-    name: str | Path,
-    *,
-    base_model: str | None = None,
-    chat_template: Path | None = None,
-    system_prompt: str | None = None,
-    strict_base: bool = False,
-    trust_remote_code: bool = False,
-    **model_kwargs: Any,
-) -> LoadedModel:
-    """Load a saved MoGU model with its base, tokenizer and prompt; the arguments are those of :func:`load_model`.
-
-    Raises:
-        MoguError: it is no saved MoGU model, or cannot be loaded.
-    """
-    folder = fetch_model_folder(str(name), marker=CONFIG_FILE)
-    checkpoint = Checkpoint.read(folder)
-    config = checkpoint.config
-    tokenizer = load_prepared_tokenizer(
-        config,
-        base_name(folder, config, base_model),
-        chat_template=chat_template,
-        system_prompt=system_prompt,
-        trust_remote_code=trust_remote_code,
-    )
-    base = load_base_of(folder, config, base_model, trust_remote_code=trust_remote_code, **model_kwargs)
-    model = MoguModel.from_checkpoint(checkpoint, base, strict_base=strict_base)
-    model.use_tokenizer(tokenizer)
-    return LoadedModel(model.eval(), tokenizer)
+    return LoadedModel(base, load_prepared_tokenizer(MoguConfig(), str(name), **prompt))
 
 
 def load_prepared_tokenizer(
