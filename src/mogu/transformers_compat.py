@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import GenerationMixin, PreTrainedModel
 
@@ -59,3 +59,20 @@ def enable_checkpointing(model: Any, **options: Any) -> None:
 def disable_checkpointing(model: Any) -> None:
     """Turn gradient checkpointing off."""
     getattr(model, f"{_CHECKPOINTING}_disable")()
+
+
+def read_head_in_order(model: Any) -> RemovableHandle | None:
+    """Let a model's output head read hidden states that lie in memory one after another.
+
+    Models cut the last token's out of a whole prompt's, which leaves gaps. PyTorch then multiplies frozen weights row by row of the batch,
+    with a copy of them for each row: at a vocabulary of 49,152 and 64 rows that is 3.6 GB in bfloat16, and two hundred times slower.
+
+    Returns:
+        The handle that removes this again; ``None`` where a model has no such head.
+    """
+    head = model.get_output_embeddings()
+    return head.register_forward_pre_hook(_in_order) if isinstance(head, nn.Module) else None
+
+
+def _in_order(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (args[0].contiguous(), *args[1:]) if args and isinstance(args[0], Tensor) else args

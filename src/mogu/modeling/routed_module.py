@@ -18,7 +18,7 @@ from mogu.modeling.injection import InjectedLayers, inject, remove, shape_of
 from mogu.modeling.layers import RoutedLinear
 from mogu.modeling.routing import ROUTING_MODES, RoutingBlock, RoutingController, RoutingMode, RoutingScope, current_controller
 from mogu.modeling.shared_weights import share_weights
-from mogu.transformers_compat import accept_cache
+from mogu.transformers_compat import accept_cache, read_head_in_order
 
 
 class RoutedModule(nn.Module):
@@ -50,14 +50,14 @@ class RoutedModule(nn.Module):
         self.mogu_config = config
         self.base_model = base_model
         base_model.requires_grad_(False)
-        self._cache_hook = accept_cache(base_model)
+        self._hooks = [hook for hook in (accept_cache(base_model), read_head_in_order(base_model)) if hook is not None]
         self.train(base_model.training)
 
     def detach(self) -> PreTrainedModel:
         """Put the plain layers back and return the base model as it was; this object is then of no more use."""
         remove(self.base_model, self.injected)
-        if self._cache_hook is not None:
-            self._cache_hook.remove()
+        for hook in self._hooks:
+            hook.remove()
         for name, parameter in self.base_model.named_parameters():
             parameter.requires_grad_(name in self._required_grad)
         return self.base_model
