@@ -15,9 +15,10 @@ import torch
 import transformers
 from rich.console import Console
 
-from benchmarks import memory, prefix_reuse, replies, speed, training
+from benchmarks import memory, prefix_reuse, real_model, replies, speed, training
 from benchmarks.findings import Finding, save, show
-from benchmarks.models import FULL, SMALL, LlamaShape
+from benchmarks.models import FULL, SMALL, LlamaShape, RealModel, Subject
+from mogu.errors import ModelFileError
 
 Measure = Callable[[LlamaShape, torch.device, torch.dtype], tuple[list[Finding], dict[str, Any]]]
 
@@ -34,6 +35,8 @@ QUICK_PLANS: dict[str, Measure] = {
     "training": partial(training.measure_training, training.QUICK_PLAN),
 }
 
+REPLIES, REAL = "replies", "real_model"
+
 
 def _machine(device: torch.device, dtype: torch.dtype) -> dict[str, str | int]:
     return {
@@ -48,6 +51,16 @@ def _machine(device: torch.device, dtype: torch.dtype) -> dict[str, str | int]:
     }
 
 
+def _real_model(source: str, *, quick: bool, console: Console) -> Subject | None:
+    if quick:
+        return SMALL
+    try:
+        return RealModel.find(source)
+    except ModelFileError as error:
+        console.print(f"{REAL}: left out ({error.found})")
+        return None
+
+
 def main() -> None:
     """Measure, print, save."""
     parser = argparse.ArgumentParser(
@@ -56,9 +69,15 @@ def main() -> None:
     parser.add_argument(
         "--quick", action="store_true", help="use a tiny model and few repetitions, to check that everything runs; the numbers mean nothing"
     )
+    parser.add_argument(
+        "--smollm2",
+        default="smollm2",
+        metavar="MODEL",
+        help="the real model to measure in the end, as a folder, a name or a hub id; left out where it cannot be found",
+    )
+    parser.add_argument("--only", choices=[*FULL_PLANS, REPLIES, REAL], nargs="*", help="measure these parts alone")
     parser.add_argument("--device", type=torch.device, default=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
-    parser.add_argument("--smollm2", default="smollm2", metavar="SOURCE", help="SmolLM2-135M-Instruct: a folder or hub id")
     parser.add_argument("--out", type=Path, default=Path("bench-results"), help="folder for results.json and results.md")
     options = parser.parse_args()
     dtype: torch.dtype = getattr(torch, options.dtype)
@@ -69,14 +88,24 @@ def main() -> None:
     warnings.simplefilter("ignore", FutureWarning)  # PEFT and transformers warn about each other
 
     plans = dict(QUICK_PLANS if options.quick else FULL_PLANS)
-    plans["replies"] = partial(
-        replies.measure_replies, *((replies.QUICK_PLAN, None) if options.quick else (replies.FULL_PLAN, options.smollm2))
-    )
+    wants_real = not options.only or {REPLIES, REAL} & set(options.only)
+    real = _real_model(options.smollm2, quick=options.quick, console=console) if wants_real else None
+    if real is not None:
+        asked = (replies.QUICK_PLAN, None) if options.quick else (replies.FULL_PLAN, options.smollm2)
+        plans[REPLIES] = partial(replies.measure_replies, *asked)
     findings: list[Finding] = []
     details: dict[str, Any] = {}
     for name, measure in plans.items():
+        if options.only and name not in options.only:
+            continue
         console.print(f"{name}: {shape.name}")
         measured, details[name] = measure(shape, options.device, dtype)
+        findings += measured
+    if real is not None and (not options.only or REAL in options.only):
+        console.print(f"{REAL}: {real.name}")
+        measured, details[REAL] = real_model.measure_real_model(
+            real_model.QUICK_PLAN if options.quick else real_model.FULL_PLAN, real, options.device
+        )
         findings += measured
     show(findings, machine)
     save(options.out, findings, machine, {"shape": shape.name, "quick": options.quick, **details})

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.findings import Finding
-from benchmarks.models import FULL, LLAMA_2_7B, SMALL, LlamaShape, make_base, make_published, make_routed, random_prompt
+from benchmarks.models import LLAMA_2_7B, SMALL, LlamaShape, Subject, find_subject, make_base, make_published, make_routed, random_prompt
 from benchmarks.speed import ROUTED_TOKENS
 from mogu import MoguModel
 
@@ -50,6 +50,20 @@ QUICK_PLAN = MemoryPlan(64, 8, 1)
 
 def measure_memory(plan: MemoryPlan, shape: LlamaShape, device: torch.device, dtype: torch.dtype) -> tuple[list[Finding], dict[str, Any]]:
     """Return findings, and the bytes behind them."""
+    findings, runs = measure_peaks(plan, shape, device, dtype)
+    added = added_parameters(LLAMA_2_7B)
+    for name, parameters in added.items():
+        if name != "base":
+            most = MOST_ADDED_PERCENT if name == "mogu" else None
+            percent = 100 * parameters / added["base"]
+            findings.append(Finding("added parameters", f"{LLAMA_2_7B.name}, {name}", percent, "%", at_most=most, note=f"{parameters:,}"))
+    return findings, {"runs": runs, "prompt_tokens": plan.prompt_tokens, "new_tokens": plan.new_tokens, "added_parameters": added}
+
+
+def measure_peaks(
+    plan: MemoryPlan, shape: Subject, device: torch.device, dtype: torch.dtype
+) -> tuple[list[Finding], dict[str, list[dict[str, int]]]]:
+    """Return findings on the memory of each way to reply, and the bytes behind them."""
     runs: dict[str, list[dict[str, int]]] = {way: [] for way in WAYS}
     for _ in range(plan.repetitions):
         for way in WAYS:
@@ -72,13 +86,7 @@ def measure_memory(plan: MemoryPlan, shape: LlamaShape, device: torch.device, dt
         Finding("weights in memory", way, weights[way] / weights["base"], "× base", at_most=None if way == "published" else MOST)
         for way in ("recompute", "published")
     ]
-    added = added_parameters(LLAMA_2_7B)
-    for name, parameters in added.items():
-        if name != "base":
-            most = MOST_ADDED_PERCENT if name == "mogu" else None
-            percent = 100 * parameters / added["base"]
-            findings.append(Finding("added parameters", f"{LLAMA_2_7B.name}, {name}", percent, "%", at_most=most, note=f"{parameters:,}"))
-    return findings, {"runs": runs, "prompt_tokens": plan.prompt_tokens, "new_tokens": plan.new_tokens, "added_parameters": added}
+    return findings, runs
 
 
 def added_parameters(shape: LlamaShape) -> dict[str, int]:
@@ -94,7 +102,7 @@ def added_parameters(shape: LlamaShape) -> dict[str, int]:
     return counts
 
 
-def _in_own_process(way: str, shape: LlamaShape, plan: MemoryPlan, device: torch.device, dtype: torch.dtype) -> dict[str, int]:
+def _in_own_process(way: str, shape: Subject, plan: MemoryPlan, device: torch.device, dtype: torch.dtype) -> dict[str, int]:
     lengths = ["--prompt", str(plan.prompt_tokens), "--new", str(plan.new_tokens)]
     options = ["--way", way, "--shape", shape.name, "--device", str(device), "--dtype", str(dtype).removeprefix("torch.")]
     run = subprocess.run(
@@ -111,7 +119,7 @@ def _in_own_process(way: str, shape: LlamaShape, plan: MemoryPlan, device: torch
     return measured
 
 
-def _measure_here(way: str, shape: LlamaShape, plan: MemoryPlan, device: torch.device, dtype: torch.dtype) -> dict[str, int]:
+def _measure_here(way: str, shape: Subject, plan: MemoryPlan, device: torch.device, dtype: torch.dtype) -> dict[str, int]:
     small, _ = _make(way, SMALL, device, dtype)
     small(random_prompt(SMALL, 8, device), ROUTED_TOKENS + 2)  # libraries allocate their own memory on first use
     del small
@@ -130,7 +138,7 @@ def _measure_here(way: str, shape: LlamaShape, plan: MemoryPlan, device: torch.d
 
 
 def _make(
-    way: str, shape: LlamaShape, device: torch.device, dtype: torch.dtype
+    way: str, shape: Subject, device: torch.device, dtype: torch.dtype
 ) -> tuple[Callable[[Tensor, int], Tensor], list[torch.nn.Module]]:
     base = make_base(shape, device, dtype)
     if way == "published":
@@ -175,15 +183,14 @@ def _highest_rss() -> int:
 def _main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Measure one way to reply in this process; `python -m benchmarks` starts it.")
     parser.add_argument("--way", choices=WAYS, required=True)
-    parser.add_argument("--shape", choices=[FULL.name, SMALL.name], required=True)
+    parser.add_argument("--shape", required=True)
     parser.add_argument("--device", type=torch.device, required=True)
     parser.add_argument("--dtype", required=True)
     parser.add_argument("--prompt", type=int, required=True)
     parser.add_argument("--new", type=int, required=True)
     options = parser.parse_args(arguments)
-    shape = FULL if options.shape == FULL.name else SMALL
     plan = MemoryPlan(options.prompt, options.new, 1)
-    print(json.dumps(_measure_here(options.way, shape, plan, options.device, getattr(torch, options.dtype))))
+    print(json.dumps(_measure_here(options.way, find_subject(options.shape), plan, options.device, getattr(torch, options.dtype))))
 
 
 if __name__ == "__main__":

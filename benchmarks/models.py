@@ -1,4 +1,5 @@
-"""The models that are measured: a random Llama, a routed model on the same weights, and the published pair, all with the same numbers.
+"""The models that are measured: a Llama, random or a real one, a routed model on the same weights, and the published pair, both with
+the same numbers.
 
 Knows how to build them; knows nothing of timing.
 """
@@ -15,6 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.published import Published, PublishedProjection, RouterChain
 from mogu import MoguConfig, MoguModel
+from mogu.hub import load_base, load_config
 
 SEED = 0
 
@@ -53,14 +55,48 @@ SMALL = LlamaShape("Llama, 0.1M parameters", 64, 128, 2, 4, 512)
 LLAMA_2_7B = LlamaShape("Llama-2-7B", 4096, 11008, 32, 32, 32000, tied=False)
 
 
-def make_base(shape: LlamaShape, device: torch.device, dtype: torch.dtype) -> LlamaForCausalLM:
-    """Make a plain Llama with random weights, never wrapped."""
+@dataclass(frozen=True)
+class RealModel:
+    """A model of Llama's architecture that can be loaded, and its sizes."""
+
+    name: str
+    layers: int
+    vocabulary: int
+
+    @classmethod
+    def find(cls, source: str) -> RealModel:
+        """Look up a folder, a name or a hub id.
+
+        Raises:
+            ModelFileError: there is no such model.
+        """
+        config = load_config(source)
+        return cls(source, config.num_hidden_layers, config.vocab_size)
+
+
+Subject = LlamaShape | RealModel
+"""What is measured."""
+
+
+def find_subject(name: str) -> Subject:
+    """Return the subject of a name, in a process that knows no more than that."""
+    return {shape.name: shape for shape in (FULL, SMALL)}.get(name) or RealModel.find(name)
+
+
+def make_base(subject: Subject, device: torch.device, dtype: torch.dtype) -> LlamaForCausalLM:
+    """Make a plain Llama, never wrapped: with random weights, or a real one that never ends a reply."""
+    if isinstance(subject, RealModel):
+        real = load_base(subject.name, dtype=dtype)
+        assert isinstance(real, LlamaForCausalLM)
+        real.generation_config.eos_token_id = None
+        real.requires_grad_(False)
+        return real.to(device).eval()
     torch.manual_seed(SEED)
     default_dtype = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
         with device:
-            model = LlamaForCausalLM(shape.config())
+            model = LlamaForCausalLM(subject.config())
     finally:
         torch.set_default_dtype(default_dtype)
     model.requires_grad_(False)
@@ -128,7 +164,7 @@ def fold(chain: RouterChain) -> tuple[Tensor, Tensor]:
     return (third @ second @ first)[0], bias
 
 
-def random_prompt(shape: LlamaShape, tokens: int, device: torch.device) -> Tensor:
+def random_prompt(shape: Subject, tokens: int, device: torch.device) -> Tensor:
     """Return random token ids ``[1, tokens]``."""
     generator = torch.Generator().manual_seed(SEED + tokens)
     return torch.randint(2, shape.vocabulary, (1, tokens), generator=generator).to(device)

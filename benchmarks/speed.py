@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers.generation.streamers import BaseStreamer
 
 from benchmarks.findings import Finding
-from benchmarks.models import LlamaShape, make_base, make_published, make_routed, random_prompt
+from benchmarks.models import Subject, make_base, make_published, make_routed, random_prompt
 from benchmarks.published import Published
 from benchmarks.timing import Pause, Times, interleaved, median_ratio, medians, taking_turns, whole
 from mogu import MoguModel
@@ -49,7 +49,7 @@ FULL_PLAN = SpeedPlan(caches=(128, 1024), steps=200, replies=((128, 64), (128, 2
 QUICK_PLAN = SpeedPlan(caches=(16,), steps=20, replies=((16, 8), (32, 8)), rounds=2)
 
 
-def measure_speed(plan: SpeedPlan, shape: LlamaShape, device: torch.device, dtype: torch.dtype) -> tuple[list[Finding], dict[str, Any]]:
+def measure_speed(plan: SpeedPlan, shape: Subject, device: torch.device, dtype: torch.dtype) -> tuple[list[Finding], dict[str, Any]]:
     """Return findings, and every timing behind them."""
     base = make_base(shape, device, dtype)
     routed = make_routed(share_weights(base))

@@ -75,11 +75,11 @@ def measure_training(
     base = make_base(shape, device, dtype)
     findings, details = [], {}
     stages = {
-        "responder": (_our_responder(base, device), _published_responder(base, device), plan.pairs, 2, LEAST),
-        "router": (_our_routers(base, device), _published_routers(base, device), plan.records, 1, None),
+        "responder": (_our_responder(base, device), published_responder(base, device), plan.pairs, 2, LEAST),
+        "router": (_our_routers(base, device), published_routers(base, device), plan.records, 1, None),
     }
     for stage, (ours, published, batch_size, answers, least) in stages.items():
-        batches = [_examples(shape, plan, batch_size, answers, number) for number in range(plan.steps + 1)]
+        batches = [random_examples(shape.vocabulary, plan, batch_size, answers, number) for number in range(plan.steps + 1)]
         difference = _loss_difference(ours, published, batches[0])
         times = _time_steps(ours, published, batches, device)
         findings += _stage_findings(stage, batch_size, MICRO_BATCH[device.type], times, least, difference)
@@ -114,11 +114,12 @@ def _loss_difference(ours: TrainingWay, published: TrainingWay, examples: Sequen
     return float(((our_losses - published_losses).abs() / published_losses.abs()).max())
 
 
-def _examples(shape: LlamaShape, plan: TrainingPlan, count: int, answers: int, seed: int) -> list[Example]:
+def random_examples(vocabulary: int, plan: TrainingPlan, count: int, answers: int, seed: int) -> list[Example]:
+    """Return examples of random tokens, of the lengths that a plan names."""
     draw = random.Random(f"{SEED}/{count}/{answers}/{seed}")
 
     def ids(shortest: int, longest: int) -> tuple[int, ...]:
-        return tuple(draw.randrange(2, shape.vocabulary) for _ in range(draw.randint(shortest, longest)))
+        return tuple(draw.randrange(2, vocabulary) for _ in range(draw.randint(shortest, longest)))
 
     deviation = plan.prompt_tokens // 10
     prompts = [ids(plan.prompt_tokens - deviation, plan.prompt_tokens + deviation) for _ in range(count)]
@@ -150,7 +151,8 @@ def _training_way(model: torch.nn.Module, losses: Losses, learning_rate: float, 
     return TrainingWay(step, evaluated_losses)
 
 
-def _with_lora(base: Any) -> Any:
+def with_lora(base: Any, layers: Sequence[int] | None = None) -> Any:
+    """Return a model on the same weights with a responder's LoRA, in all layers or in some."""
     config, stage = MoguConfig(), ResponderStage()
     torch.manual_seed(SEED)
     lora = LoraConfig(
@@ -158,13 +160,14 @@ def _with_lora(base: Any) -> Any:
         lora_alpha=int(config.lora_alpha),
         lora_dropout=stage.dropout,
         target_modules=["o_proj"],
+        layers_to_transform=None if layers is None else list(layers),
         task_type="CAUSAL_LM",
     )
     return get_peft_model(share_weights(base), lora)
 
 
 def _our_responder(base: Any, device: torch.device) -> TrainingWay:
-    model = _with_lora(base)
+    model = with_lora(base)
 
     def losses(examples: Sequence[Example]) -> Tensor:
         return responder_losses(model, _collated(examples, device), LAYOUT)
@@ -172,8 +175,9 @@ def _our_responder(base: Any, device: torch.device) -> TrainingWay:
     return _training_way(model, losses, ResponderStage().learning_rate, MICRO_BATCH[device.type])
 
 
-def _published_responder(base: Any, device: torch.device) -> TrainingWay:
-    model = _with_lora(base)
+def published_responder(base: Any, device: torch.device) -> TrainingWay:
+    """Return the published way to train a responder."""
+    model = with_lora(base)
 
     def losses(examples: Sequence[Example]) -> Tensor:
         return torch.stack([responder_loss(model, example.prompt, example.answers, device) for example in examples])
@@ -181,14 +185,20 @@ def _published_responder(base: Any, device: torch.device) -> TrainingWay:
     return _training_way(model, losses, ResponderStage().learning_rate, 1)
 
 
-def _our_routers(base: Any, device: torch.device) -> TrainingWay:
-    model = make_routed(share_weights(base))
+def with_routers(base: Any, layers: Sequence[int] | None = None) -> Any:
+    """Return a routed model on the same weights whose routers are in training, with the numbers of the published one."""
+    model = make_routed(share_weights(base), None if layers is None else list(layers))
     model.injected.start_router_training()
     numbers = random_numbers(len(model.routed_layers), base.config.hidden_size)
     for layer, (_, (unwill, glad)) in zip(model.routed_layers, numbers, strict=True):
         assert layer.routers is not None
         layer.routers["unwill"].load_state_dict(unwill.state_dict())
         layer.routers["glad"].load_state_dict(glad.state_dict())
+    return model
+
+
+def _our_routers(base: Any, device: torch.device) -> TrainingWay:
+    model = with_routers(base)
 
     def losses(examples: Sequence[Example]) -> Tensor:
         return router_losses(model, _collated(examples, device), LAYOUT, WEIGHT_PENALTY)
@@ -196,7 +206,8 @@ def _our_routers(base: Any, device: torch.device) -> TrainingWay:
     return _training_way(model, losses, RouterStage().learning_rate, MICRO_BATCH[device.type])
 
 
-def _published_routers(base: Any, device: torch.device) -> TrainingWay:
+def published_routers(base: Any, device: torch.device) -> TrainingWay:
+    """Return the published way to train routers."""
     published: Published = make_published(base)
     for projection in published.projections:
         projection.unwill_router.requires_grad_(True)

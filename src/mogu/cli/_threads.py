@@ -19,8 +19,8 @@ def share_the_machine(environment: MutableMapping[str, str] = os.environ, cgroup
     """Set what OpenMP is to do, unless the user has set it or PyTorch is imported already.
 
     - By default its threads spin while they wait for one another. Beside other busy processes that wait lasts until the operating system
-      lets the last of them run, and the others burn the very cores it needs: such training was measured nine times slower than with
-      threads that sleep.
+      lets the last of them run, and the others burn the very cores it needs: training becomes many times slower than with threads that
+      sleep.
     - It starts a thread for each core. A container that may use less by its quota is stopped for the rest of each period.
 
     Args:
