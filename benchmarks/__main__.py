@@ -18,7 +18,7 @@ from rich.console import Console
 from benchmarks import memory, prefix_reuse, real_model, replies, speed, training
 from benchmarks.findings import Finding, save, show
 from benchmarks.models import FULL, SMALL, LlamaShape, RealModel, Subject
-from mogu.errors import ModelFileError
+from mogu.errors import MoguError
 
 Measure = Callable[[LlamaShape, torch.device, torch.dtype], tuple[list[Finding], dict[str, Any]]]
 
@@ -56,7 +56,7 @@ def _real_model(source: str, *, quick: bool, console: Console) -> Subject | None
         return SMALL
     try:
         return RealModel.find(source)
-    except ModelFileError as error:
+    except MoguError as error:
         console.print(f"{REAL}: left out ({error.found})")
         return None
 
