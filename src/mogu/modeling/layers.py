@@ -70,7 +70,8 @@ class AdaptedLinear(WrappedLinear):
         y = W(x) + s·B A x      in mode "on"
         y = W(x)                in every other mode
 
-    ``A`` is ``[r, d_in]``; ``s·Bᵀ`` is kept as one ``[r, d_out]`` matrix. In training both are float32, whatever the base's type.
+    ``A`` is ``[r, d_in]``; ``s·Bᵀ`` is kept as one ``[r, d_out]`` matrix. In training both are float32, whatever the base's type; products
+    are computed in the base's.
 
     Args:
         base_layer: ``W``.
@@ -111,9 +112,11 @@ class AdaptedLinear(WrappedLinear):
         if controller.mode != "on":
             return base_output
         parameters: Mapping[str, Any] = self._parameters
-        down, up = parameters["down"], parameters["up"]
-        hidden = F.linear(_cast(x, down.dtype), down)
-        adapted = base_output + _cast(hidden @ up, base_output.dtype)
+        # In training the weights are float32, and few: casting them is cheap, casting what goes in and comes out is not.
+        down, up = _cast(parameters["down"], x.dtype), _cast(parameters["up"], base_output.dtype)
+        hidden = _cast(F.linear(x, down), base_output.dtype)
+        flat = torch.addmm(base_output.reshape(-1, self.out_features), hidden.reshape(-1, self.rank), up)
+        adapted = flat.view_as(base_output)
         return adapted if controller.rows is None else _by_row(controller.rows, adapted, base_output)
 
     @torch.no_grad()
