@@ -12,7 +12,8 @@ from mogu.cli._threads import cpu_quota
 
 
 def in_a_fresh_process(code: str, **environment: str) -> str:
-    whole = f"import os\nos.environ.update({environment!r})\n{code}"
+    clear = "for name in ('OMP_WAIT_POLICY', 'OMP_NUM_THREADS', 'GOMP_SPINCOUNT', 'KMP_BLOCKTIME'): os.environ.pop(name, None)"
+    whole = f"import os\n{clear}\nos.environ.update({environment!r})\n{code}"
     return subprocess.run([sys.executable, "-c", whole], capture_output=True, text=True, check=True).stdout.strip()
 
 
