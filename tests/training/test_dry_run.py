@@ -53,7 +53,17 @@ def dry(record_files: tuple[Path, Path], tmp_path: Path) -> Any:
 
 
 def test_every_recipe_has_a_shape() -> None:
-    assert {path.stem for path in RECIPES.glob("*.toml")} == {path.name for path in (RECIPES / "configs").iterdir()} == PARAMETERS.keys()
+    shapes = {path.name for path in (RECIPES / "configs").iterdir()}
+    assert {path.stem for path in RECIPES.glob("*.toml")} == shapes == PARAMETERS.keys() | {"smollm2"}
+
+
+def test_the_recipe_of_smollm2_counts_its_layers_and_the_backbone(dry: Any) -> None:
+    """SmolLM2-135M has 134,515,008 parameters; a decoder layer has q and o of 576 × 576, k and v of 576 × 192, three of 576 × 1,536."""
+    found = plan(dry("smollm2", "data.max_new_tokens=64"))
+    routed = (2 * 8 + 2) * 576 + 2 * 8 * 576 + 2
+    backbone = 4 * (2 * (576 + 576) + 2 * (576 + 192) + 3 * (576 + 1536))
+    assert found.base_parameters == 134_515_008
+    assert found.added_parameters == 15 * (routed + backbone)
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
