@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,6 +54,13 @@ def named_records(data: str) -> list[Record]:
         return train_pairs(opening_answers)
     path = Path(data)
     return read_published(path) if path.is_dir() else read_records(path)
+
+
+def print_columns(rows: Sequence[Sequence[str]]) -> None:
+    """Print rows of cells in plain columns: a table drawn to the width of the terminal would cut names that are to be copied."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def shown_by(bars: Progress) -> Callable[[str, int, int], None]:

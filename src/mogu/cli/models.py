@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from mogu.cli._shared import print_columns, show_log
+
 if TYPE_CHECKING:
     from mogu.hub.dequantized import Dequantized
 
@@ -30,10 +32,7 @@ def ls(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON obje
         return
     table = [("MODEL", "SIZE", "LICENSE", "WHERE")]
     table += [(row["name"], _mib(row["bytes"]), row["license"] or "not stated", row["folder"] or row["source"]) for row in rows]
-    # Plain columns: a table drawn to the width of the terminal would cut the names that are to be copied.
-    widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
-    for line in table:
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    print_columns(table)
     typer.echo("\nTo get one before it is needed: mogu models get NAME")
 
 
@@ -43,7 +42,6 @@ def get(name: _Name) -> None:
 
     Example: mogu models get smollm2
     """
-    from mogu.cli._shared import show_log
     from mogu.hub.named_models import HARDENED_MODELS
 
     if name in HARDENED_MODELS:

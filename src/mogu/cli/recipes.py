@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from mogu.cli._shared import print_columns
 from mogu.recipes import ShippedRecipe, copy_shipped, shipped_recipe, shipped_recipes, shipped_templates
 
 app = typer.Typer(no_args_is_help=True, help="List and copy the recipes and chat templates that ship with mogu.")
@@ -29,10 +30,7 @@ def ls(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON obje
         return
     rows = [("RECIPE", "METHOD", "BASE MODEL", "CHAT TEMPLATE")]
     rows += [(recipe.name, _method(recipe), recipe.base_model, recipe.template or "the tokenizer's") for recipe in recipes]
-    # Plain columns: a table drawn to the width of the terminal would cut the names that are to be copied.
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print_columns(rows)
     typer.echo(f"\nChat templates: {', '.join(templates)}")
     typer.echo("To edit one, copy it: mogu recipes cp vicuna-7b, or mogu recipes cp templates/vicuna")
 

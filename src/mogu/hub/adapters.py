@@ -5,13 +5,14 @@ Knows PEFT's folders and layers; knows nothing of responders.
 
 from __future__ import annotations
 
-import hashlib
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mogu.errors import ModelFileError
 from mogu.files.atomic import atomic_folder
-from mogu.files.json_files import read_json, write_json
+from mogu.files.json_files import fingerprint, read_json, write_json
+from mogu.hub.dequantized import file_digest
 from mogu.hub.errors import explain, first_line
 from mogu.hub.sources import resolve_source
 
@@ -29,6 +30,8 @@ def is_adapter(source: str) -> bool:
 
 def has_adapter(model: Any) -> bool:
     """Whether a model has layers of PEFT in it."""
+    if "peft" not in sys.modules:
+        return False  # and loading a plain model need not wait for its import
     from peft import PeftModel
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -87,7 +90,7 @@ def merge_adapter(source: str, target: Path) -> None:
     from mogu.hub.loading import load_base
 
     base_name = adapted_base(source)
-    made_from = {"adapter": digest(Path(source).expanduser()), "base": base_name}
+    made_from = {"adapter": _digest(Path(source).expanduser()), "base": base_name}
     if read_json(target / MARKER) == made_from:
         return
     base = load_base(base_name, dtype="auto")
@@ -118,9 +121,6 @@ def _tokenizer(source: str, base_name: str) -> Any:
         raise explain(place, error, what="tokenizer") from error
 
 
-def digest(folder: Path) -> str:
+def _digest(folder: Path) -> str:
     """SHA-256 over an adapter's files."""
-    whole = hashlib.sha256()
-    for file in sorted(folder.glob("adapter_*")):
-        whole.update(file.name.encode() + b"\\0" + hashlib.sha256(file.read_bytes()).digest())
-    return whole.hexdigest()
+    return fingerprint({file.name: file_digest(file) for file in sorted(folder.glob("adapter_*"))})

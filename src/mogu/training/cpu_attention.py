@@ -7,7 +7,7 @@ implementations and a function of losses; knows nothing of what is trained.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import set_seed
 
+from mogu.training.losses import Losses
 from mogu.training.training_state import random_states_kept
 
 LONGEST_ROW = 256
@@ -26,8 +27,6 @@ FUSED, PLAIN = "sdpa", "eager"
 TOLERANCE = 3e-2
 """Of the losses of a trial: what the rounding of half precision makes of another order of adding up."""
 
-Losses = Callable[[dict[str, Tensor]], Tensor]
-
 logger = logging.getLogger(__name__)
 
 
@@ -37,9 +36,7 @@ def pays_off(device: torch.device, dtype: torch.dtype, longest_row: int) -> bool
 
 
 @contextmanager
-def fastest_attention(
-    model: Any, losses: Callable[[dict[str, Tensor]], Tensor], batch: dict[str, Tensor], longest_row: int
-) -> Iterator[None]:
+def fastest_attention(model: Any, losses: Losses, batch: dict[str, Tensor], longest_row: int) -> Iterator[None]:
     """Let a model compute its attention in the faster way until the block ends, if a trial shows that its losses stay the same.
 
     Args:

@@ -5,6 +5,7 @@ They equal the mean of losses that are computed one example at a time. Knows bat
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,6 +14,9 @@ from torch import Tensor, nn
 
 from mogu.modeling.layers import RoutedLinear
 from mogu.training.collator import IGNORED, PADDING, Layout, attention_mask
+
+Losses = Callable[[dict[str, Tensor]], Tensor]
+"""A batch to the loss of each of its examples, ``[examples]``, float32."""
 
 
 def answer_logits(model: Any, batch: dict[str, Tensor], layout: Layout) -> Tensor:

@@ -27,13 +27,12 @@ from mogu.modeling.architectures import place_in_stack
 from mogu.progress import progress_bars
 from mogu.training.collator import PADDING, Collator
 from mogu.training.examples import AnyExample
+from mogu.training.losses import Losses
 from mogu.training.training_state import random_states_kept
 
 FILE = "lower_activations.bin"
 MOST_OF_FREE_SPACE = 0.5
 """The share of the free space that the file may take: checkpoints and results have yet to be written."""
-
-Losses = Callable[[dict[str, Tensor]], Tensor]
 
 logger = logging.getLogger(__name__)
 

@@ -23,9 +23,9 @@ from mogu.modeling.config import MoguConfig
 from mogu.modeling.model import MoguModel
 from mogu.training.collator import Layout
 from mogu.training.examples import Example
-from mogu.training.losses import responder_losses, router_losses
+from mogu.training.losses import Losses, responder_losses, router_losses
 from mogu.training.recipe import ResponderStage, RouterStage, RunSection
-from mogu.training.trainer import Losses, Rates, Snapshots, train_stage
+from mogu.training.trainer import Rates, Snapshots, train_stage
 from mogu.transformers_compat import disable_checkpointing, enable_checkpointing
 
 ADAPTER_MARKER = "adapter_config.json"

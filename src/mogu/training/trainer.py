@@ -23,6 +23,7 @@ from mogu.training.collator import Collator, Layout
 from mogu.training.cpu_attention import fastest_attention
 from mogu.training.examples import AnyExample
 from mogu.training.loss_history import HISTORY_FILE, LossHistory
+from mogu.training.losses import Losses
 from mogu.training.lower_activations import FILE, LowerActivations, skipped_lower_layers
 from mogu.training.recipe import RunSection, Stage
 from mogu.training.sampler import StepBatches
@@ -37,9 +38,6 @@ from mogu.training.training_state import (
 )
 
 MAX_GRADIENT_NORM = 1.0
-
-Losses = Callable[[dict[str, Tensor]], Tensor]
-"""A batch to the loss of each of its examples, ``[examples]``, float32."""
 
 Rates = Callable[[str], float]
 """The name of a trained parameter to the share of the learning rate that it is trained with."""

@@ -12,7 +12,7 @@ from typing import Final, Literal
 from mogu.data.build import Answerer, augmented, build_pairs
 from mogu.data.instructions import Instruction
 from mogu.data.openings import opening_for
-from mogu.data.records import Kind, Record
+from mogu.data.records import KINDS, Kind, Record
 from mogu.data.splits import Split
 from mogu.data.starter.instructions import StarterInstruction, starter_instructions
 from mogu.data.templates import WRAPPERS
@@ -49,8 +49,7 @@ _SEED = 0  # one set of records, whatever the seed of a run, as a file would be
 
 def candidates(split: Split) -> dict[Kind, list[StarterInstruction]]:
     """Return the instructions of a split by kind, in the order in which they are drawn: topics take turns."""
-    kinds: tuple[Kind, ...] = ("benign", "borderline", "malicious")
-    return {kind: _topics_in_turn(starter_instructions(kind, split)) for kind in kinds}
+    return {kind: _topics_in_turn(starter_instructions(kind, split)) for kind in KINDS}
 
 
 def train_pairs(answer: Answerer, *, limit: int = LIMIT, augment: float = AUGMENT) -> list[Record]:
@@ -120,7 +119,7 @@ def _records(chosen: Mapping[Kind, Sequence[tuple[StarterInstruction, str | None
         for kind, found in chosen.items()
     }
     built = build_pairs(listed["benign"], listed["malicious"], borderline=listed["borderline"], seed=_SEED)
-    ids = [instruction.id for kind in ("benign", "borderline", "malicious") for instruction, _ in chosen[kind]]
+    ids = [instruction.id for kind in KINDS for instruction, _ in chosen[kind]]
     return [record.model_copy(update={"id": id}) for record, id in zip(built, ids, strict=True)]
 
 
