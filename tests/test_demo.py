@@ -6,26 +6,19 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from mogu.data.starter import HELD_OUT, starter_instructions
 from mogu.demo import PROMPTS_OF_A_KIND, run_demo
 from mogu.errors import MoguError
 from mogu.evaluation.jailbreaks import EVALUATION_WRAPPERS
 from mogu.evaluation.side_by_side import SideBySide
-from tests.training.conftest import make_tokenizer
+from tests.training.conftest import save_chat_model
 
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory: pytest.TempPathFactory) -> SideBySide:
     folder = tmp_path_factory.mktemp("demo")
-    tokenizer = make_tokenizer()
-    torch.manual_seed(2)
-    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 1024}
-    base = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), bos_token_id=1, eos_token_id=2, pad_token_id=0, **shape))
-    base.save_pretrained(folder / "base")
-    tokenizer.save_pretrained(folder / "base")
+    save_chat_model(folder / "base")
     recipe = folder / "recipe.toml"
     recipe.write_text(
         f"""

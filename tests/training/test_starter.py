@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mogu import MoguError
 from mogu.data import read_records, write_records
@@ -18,7 +18,7 @@ from mogu.errors import ConfigError
 from mogu.inference.prompts import encode_prompt
 from mogu.training import Recipe, harden, plan, recipe_from
 from mogu.training.inputs import load_records
-from tests.training.conftest import make_records, make_tokenizer
+from tests.training.conftest import make_records, save_chat_model
 
 TOPIC_OF = {
     one.id: one.topic for kind in ("benign", "borderline", "malicious") for split in SPLITS for one in starter_instructions(kind, split)
@@ -30,13 +30,7 @@ Make = Callable[..., Recipe]
 def roomy_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random chat model whose positions suffice for a wrapped instruction in letters."""
     folder = tmp_path_factory.mktemp("roomy")
-    tokenizer = make_tokenizer()
-    torch.manual_seed(1)
-    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 1024}
-    LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), bos_token_id=1, eos_token_id=2, pad_token_id=0, **shape)).save_pretrained(
-        folder
-    )
-    tokenizer.save_pretrained(folder)
+    save_chat_model(folder, seed=1)
     return folder
 
 

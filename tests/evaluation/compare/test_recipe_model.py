@@ -7,24 +7,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from mogu.data import Record, write_records
 from mogu.evaluation.compare import Comparison, compare
 from mogu.evaluation.compare.lineup import Lineup
 from mogu.evaluation.compare.recipe_model import names_recipe
 from mogu.modeling.adapter_files import read_adapter
-from tests.training.conftest import make_tokenizer
+from tests.training.conftest import save_chat_model
 
 
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
-    tokenizer = make_tokenizer()
-    torch.manual_seed(2)
-    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 512}
-    base = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), bos_token_id=1, eos_token_id=2, pad_token_id=0, **shape))
-    base.save_pretrained(tmp_path / "base")
-    tokenizer.save_pretrained(tmp_path / "base")
+    save_chat_model(tmp_path / "base")
     texts = {"affirm": "Sure, here it is.", "reject": "I cannot help with that."}
     records = [
         Record(id=f"{label}{number}", label=label, instruction=f"{verb} {number}?", **texts)

@@ -5,23 +5,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
-
 from mogu.data import read_records
 from mogu.evaluation.compare import Comparison
 from mogu.evaluation.compare.saved_model import SavedModel
 from mogu.training import harden, recipe_from
-from tests.training.conftest import make_tokenizer
+from tests.training.conftest import make_tokenizer, save_chat_model
 
 
 def test_baselines_of_a_model_of_the_starter_set_learn_from_its_very_records(tmp_path: Path) -> None:
     tokenizer = make_tokenizer()
-    torch.manual_seed(2)
-    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 1024}
-    base = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), bos_token_id=1, eos_token_id=2, pad_token_id=0, **shape)).eval()
-    base.save_pretrained(tmp_path / "base")
-    tokenizer.save_pretrained(tmp_path / "base")
+    base = save_chat_model(tmp_path / "base")
     stage = {"epochs": 1}
     sections = {
         "model": {"base": str(tmp_path / "base")},
