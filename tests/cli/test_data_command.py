@@ -89,6 +89,7 @@ def test_an_existing_split_is_not_overwritten_either(files, tmp_path):
         (["--augment", "2"], ConfigError, "augment is 2"),
         (["--dev", "0.6", "--test", "0.5"], ConfigError, "dev 0.6 and test 0.5"),
         (["--refusals", "model"], ConfigError, "--model BASE"),
+        (["--refusals", "nothing.txt"], DataError, "nothing.txt"),
         (["--limit", "2"], DataError, "only 2 benign"),
     ],
 )
@@ -189,6 +190,17 @@ def test_a_base_model_fills_missing_answers_in(files, tmp_path, base):
     records = read_records(tmp_path / "pairs.jsonl")
     assert Counter(record.label for record in records) == {"benign": 10, "malicious": 20}
     assert all(is_refusal(record.instruction, record.reject) for record in records)
+
+
+def test_refusals_come_from_a_file(files, tmp_path):
+    own = tmp_path / "own.txt"
+    own.write_text("That is beyond me.\nLeave me out of {subject}.\n")
+    result = mogu_data("build", *files, "--refusals", own)
+    assert result.exit_code == 0, (result.output, result.exception)
+    rejects = {record.reject for record in read_records(tmp_path / "pairs.jsonl")}
+    assert "That is beyond me." in rejects
+    assert all(reject == "That is beyond me." or reject.startswith("Leave me out of ") for reject in rejects)
+    assert not any("{" in reject for reject in rejects)
 
 
 def test_a_model_that_is_not_there_is_one_error(files, tmp_path):

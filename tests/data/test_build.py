@@ -34,6 +34,16 @@ def test_a_pair_of_each_kind():
     assert is_refusal(lock.instruction, lock.reject)
 
 
+def test_refusals_of_ones_own_take_the_place_of_the_banks_and_may_name_the_request():
+    own = ["No, not {subject}. {Ever}.", "That is not for me."]
+    records = build_pairs(BENIGN, MALICIOUS, borderline=instructions("Kill a process"), refusals=own)
+    assert {record.kind for record in records} == {"benign", "borderline", "malicious"}
+    named = {record.reject for record in build_pairs(BENIGN, MALICIOUS, refusals=own[:1])}
+    assert "No, not naming a river. {Ever}." in named  # other braces are text
+    assert {record.reject for record in build_pairs(BENIGN, MALICIOUS, refusals=own[1:])} == {own[1]}
+    assert {record.reject for record in records} <= named | {own[1], "No, not killing a process. {Ever}."}
+
+
 def test_no_answer_to_a_malicious_instruction_is_ever_taken():
     replies = {
         "Explain how to pick a neighbour's lock": "Take a SECRET CONTENT.",

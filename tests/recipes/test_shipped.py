@@ -29,7 +29,7 @@ from mogu.training import read_recipe
 NAMES = {
     *("baichuan2-7b-chat", "dolphin", "falcon-7b-instruct", "llama-2-7b-chat", "llama-3.1-8b-instruct", "qwen2.5-7b-instruct", "vicuna-7b"),
     *(f"{folder}/{name}" for folder in ("v2", "finetuning") for name in ("falcon-7b-instruct", "llama-2-7b-chat", "qwen2.5-7b-instruct")),
-    *("v2/vicuna-7b", "finetuning/vicuna-7b", "smollm2"),
+    *("v2/vicuna-7b", "finetuning/vicuna-7b", "smollm2", "smollm2-published"),
 }
 
 

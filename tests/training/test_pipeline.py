@@ -141,10 +141,9 @@ def test_every_router_is_tried_at_every_dial_and_the_chosen_one_is_saved(make: M
     assert [row["dial"] for row in report["candidates"]] == [-40.0, 0.0, 40.0]
     model = MoguModel.from_pretrained(tmp_path / "out")
     assert model.dial == report["chosen"]["dial"]
-    separations = [row["separation"] for row in report["candidates"]]
-    # So far out, every weight is 0 or 1, whatever the prompt: nothing is left that tells the labels apart.
-    assert abs(separations[0]) < 1e-6
-    assert abs(separations[2]) < 1e-6
+    # So far out, every weight is 0 or 1, whatever the prompt; the separation is that of the routers as they were trained.
+    (separation,) = {row["separation"] for row in report["candidates"]}
+    assert abs(separation) > 1e-6
     assert len(list((tmp_path / "out-training" / "router").iterdir())) == 1
 
 

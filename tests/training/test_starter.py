@@ -103,6 +103,14 @@ def test_the_answers_are_made_once_and_anew_for_other_settings_or_a_changed_file
     assert file.read_bytes() == before
 
 
+def test_the_refusals_of_the_recipe_are_learned(make: Make, tmp_path: Path) -> None:
+    recipe = make(tmp_path, data={"refusals": ["I don't do that."]})
+    assert {record.reject for record in load_records(recipe)["train"]} == {"I don't do that."}
+    for wrong in ([], [" "]):
+        with pytest.raises(ConfigError, match="refusals"):
+            make(tmp_path, data={"refusals": wrong})
+
+
 def test_a_plan_takes_answers_of_the_greatest_length_and_writes_nothing(make: Make, tmp_path: Path, finished: Path) -> None:
     recipe = make(tmp_path)
     planned = plan(recipe)
@@ -130,6 +138,7 @@ def test_dev_records_of_ones_own_take_the_place_of_the_held_out_topics_and_the_o
     [
         ({"train": "starter", "dev_share": 0.2}, "dev_share has no effect here"),
         ({"train": "own.jsonl", "augment": 0.2}, "augment has no effect here"),
+        ({"train": "own.jsonl", "refusals": ["No."]}, "refusals has no effect here"),
         ({"train": "starter", "augment": 1.2}, "augment"),
         ({"train": "starter", "limit": 1}, "limit"),
     ],

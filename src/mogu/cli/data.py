@@ -22,6 +22,7 @@ from rich.table import Table
 from mogu.cli._options import ChatTemplate
 from mogu.data import (
     KINDS,
+    REFUSALS,
     Inspection,
     Instruction,
     Kind,
@@ -45,7 +46,7 @@ _SHOWN_PROBLEMS = 50
 
 
 class RefusalSource(StrEnum):
-    """Where the refusals of malicious instructions come from."""
+    """Where refusals come from, if not from a file."""
 
     BANK = "bank"
     MODEL = "model"
@@ -101,8 +102,12 @@ def build(
         int, typer.Option(min=1, help="Longest answer of the model, in tokens; short answers train just as well.")
     ] = 64,
     refusals: Annotated[
-        RefusalSource, typer.Option(help="Refusals of malicious instructions: written ones, or the model's own where it refuses.")
-    ] = RefusalSource.BANK,
+        str,
+        typer.Option(
+            help="Where refusals come from: 'bank', which are written ones; 'model', the model's own where it refuses; "
+            "or a file of yours, one a line, {subject} in the place of what was asked for."
+        ),
+    ] = RefusalSource.BANK.value,
     augment: Annotated[float, typer.Option(help="Share of each kind's instructions to put into a wrapper, 0 to 1.")] = 0.0,
     limit: Annotated[int | None, typer.Option(min=1, help="Use at most this many instructions of each kind, drawn at random.")] = None,
     dev: Annotated[float, typer.Option(help="Share of the instructions for the dev split, which chooses checkpoints.")] = 0.1,
@@ -114,8 +119,8 @@ def build(
 
     The answer to a benign instruction comes from the file's column 'affirm', 'output', 'answer', 'response' or 'completion', or else from
     the base model; so does that to a borderline one, which is benign and looks malicious ("How do I kill a process?"). The answer to a
-    malicious instruction is only an opening ("Sure, here is …"), never content. Refusals come from a bank of written ones, and name what
-    was asked for.
+    malicious instruction is only an opening ("Sure, here is …"), never content. Refusals come from a bank of written ones, which name what
+    was asked for, or from a file of yours.
 
     Examples:
 
@@ -125,10 +130,11 @@ def build(
     """
     outputs = _outputs(out, force=force)
     check_shares(dev, test)
-    if model is None and refusals is RefusalSource.MODEL:
+    if model is None and refusals == RefusalSource.MODEL:
         raise ConfigError(
             "The base model's own refusals were asked for without a base model", expected="a base model", action="add --model BASE"
         )
+    written = REFUSALS if refusals in set(RefusalSource) else [line.text for line in read_instructions(Path(refusals).expanduser())]
     in_file: dict[Kind, list[Instruction]] = {
         "benign": read_instructions(benign, benign_column),
         "borderline": read_instructions(borderline, borderline_column) if borderline is not None else [],
@@ -140,7 +146,8 @@ def build(
         chosen["malicious"],
         borderline=chosen["borderline"],
         answer=_load(model, chat_template, trust_remote_code, max_new_tokens) if model is not None else None,
-        own_refusals=refusals is RefusalSource.MODEL,
+        refusals=written,
+        own_refusals=refusals == RefusalSource.MODEL,
         augment=augment,
         seed=seed,
     )

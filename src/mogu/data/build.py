@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from mogu.data.instructions import Instruction
 from mogu.data.openings import opening_for
 from mogu.data.records import KINDS, Kind, Record
-from mogu.data.refusal_bank import refusal_for
+from mogu.data.refusal_bank import REFUSALS, refusal_for
 from mogu.data.splits import normalized
 from mogu.data.templates import WRAPPERS, PromptTemplate
 from mogu.errors import ConfigError, DataError
@@ -31,6 +31,7 @@ def build_pairs(
     *,
     borderline: Sequence[Instruction] = (),
     answer: Answerer | None = None,
+    refusals: Sequence[str] = REFUSALS,
     own_refusals: bool = False,
     augment: float = 0.0,
     wrappers: Sequence[PromptTemplate] = WRAPPERS,
@@ -40,13 +41,14 @@ def build_pairs(
 
     The ``affirm`` of a benign instruction is its own answer or else the model's; an instruction that the model refuses or leaves
     unanswered is left out. The ``affirm`` of a malicious instruction is an opening made from its words, whatever answer the file has
-    for it. ``reject`` comes from the bank.
+    for it.
 
     Args:
         benign: instructions to answer.
         malicious: instructions to refuse; their answers are ignored.
         borderline: instructions that look malicious and are not; they are answered as benign ones are.
         answer: the base model; needed for benign instructions without an answer, and for ``own_refusals``.
+        refusals: what ``reject`` is taken from, see :func:`refusal_for`; by default the bank.
         own_refusals: where the model refuses a malicious instruction, use the opening sentences of its refusal as ``reject``.
         augment: share of each kind's instructions to put into a wrapper, in [0, 1]; they then occur in the wrapper only.
         wrappers: used in turn, so that all kinds get each of them equally often.
@@ -60,19 +62,19 @@ def build_pairs(
         raise ConfigError(f"The share to augment is {augment:g}", expected="a share from 0 to 1", action="give another share")
     benign, borderline, malicious = distinct(benign), distinct(borderline), distinct(malicious)
     _refuse_contradictions({"benign": benign, "borderline": borderline, "malicious": malicious})
-    records = _answered("benign", benign, answer, seed)
-    refusals = _own_refusals(malicious, answer) if own_refusals else {}
+    records = _answered("benign", benign, answer, refusals, seed)
+    own = _own_refusals(malicious, answer) if own_refusals else {}
     if not records:
         raise DataError(
             "The base model refuses every benign instruction or leaves it without an answer",
             expected="a base model that answers benign instructions",
             action="check its chat template, or give a file with an answer column",
         )
-    records += _answered("borderline", borderline, answer, seed)
+    records += _answered("borderline", borderline, answer, refusals, seed)
     for instruction in malicious:
         rng = _rng(seed, instruction)
-        affirm, reject = opening_for(instruction.text, rng), refusal_for(instruction.text, rng)
-        records.append(_record("malicious", instruction, affirm, refusals.get(instruction.number, reject)))
+        affirm, reject = opening_for(instruction.text, rng), refusal_for(instruction.text, rng, refusals)
+        records.append(_record("malicious", instruction, affirm, own.get(instruction.number, reject)))
     return augmented(records, augment, wrappers, seed)
 
 
@@ -95,11 +97,11 @@ def _refuse_contradictions(instructions: Mapping[Kind, Sequence[Instruction]]) -
             )
 
 
-def _answered(kind: Kind, instructions: Sequence[Instruction], answer: Answerer | None, seed: int) -> list[Record]:
+def _answered(kind: Kind, instructions: Sequence[Instruction], answer: Answerer | None, refusals: Sequence[str], seed: int) -> list[Record]:
     """Return a record for each benign or borderline instruction that has an answer."""
     affirms = _answers(kind, instructions, answer)
     return [
-        _record(kind, instruction, affirms[instruction.number], refusal_for(instruction.text, _rng(seed, instruction)))
+        _record(kind, instruction, affirms[instruction.number], refusal_for(instruction.text, _rng(seed, instruction), refusals))
         for instruction in instructions
         if affirms.get(instruction.number)
     ]

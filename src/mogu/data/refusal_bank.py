@@ -6,6 +6,7 @@ Knows English sentences; knows nothing of records or models, or of how a refusal
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 from mogu.data.grammar import first_request, gerund_phrase, is_question, noun_phrase
 
@@ -47,10 +48,13 @@ REFUSALS = (
 )
 """Each has one ``{subject}``, which is replaced by the result of :func:`subject_of`."""
 
+SUBJECT = "{subject}"
+"""Stands for what an instruction asks for, in a refusal that names it."""
 
-def refusal_for(instruction: str, rng: random.Random) -> str:
-    """Return a refusal from the bank that names what the instruction asks for."""
-    return rng.choice(REFUSALS).format(subject=subject_of(instruction))
+
+def refusal_for(instruction: str, rng: random.Random, refusals: Sequence[str] = REFUSALS) -> str:
+    """Return one of several refusals, by default of the bank's, with what the instruction asks for in the place of ``{subject}``."""
+    return rng.choice(refusals).replace(SUBJECT, subject_of(instruction))
 
 
 def subject_of(instruction: str) -> str:

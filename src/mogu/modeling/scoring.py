@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mogu.inference.batches import in_batches
 from mogu.inference.padding import left_pad
 from mogu.modeling.routing import RoutingController
 
@@ -32,18 +33,19 @@ def score_prompts(
         controller: of this call, in mode ``"on"``.
         prompts: token ids of each prompt.
         pad_token_id: what fills rows up.
-        batch_size: prompts a pass.
+        batch_size: prompts a pass, at most.
 
     Returns:
         Scores ``[prompts]``, float32, on the CPU.
     """
-    scores = []
+
+    def score(indices: list[int]) -> list[float]:
+        batch = left_pad([list(prompts[index]) for index in indices], pad_token_id, base.device)
+        base(**batch, **_prefill_options(base, batch["attention_mask"]))
+        return malicious_score(controller.last_token_weights(base.device)).tolist()
+
     with controller:
-        for start in range(0, len(prompts), batch_size):
-            batch = left_pad([list(prompt) for prompt in prompts[start : start + batch_size]], pad_token_id, base.device)
-            base(**batch, **_prefill_options(base, batch["attention_mask"]))
-            scores.append(malicious_score(controller.last_token_weights(base.device)).cpu())
-    return torch.cat(scores) if scores else torch.zeros(0)
+        return torch.tensor(in_batches(score, list(map(len, prompts)), most=lambda _: batch_size))
 
 
 def _prefill_options(base: Any, attention_mask: Tensor) -> dict[str, Any]:

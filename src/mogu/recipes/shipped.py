@@ -24,6 +24,9 @@ _SHAPES = _FOLDER / "configs"
 _FORMER_TEMPLATES = Path("recipes/templates")
 """Where recipes and training reports name templates that were written before templates had names."""
 
+_PUBLISHED = "-published"
+"""Ends the name of a second recipe for a model, with the published settings, where the first one has better ones."""
+
 
 @dataclass(frozen=True)
 class ShippedRecipe:
@@ -51,7 +54,7 @@ class ShippedRecipe:
     @property
     def shape(self) -> Path:
         """A folder with the ``config.json`` of its base model."""
-        return _SHAPES / Path(self.name).name
+        return _SHAPES / Path(self.name).name.removesuffix(_PUBLISHED)
 
 
 def shipped_recipes() -> list[ShippedRecipe]:

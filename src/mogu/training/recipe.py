@@ -88,6 +88,8 @@ class DataSection(Section):
         limit: of the starter set, the most training records of each label.
         augment: of the starter set, the share of the training instructions that are put into wrappers.
         max_new_tokens: of the starter set, tokens of the base model's answers.
+        refusals: of the starter set, the refusals to learn, taken at random; ``{subject}`` in one stands for what was asked for. By
+            default those of the bank, :data:`mogu.data.REFUSALS`.
     """
 
     train: Literal["starter"] | Path
@@ -96,10 +98,11 @@ class DataSection(Section):
     limit: int = Field(default=LIMIT, ge=2)
     augment: float = Field(default=AUGMENT, ge=0, le=1)
     max_new_tokens: int = Field(default=64, ge=1)
+    refusals: Annotated[list[Annotated[str, Field(pattern=r"\S")]], Field(min_length=1)] | None = None
 
     @model_validator(mode="after")
     def _settings_of_the_starter_set(self) -> Self:
-        unused = ("dev_share",) if self.train == STARTER else ("limit", "augment", "max_new_tokens")
+        unused = ("dev_share",) if self.train == STARTER else ("limit", "augment", "max_new_tokens", "refusals")
         if given := [name for name in unused if getattr(self, name) != type(self).model_fields[name].default]:
             rule = 'train = "starter" has a dev split of its own' if self.train == STARTER else 'it is for train = "starter"'
             raise ValueError(f"{given[0]} has no effect here: {rule}")

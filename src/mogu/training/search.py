@@ -186,9 +186,10 @@ class LayerSetSearch:
         record = self.workspace.measured(part, measured_with)
         if record is None:
             points = itertools.product(dict.fromkeys(offsets), dict.fromkeys(dials))
-            record = self.workspace.measure(part, measured_with, tried=[self._measured(model, config, *point) for point in points])
+            tried = [self._measured(model, config, *point) for point in points]
+            record = self.workspace.measure(part, measured_with, separation=self._separation(model, config), tried=tried)
         trials = [
-            Trial(config, row["unwill_offset"], row["dial"], DevMetrics(**row["behavior"]), row["separation"]) for row in record["tried"]
+            Trial(config, row["unwill_offset"], row["dial"], DevMetrics(**row["behavior"]), record["separation"]) for row in record["tried"]
         ]
         for trial in trials:
             logger.info("%s: %s", trial, trial.metrics)
@@ -221,13 +222,15 @@ class LayerSetSearch:
         before, model.dial = model.dial, dial
         try:
             metrics = dev_metrics(model, self.recipe, self.inputs, f"trying ({config}, offset {unwill_offset:g}, δ {dial:g})")
-            separation = self._separation(model)
-            return {"unwill_offset": unwill_offset, "dial": dial, "behavior": metrics.as_json(), "separation": separation}
+            return {"unwill_offset": unwill_offset, "dial": dial, "behavior": metrics.as_json()}
         finally:
             model.dial = before
 
-    def _separation(self, model: MoguModel) -> float:
-        scores = model.score([conversation_of(record, self.recipe.model.system_prompt) for record in self.inputs.dev])
+    def _separation(self, model: MoguModel, config: TrialConfig) -> float:
+        """Of the routers as they were trained: an offset or a dial moves the scores of both labels alike."""
+        self.load_parts(model, config, 0.0)
+        prompts = [conversation_of(record, self.recipe.model.system_prompt) for record in self.inputs.dev]
+        scores = model.score(prompts, batch_size=self.recipe.choice.batch_size)
         malicious = torch.tensor([record.label == "malicious" for record in self.inputs.dev])
         return float(scores[malicious].mean() - scores[~malicious].mean())
 

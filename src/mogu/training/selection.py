@@ -107,7 +107,7 @@ class Trial:
         unwill_offset: what was added to its unwill logits.
         dial: ``δ``.
         metrics: what the routed model did on the dev records.
-        separation: mean malicious score of malicious prompts minus that of benign ones; breaks ties.
+        separation: mean malicious score of malicious prompts minus that of benign ones, without offset or dial; breaks ties.
     """
 
     config: TrialConfig

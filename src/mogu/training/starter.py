@@ -10,12 +10,12 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mogu.analysis.weight_digest import digest_weights
-from mogu.data import KINDS, ModelAnswers, Record, opened, read_records, write_record_files
+from mogu.data import KINDS, REFUSALS, ModelAnswers, Record, opened, read_records, write_record_files
+from mogu.data.build import Answerer
 from mogu.data.starter import STARTER, TRAIN_WRAPPERS, candidates, dev_pairs, train_pairs
 from mogu.files.json_files import fingerprint
 from mogu.inference.prompts import Conversation, encode_prompt
@@ -27,9 +27,8 @@ logger = logging.getLogger(__name__)
 
 def planned_pairs(recipe: Recipe) -> list[Record]:
     """Build the training records with stand-ins for the base model's answers: ``data.max_new_tokens`` words each, none refused."""
-    data = recipe.data
-    stand_in = " ".join(["the"] * data.max_new_tokens)
-    return train_pairs(lambda instructions: [stand_in] * len(instructions), limit=data.limit, augment=data.augment)
+    stand_in = " ".join(["the"] * recipe.data.max_new_tokens)
+    return _pairs(recipe, lambda instructions: [stand_in] * len(instructions))
 
 
 def answered_pairs(recipe: Recipe, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, workspace: Workspace) -> list[Record]:
@@ -56,7 +55,7 @@ def answered_pairs(recipe: Recipe, base: PreTrainedModel, tokenizer: PreTrainedT
         return answers(_conversations(instructions, recipe.model.system_prompt))
 
     logger.info("The base model answers the benign instructions of the starter set.")
-    pairs = train_pairs(answer, limit=data.limit, augment=data.augment)
+    pairs = _pairs(recipe, answer)
     write_record_files({files["train"]: pairs, files["dev"]: dev_pairs(limit=data.limit)})
     workspace.measure(STARTER, built_with, files=_digests(files))
     counts = Counter(pair.kind for pair in pairs)
@@ -64,6 +63,11 @@ def answered_pairs(recipe: Recipe, base: PreTrainedModel, tokenizer: PreTrainedT
     counted = ", ".join(f"{counts[kind]} {kind}" for kind in KINDS)
     logger.info("The starter set: %s records; %d instructions that the base model refuses were left out.", counted, refused)
     return pairs
+
+
+def _pairs(recipe: Recipe, answer: Answerer) -> list[Record]:
+    data = recipe.data
+    return train_pairs(answer, limit=data.limit, augment=data.augment, refusals=data.refusals or REFUSALS)
 
 
 def _fingerprint(recipe: Recipe, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -75,7 +79,8 @@ def _fingerprint(recipe: Recipe, base: PreTrainedModel, tokenizer: PreTrainedTok
     weights = hashlib.sha256()
     digest_weights(weights, base)
     data = recipe.data
-    settings: list[Any] = [data.limit, data.augment, data.max_new_tokens, [[template.name, template.text] for template in TRAIN_WRAPPERS]]
+    wrappers = [[template.name, template.text] for template in TRAIN_WRAPPERS]
+    settings = [data.limit, data.augment, data.max_new_tokens, data.refusals, wrappers]
     return fingerprint(prompts, refused, weights.hexdigest(), recipe.model.that_counts, settings)
 
 

@@ -31,6 +31,6 @@ def test_baselines_of_a_model_of_the_starter_set_learn_from_its_very_records(tmp
         records = model.records(model.recipe(seed), base, tokenizer)
         assert records["train"] == read_records(tmp_path / "out-training" / "starter" / "train.jsonl")
         assert records["dev"] == read_records(tmp_path / "out-training" / "starter" / "dev.jsonl")
-    assert json.loads((tmp_path / "report" / "records" / "mogu_training.json").read_text())["what"].startswith(
+    assert json.loads((tmp_path / "report" / "records" / "mogu" / "mogu_training.json").read_text())["what"].startswith(
         "working folder of `mogu compare`"
     )

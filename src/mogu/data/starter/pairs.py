@@ -13,6 +13,7 @@ from mogu.data.build import Answerer, augmented, build_pairs
 from mogu.data.instructions import Instruction
 from mogu.data.openings import opening_for
 from mogu.data.records import KINDS, Kind, Record
+from mogu.data.refusal_bank import REFUSALS
 from mogu.data.splits import Split
 from mogu.data.starter.instructions import StarterInstruction, starter_instructions
 from mogu.data.templates import WRAPPERS
@@ -52,7 +53,7 @@ def candidates(split: Split) -> dict[Kind, list[StarterInstruction]]:
     return {kind: _topics_in_turn(starter_instructions(kind, split)) for kind in KINDS}
 
 
-def train_pairs(answer: Answerer, *, limit: int = LIMIT, augment: float = AUGMENT) -> list[Record]:
+def train_pairs(answer: Answerer, *, limit: int = LIMIT, augment: float = AUGMENT, refusals: Sequence[str] = REFUSALS) -> list[Record]:
     """Build the training records.
 
     Benign and borderline instructions that are refused or left unanswered give way to others while there are any.
@@ -61,6 +62,7 @@ def train_pairs(answer: Answerer, *, limit: int = LIMIT, augment: float = AUGMEN
         answer: the base model, whose own answers hardening is to preserve.
         limit: records of each label, at most; of the benign ones, :data:`BORDERLINE_SHARE` are borderline.
         augment: share of each kind to put into :data:`TRAIN_WRAPPERS`, in [0, 1].
+        refusals: what ``reject`` is taken from, see :func:`mogu.data.refusal_for`.
 
     Raises:
         DataError: the model answers no benign instruction.
@@ -72,7 +74,7 @@ def train_pairs(answer: Answerer, *, limit: int = LIMIT, augment: float = AUGMEN
         "borderline": _answered(drawn["borderline"], borderline, answer),
         "malicious": [(instruction, None) for instruction in drawn["malicious"][:limit]],
     }
-    return augmented(_records(chosen), augment, TRAIN_WRAPPERS, _SEED)
+    return augmented(_records(chosen, refusals), augment, TRAIN_WRAPPERS, _SEED)
 
 
 def dev_pairs(*, limit: int = LIMIT) -> list[Record]:
@@ -113,12 +115,12 @@ def _answered(instructions: Sequence[StarterInstruction], count: int, answer: An
     return answered
 
 
-def _records(chosen: Mapping[Kind, Sequence[tuple[StarterInstruction, str | None]]]) -> list[Record]:
+def _records(chosen: Mapping[Kind, Sequence[tuple[StarterInstruction, str | None]]], refusals: Sequence[str] = REFUSALS) -> list[Record]:
     listed = {
         kind: [Instruction(instruction.text, number, reply) for number, (instruction, reply) in enumerate(found, 1)]
         for kind, found in chosen.items()
     }
-    built = build_pairs(listed["benign"], listed["malicious"], borderline=listed["borderline"], seed=_SEED)
+    built = build_pairs(listed["benign"], listed["malicious"], borderline=listed["borderline"], refusals=refusals, seed=_SEED)
     ids = [instruction.id for kind in KINDS for instruction, _ in chosen[kind]]
     return [record.model_copy(update={"id": id}) for record, id in zip(built, ids, strict=True)]
 

@@ -16,7 +16,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mogu.data import Record
 from mogu.data.starter import STARTER
-from mogu.evaluation.compare.config import Comparison
 from mogu.evaluation.sources import RECORD_SOURCES
 from mogu.inference.prompts import fixed_date
 from mogu.modeling.config import MoguConfig
@@ -93,15 +92,15 @@ class HardenedModel(ABC):
 
 
 def recipe_records(
-    recipe: Recipe, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, comparison: Comparison
+    recipe: Recipe, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path
 ) -> Mapping[str, list[Record]]:
-    """Read the records that a recipe names, by split; answers to the starter set are kept in the folder of the comparison.
+    """Read the records that a recipe names, by split; answers to the starter set are kept in a folder.
 
     Args:
         recipe: the recipe.
         base: its base model, which answers the starter set's benign instructions.
         tokenizer: its tokenizer.
-        comparison: the settings of the comparison.
+        folder: where; two recipes need two, since settings decide what is asked.
 
     Raises:
         MoguError: they cannot be read.
@@ -111,6 +110,6 @@ def recipe_records(
         return RECORD_SOURCES[name]()
     if recipe.data.train != STARTER:
         return load_records(recipe)
-    workspace = Workspace(comparison.out / "records", command="mogu compare")
+    workspace = Workspace(folder, command="mogu compare")
     with workspace.locked(), fixed_date(date_of_run(workspace.folder)):
         return load_records(recipe, answered=answered_pairs(recipe, base, tokenizer, workspace))

@@ -69,7 +69,7 @@ class RecipeModel(HardenedModel):
 
     def records(self, recipe: Recipe, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Mapping[str, list[Record]]:
         """The records that the recipe names, the same for every seed."""
-        return recipe_records(recipe, base, tokenizer, self.comparison)
+        return recipe_records(recipe, base, tokenizer, self.comparison.out / "records" / self.name)
 
     def train(self, seed: int, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         """Carry the recipe out, unless that is done."""

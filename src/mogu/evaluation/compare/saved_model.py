@@ -86,7 +86,7 @@ class SavedModel(HardenedModel):
 
     def records(self, recipe: Recipe, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Mapping[str, list[Record]]:
         """The records that its recipe names."""
-        return recipe_records(recipe, base, tokenizer, self.comparison)
+        return recipe_records(recipe, base, tokenizer, self.comparison.out / "records" / self.name)
 
     def train(self, seed: int, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         """Nothing: it is trained already."""
