@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mogu.data.starter import HELD_OUT, starter_instructions
-from mogu.demo import PROMPTS_OF_A_KIND, run_demo
+from mogu.demo import PROMPTS_OF_A_KIND, memory_note, run_demo
 from mogu.errors import MoguError
 from mogu.evaluation.jailbreaks import EVALUATION_WRAPPERS
 from mogu.evaluation.side_by_side import SideBySide
@@ -67,6 +67,14 @@ def test_each_kind_is_asked_plainly_and_the_malicious_and_benign_in_wrappers_of_
 def test_a_reply_of_each_handoff_is_timed(result: SideBySide) -> None:
     assert result.overhead.base > 0
     assert set(result.overhead.mogu) == {"recompute", "continue"}
+
+
+def test_too_little_memory_is_said_before_anything_is_begun() -> None:
+    assert memory_note(int(3.6 * 2**30)) is None
+    note = memory_note(int(2.9 * 2**30))
+    assert note is not None
+    assert note.startswith("2.9 GiB of memory are free")
+    assert "mogu demo --lab" in note
 
 
 def test_a_model_that_cannot_be_had_leads_to_the_lab(tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ import json
 from logging import getLogger
 from pathlib import Path
 
+import psutil
+
 from mogu.data.starter import STARTER
 from mogu.errors import MoguError
 from mogu.evaluation.prompt_sources import read_prompts
@@ -23,8 +25,20 @@ BASE = "smollm2"
 
 PROMPTS_OF_A_KIND = 40
 MAX_NEW_TOKENS = 48
+MEMORY_GIB = 3.5
+"""Measured at most, on Linux; batches of replies shrink where less is free, and training does not."""
 _BATCH = 64
 _TIMED = 1  # three rounds of three replies of some seconds each: the rest of the time is better spent on the model
+
+
+def memory_note(free: int) -> str | None:
+    """What to say where ``free`` bytes of memory may be too few; ``None`` where they suffice."""
+    if free >= MEMORY_GIB * 2**30:
+        return None
+    return (
+        f"{free / 2**30:.1f} GiB of memory are free, and the demo takes up to {MEMORY_GIB} GiB. If the system ends it, close other "
+        "programs and run it again, which goes on from the last finished stage; or run `mogu demo --lab`, which needs less."
+    )
 
 
 def run_demo(output: Path, recipe_name: Path = Path(BASE)) -> SideBySide:
@@ -37,6 +51,8 @@ def run_demo(output: Path, recipe_name: Path = Path(BASE)) -> SideBySide:
     Raises:
         MoguError: the model cannot be had, the output exists and is not ours, or it cannot be written.
     """
+    if (note := memory_note(psutil.virtual_memory().available)) is not None:
+        logger.warning("%s", note)
     logger.info("1. The base model: SmolLM2, a small open chat model that follows almost any request.")
     recipe = read_recipe(recipe_name, [f"run.output={json.dumps(str(output))}"])
     try:

@@ -12,7 +12,9 @@ from mogu.data import Record, write_records
 from mogu.evaluation.compare import Comparison, compare
 from mogu.evaluation.compare.lineup import Lineup
 from mogu.evaluation.compare.recipe_model import names_recipe
+from mogu.hub import load_base
 from mogu.modeling.adapter_files import read_adapter
+from mogu.training.inputs import recipe_tokenizer
 from tests.training.conftest import save_chat_model
 
 
@@ -68,6 +70,32 @@ def test_one_recipe_is_the_row_of_mogu_and_several_have_their_own_names(recipe: 
     assert Lineup(one).names() == ["none", "mogu"]
     two = Comparison((str(recipe), "vicuna-7b"), tmp_path / "out", ("starter",), ("none", "mogu"))
     assert Lineup(two).names() == ["none", "tiny", "vicuna-7b"]
+
+
+def test_recipes_of_other_settings_keep_their_answers_to_the_starter_set_apart(tmp_path: Path) -> None:
+    save_chat_model(tmp_path / "base", seed=1)
+    for name, tokens in (("short", 4), ("long", 8)):
+        text = f"""
+[model]
+base = {json.dumps(str(tmp_path / "base"))}
+[data]
+train = "starter"
+limit = 5
+max_new_tokens = {tokens}
+[run]
+output = "replaced"
+max_length = 512
+"""
+        (tmp_path / f"{name}.toml").write_text(text)
+    files = [str(tmp_path / "short.toml"), str(tmp_path / "long.toml")]
+    models = Lineup(Comparison(tuple(files), tmp_path / "out", ("starter",), ("none", "mogu"))).models
+    base = load_base(str(tmp_path / "base"))
+    first = [model.records(model.recipe(0), base, recipe_tokenizer(model.recipe(0))) for model in models]
+    kept = {file: file.stat().st_mtime_ns for file in (tmp_path / "out" / "records").rglob("train.jsonl")}
+    assert len(kept) == 2
+    again = [model.records(model.recipe(1), base, recipe_tokenizer(model.recipe(1))) for model in models]
+    assert again == first
+    assert {file: file.stat().st_mtime_ns for file in kept} == kept
 
 
 def test_every_seed_trains_a_model_of_its_own(recipe: Path, tmp_path: Path) -> None:

@@ -91,9 +91,7 @@ class HardenedModel(ABC):
         """
 
 
-def recipe_records(
-    recipe: Recipe, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path
-) -> Mapping[str, list[Record]]:
+def recipe_records(recipe: Recipe, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> Mapping[str, list[Record]]:
     """Read the records that a recipe names, by split; answers to the starter set are kept in a folder.
 
     Args:
