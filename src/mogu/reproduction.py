@@ -26,9 +26,10 @@ from mogu.lab import build_base
 from mogu.lab.demo import lab_data, lab_recipe
 from mogu.modeling.checkpoint import CONFIG_FILE
 from mogu.recipes import shipped_recipe
+from mogu.recipes.settings import override
 from mogu.training import Plan, Recipe, harden, plan, read_recipe
 from mogu.training.inputs import recipe_tokenizer
-from mogu.training.recipe import override, recipe_from
+from mogu.training.recipe import recipe_from
 
 RECIPES = {
     "vicuna-7b": "vicuna-7b",

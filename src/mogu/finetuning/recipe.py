@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from mogu.training.recipe import ModelSection, RunSection, Section, Stage, checked, read_tree
+from mogu.recipes.settings import Section, checked, read_tree
+from mogu.training.recipe import ModelSection, RunSection, Stage
 
 SafetyMethod = Literal["none", "data-mix", "ml-lr"]
 Keep = Literal["carry", "retrain"]

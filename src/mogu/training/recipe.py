@@ -1,34 +1,23 @@
 """The recipe of a training run: what ``mogu train CONFIG.toml`` reads.
 
-Knows settings and where they come from; knows nothing of models, data or devices. What a saved model records as well has its
-default and its bounds in :mod:`mogu.modeling.config` alone.
+Knows settings; knows nothing of models, data or devices, nor of how a file is read, which is :mod:`mogu.recipes.settings`. What a saved
+model records as well has its default and its bounds in :mod:`mogu.modeling.config` alone.
 """
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Sequence
 from copy import copy
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from mogu.data.starter import AUGMENT, LIMIT, STARTER
-from mogu.errors import ConfigError
 from mogu.modeling.config import BackboneConfig, Handoff, MoguConfig, RoutedTokens, RouterKind
-from mogu.recipes import find_recipe
+from mogu.recipes.settings import Section, checked, read_tree
 
 Method = Literal["v1", "v2"]
-
-
-class Section(BaseModel):
-    """A section of a recipe; an unknown key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-SectionT = TypeVar("SectionT", bound=Section)
 
 
 def _as_in(config: type[BaseModel], name: str) -> Any:
@@ -319,24 +308,6 @@ def read_recipe(path: Path, settings: Sequence[str] = ()) -> Recipe:
     return recipe_from(read_tree(path, settings), source=str(path))
 
 
-def read_tree(path: Path, settings: Sequence[str] = ()) -> dict[str, Any]:
-    """Read a TOML file as nested dictionaries and apply ``section.key=value`` overrides; see :func:`read_recipe`.
-
-    Raises:
-        ConfigError: the file is missing or not TOML, or an override is not of that form.
-    """
-    file = find_recipe(path)
-    try:
-        tree = tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"The recipe {path} cannot be read: {error.strerror}", expected="a TOML file", action="check the path") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"The recipe {path} is not valid TOML: {error}", expected="a TOML file", action="correct that line") from error
-    for setting in settings:
-        override(tree, setting)
-    return tree
-
-
 def recipe_from(tree: dict[str, Any], *, source: str) -> Recipe:
     """Make a recipe from nested dictionaries; ``source`` names them in errors.
 
@@ -344,43 +315,3 @@ def recipe_from(tree: dict[str, Any], *, source: str) -> Recipe:
         ConfigError: a setting is unknown, missing or out of range.
     """
     return checked(Recipe, tree, source=source, page="docs/reference/recipes.md")
-
-
-def checked(kind: type[SectionT], tree: dict[str, Any], *, source: str, page: str) -> SectionT:
-    """Make settings of a kind from nested dictionaries; errors name ``source``, and ``page`` as the place that describes the settings.
-
-    Raises:
-        ConfigError: a setting is unknown, missing or out of range.
-    """
-    try:
-        return kind.model_validate(tree)
-    except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}" for problem in error.errors()[:5])
-        raise ConfigError(
-            f"The recipe {source} has settings that cannot be used: {problems}",
-            expected=f"the sections and keys of {page}",
-            action="correct them in the file, or with --set section.key=value",
-        ) from error
-
-
-def override(tree: dict[str, Any], setting: str) -> None:
-    """Set one ``section.key=value`` in the nested dictionaries of a recipe.
-
-    Raises:
-        ConfigError: it is not of that form.
-    """
-    key, separator, text = setting.partition("=")
-    parts = key.strip().split(".")
-    if not separator or not all(parts):
-        raise ConfigError(f"--set got {setting!r}", expected="section.key=value", action="write, for instance, --set glad.epochs=3")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
-    section = tree
-    for part in parts[:-1]:
-        inner = section.setdefault(part, {})
-        if not isinstance(inner, dict):
-            raise ConfigError(f"--set got {setting!r}, but {part} is not a section", expected="section.key=value", action="correct the key")
-        section = inner
-    section[parts[-1]] = value
