@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from mogu import MoguModel
@@ -275,3 +275,25 @@ def test_an_adapter_is_refused_as_a_base_and_merged_on_request(config: Path, bas
     assert code == 0, err
     model = MoguModel.from_pretrained(tmp_path / "out")
     assert model.mogu_config.base_model == str(tmp_path / "out-base")
+
+
+def test_what_mogu_finetune_made_is_hardened_next(config: Path, base: Path, run_mogu: Mogu, tmp_path: Path) -> None:
+    rows = [[{"role": "user", "content": f"Add {n}."}, {"role": "assistant", "content": "Done."}] for n in range(12)]
+    (tmp_path / "chats.jsonl").write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
+    names = {
+        name: json.dumps(str(path)) for name, path in (("base", base), ("chats", tmp_path / "chats.jsonl"), ("tuned", tmp_path / "tuned"))
+    }
+    (tmp_path / "tune.toml").write_text(
+        f"[model]\nbase = {names['base']}\n[data]\ntrain = {names['chats']}\n[tune]\nlearning_rate = 0.1\nepochs = 3\n"
+        f"[safety]\nmax_new_tokens = 3\n[run]\noutput = {names['tuned']}\nmax_length = 96\n"
+    )
+    code, _, err = run_mogu("finetune", tmp_path / "tune.toml")
+    assert code == 0, err
+    code, _, err = run_mogu("train", config, "--set", f"model.base={names['tuned']}", "--merge-adapter")
+    assert code == 0, err
+    prompt = torch.tensor([[5, 6, 7, 8]])
+    tuned = PeftModel.from_pretrained(LlamaForCausalLM.from_pretrained(base), tmp_path / "tuned")(prompt).logits
+    model = MoguModel.from_pretrained(tmp_path / "out")
+    with model.routing("off"):
+        assert torch.allclose(model(prompt).logits, tuned, atol=1e-4)
+    assert not torch.allclose(LlamaForCausalLM.from_pretrained(base)(prompt).logits, tuned, atol=1e-2)
