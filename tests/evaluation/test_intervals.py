@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from mogu.evaluation.intervals import auroc, difference, mean, median, rate, resampled_means, roc_points, wilson
+from mogu.evaluation.intervals import auroc, difference, mean, median, rate, recall_at, resampled_means, roc_points, wilson
 
 
 def proportion(successes: int, trials: int) -> tuple[float, float]:
@@ -114,6 +114,39 @@ def test_auroc_of_several_seeds_is_their_mean() -> None:
     right, wrong = [[2.0, 3.0], [0.0, 0.0]], [[0.0, 1.0], [1.0, 1.0]]
     assert auroc(right, wrong).value == 0.5
     assert auroc(right, wrong).low == 0.0
+
+
+def test_recall_agrees_with_the_roc_curve_of_scikit_learn() -> None:
+    from sklearn.metrics import roc_curve
+
+    random = np.random.default_rng(3)
+    positive, negative = random.normal(1.5, 1, 150), random.normal(0, 1, 200)
+    labels = np.r_[np.ones(150), np.zeros(200)]
+    false, true, _ = roc_curve(labels, np.r_[positive, negative], drop_intermediate=False)
+    for share in (0.0, 0.01, 0.05, 0.125, 0.5):
+        found = recall_at([positive], [negative], share)
+        assert found.value == pytest.approx(true[false <= share + 1e-9].max())
+        assert found.low < found.value < found.high
+        assert found.n == 350
+
+
+def test_recall_takes_a_threshold_for_each_seed_and_ties_are_not_flagged() -> None:
+    positive, negative = [[1.0, 2.0, 3.0, 4.0], [10.0, 20.0, 30.0, 40.0]], [[2.0, 0.0], [25.0, 0.0]]
+    assert recall_at(positive, negative, 0.0).value == 0.5  # 3 and 4, then 30 and 40
+    assert recall_at(positive, negative, 0.5).value == 1.0  # one of two may be flagged: the threshold is 0
+    assert recall_at([[1.0] * 20], [[1.0] * 20], 0.05).value == 0.0
+    certain = recall_at([[1.0] * 20], [[0.0] * 20], 0.05)
+    assert (certain.value, certain.method) == (1.0, "wilson")
+    assert certain.low == pytest.approx(wilson(1.0, 20)[0])
+
+
+def test_the_interval_of_a_recall_covers_the_truth_as_often_as_it_says() -> None:
+    # A normal score shifted by 1.5: the recall at 5 % false alarms is 1 - Phi(1.645 - 1.5) = 0.442.
+    random, covered = np.random.default_rng(11), 0
+    for _ in range(40):
+        found = recall_at([random.normal(1.5, 1, 200)], [random.normal(0, 1, 200)], 0.05)
+        covered += found.low <= 0.442 <= found.high
+    assert covered >= 34
 
 
 def test_roc_points_run_from_corner_to_corner_and_enclose_the_area() -> None:

@@ -162,6 +162,37 @@ def auroc(positive: ArrayLike, negative: ArrayLike) -> Estimate:
     return Estimate(value, *_interval(resampled), positives + negatives, seeds, "bootstrap")
 
 
+def recall_at(positive: ArrayLike, negative: ArrayLike, false_alarms: float) -> Estimate:
+    """Estimate the share of positive prompts that a score flags where it flags at most a share of the negative ones: the mean over seeds.
+
+    A prompt is flagged if its score is above the ``k + 1``-th highest of the ``n`` negative ones, ``k = ⌊false_alarms · n⌋``; each seed
+    has a threshold of its own. Resamples draw seeds, positive and negative prompts. A recall of 0 or 1 is so in every resample, or nearly:
+    then Wilson's interval over the positive prompts is used.
+
+    Args:
+        positive: scores ``[seeds, positive prompts]``.
+        negative: scores ``[seeds, negative prompts]``.
+        false_alarms: the share, in [0, 1).
+    """
+    high, low = _table(positive), _table(negative)
+    (seeds, positives), negatives = high.shape, low.shape[1]
+    place = negatives - 1 - math.floor(false_alarms * negatives + 1e-9)
+
+    def recalls(of_high: Table, of_low: Table) -> Table:
+        return np.asarray((of_high > np.partition(of_low, place, axis=1)[:, place, None]).mean(axis=1))
+
+    value = float(recalls(high, low).mean())
+    if value in (0.0, 1.0):
+        return Estimate(value, *wilson(value, positives), positives + negatives, seeds, "wilson")
+    random = np.random.default_rng(0)
+    resampled = []
+    for _ in range(RESAMPLES):
+        drawn = random.integers(seeds, size=seeds)
+        of_high, of_low = (table[np.ix_(drawn, random.integers(table.shape[1], size=table.shape[1]))] for table in (high, low))
+        resampled.append(recalls(of_high, of_low).mean())
+    return Estimate(value, *_interval(np.array(resampled)), positives + negatives, seeds, "bootstrap")
+
+
 def roc_points(positive: ArrayLike, negative: ArrayLike, *, most: int = 200) -> list[tuple[float, float]]:
     """Compute the corners of the ROC curve, all seeds pooled: (share of negatives above a threshold, share of positives above it).
 

@@ -10,7 +10,7 @@ import pytest
 from mogu.evaluation.compare.cells import Row
 from mogu.evaluation.compare.costs import SystemCost
 from mogu.evaluation.compare.lineup import Variant
-from mogu.evaluation.compare.metrics import cost_metrics, detector, frontier, judged_means, rates, routing_weights
+from mogu.evaluation.compare.metrics import cost_metrics, frontier, judged_means, rates, routing_weights
 from mogu.evaluation.intervals import wilson
 from mogu.evaluation.prompts import EvalPrompt
 from mogu.lab import prompts as prompts_of_lab
@@ -48,7 +48,7 @@ def test_rates_and_differences_of_replies_made_by_hand() -> None:
     assert {defense for section, defense, _, _ in found if section == "model"} == {"mogu_v2"}
 
 
-def test_routing_weights_and_detector_of_replies_made_by_hand() -> None:
+def test_routing_weights_of_replies_made_by_hand() -> None:
     prompts = lab_prompts()
     weights = [([0.1, 0.2], [0.9, 0.8], 0.2), ([0.3, 0.2], [0.7, 0.8], 0.4), ([0.9, 0.6], [0.1, 0.4], 0.3), ([0.7, 0.8], [0.3, 0.2], 0.9)]
     seeds = [[row("other", unwill=unwill, glad=glad, score=score) for unwill, glad, score in weights]]
@@ -58,10 +58,6 @@ def test_routing_weights_and_detector_of_replies_made_by_hand() -> None:
     assert found["benign", "unwill_weight", 1] == pytest.approx(0.2)
     assert found["malicious", "glad_weight", 2] == pytest.approx(0.3)
     assert found["benign", "unwill_spread", 1] == pytest.approx(0.1)
-    metrics, curves = detector(prompts, seeds, "mogu")
-    areas = {metric.category: metric.estimate.value for metric in metrics}
-    assert areas == {"malicious against benign": 0.75, "all malicious against all benign": 0.75}  # three of four pairs in order
-    assert set(curves) == set(areas)
 
 
 def test_added_latency_is_paired_by_round() -> None:

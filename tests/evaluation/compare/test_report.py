@@ -18,8 +18,9 @@ import pytest
 from mogu.evaluation.compare.cells import Row
 from mogu.evaluation.compare.config import Comparison
 from mogu.evaluation.compare.costs import SystemCost
+from mogu.evaluation.compare.detection import detection, roc_curves
 from mogu.evaluation.compare.lineup import Lineup, Variant
-from mogu.evaluation.compare.metrics import Metric, Replies, cost_metrics, detector, frontier, rates, routing_weights, wrapper_rates
+from mogu.evaluation.compare.metrics import Metric, Replies, cost_metrics, frontier, rates, routing_weights, wrapper_rates
 from mogu.evaluation.compare.report import page
 from mogu.evaluation.compare.report.labels import percent, points, size
 from mogu.evaluation.compare.report.svg import Box, Panel
@@ -68,8 +69,8 @@ def made_up() -> Results:
         *cost_metrics(costs, models),
         *routing_weights(prompts, replies[Variant("mogu")], [0, 1, 2, 3], "mogu"),
     ]
-    areas, roc = detector(prompts, replies[Variant("mogu")], "mogu")
-    metrics += areas
+    metrics += detection(prompts, replies)
+    roc = roc_curves(prompts, replies[Variant("mogu")])
     metrics.append(Metric("tendency", "score", exact(-0.731, 440), "mogu", category="all_malicious"))
     return Results(provenance(compared, "cpu", [0.0]), count_prompts(prompts), metrics, frontier(metrics), roc, samples(prompts, replies))
 

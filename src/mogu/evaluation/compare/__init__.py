@@ -11,12 +11,12 @@ from mogu.analysis.answer_openings import AnswerOpenings
 from mogu.evaluation.compare.cells import Cells
 from mogu.evaluation.compare.config import SHIFTS, Comparison, check
 from mogu.evaluation.compare.costs import measured_costs
+from mogu.evaluation.compare.detection import detection, roc_curves
 from mogu.evaluation.compare.lineup import Lineup, Variant
 from mogu.evaluation.compare.metrics import (
     Metric,
     Replies,
     cost_metrics,
-    detector,
     frontier,
     judged_means,
     rates,
@@ -84,11 +84,11 @@ def _measure(lineup: Lineup, openings: AnswerOpenings | None, prompts: Sequence[
         *judged_means(prompts, replies),
         *cost_metrics(costs, models),
     ]
+    metrics += detection(prompts, replies)
     roc: dict[str, list[tuple[float, float]]] = {}
     for model in models[:1]:
         metrics += routing_weights(prompts, replies[Variant(model)], pool.routed_layers(), model)
-        areas, roc = detector(prompts, replies[Variant(model)], model)
-        metrics += areas
+        roc = roc_curves(prompts, replies[Variant(model)])
     if openings is not None:
         metrics += tendency_metrics(openings, pool, prompts, replies)
     return Results(

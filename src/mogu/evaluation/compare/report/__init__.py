@@ -72,7 +72,8 @@ def page(results: Row) -> str:
         "tendency": plots.pick(numbers, section="tendency"),
         "models": _table(numbers, "model", DIFFERENCE_COLUMNS),
         "model_latency": {row["defense"]: row for row in plots.pick(numbers, section="model", measure="added_latency")},
-        "areas": list(zip(plots.ROC_STYLES, plots.pick(numbers, section="detector"), strict=False)),
+        "areas": list(zip(plots.ROC_STYLES, plots.pick(numbers, section="detector", measure="auroc", defense=first), strict=False)),
+        "scores": _scores(numbers),
     }
     return environment.get_template("page.html.jinja").render(shown)
 
@@ -92,6 +93,16 @@ def _costs(numbers: Sequence[Row]) -> dict[str, dict[str, Row]]:
     for row in plots.pick(numbers, section="cost"):
         costs.setdefault(row["defense"], {})[row["measure"]] = row
     return costs
+
+
+def _scores(numbers: Sequence[Row]) -> dict[tuple[str, str], dict[str, Row]]:
+    """By what is told apart, and by the row that scores, each measure."""
+    rows = plots.pick(numbers, section="detector")
+    scores: dict[tuple[str, str], dict[str, Row]] = {}
+    for title in dict.fromkeys(row["category"] for row in rows):
+        for row in plots.pick(rows, category=title):
+            scores.setdefault((title, row["defense"]), {})[row["measure"]] = row
+    return scores
 
 
 def _wrappers(numbers: Sequence[Row]) -> dict[str, dict[str, Row]]:
