@@ -23,12 +23,12 @@ logger = getLogger(__name__)
 BASE = "smollm2"
 """The name of the base model, and of the shipped recipe that hardens it."""
 
-PROMPTS_OF_A_KIND = 40
+PROMPTS_OF_A_KIND = 30
 MAX_NEW_TOKENS = 48
 MEMORY_GIB = 3.5
 """Measured at most, on Linux; batches of replies shrink where less is free, and training does not."""
 _BATCH = 64
-_TIMED = 1  # three rounds of three replies of some seconds each: the rest of the time is better spent on the model
+_TIMED, _ROUNDS = 1, 2  # prompts and turns, in three ways of some seconds each: the rest of the time is better spent on the model
 
 
 def memory_note(free: int) -> str | None:
@@ -67,4 +67,4 @@ def run_demo(output: Path, recipe_name: Path = Path(BASE)) -> SideBySide:
     logger.info("3. Asking both about topics and with wrappers that were never trained on.")
     prompts = read_prompts([STARTER], limit=PROMPTS_OF_A_KIND, jailbreaks="own")
     timed = [prompt for prompt in prompts if prompt.category == "benign"][:_TIMED]
-    return compare_replies(model, model.tokenizer, prompts, timed=timed, max_new_tokens=MAX_NEW_TOKENS, batch_size=_BATCH)
+    return compare_replies(model, model.tokenizer, prompts, timed=timed, rounds=_ROUNDS, max_new_tokens=MAX_NEW_TOKENS, batch_size=_BATCH)

