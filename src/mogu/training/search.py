@@ -35,6 +35,9 @@ from mogu.training.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
+MEASURED_FORMAT = 2
+"""Of what is kept of a measurement: 1 had a separation for each offset."""
+
 
 def routed_config(recipe: Recipe, tokenizer: PreTrainedTokenizerBase | None = None, layers: tuple[int, ...] | None = None) -> MoguConfig:
     """The config of the model that a recipe makes.
@@ -182,7 +185,7 @@ class LayerSetSearch:
         if self.workspace.finished(part, settings) is None:
             self._train_router(model, config)
         offsets, dials = self.recipe.choice.unwill_offsets, self.recipe.choice.dials
-        measured_with = fingerprint(settings, metrics_fingerprint(self.recipe, self.inputs), offsets, dials)
+        measured_with = fingerprint(MEASURED_FORMAT, settings, metrics_fingerprint(self.recipe, self.inputs), offsets, dials)
         record = self.workspace.measured(part, measured_with)
         if record is None:
             points = itertools.product(dict.fromkeys(offsets), dict.fromkeys(dials))
