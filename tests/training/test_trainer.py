@@ -63,7 +63,7 @@ class PublishedTrainer(Trainer):
             num_train_epochs=stage.epochs,
             learning_rate=stage.learning_rate,
             warmup_steps=stage.warmup_steps,
-            lr_scheduler_type="constant_with_warmup" if stage.warmup_steps else "constant",
+            lr_scheduler_type="linear" if stage.decay else "constant_with_warmup" if stage.warmup_steps else "constant",
             weight_decay=0.0,
             max_grad_norm=1.0,
             optim="adamw_torch",
@@ -115,9 +115,10 @@ class PublishedTrainer(Trainer):
     [
         (Stage(learning_rate=1e-2, epochs=2, batch_size=5), None),  # 24 examples: passes of 2, 2 and 1, a last step of 4
         (Stage(learning_rate=1e-2, epochs=1.5, batch_size=6, warmup_steps=3), None),
+        (Stage(learning_rate=1e-2, epochs=2, batch_size=6, warmup_steps=2, decay=True), None),
         (Stage(learning_rate=1e-2, epochs=1, batch_size=2), lambda name: 0.1 if "up_proj" in name else 1.0),
     ],
-    ids=["accumulated", "warmed up, half an epoch", "two rates"],
+    ids=["accumulated", "warmed up, half an epoch", "warmed up and decaying", "two rates"],
 )
 def test_weights_are_bit_for_bit_those_of_transformers_trainer(
     stage: Stage, rates: Rates | None, base_folder: Path, examples: list[Example], train: Callable[..., None], tmp_path: Path

@@ -165,6 +165,7 @@ class _Run:
             epochs=router.epochs,
             batch_size=router.batch_size,
             warmup_steps=glad.warmup_steps,
+            decay=glad.decay,
             dropout=glad.dropout,
         )
 

@@ -163,16 +163,18 @@ class Stage(Section):
     """What all three stages have in common. The optimizer is AdamW without weight decay.
 
     Args:
-        learning_rate: constant after ``warmup_steps``.
+        learning_rate: reached after ``warmup_steps``, and constant from there on, unless it decays.
         epochs: passes over the data.
         batch_size: pairs (for the router: records) per optimizer step.
         warmup_steps: steps over which the learning rate rises to its value.
+        decay: whether it falls from there to 0, in a straight line to the end of the stage.
     """
 
     learning_rate: float = Field(gt=0)
     epochs: float = Field(default=10.0, gt=0)
     batch_size: int = Field(ge=1)
     warmup_steps: int = Field(default=0, ge=0)
+    decay: bool = False
 
 
 class ResponderStage(Stage):

@@ -66,6 +66,13 @@ def steps_of(stage: Stage, examples: int) -> int:
     return math.ceil(stage.epochs * math.ceil(examples / stage.batch_size))
 
 
+def rate_share(stage: Stage, taken: int, steps: int) -> float:
+    """The share of the learning rate with which the next step is made, in [0, 1], after ``taken`` of ``steps`` steps."""
+    if taken < stage.warmup_steps:
+        return taken / stage.warmup_steps
+    return (steps - taken) / (steps - stage.warmup_steps) if stage.decay else 1.0
+
+
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters of a model that are trained, by name: those that require a gradient."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
@@ -226,13 +233,13 @@ class _Loop:
                 raise self._not_finite(step, of_pass, values.tolist())
             (losses.sum() / examples).backward()  # type: ignore[no-untyped-call]
             total += float(values.sum())
-        rate = self.stage.learning_rate * _warmed_up(step - 1, self.stage.warmup_steps)
+        share = rate_share(self.stage, step - 1, self.steps)
         for group in self.optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * _warmed_up(step - 1, self.stage.warmup_steps)
+            group["lr"] = group["initial_lr"] * share
         norm = nn.utils.clip_grad_norm_(self.trained.values(), MAX_GRADIENT_NORM)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return {"loss": total / examples, "learning_rate": rate, "gradient_norm": float(norm)}
+        return {"loss": total / examples, "learning_rate": self.stage.learning_rate * share, "gradient_norm": float(norm)}
 
     def _not_finite(self, step: int, indices: list[int], losses: list[float]) -> TrainingError:
         records = [repr(self.examples[index].record_id) for index, loss in zip(indices, losses, strict=True) if not math.isfinite(loss)]
@@ -241,10 +248,6 @@ class _Loop:
             expected="a finite loss",
             action="look at that record; lower the learning rate; or load the model in bfloat16 or float32 instead of float16",
         )
-
-
-def _warmed_up(steps_taken: int, warmup_steps: int) -> float:
-    return min(1.0, steps_taken / warmup_steps) if warmup_steps else 1.0
 
 
 def _adamw(trained: Mapping[str, nn.Parameter], learning_rate: float, rates: Rates | None) -> torch.optim.AdamW:
