@@ -128,7 +128,7 @@ def main() -> None:
     for row in rows:
         conversation = [{"role": "user", "content": row["prompt"]}]
         prompt = encode_prompt(tokenizer, conversation)
-        pairs.append((prompt, encode_answer(tokenizer, conversation, row["chosen"])[: LONGEST - len(prompt)]))
+        pairs.append((prompt, encode_answer(tokenizer, conversation, row["chosen"], closed=True)[: LONGEST - len(prompt)]))
     routed = model.mogu_config.routed_tokens
     found = perplexity(model, pairs, opening=routed if isinstance(routed, int) else LONGEST)
     numbers = {"model": options.model, "perplexity": asdict(found), "accuracy": accuracy(model, read_questions())}

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from experiments.usefulness import QUESTIONS, perplexity, read_questions
+from experiments.usefulness import QUESTIONS, main, perplexity, read_questions
+from mogu import MoguConfig, MoguModel
+from mogu.hub import load_base, load_tokenizer
+from tests.training.conftest import save_chat_model
 
 
 def test_the_opening_counts_as_routed_and_the_rest_as_the_base_computes_it(make_pair) -> None:
@@ -34,3 +40,26 @@ def test_every_question_has_four_different_choices() -> None:
     assert len(questions) == len(QUESTIONS.read_text().splitlines()) - 1 >= 90
     assert all(len(set(choices)) == 4 for _, choices in questions)
     assert len({question for question, _ in questions}) == len(questions)
+
+
+def test_the_command_measures_a_saved_model_plain_and_hardened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("lm_eval")
+    save_chat_model(tmp_path / "base", seed=1)
+    model = MoguModel.from_base(load_base(str(tmp_path / "base")), MoguConfig(base_model=str(tmp_path / "base"), routed_tokens=3))
+    for layer in model.routed_layers:  # twice the base's product: hardened is not plain
+        layer.set_router(torch.zeros(2, layer.in_features), torch.full((2,), 30.0))
+    model.tokenizer = load_tokenizer(str(tmp_path / "base"))
+    model.save_pretrained(tmp_path / "saved")
+    rows = [{"prompt": f"Why {number}?", "chosen": "Because it is."} for number in range(3)]
+    (tmp_path / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = ["--answers", str(tmp_path / "answers.jsonl"), "--limit", "2", "--out", str(tmp_path / "out.json")]
+    monkeypatch.setattr(sys, "argv", ["usefulness", str(tmp_path / "saved"), *options])
+    main()
+    numbers = json.loads((tmp_path / "out.json").read_text())
+    assert json.loads(capsys.readouterr().out) == numbers
+    found = numbers["perplexity"]
+    assert (found["answers"], found["opening"]) == (2, 3)
+    assert found["plain_opening"] != found["hardened_opening"]
+    assert 0 <= numbers["accuracy"]["plain"] <= 1
