@@ -74,7 +74,8 @@ def test_any_number_of_models_is_measured_and_a_new_defense_with_them(
             own, first = (rows["rate", system, category, measure] for system in (name, "model"))
             assert rows["model", name, category, measure] == pytest.approx(own - first)
     assert rows["rate", "always_no", "all_malicious", "refused"] == 1
-    assert {defense for section, defense, _, _ in rows if section in ("routing", "detector")} == {"model"}
+    assert {defense for section, defense, _, _ in rows if section == "routing"} == {"model"}
+    assert {defense for section, defense, _, _ in rows if section == "detector"} == {"model", "second", "third"}
     costs = {cost["defense"]: cost for cost in json.loads((out / "costs.json").read_text())["costs"]}
     assert costs["second"]["added_parameters"] == MoguModel.from_pretrained(v2_model).added_parameters()
     assert costs["none"]["added_parameters"] is None
