@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,8 +20,15 @@ from mogu.hub.named_models import HARDENED_MODELS, PACKAGED_MODELS
 from mogu.inference.prompts import render_prompt
 from mogu.modeling.checkpoint import CONFIG_FILE, Checkpoint
 from mogu.modeling.loading import LoadedModel, load_model
+from mogu.training import read_recipe
 
 SAFER = HARDENED_MODELS["smollm2-safer"]
+
+
+def test_the_shipped_model_is_of_the_shipped_recipe_and_names_no_folder_of_the_machine_that_made_it() -> None:
+    report = json.loads((SAFER.folder / "training_report.json").read_text())
+    made_by = read_recipe(Path("smollm2"), ['run.output="demo/smollm2-safer"'])
+    assert report["recipe"] == made_by.model_dump(mode="json")
 
 
 @pytest.fixture(scope="module")
