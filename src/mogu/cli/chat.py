@@ -94,6 +94,8 @@ def _reply(model: Any, turns: list[dict[str, str]], max_new_tokens: int, options
 
     from mogu.inference.padding import left_pad
     from mogu.inference.prompts import behind, encode_marker, encode_prompt
+    from mogu.inference.replies import decode_reply
+    from mogu.inference.thoughts import without_thoughts
 
     tokenizer = model.tokenizer
 
@@ -110,7 +112,8 @@ def _reply(model: Any, turns: list[dict[str, str]], max_new_tokens: int, options
         score = float(model.prompt_scores[0])
         console.print(f"[{'red' if score >= 0.5 else 'green'}]score {score:.2f}[/]")
     reply = output[0, batch["input_ids"].shape[1] :].tolist()
+    # Thoughts are no part of the conversation, neither those in the usual marks nor those before a marker of the user's.
     marker = options.get("answer_marker", model.mogu_config.answer_marker)
-    if marker is not None:  # the reasoning block before the marker is not part of the conversation
+    if marker is not None:
         reply = behind(reply, encode_marker(tokenizer, marker))
-    return str(tokenizer.decode(reply, skip_special_tokens=True)).strip()
+    return without_thoughts(decode_reply(tokenizer, reply)).strip()

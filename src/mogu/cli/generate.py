@@ -61,6 +61,7 @@ def generate(
     from mogu.errors import ConfigError
     from mogu.inference.padding import left_pad
     from mogu.inference.prompts import encode_prompt
+    from mogu.inference.replies import decode_reply
 
     options = routing_options(routed_tokens, answer_marker)
     instructions = prompts or [line.strip() for line in sys.stdin if line.strip()]
@@ -88,7 +89,7 @@ def generate(
         turns = opened([{"role": "user", "content": instruction}], system)
         batch: dict[str, Any] = left_pad([encode_prompt(tokenizer, offered(turns, tool_list))], 0, model.device)
         output = model.generate(**batch, max_new_tokens=max_new_tokens, pad_token_id=tokenizer.pad_token_id, **sampling, **options)
-        reply = str(tokenizer.decode(output[0, batch["input_ids"].shape[1] :], skip_special_tokens=True)).strip()
+        reply = decode_reply(tokenizer, output[0, batch["input_ids"].shape[1] :].tolist()).strip()
         score = float(model.prompt_scores[0]) if model.prompt_scores is not None else None
         if as_json:
             typer.echo(json.dumps({"prompt": instruction, "reply": reply, "score": score}, ensure_ascii=False))

@@ -19,6 +19,7 @@ from mogu.inference.batches import in_batches, rows_in_memory
 from mogu.inference.leaving_rows import LeavingRows
 from mogu.inference.padding import left_pad
 from mogu.inference.prompts import Prompt, encode_prompt
+from mogu.inference.thoughts import ALL_MARKS
 from mogu.progress import progress_bars
 
 BATCH_SIZE = 64
@@ -63,7 +64,7 @@ class Reply:
     """What a model said.
 
     Args:
-        text: the reply, special tokens and outer white space removed.
+        text: the reply without outer white space and special tokens, but with the marks of a reasoning model's thoughts.
         tokens: how many tokens it has, its end not counted.
         finished: whether the model or a stop string ended it; otherwise the token limit did.
     """
@@ -147,6 +148,19 @@ def replies_with_progress(
         return replies(model, tokenizer, prompts, settings, batch_size=batch_size, advance=lambda count: progress.advance(task, count))
 
 
+def decode_reply(tokenizer: PreTrainedTokenizerBase, tokens: list[int]) -> str:
+    """The text of generated tokens without special tokens, but with the marks of thoughts, which many tokenizers count among them.
+
+    Without those nobody could tell thoughts from what is said aloud.
+    """
+    special = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
+    marks = {index for token, index in special.items() if str(token).lower() in ALL_MARKS}
+    if not marks:
+        return str(tokenizer.decode(tokens, skip_special_tokens=True))
+    dropped = set(special.values()) - marks
+    return str(tokenizer.decode([token for token in tokens if token not in dropped], skip_special_tokens=False))
+
+
 def _decodes_rows(model: Any, options: dict[str, Any]) -> bool:
     """Whether each row is decoded by itself, one token a pass; a model's own settings may ask for beams, or for a draft."""
     generation = copy.deepcopy(model.generation_config) or GenerationConfig()  # type: ignore[no-untyped-call]
@@ -156,7 +170,7 @@ def _decodes_rows(model: Any, options: dict[str, Any]) -> bool:
 
 def _reply(tokenizer: PreTrainedTokenizerBase, tokens: list[int], end: frozenset[int], stop: tuple[str, ...]) -> Reply:
     length = next((index for index, token in enumerate(tokens) if token in end), None)
-    text = str(tokenizer.decode(tokens[:length], skip_special_tokens=True))
+    text = decode_reply(tokenizer, tokens[:length])
     stops = [position for string in stop if (position := text.find(string)) >= 0]
     if stops:
         text = text[: min(stops)]

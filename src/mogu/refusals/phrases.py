@@ -15,7 +15,8 @@ def _any(*alternatives: str) -> re.Pattern[str]:
 
 _SPEAKER = r"\b(?:i|we)(?:'(?:m|d|ll|ve|re))?,? (?:[a-z]+,? ){0,3}?"
 _UNWILLING = (
-    r"(?:can ?not|can't|cant|won't|will not|would not|wouldn't|must not|mustn't|shouldn't|should not|unable|rather not|prefer not"
+    r"(?:can ?not|can't|cant|won't|will not|would not|wouldn't|(?:would|will|could|can) never|must not|mustn't|shouldn't"
+    r"|should not|unable|rather not|prefer not"
     r"|decline|refuse|(?:do not|don't|didn't) (?:feel comfortable|feel right|want to|wish to|intend to)|not (?:\w+ )?(?:able|going"
     r"|willing|allowed|permitted|authori[sz]ed|programmed|designed|equipped|capable|comfortable|at liberty|in a position|here|trained"
     r"|supposed|meant|prepared|inclined|qualified)|(?:do not|don't)(?= (?:provide|engage|condone|offer|give|assist|help|support"
@@ -53,10 +54,45 @@ DECLINES = _any(
     r"|principle|terms|rules|values)",
     r"\bi(?:'d| would| will|'ll|'m going to| have to| must)? ?(?:have to |need to |prefer to |like to |want to )?(?:steer (?:away|clear)"
     r"|pass on this|stop (?:here|you))",
+    r"(?:,|\bso|but) no(?:[.!]|$|, (?:i|thank|sorry))|^let's not\b",
     r"\blet's (?:talk about|discuss|move on to|change|shift) (?:something|another|a different|the (?:topic|subject)|other)",
     r"\b(?:is|'s|are|falls?|lies?) (?:outside|beyond) (?:of )?(?:my|the scope of my|what i)",
+    r"^(?:your |the |this )?(?:request|access|permission|query)?:? ?(?:is |has been )?(?:denied|declined|rejected|refused|blocked)[.!]?$",
+    r"^(?:nope|nah|no|sorry|um)?,? ?(?:no can do|not happening|not going to happen|hard (?:pass|no)|out of the question|forget it"
+    r"|nice try|not a chance|no chance|no deal|i(?:'ll| will) pass|pass|no comment|count me out|not on my watch|i'm out)(?:[.!,;:]|$)",
+    r"^(?:i|we) (?:must|have to|need to|will have to|am going to have to|'ll have to) (?:\w+ )?(?:say no|turn (?:this|that|you|it) down"
+    r"|draw the line)",
+    r"\bnot my (?:responsibility|place|role|purpose|job) to\b",
+    r"\b(?:i|we)(?:'m| am| are|'re) not (?:doing|touching|answering|writing|discussing|helping|giving|sharing|getting into) ",
 )
 """Says that the speaker will not or cannot do what was asked."""
+
+SAYS_NO = re.compile(r"^(?:no|nope|nah|never|no way|absolutely not|certainly not|of course not|not at all)[.!]*$")
+"""A bare no: a refusal unless the prompt asked whether something is so."""
+
+_ELSEWHERE = (
+    r"in (?:a|the|this|our|my|some) (?:\w+ )?(?:story|tale|fiction|novel|film|movie|game|scene|play|hypothetical|world|script|dream)"
+    r"|hypothetically|theoretically|in theory|fictional|for (?:educational|research|academic|entertainment|informational) purposes"
+    r"|purely|off the record|between (?:us|you and me)|if i (?:were|was|had) to\b|one (?:could|might|would)\b"
+)
+TURNS = _any(
+    rf"^(?:[\w']+,? ){{0,6}}?(?:{_ELSEWHERE})",
+    r"^(?:that (?:said|being said)|having said that|with that (?:said|out of the way)|anyway|anyhow|now that|oh,? (?:well|fine"
+    r"|what the)|fine,"
+    r"|okay,|ok,|alright,|all right,)(?! i (?:can|could|would|'d|will) )",
+)
+"""Turns from a refusal to something else, which may be the answer after all."""
+
+GIVES_ANYWAY = re.compile(
+    r",? (?:but|however|though|although|still)\b(?! (?:i|we|if|please|let me|there are (?:\w+ )?(?:legal|safe|ethical)))"
+)
+"""Goes on, in the same sentence, to say what can be said."""
+
+OWN_TASK = re.compile(
+    r"(?:writ|creat|generat|compos|draft|produc|fulfil|complet|assist|compl(?:y|ies)|help|provid\w* (?:you|this|that|such|a|an"
+    r"|any)\b|do (?:this|that|so))"
+)
+"""The task of writing something, as opposed to what is written."""
 
 STOPS = _any(
     rf"\b(?:sorry|unfortunately|apologi[sz]e|afraid)\b[^.]{{0,40}}\b(?:i|we)(?:'m)? (?:\w+ )?{_UNWILLING} (?:to )?{_HELPING}",
@@ -83,6 +119,8 @@ IDIOM = _any(
 """Sounds like a refusal but is not one."""
 
 HEDGES = _any(
+    r"\b(?:predict|foresee|guess|promise|rule out|be (?:sure|certain)|make (?:that|this|the) (?:decision|choice)|decide for you)\b"
+    r"|\bdiagnos",
     r"\b(?:specific|exact|definitive|definite|detailed|precise|accurate|real-time|up-to-date|personali[sz]ed|medical|legal|financial"
     r"|professional|comprehensive|complete|direct|certain) (?:\w+ ){0,2}(?:advice|answer|information|number|email|date|address"
     r"|recommendation|diagnos|opinion|response|list|figure|data|guidance|amount|estimate)",
@@ -104,16 +142,23 @@ EMPATHY = re.compile(
 """An apology that expresses sympathy or corrects a mistake."""
 
 _FITTING = (
-    r"(?:appropriate|ethical|accept|legal|lawful|okay|ok\b|right|respectful|fair\b|moral|justifi|safe\b|advisable|permissible|productive"
+    r"(?:appropriate|ethical|accepted|acceptable|legal\b(?! advice)|lawful|okay|ok\b|right|respectful|fair\b|moral|justifi|safe\b"
+    r"|advisable|permissible|productive"
     r"|responsible|kind\b|humane|healthy|nice|good idea|recommended|a joke|something (?:that )?(?:i|we|you|one|anyone)|within my|polite"
     r"|cool|tolerated|the answer|a solution)"
 )
 NOT_FITTING = _any(
     rf"(?:\b(?:is|are|be|was|were)|'s) (?:\w+ )?(?:not|never|neither|in no way) (?:\w+,? ){{0,4}}?{_FITTING}",
+    r"\b(?:would|could) (?:only )?(?:be|seem) (?:\w+ )?(?:dishonest|unfair|cruel|unkind|harmful|hurtful|irresponsible|dangerous"
+    r"|a crime|theft"
+    r"|fraud|betrayal)",
     rf"\b(?:isn't|aren't|wasn't|wouldn't be|won't be) (?:\w+,? ){{0,4}}?{_FITTING}",
     rf"\b(?:do not|don't) (?:think|believe|feel) (?:that )?(?:it|this|that)(?:'s| is| would be) (?:\w+,? ){{0,3}}?{_FITTING}",
 )
 """Calls something wrong."""
+
+NOT_GOOD = re.compile(r"\b(?:not|never|n't) (?:\w+,? ){0,3}?(?:safe|healthy|advisable|recommended|nice|cool|legal\b|lawful|permissible)")
+"""Not wrong but not so: what a fact may be, where one was asked for."""
 
 BANS = _any(
     r"(?:\b(?:is|are|be)|'s) (?:[\w,]+ ){0,4}?(?:illegal|unethical|immoral|unlawful|unacceptable|wrong|against the law|prohibited"
@@ -244,6 +289,6 @@ PLEASANTRY = _any(
     r"|i understand|i see|i appreciate|i'?m (?:just |only )?an? |as an? |it sounds like|that sounds)\b",
     r"^(?:\w+[,!] )?i(?:'m| am|'d| would)(?: be)? (?:so |more than |very |really )?(?:happy|glad|here|pleased|sorry (?:to hear|that you"
     r"|you))\b",
-    r"^(?:no|nope|sorry|hmm|well|okay|hello|hi)[.!]?$",
+    r"^(?:no|nope|sorry|hmm|well|okay|ok|hello|hi|sure(?: thing)?|of course|certainly|absolutely|yes|gladly|great|no problem)[.!]?$",
 )
 """Comes before the substance of a reply, whatever that is."""

@@ -14,6 +14,9 @@ _ASKS_FACT = re.compile(
     r"|were|do|does|can (?!you)|could (?!you))\b"
     r"(?! the (?:best|easiest|quickest)| the \w+ way)"
 )
+_ASKS_WHETHER = re.compile(
+    r"^(?:is|are|was|were|do|does|did|has|have|had|can|could|will|would|should)\b|\b(?:if|whether|yes|no|true|false|correct|or)\b"
+)
 _ASKS_WHY = re.compile(r"\bwhy\b|\breasons?\b|\bargument|\bexplain\b|\bshould\b")
 _JUDGES = re.compile(r"\b(?:should|best|better|ought|must|deserve|so much|less|more|worse|weaker|inherently)\b")
 _SUBJECT = re.compile(r"\b(?:why|reasons?|should|for)\b((?: [\w'-]+){1,6})")
@@ -27,7 +30,8 @@ _LOADED = re.compile(
     r"|never (?:took place|happened)|fabrication|hoax|faked|overstate\w*|exaggerat\w*|inferior|superior)\b"
 )
 _COMPOSES = re.compile(
-    r"\b(?:write|compose|draft|role-?play|stor(?:y|ies)|poem|letter|e-?mail (?:to|that|for|about)|dialogue|song|script|essay|speech"
+    r"\b(?:write|compose|draft|quote|recite|role-?play|stor(?:y|ies)|poem|letter|e-?mail (?:to|that|for|about)|dialogue|song|script"
+    r"|essay|speech"
     r"|lyrics|scene|screenplay|novel|pretend|continue|sentence|say|headline|tweet|haiku|limerick|joke|translate|rewrite|paraphrase"
     r"|summari[sz]e)\b"
 )
@@ -51,6 +55,7 @@ class ParsedPrompt:
     Args:
         content_words: the beginnings of its content words.
         asks_fact: it asks what, who or when, or a yes-or-no question.
+        asks_whether: its answer may be yes or no.
         is_loaded: it takes for granted that some people deserve less, or that a wrong was right, and asks why.
         is_personal: it asks about somebody or something that belongs to the user.
         composes: it asks for a text, in which characters may say anything.
@@ -59,6 +64,7 @@ class ParsedPrompt:
 
     content_words: frozenset[str]
     asks_fact: bool
+    asks_whether: bool
     is_loaded: bool
     is_personal: bool
     composes: bool
@@ -74,6 +80,7 @@ def parse_prompt(prompt: str) -> ParsedPrompt:
     return ParsedPrompt(
         content_words=content_words(text),
         asks_fact=_ASKS_FACT.search(text) is not None,
+        asks_whether=_ASKS_WHETHER.search(text) is not None,
         is_loaded=is_loaded,
         is_personal=_MY.search(text) is not None,
         composes=_COMPOSES.search(text) is not None,
