@@ -56,7 +56,8 @@ ALPACA = DatasetSpec(
 TRAINING_INSTRUCTIONS = 300
 """Of each label, as published."""
 
-PAPER_DATA = ("malicious_instruct", "just_eval")
+PAPER_DATA = ("just_eval_malicious", "just_eval")
+"""Beside AdvBench: what the paper calls Malicious, and its benign instructions."""
 
 logger = getLogger(__name__)
 
@@ -225,8 +226,8 @@ def _prompts(reproduction: Reproduction, comparison: Comparison) -> int:
         for prompt in lab.prompts("test"):
             counts[prompt.category] = counts.get(prompt.category, 0) + 1
     else:
-        counts = {name: CATALOG[name].size for name in PAPER_DATA}
-        counts["advbench"] = CATALOG["advbench"].size - TRAINING_INSTRUCTIONS
+        counts = {name: CATALOG[name].size or 0 for name in PAPER_DATA}
+        counts["advbench"] = (CATALOG["advbench"].size or 0) - TRAINING_INSTRUCTIONS
     kept = [number if reproduction.limit is None else min(number, reproduction.limit) for number in counts.values()]
     return sum(kept) * (2 if comparison.jailbreaks else 1)
 
@@ -241,7 +242,7 @@ def _build_data(reproduction: Reproduction, recipe: Recipe) -> None:
     section = recipe.model
     model = load_base(section.base, revision=section.revision, trust_remote_code=section.trust_remote_code, dtype="auto", device_map="auto")
     answer = ModelAnswers(model.train(False), recipe_tokenizer(recipe))
-    records = build_pairs(benign, advbench[:TRAINING_INSTRUCTIONS], answer=answer)
+    records = build_pairs(benign, advbench[:TRAINING_INSTRUCTIONS], answer=answer, own_refusals=True)  # as published: the model's own first
     splits = split_records(records, dev=recipe.data.dev_share, test=0.0)
     with atomic_file(reproduction.unseen) as scratch:
         scratch.write_text("\n".join(instruction.text for instruction in advbench[TRAINING_INSTRUCTIONS:]) + "\n", encoding="utf-8")

@@ -96,7 +96,7 @@ def test_what_cannot_be_built_is_refused_at_once():
         build_pairs(BENIGN, MALICIOUS, augment=1.5)
     with pytest.raises(ConfigError, match="own refusals"):
         build_pairs(BENIGN, MALICIOUS, own_refusals=True)
-    with pytest.raises(DataError, match="every benign"):
+    with pytest.raises(DataError, match="Every benign"):
         build_pairs(instructions("Name a river.", answer=None), MALICIOUS, answer=lambda texts: ["I can't help with that."] * len(texts))
 
 
@@ -134,6 +134,15 @@ def test_advbench_and_alpaca_three_hundred_each():
     assert all(is_refusal(prompt, record.reject) for prompt, record in zip(prompts, records, strict=True))
     assert not any(is_refusal(prompt, record.affirm) for prompt, record in zip(prompts, records, strict=True))
     assert all(len(record.affirm) < 180 for record in records if record.label == "malicious")
+
+
+def test_an_answer_of_the_file_that_refuses_is_left_out_as_a_models_is():
+    benign = [
+        Instruction("Explain tides.", 1, "I'm sorry, but I can't assist with that request."),
+        Instruction("Name a river.", 2, "The Elbe."),
+    ]
+    records = build_pairs(benign, MALICIOUS)
+    assert [record.affirm for record in records if record.label == "benign"] == ["The Elbe."]
 
 
 def test_a_borderline_instruction_is_answered_as_benign_ones_are():

@@ -7,7 +7,20 @@ from mogu.data.grammar import asked_thing, asked_way, first_request, gerund, ger
 
 @pytest.mark.parametrize(
     ("verb", "form"),
-    [("write", "writing"), ("run", "running"), ("lie", "lying"), ("see", "seeing"), ("visit", "visiting"), ("set", "setting")],
+    [
+        *(("write", "writing"), ("run", "running"), ("lie", "lying"), ("see", "seeing"), ("visit", "visiting"), ("set", "setting")),
+        *(("hit", "hitting"), ("quit", "quitting"), ("rob", "robbing"), ("kidnap", "kidnapping"), ("drug", "drugging"), ("rig", "rigging")),
+        *(("draw", "drawing"), ("fix", "fixing"), ("play", "playing"), ("steal", "stealing"), ("bomb", "bombing"), ("open", "opening")),
+        *(("add", "adding"), ("use", "using"), ("try", "trying"), ("dye", "dyeing"), ("poison", "poisoning"), ("output", "outputting")),
+        *(
+            ("forget", "forgetting"),
+            ("trick", "tricking"),
+            ("break", "breaking"),
+            ("beat", "beating"),
+            ("con", "conning"),
+            ("pay", "paying"),
+        ),
+    ],
 )
 def test_the_ing_form_of_a_verb(verb, form):
     assert gerund(verb) == form

@@ -82,3 +82,21 @@ def test_latin_1_is_no_utf_8(tmp_path):
     path.write_bytes("Où est la gare ?".encode("latin-1"))
     with pytest.raises(DataError, match="line 1, is not UTF-8"):
         read_instructions(path)
+
+
+@pytest.mark.parametrize("nothing", ["<noinput>", "No input", "<No Input>", "[no output]", "N/A", "n/a.", "NaN", "<empty>", " "])
+def test_what_stands_for_nothing_is_nothing(tmp_path, nothing):
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"instruction": "Name a river.", "input": nothing, "output": nothing}) + "\n")
+    [instruction] = read_instructions(path)
+    assert (instruction.text, instruction.answer) == ("Name a river.", None)
+    path.write_text(json.dumps({"instruction": nothing}) + "\n")
+    with pytest.raises(DataError, match="is empty"):
+        read_instructions(path)
+
+
+@pytest.mark.parametrize("something", ["None.", "No.", "Nothing", "-", "No input was needed."])
+def test_short_answers_are_answers(tmp_path, something):
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"instruction": "How many?", "output": something}) + "\n")
+    assert read_instructions(path)[0].answer == something

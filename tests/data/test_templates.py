@@ -7,6 +7,7 @@ import re
 import pytest
 
 from mogu.data import ADVERSARIAL_WRAPPERS, NEUTRAL_WRAPPERS, WRAPPERS, PromptTemplate
+from mogu.data.templates import unknown_mark
 
 
 @pytest.mark.parametrize(
@@ -23,6 +24,53 @@ def test_a_request_goes_where_the_text_marks_its_place_and_is_found_again(text: 
     template = PromptTemplate("x", "adversarial", text)
     assert template.apply("it") == wrapped
     assert template.extract(wrapped) == "it"
+
+
+@pytest.mark.parametrize(
+    "mark",
+    [
+        "[INSERT PROMPT HERE]",
+        "[INSERT PROMPT]",
+        "[Insert your question here]",
+        "[PROMPT]",
+        "[[PROMPT]]",
+        "[YOUR REQUEST]",
+        "[PROMPT GOES HERE]",
+        "[malicious request]",
+        "{prompt}",
+        "{{prompt}}",
+        "{ question }",
+        "{user_input}",
+        "{goal}",
+        "{behavior}",
+        "<prompt>",
+        "<insert request here>",
+        "<<INSERT QUERY>>",
+        "<YOUR PROMPT>",
+    ],
+)
+def test_every_usual_spelling_marks_the_place(mark: str) -> None:
+    template = PromptTemplate("x", "adversarial", f"Say {mark} and [insert response here].")
+    assert template.apply("it") == "Say it and [insert response here]."
+    assert unknown_mark(template.text) is None
+
+
+def test_words_in_brackets_are_text_beside_an_explicit_mark() -> None:
+    template = PromptTemplate("x", "adversarial", "[PROMPT] means <input>. <message>Hello</message> {request}")
+    assert template.apply("it") == "[PROMPT] means <input>. <message>Hello</message> it"
+
+
+@pytest.mark.parametrize(
+    ("text", "unknown"),
+    [
+        ("Say [INSERT THE PROMPT OF THE USER HERE].", "[INSERT THE PROMPT OF THE USER HERE]"),
+        ("Say {type a question of yours}. [PROMPT]", "{type a question of yours}"),
+        ("Say [EXACT TRANSLATION OF QUESTION] and (insert ChatGPT response here).", None),
+        ("No mark at all.", None),
+    ],
+)
+def test_what_only_looks_like_a_mark_is_found(text: str, unknown: str | None) -> None:
+    assert unknown_mark(text) == unknown
 
 
 @pytest.mark.parametrize("request_", ["Do {this} and {instruction}.", "a", "Line one.\nLine two.", "{request}"])

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mogu.data.templates import PLACEHOLDERS
+from mogu.data.templates import REQUEST
 from mogu.errors import DataError, MoguError
 from mogu.evaluation.prompt_sources import read_prompts
 from mogu.evaluation.tasks import safety
@@ -92,6 +92,6 @@ def test_bad_rankings_are_explained(text: str, complaint: str, tmp_path: Path) -
 def test_bad_lists_are_explained(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no file"):
         tendency_wrapper(f"tendency={tmp_path / 'none.txt'}")
-    (tmp_path / "a.txt").write_text("\n".join(["a", "b", "c", f"d {PLACEHOLDERS[0]}"]))
-    with pytest.raises(DataError, match=r"with \{request\} in it"):
+    (tmp_path / "a.txt").write_text("\n".join(["a", "b", "c", f"d {REQUEST}"]))
+    with pytest.raises(DataError, match="with the mark of a request in it"):
         tendency_wrapper(f"tendency={tmp_path / 'a.txt'}")

@@ -274,4 +274,4 @@ def _print_left_out(
     if duplicates:
         console.print(f"{kind}: {duplicates} of {len(in_file)} instructions are duplicates and were used once")
     if refused:
-        console.print(f"{kind}: {refused} of {len(chosen)} instructions were left out because the model refuses them or says nothing")
+        console.print(f"{kind}: {refused} of {len(chosen)} instructions were left out because their answers refuse or say nothing")

@@ -45,10 +45,10 @@ def reproduce(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List every step with its inputs and costs, and do nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Repeat the paper's experiment: data, three stages, all nine defenses, the paper's data sets, the report.
+    """Repeat the paper's experiment: data, three stages, all ten defenses, the paper's data sets, the report.
 
     Needs a GPU that holds the model, and the hub; data sets may also lie in $MOGU_DATA_DIR, each in a file of its name (advbench.csv,
-    alpaca.jsonl, malicious_instruct.txt, just_eval.jsonl, jailbreak_prompts.csv). What is finished is kept:
+    alpaca.jsonl, just_eval.jsonl, jailbreak_prompts.csv). What is finished is kept:
     after an interruption, the same command goes on.
 
     Examples:

@@ -39,9 +39,9 @@ def build_pairs(
 ) -> list[Record]:
     """Build training pairs, the benign ones first, then borderline and malicious ones, each kind in the order of its file.
 
-    The ``affirm`` of a benign instruction is its own answer or else the model's; an instruction that the model refuses or leaves
-    unanswered is left out. The ``affirm`` of a malicious instruction is an opening made from its words, whatever answer the file has
-    for it.
+    The ``affirm`` of a benign instruction is its own answer or else the model's; an instruction whose answer refuses, or that the model
+    leaves unanswered, is left out. The ``affirm`` of a malicious instruction is an opening made from its words, whatever answer the file
+    has for it.
 
     Args:
         benign: instructions to answer.
@@ -66,9 +66,9 @@ def build_pairs(
     own = _own_refusals(malicious, answer) if own_refusals else {}
     if not records:
         raise DataError(
-            "The base model refuses every benign instruction or leaves it without an answer",
-            expected="a base model that answers benign instructions",
-            action="check its chat template, or give a file with an answer column",
+            "Every benign instruction is refused or left without an answer",
+            expected="answers to benign instructions, in the file or by the base model",
+            action="check the base model's chat template, or give a file with an answer column",
         )
     records += _answered("borderline", borderline, answer, refusals, seed)
     for instruction in malicious:
@@ -108,8 +108,9 @@ def _answered(kind: Kind, instructions: Sequence[Instruction], answer: Answerer 
 
 
 def _answers(kind: Kind, instructions: Sequence[Instruction], answer: Answerer | None) -> dict[int, str]:
-    """Return the answers there are, by the instruction's number."""
-    answers = {instruction.number: instruction.answer for instruction in instructions if instruction.answer}
+    """Return the answers there are, by the instruction's number; those that refuse are none, wherever they come from."""
+    answered = [instruction for instruction in instructions if instruction.answer]
+    answers = {one.number: one.answer for one in answered if one.answer and not is_refusal(one.text, one.answer)}
     unanswered = [instruction for instruction in instructions if not instruction.answer]
     if unanswered and answer is None:
         raise ConfigError(

@@ -32,8 +32,30 @@ test thank think throw tie torture trace track train transform translate trap tr
 vandalise vandalize verify visit visualise visualize warn wear win write
 """
 _VERBS = frozenset(_VERB_LIST.split())
-_DOUBLING_LIST = "bet cut debug forget get plan program put rob run scam set shop sit split spot stop swap trap win begin bid plot chat"
-_DOUBLING = frozenset(_DOUBLING_LIST.split())
+# Verbs of one syllable that end in one vowel and one consonant double it ("hit", "hitting"), and those that stress their last syllable.
+_ONE_SHORT_SYLLABLE = re.compile(r"(?:qu|[^aeiouy\W]|y(?=[aeiou]))*[aeiouy][bdfgklmnprtvz]")
+_DOUBLING = frozenset(
+    [
+        "admit",
+        "begin",
+        "commit",
+        "control",
+        "debug",
+        "defer",
+        "equip",
+        "forget",
+        "kidnap",
+        "input",
+        "omit",
+        "output",
+        "permit",
+        "prefer",
+        "program",
+        "refer",
+        "submit",
+        "transmit",
+    ]
+)
 _MARKERS = ("Please ", "please ", "Kindly ", "Can you ", "Could you ", "Would you ", "Will you ", "I want you to ", "I need you to ")
 _HOW = re.compile(r"^how (?:to|(?:can|could|do|would|should|might) (?:i|you|we|one|someone|somebody|people)) ", re.IGNORECASE)
 _ADVERB = re.compile(r"^(?:\w+ly|best|please) ", re.IGNORECASE)
@@ -138,7 +160,7 @@ def gerund(verb: str) -> str:
     """Return the -ing form of a lower-case English verb: "write" → "writing"."""
     if verb.endswith("ie"):
         return verb[:-2] + "ying"
-    if verb in _DOUBLING:
+    if verb in _DOUBLING or _ONE_SHORT_SYLLABLE.fullmatch(verb):
         return verb + verb[-1] + "ing"
     if verb.endswith("e") and not verb.endswith(("ee", "oe", "ye")):
         return verb[:-1] + "ing"

@@ -5,6 +5,7 @@ Knows three file formats and the usual names of their columns; knows nothing of 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,12 @@ INSTRUCTION_COLUMNS = ("instruction", "prompt", "goal", "question", "behavior", 
 
 ANSWER_COLUMNS = ("affirm", "output", "answer", "response", "completion")
 """The columns that are tried in this order for an answer; a row may have none of them."""
+
+_NOTHING = re.compile(
+    r"[<\[(\"']?\s*(?:no[ _-]?(?:input|output|context|response|answer|content)|n/?a|nan|null|not applicable|empty)\s*[>\])\"']?\.?",
+    re.IGNORECASE,
+)
+"""What data sets write where they have nothing: Alpaca and its descendants do so in many ways."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +45,8 @@ class Instruction:
 def read_instructions(path: Path, column: str | None = None) -> list[Instruction]:
     """Read the instructions of a ``.txt`` (one a line), ``.csv`` (with a header) or ``.jsonl`` file.
 
-    A row with Alpaca's two columns ``instruction`` and ``input`` becomes one instruction: both, separated by a blank line.
+    A row with Alpaca's two columns ``instruction`` and ``input`` becomes one instruction: both, separated by a blank line. What stands for
+    nothing (``<noinput>``, ``<No Output>``, ``N/A``) is nothing.
 
     Args:
         path: the file; its ending determines the format.
@@ -112,4 +120,9 @@ def _text(path: Path, row: TableRow, name: str) -> str:
             expected=f"at most {MAX_TEXT_CHARACTERS:,} characters",
             action="delete or shorten the row",
         )
-    return value.strip()
+    return "" if stands_for_nothing(value) else value.strip()
+
+
+def stands_for_nothing(text: str) -> bool:
+    """Whether a cell says in words that there is nothing in it: ``<noinput>``, ``<No Output>``, ``N/A``."""
+    return _NOTHING.fullmatch(text.strip()) is not None

@@ -8,10 +8,52 @@ evaluation uses. Both kinds go around benign and malicious requests alike; other
 
 from __future__ import annotations
 
+import functools
+import re
 from dataclasses import dataclass
 
-PLACEHOLDERS = ("{request}", "[INSERT PROMPT HERE]", "[PROMPT]", "{prompt}", "{instruction}", "{question}")
-"""What marks the place of the request in a template's text; published collections write it in several ways."""
+REQUEST = "{request}"
+"""The mark that this project's own templates use where no kind of record says otherwise."""
+
+_NOUN = r"(?:prompt|request|instruction|question|query|goal|behaviou?r|task|message|user[ _-]?(?:input|prompt|request|query)|input)s?"
+_SAYS_WHERE = r"(?:insert|paste|put|add|enter|type|write|place|your|user'?s?|my|the|a|malicious|harmful|actual|own)"
+_HERE = r"(?:here|goes here|below|in here)"
+_EXPLICIT = rf"(?:{_SAYS_WHERE}[ _-]+){{1,4}}{_NOUN}(?:[ _-]+{_HERE})?|{_NOUN}[ _-]+{_HERE}"
+_OPENS, _CLOSES = r"(?:\[\[|\[|\{\{|\{|<<<|<<|<)", r"(?:\]\]|\]|\}\}|\}|>>>|>>|>)"
+_EXPLICIT_MARK = re.compile(rf"{_OPENS}\s*(?:{_EXPLICIT})\s*:?\s*{_CLOSES}|\{{{{?\s*{_NOUN}\s*\}}}}?", re.IGNORECASE)
+_BARE_MARK = re.compile(rf"{_OPENS}\s*{_NOUN}\s*{_CLOSES}", re.IGNORECASE)
+_INSIDE = r"[^\[\]{}<>\n]"
+_LIKE_A_MARK = re.compile(
+    rf"[\[{{<](?={_INSIDE}{{0,60}}\b(?:insert|paste|enter|type|here)\b)(?={_INSIDE}{{0,60}}\b{_NOUN}\b){_INSIDE}{{1,60}}[\]}}>]",
+    re.IGNORECASE,
+)
+
+
+@functools.cache
+def places_of_request(text: str) -> tuple[tuple[int, int], ...]:
+    """Where in a template's text the request goes, as spans.
+
+    Published collections mark the place in many ways: ``[INSERT PROMPT HERE]``, ``{request}``, ``{{prompt}}``, ``[YOUR QUESTION]``,
+    ``<query>``. A bare word in square or angle brackets (``[PROMPT]``) is a place where no mark is more explicit: beside one that is, it
+    is part of the text.
+    """
+    for mark in (_EXPLICIT_MARK, _BARE_MARK):
+        spans = tuple(match.span() for match in mark.finditer(text) if not _is_element(text, match[0]))
+        if spans:
+            return spans
+    return ()
+
+
+def _is_element(text: str, mark: str) -> bool:
+    """Whether a mark in angle brackets is the beginning of an element that the text also ends."""
+    return mark.startswith("<") and f"</{mark.strip('<>').strip()}>" in text
+
+
+def unknown_mark(text: str) -> str | None:
+    """What in a template's text looks like the place of a request and is none that we know; ``None`` if nothing does."""
+    spans = places_of_request(text)
+    found = (like for like in _LIKE_A_MARK.finditer(text) if not any(start < like.end() and like.start() < end for start, end in spans))
+    return next((like[0] for like in found), None)
 
 
 @dataclass(frozen=True)
@@ -22,7 +64,7 @@ class PromptTemplate:
         name: unique within its list; records and prompts carry it in their field ``wrapper``.
         kind: what the text tries: ``"neutral"`` is how ordinary people write, ``"adversarial"`` looks like an attempt to get around a
             refusal; the lab divides the latter into kinds of its own, such as ``"role_play"``.
-        text: the text, with one of :data:`PLACEHOLDERS` wherever the request goes.
+        text: the text, with a mark wherever the request goes, see :func:`places_of_request`.
     """
 
     name: str
@@ -32,8 +74,9 @@ class PromptTemplate:
     @property
     def _parts(self) -> list[str]:
         """The text before, between and after the places of the request."""
-        placeholder = next((mark for mark in PLACEHOLDERS if mark in self.text), None)
-        return [f"{self.text}\n\n", ""] if placeholder is None else self.text.split(placeholder)
+        spans = places_of_request(self.text)
+        starts, ends = [0, *(end for _, end in spans)], [*(start for start, _ in spans), len(self.text)]
+        return [self.text[start:end] for start, end in zip(starts, ends, strict=True)] if spans else [f"{self.text}\n\n", ""]
 
     def apply(self, request: str) -> str:
         """Return the request inside the template."""

@@ -33,7 +33,8 @@ def read_prompts(sources: Sequence[str], *, limit: int | None = None, jailbreaks
             malicious requests as an attack has rewritten them (``prompt``), each with what it is after (``goal``).
         limit: take at most this many prompts of each category of each source, the first ones.
         jailbreaks: ask each plain prompt in a jailbreak as well, jailbreaks taking turns: ``"own"`` are those of
-            :mod:`mogu.evaluation.jailbreaks`, ``"published"`` the catalog's, ``"tendency=FILE"`` the one of
+            :mod:`mogu.evaluation.jailbreaks`, ``"published"`` the catalog's ``jailbreak_prompts``, a name of the catalog (with ``=FILE``
+            or without) its templates, ``"tendency=FILE"`` the one of
             :mod:`mogu.evaluation.tendency_jailbreak`, and anything else is a file of templates. Registered sources with a judge of
             their own bring their own wrappers and are left as they are.
 
@@ -110,7 +111,7 @@ def _read(source: str, name: str) -> list[EvalPrompt]:
     if kind == _JAILBROKEN and file is not None:
         return _attacks(file, name)
     if kind in CATALOG:
-        return read_dataset(dataset_spec(kind, measures=("malicious", "benign", "contrast")), file)
+        return read_dataset(dataset_spec(kind, measures=("malicious", "benign", "contrast", "jailbroken")), file)
     path = Path(source).expanduser()
     if path.suffix == ".jsonl" and path.is_file():
         return prompts_of_records(read_records(path), name)
@@ -154,8 +155,12 @@ def _templates(jailbreaks: str) -> list[PromptTemplate]:
         return [around]
     if jailbreaks == "own":
         return list(EVALUATION_WRAPPERS)
-    file = None if jailbreaks == "published" else Path(jailbreaks).expanduser()
-    return [PromptTemplate(name, "adversarial", text) for name, text in read_templates(file).items()]
+    name, _, file_name = jailbreaks.partition("=")
+    if name in CATALOG:
+        found = read_templates(Path(file_name).expanduser() if file_name else None, name)
+    else:
+        found = read_templates(None if jailbreaks == "published" else Path(jailbreaks).expanduser())
+    return [PromptTemplate(called, "adversarial", text) for called, text in found.items()]
 
 
 def _jailbroken(prompts: Sequence[EvalPrompt], templates: Sequence[PromptTemplate]) -> list[EvalPrompt]:

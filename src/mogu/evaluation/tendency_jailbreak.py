@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mogu.analysis.tendency_ranking import FORMAT
 from mogu.data import PromptTemplate, read_instructions
-from mogu.data.templates import PLACEHOLDERS
+from mogu.data.templates import REQUEST, places_of_request
 from mogu.errors import DataError
 from mogu.files.text_files import parse_json, read_whole
 
@@ -43,13 +43,13 @@ def tendency_wrapper(jailbreaks: str | None) -> PromptTemplate | None:
             expected=f"at least {COUNT} different ones; in a tendency.json those with the label 'benign'",
             action="rank more with `mogu tendency`, from a file with labels, or give a longer list",
         )
-    if marked := next((text for text in texts if PLACEHOLDERS[0] in text), None):
+    if marked := next((text for text in texts if len(places_of_request(text + REQUEST)) > 1), None):
         raise DataError(
-            f"{path} has an instruction with {PLACEHOLDERS[0]} in it: {marked[:60]!r}",
+            f"{path} has an instruction with the mark of a request in it: {marked[:60]!r}",
             expected="instructions without the placeholder of a request",
             action="leave it out",
         )
-    return PromptTemplate("tendency", "adversarial", "\n\n".join([*texts[: COUNT // 2], PLACEHOLDERS[0], *texts[COUNT // 2 :]]))
+    return PromptTemplate("tendency", "adversarial", "\n\n".join([*texts[: COUNT // 2], REQUEST, *texts[COUNT // 2 :]]))
 
 
 def _ranked(path: Path) -> list[str]:

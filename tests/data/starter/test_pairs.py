@@ -62,7 +62,7 @@ def test_what_the_model_refuses_or_leaves_unanswered_gives_way_to_others() -> No
     few = train_pairs(answer, augment=0.0)  # too few are answered: all that are, and the malicious ones as ever
     answerable = [one for one in starter_instructions("borderline", "train") if "the" not in one.text and "my" not in one.text]
     assert sum(record.borderline for record in few) == min(100, len(answerable))
-    with pytest.raises(DataError, match="refuses every benign"):
+    with pytest.raises(DataError, match="Every benign instruction is refused"):
         train_pairs(lambda instructions: ["I can't help with that."] * len(instructions))
 
 

@@ -55,11 +55,106 @@ def test_files_as_their_authors_write_them(
     assert (prompt.instruction, prompt.group) == (turns[0], group)
 
 
-def test_only_the_usability_part_of_just_eval_is_read(tmp_path: Path) -> None:
+def test_just_eval_is_two_sets_in_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "just_eval.jsonl"
     path.write_text("".join(json.dumps({"instruction": f"Task {number}"}) + "\n" for number in range(1000)))
     prompts = read_dataset(CATALOG["just_eval"], path)
-    assert (len(prompts), prompts[-1].request) == (800, "Task 799")
+    assert (len(prompts), prompts[-1].request, prompts[-1].category) == (800, "Task 799", "benign")
+    monkeypatch.setenv("MOGU_DATA_DIR", str(tmp_path))
+    malicious = read_dataset(CATALOG["just_eval_malicious"])
+    assert [(one.request, one.category) for one in (malicious[0], malicious[-1])] == [("Task 800", "malicious"), ("Task 999", "malicious")]
+
+
+def test_the_authors_harmbench_is_read_in_its_standard_part_alone(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("Behavior,FunctionalCategory,ContextString\nDo it,standard,\nRecite it,copyright,\nSay more,contextual,Text.\n")
+    assert [prompt.request for prompt in read_dataset(CATALOG["harmbench"], path)] == ["Do it"]
+    path.write_text("Behavior,FunctionalCategory\nRecite it,copyright\n")
+    with pytest.raises(DataError, match=r"no prompt of harmbench.*functionalcategory is 'standard'"):
+        read_dataset(CATALOG["harmbench"], path)
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "said"),
+    [
+        ("advbench", 519, ["519 prompts, and advbench has 520"]),
+        ("advbench", 520, []),
+        ("harmbench", 200, []),  # the hub's own standard part
+        ("just_eval", 1000, []),
+        ("just_eval", 900, ["900 rows, and just_eval has 1000"]),
+        ("coconot", 1001, []),
+        ("coconot", 145, ["145 rows, and coconot has 1001"]),
+    ],
+)
+def test_another_number_of_prompts_than_published_is_said(
+    tmp_path: Path, name: str, rows: int, said: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "a.jsonl"
+    row = {CATALOG[name].prompt[0]: "Do it", "category": "Requests with safety concerns"}
+    path.write_text((json.dumps(row) + "\n") * rows)
+    with caplog.at_level("WARNING", logger="mogu.evaluation"):
+        read_dataset(CATALOG[name], path)
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == len(said)
+    assert all(words in message for words, message in zip(said, messages, strict=True))
+
+
+def test_both_sides_of_coconots_safety_part(shared: Path) -> None:
+    folder = shared / "data" / "coconot"
+    requests = read_dataset(CATALOG["coconot"], folder / "eval_safety_a.jsonl")
+    assert Counter(prompt.category for prompt in requests) == {"malicious": 145}
+    alike = read_dataset(CATALOG["coconot_contrast"], folder / "contrast_eval_safety_a.jsonl")
+    assert Counter((prompt.category, prompt.group) for prompt in alike) == {
+        ("borderline", "dangerous or sensitive topics"): 57,
+        ("borderline", "privacy violations"): 18,
+    }
+
+
+def test_labels_of_wildguardtest_and_rows_without_one(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    labels = ["harmful", "unharmful", None]
+    path.write_text("".join(json.dumps({"prompt": f"Do {label}", "prompt_harm_label": label}) + "\n" for label in labels))
+    prompts = read_dataset(CATALOG["wildguardtest"], path)
+    assert [(prompt.request, prompt.category) for prompt in prompts] == [("Do harmful", "malicious"), ("Do unharmful", "borderline")]
+
+
+def test_optimized_prompts_are_judged_by_what_they_are_after(shared: Path, tmp_path: Path) -> None:
+    for attack in ("gcg_vicuna", "pair_vicuna"):
+        prompts = read_dataset(CATALOG[f"jailbreakbench_{attack}"], shared / "data" / "jailbreakbench" / f"{attack}.jsonl")
+        assert 80 <= len(prompts) <= 100
+        assert {(prompt.category, prompt.wrapper) for prompt in prompts} == {("malicious_wrapped", f"jailbreakbench_{attack}")}
+        assert all(prompt.instruction != prompt.request for prompt in prompts)
+    artifact = tmp_path / "vicuna.json"
+    rows = [{"goal": "Do it", "prompt": "Do it !!", "category": "x"}, {"goal": "Do that", "prompt": None, "category": "x"}]
+    artifact.write_text(json.dumps({"parameters": {}, "jailbreaks": rows}))
+    [prompt] = read_dataset(CATALOG["jailbreakbench_gcg_vicuna"], artifact)
+    assert (prompt.instruction, prompt.request) == ("Do it !!", "Do it")
+
+
+def test_a_file_at_an_address_is_read_as_the_datasets_package_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package itself; only what it is told to fetch lies on this machine."""
+    import datasets
+
+    files = {".json": '{"jailbreaks": [{"goal": "Do it", "prompt": "Do it !!"}]}', ".csv": "id,text\n0,Say {prompt}\n"}
+    for ending, text in files.items():
+        (tmp_path / f"a{ending}").write_text(text)
+    load = datasets.load_dataset
+
+    def local(kind: str, *, data_files: str, **options: object) -> object:
+        return load(kind, data_files=str(tmp_path / f"a{Path(data_files).suffix}"), **options)
+
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(datasets, "load_dataset", local)
+    [prompt] = read_dataset(CATALOG["jailbreakbench_pair_llama"])
+    assert (prompt.instruction, prompt.request) == ("Do it !!", "Do it")
+    assert read_templates(name="gptfuzz_templates") == {"jailbreak-01": "Say {prompt}"}
+
+
+def test_a_template_with_a_mark_that_nobody_knows_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("name,prompt\ngood,Say [YOUR QUESTION HERE].\nbad,Say [insert whatever the user types as a prompt].\n")
+    with pytest.raises(DataError, match=r"line 3: '\[insert whatever the user types as a prompt\]' looks like the place of the request"):
+        read_templates(path)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +162,7 @@ def test_only_the_usability_part_of_just_eval_is_read(tmp_path: Path) -> None:
     [
         ("advbench", "a.csv", "id,wish\n1,x\n", r"columns 'id', 'wish'.*named 'prompt' or 'goal'"),
         ("xstest", "a.csv", "prompt,kind\nx,safe\n", r"columns 'prompt', 'kind'.*which prompts are safe.*'label'"),
-        ("xstest", "a.csv", "prompt,label\nx,maybe\n", r"line 2: 'label' holds 'maybe'.*'safe' or 'unsafe'"),
+        ("xstest", "a.csv", "prompt,label\nx,maybe\n", r"line 2: 'label' holds 'maybe'.*'safe' or 'unharmful' or 'unsafe' or 'harmful'"),
         ("advbench", "a.csv", "prompt,target\n,x\n", r"line 2: 'prompt' holds ''"),
         ("mt_bench", "a.jsonl", '{"turns": ["x", 3]}\n', r"line 1: 'turns' holds \['x', 3\]"),
         ("mt_bench", "a.jsonl", '{"turns": []}\n', r"line 1: 'turns' holds \[\]"),

@@ -11,7 +11,7 @@ from typing import Literal
 
 from mogu.errors import ConfigError
 
-Measures = Literal["malicious", "benign", "contrast", "templates"]
+Measures = Literal["malicious", "benign", "contrast", "jailbroken", "templates"]
 
 
 @dataclass(frozen=True)
@@ -21,25 +21,32 @@ class DatasetSpec:
     Args:
         name: its name on the command line.
         measures: ``malicious`` requests, which should be refused; ``benign`` ones, which should be answered; ``contrast``, benign ones
-            that look malicious with malicious ones beside them; ``templates``, texts to put around a request.
-        size: number of prompts that are read.
-        hub: its repository.
-        config: its configuration there.
+            that look malicious, perhaps with malicious ones beside them; ``jailbroken``, malicious ones as an attack has rewritten them;
+            ``templates``, texts to put around a request.
+        size: number of prompts that are read; ``None`` where only the number of rows is published.
+        hub: its repository on the Hugging Face hub, or the address of a file.
+        config: its configuration there; of a JSON file the field that holds the rows.
         split: its split there.
         prompt: columns that may hold the prompt, the original file's among them; the first one present is used. A list is the
             turns of a conversation.
         group: columns by which results may be grouped.
-        label: columns that mark prompts as ``safe`` or ``unsafe``.
+        label: columns that mark prompts as ``safe`` or ``unsafe``, or as ``unharmful`` or ``harmful``.
+        goal: columns with what a jailbroken prompt is after.
         context: columns with text that precedes the prompt.
         gated: whether the hub requires an account that has accepted its terms.
-        first: read only this many rows, from the beginning; all by default.
+        part: columns that say which part of the data set a row belongs to, in the authors' own file.
+        part_name: the part that is read, in lower case.
+        whole: number of rows of the whole data set, where that is another number.
+        sparse: whether rows without a prompt or a label are left out rather than refused: an attack that failed, a label in dispute.
+        file: name of its file in a folder of data sets; by default its own.
+        rows: which of these rows are read: from the first of these numbers, counted from 0, and before the second.
         license: its license.
         paper: where it was introduced.
     """
 
     name: str
     measures: Measures
-    size: int
+    size: int | None
     hub: str
     split: str
     prompt: tuple[str, ...]
@@ -48,9 +55,15 @@ class DatasetSpec:
     config: str | None = None
     group: tuple[str, ...] = ()
     label: tuple[str, ...] = ()
+    goal: tuple[str, ...] = ()
     context: tuple[str, ...] = ()
     gated: bool = False
-    first: int | None = None
+    part: tuple[str, ...] = ()
+    part_name: str = ""
+    whole: int | None = None
+    sparse: bool = False
+    file: str | None = None
+    rows: tuple[int, int | None] = (0, None)
 
 
 CATALOG = {
@@ -88,6 +101,9 @@ CATALOG = {
             prompt=("prompt", "behavior"),
             group=("category", "semanticcategory"),
             context=("context", "contextstring"),
+            part=("functionalcategory",),  # the authors' file holds copyright and contextual behaviors as well
+            part_name="standard",
+            whole=400,
             gated=True,
             license="MIT",
             paper="Mazeika et al. 2024, arXiv:2402.04249",
@@ -131,7 +147,7 @@ CATALOG = {
         ),
         DatasetSpec(
             name="or_bench",
-            measures="benign",
+            measures="contrast",
             size=1319,
             hub="bench-llm/or-bench",
             config="or-bench-hard-1k",
@@ -142,6 +158,98 @@ CATALOG = {
             paper="Cui et al. 2024, arXiv:2405.20947",
         ),
         DatasetSpec(
+            name="or_bench_80k",
+            measures="contrast",
+            size=80359,
+            hub="bench-llm/or-bench",
+            config="or-bench-80k",
+            split="train",
+            prompt=("prompt",),
+            group=("category",),
+            license="CC BY 4.0",
+            paper="Cui et al. 2024, arXiv:2405.20947",
+        ),
+        DatasetSpec(
+            name="coconot",
+            measures="malicious",
+            size=None,
+            hub="allenai/coconot",
+            config="original",
+            split="test",
+            prompt=("prompt",),
+            group=("subcategory",),
+            part=("category",),  # the others are incomplete, unsupported or indeterminate requests, which nobody has to refuse
+            part_name="requests with safety concerns",
+            whole=1001,
+            license="see its card",
+            paper="Brahman et al. 2024, arXiv:2407.12043",
+        ),
+        DatasetSpec(
+            name="coconot_contrast",
+            measures="contrast",
+            size=None,
+            hub="allenai/coconot",
+            config="contrast",
+            split="test",
+            prompt=("prompt",),
+            group=("subcategory",),
+            part=("category",),
+            part_name="requests with safety concerns",
+            whole=379,
+            license="see its card",
+            paper="Brahman et al. 2024, arXiv:2407.12043",
+        ),
+        DatasetSpec(
+            name="simple_safety_tests",
+            measures="malicious",
+            size=100,
+            hub="Bertievidgen/SimpleSafetyTests",
+            split="test",
+            prompt=("prompt",),
+            group=("harm_area",),
+            license="see its card",
+            paper="Vidgen et al. 2023, arXiv:2311.08370",
+        ),
+        DatasetSpec(
+            name="wildguardtest",
+            measures="contrast",
+            size=None,
+            hub="allenai/wildguardmix",
+            config="wildguardtest",
+            split="test",
+            prompt=("prompt",),
+            group=("subcategory",),
+            label=("prompt_harm_label",),
+            whole=1725,
+            sparse=True,
+            gated=True,
+            license="ODC-BY",
+            paper="Han et al. 2024, arXiv:2406.18495",
+        ),
+        *(
+            DatasetSpec(
+                name=f"jailbreakbench_{attack.lower()}_{model.partition('-')[0]}",
+                measures="jailbroken",
+                size=None,
+                hub=f"https://raw.githubusercontent.com/JailbreakBench/artifacts/main/attack-artifacts/{attack}/{box}/{model}.json",
+                config="jailbreaks",
+                split="train",
+                prompt=("prompt",),
+                goal=("goal",),
+                group=("category",),
+                whole=100,
+                sparse=True,
+                license="MIT",
+                paper="Chao et al. 2024, arXiv:2404.01318",
+            )
+            for attack, box, model in (
+                ("GCG", "white_box", "vicuna-13b-v1.5"),
+                ("GCG", "white_box", "llama-2-7b-chat-hf"),
+                ("PAIR", "black_box", "vicuna-13b-v1.5"),
+                ("PAIR", "black_box", "llama-2-7b-chat-hf"),
+            )
+        ),
+        DatasetSpec(
             name="just_eval",
             measures="benign",
             size=800,
@@ -149,7 +257,22 @@ CATALOG = {
             split="test",
             prompt=("instruction",),
             group=("dataset",),
-            first=800,  # its last 200 are malicious: they measure safety
+            rows=(0, 800),  # its last 200 are malicious
+            whole=1000,
+            license="see its card",
+            paper="Lin et al. 2023, arXiv:2312.01552",
+        ),
+        DatasetSpec(
+            name="just_eval_malicious",
+            measures="malicious",
+            size=200,
+            hub="re-align/just-eval-instruct",
+            split="test",
+            prompt=("instruction",),
+            group=("dataset",),
+            rows=(800, None),  # "Malicious" in the paper of MoGU
+            whole=1000,
+            file="just_eval",
             license="see its card",
             paper="Lin et al. 2023, arXiv:2312.01552",
         ),
@@ -174,6 +297,16 @@ CATALOG = {
             group=("name",),
             license="see its card",
             paper="collected from jailbreakchat.com, 2023",
+        ),
+        DatasetSpec(
+            name="gptfuzz_templates",
+            measures="templates",
+            size=77,
+            hub="https://raw.githubusercontent.com/sherdencooper/GPTFuzz/master/datasets/prompts/GPTFuzzer.csv",
+            split="train",
+            prompt=("text",),
+            license="MIT",
+            paper="Yu et al. 2023, arXiv:2309.10253",
         ),
     )
 }
@@ -202,5 +335,6 @@ _HOLDS: dict[Measures, str] = {
     "malicious": "malicious requests",
     "benign": "benign requests",
     "contrast": "benign requests that look malicious",
+    "jailbroken": "malicious requests as an attack has rewritten them",
     "templates": "texts to put around a request, not requests",
 }

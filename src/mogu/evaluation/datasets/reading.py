@@ -6,13 +6,23 @@ Knows the catalog's columns; knows nothing of Inspect.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from logging import getLogger
 from pathlib import Path
 
+from mogu.data.instructions import stands_for_nothing
 from mogu.data.rows import TableRow
+from mogu.data.templates import unknown_mark
 from mogu.errors import DataError
-from mogu.evaluation.datasets.catalog import DatasetSpec, dataset_spec
+from mogu.evaluation.datasets.catalog import DatasetSpec, Measures, dataset_spec
 from mogu.evaluation.datasets.sources import read_rows
 from mogu.evaluation.prompts import Category, EvalPrompt
+
+PUBLISHED = "jailbreak_prompts"
+"""The templates that are meant where no other data set is named."""
+
+_SAFE, _UNSAFE = ("safe", "unharmful"), ("unsafe", "harmful")
+
+logger = getLogger(__name__)
 
 
 def read_dataset(spec: DatasetSpec, file: Path | None = None) -> list[EvalPrompt]:
@@ -27,24 +37,60 @@ def read_dataset(spec: DatasetSpec, file: Path | None = None) -> list[EvalPrompt
     """
     source, rows = read_rows(spec, file)
     columns = _Columns(spec, source, rows[0])
-    return [columns.prompt(row, number) for number, row in enumerate(rows[: spec.first], 1)]
+    parts = [(number, row) for number, row in enumerate(rows, 1) if columns.is_part(row)][slice(*spec.rows)]
+    prompts = [columns.prompt(row, number) for number, row in parts if not (spec.sparse and columns.lacks(row))]
+    if not prompts:
+        raise DataError(
+            f"{source} holds no prompt of {spec.name}",
+            expected=f"rows whose {' or '.join(spec.part)} is {spec.part_name!r}" if spec.part else "rows with prompts",
+            action="check that it is this data set, and whole",
+        )
+    if len(parts) > len(prompts):
+        logger.info(
+            "%s: %d of %d rows are left out, because they have no prompt or no label", source, len(parts) - len(prompts), len(parts)
+        )
+    for what, found, wanted in (("rows", len(rows), spec.whole), ("prompts", len(prompts), spec.size)):
+        if wanted is not None and found not in (wanted, spec.size):
+            logger.warning("%s: %d %s, and %s has %d (%s)", source, found, what, spec.name, wanted, spec.paper)
+    return prompts
 
 
-def read_templates(file: Path | None = None) -> dict[str, str]:
-    """Read published jailbreak prompts by name: from a file, else the catalog's ``jailbreak_prompts``.
+def read_templates(file: Path | None = None, name: str = PUBLISHED) -> dict[str, str]:
+    """Read published jailbreak prompts by name.
+
+    Args:
+        file: where they are, if not in the usual places.
+        name: of the data set.
 
     Raises:
-        DataError: they cannot be had, or the columns are not those expected.
+        DataError: they cannot be had, the columns are not those expected, or a template has an unknown mark.
+        ConfigError: there is no such data set of templates.
     """
-    spec = dataset_spec("jailbreak_prompts", measures=("templates",))
+    spec = dataset_spec(name, measures=("templates",))
     source, rows = read_rows(spec, file)
     columns = _Columns(spec, source, rows[0])
     templates: dict[str, str] = {}
     for number, row in enumerate(rows, 1):
         template = columns.prompt(row, number)
-        name = template.group or f"jailbreak-{number:02d}"
-        templates[name if name not in templates else f"{name}-{number:02d}"] = template.request
+        if (mark := unknown_mark(template.request)) is not None:
+            raise DataError(
+                f"{source}, line {row.line}: {mark!r} looks like the place of the request, and is not spelled like one",
+                expected="a mark such as [INSERT PROMPT HERE] or {request}, or none",
+                action="spell it so, or delete the row",
+            )
+        called = template.group or f"jailbreak-{number:02d}"
+        templates[called if called not in templates else f"{called}-{number:02d}"] = template.request
     return templates
+
+
+_CATEGORIES: dict[Measures, Category] = {
+    "malicious": "malicious",
+    "benign": "benign",
+    "contrast": "borderline",
+    "jailbroken": "malicious_wrapped",
+    "templates": "malicious",
+}
+"""What prompts are that no label calls malicious."""
 
 
 class _Columns:
@@ -63,47 +109,59 @@ class _Columns:
             raise self._unknown("its prompts", spec.prompt)
         self._prompt = prompt
         self._group, self._context, self._label = known(spec.group), known(spec.context), known(spec.label)
+        self._part, self._goal = known(spec.part), known(spec.goal)
         if spec.label and self._label is None:
             raise self._unknown("which prompts are safe", spec.label)
+        if spec.goal and self._goal is None:
+            raise self._unknown("what prompts are after", spec.goal)
+
+    def is_part(self, row: TableRow) -> bool:
+        """Whether a row belongs to the part of the data set that is read; where no column tells, all do."""
+        return self._part is None or str(row.fields.get(self._part)).strip().lower() == self.spec.part_name
+
+    def lacks(self, row: TableRow) -> bool:
+        """Whether a row has no prompt, or no label where there should be one."""
+        return any(row.fields.get(name) in (None, "") for name in (self._prompt, self._label) if name is not None)
 
     def prompt(self, row: TableRow, number: int) -> EvalPrompt:
         """The prompt of one row: its first turn, since the later ones answer to what was said before."""
         group = row.fields.get(self._group) if self._group else None
-        first, *later = self._turns(row)
-        return EvalPrompt.plain(
-            f"{self.spec.name}-{number:04d}",
-            self.spec.name,
-            self._category(row),
-            first,
+        first, *later = self._turns(row, self._prompt)
+        goal = self._turns(row, self._goal)[0] if self._goal is not None else None
+        return EvalPrompt(
+            id=f"{self.spec.name}-{number:04d}",
+            dataset=self.spec.name,
+            category=self._category(row),
+            conversation=({"role": "user", "content": first},),
+            request=goal or first,
+            wrapper=self.spec.name if goal is not None else None,
             group=str(group).strip() if group not in (None, "") else None,
             later_turns=tuple(later),
         )
 
-    def _turns(self, row: TableRow) -> tuple[str, ...]:
-        value = row.fields.get(self._prompt)
+    def _turns(self, row: TableRow, column: str) -> tuple[str, ...]:
+        value = row.fields.get(column)
         turns = value if isinstance(value, list) else [value]
         texts = [turn.strip() for turn in turns if isinstance(turn, str)]
         if len(texts) < len(turns) or not texts or not all(texts):
-            raise DataError(
-                f"{self._position(row)}: {self._prompt!r} holds {_shown(value)}", expected="text", action="correct or delete the row"
-            )
+            raise DataError(f"{self._position(row)}: {column!r} holds {_shown(value)}", expected="text", action="correct or delete the row")
         context = row.fields.get(self._context) if self._context else None
-        if isinstance(context, str) and context.strip():
+        if isinstance(context, str) and context.strip() and not stands_for_nothing(context):
             texts[0] = f"{context.strip()}\n\n{texts[0]}"
         return tuple(texts)
 
     def _category(self, row: TableRow) -> Category:
         if self._label is None:
-            return "malicious" if self.spec.measures in ("malicious", "templates") else "benign"
+            return _CATEGORIES[self.spec.measures]
         match row.fields.get(self._label):
-            case "safe":
-                return "borderline" if self.spec.measures == "contrast" else "benign"
-            case "unsafe":
+            case value if value in _SAFE:
+                return _CATEGORIES[self.spec.measures]
+            case value if value in _UNSAFE:
                 return "malicious"
             case value:
                 raise DataError(
                     f"{self._position(row)}: {self._label!r} holds {_shown(value)}",
-                    expected="'safe' or 'unsafe'",
+                    expected=" or ".join(map(repr, (*_SAFE, *_UNSAFE))),
                     action="correct or delete the row",
                 )
 

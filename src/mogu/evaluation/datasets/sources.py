@@ -31,7 +31,7 @@ def read_rows(spec: DatasetSpec, file: Path | None = None) -> tuple[str, list[Ta
     Raises:
         DataError: the data set is not available, or the file cannot be read.
     """
-    file = file or _in_data_dir(spec.name)
+    file = file or _in_data_dir(spec.file or spec.name)
     if file is not None:
         return str(file), _file_rows(file, spec)
     return spec.hub, _hub_rows(spec)
@@ -71,6 +71,8 @@ def _json_rows(path: Path, spec: DatasetSpec) -> list[TableRow]:
         value = parse_json(read_whole(path, _MAX_JSON_BYTES))
     except ValueError as error:
         raise DataError(f"{path} {error}", expected="a JSON list", action="correct the file") from error
+    if isinstance(value, dict) and spec.config in value:
+        value = value[spec.config]
     if not isinstance(value, list) or not all(isinstance(item, (dict, str)) for item in value):
         raise DataError(
             f"{path} contains no list of objects or texts", expected="a JSON list of them", action="rewrite it as such a list, or as JSONL"
@@ -85,7 +87,12 @@ def _hub_rows(spec: DatasetSpec) -> list[TableRow]:
     verbosity = logging.get_verbosity()
     logging.set_verbosity(ERROR)  # otherwise each attempt logs a warning before the one error that says what to do
     try:
-        table = load_dataset(spec.hub, spec.config, split=spec.split)
+        if spec.hub.startswith("https://"):
+            kind = "csv" if spec.hub.endswith(".csv") else "json"
+            field = {} if spec.config is None else {"field": spec.config}
+            table = load_dataset(kind, data_files=spec.hub, split=spec.split, **field)
+        else:
+            table = load_dataset(spec.hub, spec.config, split=spec.split)
     except Exception as error:  # the hub's client lets errors of all its layers through
         raise _missing(spec, error) from error
     finally:
@@ -96,10 +103,11 @@ def _hub_rows(spec: DatasetSpec) -> list[TableRow]:
 
 def _missing(spec: DatasetSpec, error: Exception) -> DataError:
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    where = spec.hub if spec.hub.startswith("https://") else f"the hub ({spec.hub})"
     terms = f"accept its terms at https://huggingface.co/datasets/{spec.hub} and log in, or " if spec.gated else ""
     return DataError(
-        f"The data set {spec.name} could not be loaded from the hub ({spec.hub}): {reason}",
-        expected="access to the hub, or the data set in a file",
+        f"The data set {spec.name} could not be loaded from {where}: {reason}",
+        expected="access to the network, or the data set in a file",
         action=f"{terms}supply it as a .csv, .jsonl, .json or .txt file: -T file=PATH (file=... in Python), "
         f"or {spec.name}.csv in the folder that {DATA_DIR} names",
     )

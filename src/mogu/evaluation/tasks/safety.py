@@ -51,7 +51,7 @@ def safety(
             raise ConfigError(f"One file was given for {len(names)} data sets", expected="one data set", action="run once for each of them")
         prompts: list[EvalPrompt] = []
         for name in names:
-            prompts += first(read_dataset(dataset_spec(name, measures=("malicious",)), _path(file)), limit)
+            prompts += first(read_dataset(dataset_spec(name, measures=("malicious", "jailbroken")), _path(file)), limit)
         around = _wrappers(wrapper, jailbreaks)
     # All wrappers of a prompt beside each other, so that the first samples of a run are of every kind.
     samples = [sample_of(prompt, wrapped_in) for prompt in prompts for wrapped_in in around]
