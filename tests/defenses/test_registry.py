@@ -31,7 +31,8 @@ GREEDY = ReplySettings(24)
 
 
 def test_defenses_are_listed_in_the_order_of_reports() -> None:
-    assert defense_names() == [*BASELINES, "mogu"]
+    assert defense_names() == [*BASELINES, "mogu_score", "mogu"]
+    assert [name for name in defense_names() if defense_info(name).routed] == ["mogu_score", "mogu"]
 
 
 def test_each_defense_says_what_it_needs_and_whether_a_seed_can_change_its_replies() -> None:

@@ -8,9 +8,10 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 
-from mogu.evaluation.intervals import auroc, difference, mean, median, rate, recall_at, resampled_means, roc_points, wilson
+from mogu.evaluation.intervals import difference, mean, median, rate, resampled_means, wilson
+from mogu.evaluation.score_intervals import auroc, average_precision, calibration_error, recall_at, reliability_points, roc_points
 
 
 def proportion(successes: int, trials: int) -> tuple[float, float]:
@@ -157,3 +158,31 @@ def test_roc_points_run_from_corner_to_corner_and_enclose_the_area() -> None:
     assert points[-1].tolist() == [1, 1]
     assert np.trapezoid(points[:, 1], points[:, 0]) == pytest.approx(auroc(high, low).value, abs=1e-3)
     assert len(roc_points(high, low, most=50)) <= 50
+
+
+def test_average_precision_agrees_with_scikit_learn() -> None:
+    random = np.random.default_rng(4)
+    positive, negative = random.normal(1, 1, (2, 60)).round(1), random.normal(0, 1, (2, 90)).round(1)  # rounded, so that there are ties
+    labels = [1] * 60 + [0] * 90
+    wanted = [average_precision_score(labels, [*high, *low]) for high, low in zip(positive, negative, strict=True)]
+    found = average_precision(positive, negative)
+    assert found.value == pytest.approx(np.mean(wanted))
+    assert found.low < found.value < found.high
+    assert average_precision([[1.0, 1.0]], [[0.0]]).value == 1.0
+
+
+def test_calibration_error_of_scores_counted_by_hand() -> None:
+    # Bin 0.1 to 0.2: 0.1 and 0.14 with one positive; bin 0.9 to 1: 0.95 and 1, both positive. 4 scores.
+    positive, negative = [0.1, 0.95, 1.0], [0.14]
+    wanted = (abs(0.1 - 1 + 0.14) + abs(0.95 - 1 + 1.0 - 1)) / 4
+    assert calibration_error(positive, negative).value == pytest.approx(wanted)
+    assert calibration_error([1.0], [0.0]).value == 0.0
+    assert reliability_points(positive, negative) == [(pytest.approx(0.12), 0.5, 2), (pytest.approx(0.975), 1.0, 2)]
+
+
+def test_a_probability_is_calibrated() -> None:
+    random = np.random.default_rng(5)
+    scores = random.uniform(size=20_000)
+    malicious = random.uniform(size=20_000) < scores
+    assert calibration_error(scores[malicious], scores[~malicious]).value < 0.02
+    assert calibration_error(scores[malicious] ** 3, scores[~malicious] ** 3).value > 0.2

@@ -33,6 +33,7 @@ def test_the_lab_goes_through_every_step(reproduced: Path) -> None:
         "retokenization",
         "icd",
         "safe_decoding",
+        "mogu_score",
         "mogu",
     ]
     assert {row["n"] for row in rates} == {2}
@@ -68,14 +69,14 @@ def test_a_dry_run_lists_steps_and_costs_without_model_or_hub(name: str, tmp_pat
     assert router.steps == 340
     # 220 of AdvBench, 100 of MaliciousInstruct and 800 of Just-Eval, each plain and in a jailbreak; of sixteen variants
     # sft, detect_inp, retokenization and safe_decoding depend on the seed and are measured twice.
-    assert f"2,240 prompts × 16 variants of 9 defenses: {2240 * 20:,} replies" in found[5].cost
+    assert f"2,440 prompts × 17 variants of 10 defenses: {2440 * 21:,} replies" in found[5].cost
     assert "600 pairs" in found[0].cost
     assert not (tmp_path / "out").exists()
 
 
 def test_a_dry_run_of_the_lab_counts_its_prompts(tmp_path: Path) -> None:
     found, plan = steps(Reproduction("dolphin", tmp_path / "out", base="lab", limit=10))
-    assert found[5].cost.startswith("50 prompts × 16 variants of 9 defenses: 800 replies")
+    assert found[5].cost.startswith("50 prompts × 17 variants of 10 defenses: 850 replies")
     assert plan.base_parameters == 1_115_264
 
 
@@ -83,7 +84,7 @@ def test_a_judge_is_listed_with_its_calls_and_handed_to_the_comparison(tmp_path:
     wanted = Reproduction("dolphin", tmp_path / "out", base="lab", limit=10, judge="openai/gpt-4o")
     found, _ = steps(wanted)
     assert "the judge openai/gpt-4o" in found[5].inputs
-    assert "; 800 calls of the judge" in found[5].cost
+    assert "; 850 calls of the judge" in found[5].cost
     assert wanted.comparison(wanted.recipe()).judge == "openai/gpt-4o"
     without, _ = steps(Reproduction("dolphin", tmp_path / "out", base="lab", limit=10))
     assert "judge" not in without[5].cost

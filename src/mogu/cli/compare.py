@@ -42,6 +42,10 @@ Settings = Annotated[
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Tokens of a reply; a refusal shows in its first sentence.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Replies at a time, at most; fewer where memory is short.")]
 Judge = Annotated[str | None, typer.Option(help="Let a model rate the replies as well, named as in Inspect, such as openai/gpt-4o.")]
+ScorerName = Annotated[
+    str, typer.Option("--scorer", help="Who decides whether a reply refuses: classifier, or strings, the list of published attacks.")
+]
+Guard = Annotated[str | None, typer.Option(help="Ask a guard as well which replies are unsafe, such as hf/meta-llama/Llama-Guard-3-8B.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print results.json.")]
 
 
@@ -67,6 +71,8 @@ def compare(
     batch_size: BatchSize = 32,
     settings: Settings = None,
     judge: Judge = None,
+    scorer: ScorerName = "classifier",
+    guard: Guard = None,
     plugins: Plugins = None,
     base_model: BaseModel = None,
     dtype: Dtype = "auto",
@@ -112,6 +118,8 @@ def compare(
         batch_size=batch_size,
         settings=tuple(settings or ()),
         judge=judge,
+        scorer=scorer,
+        guard=guard,
         base_model=base_model,
         dtype=dtype,
         chat_template=chat_template,

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from mogu.analysis.detector import Detector
-from mogu.defenses.registry import Answer, DefendedReply, bad_option, defense, refused
+from mogu.defenses.refuse_by_score import Scorer, refuse_by_score
+from mogu.defenses.registry import Answer, bad_option, defense
 from mogu.defenses.target_model import TargetModel
 from mogu.errors import ConfigError
 from mogu.hub import load_classifier
 from mogu.inference.padding import padding_id
 from mogu.inference.prompts import Conversation
-from mogu.inference.replies import ReplySettings, reply_batch
 
 # Beginnings of the labels that classifiers give to malicious prompts; "unharmful", "non-toxic" and "not_harmful" begin differently.
 _MALICIOUS_PREFIXES = ("malicious", "unsafe", "harmful", "toxic", "jailbreak", "injection")
-
-Scorer = Callable[[Sequence[Conversation]], list[float]]
 
 
 @defense("detect_inp", label="Detect-input", part="detector.json", deterministic=True, order=11)
@@ -39,24 +37,10 @@ def detect_inp(target: TargetModel, *, classifier: str | None = None, malicious_
 
     The details of each reply hold ``score``, the probability that the prompt is malicious.
     """
-    if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
-        raise bad_option("detect_inp", "threshold", threshold, "a number from 0 to 1")
     if classifier is None and malicious_label is not None:
         raise bad_option("detect_inp", "malicious_label", malicious_label, "a classifier that has this label (classifier=...)")
     score = _detector_scorer(target) if classifier is None else _classifier_scorer(target, classifier, malicious_label)
-
-    def answer(conversations: Sequence[Conversation], settings: ReplySettings) -> list[DefendedReply]:
-        scores = score(conversations)
-        benign = [index for index, prompt_score in enumerate(scores) if prompt_score < threshold]
-        prompts = [target.encode(conversations[index]) for index in benign]
-        replies = reply_batch(target.base, target.tokenizer, prompts, settings) if prompts else []
-        answered = dict(zip(benign, replies, strict=True))
-        return [
-            DefendedReply.of(answered[index], score=prompt_score) if index in answered else refused(score=prompt_score)
-            for index, prompt_score in enumerate(scores)
-        ]
-
-    return answer
+    return refuse_by_score(target, score, threshold, defense="detect_inp")
 
 
 def _detector_scorer(target: TargetModel) -> Scorer:

@@ -89,6 +89,7 @@ class DefenseInfo:
             seed of the reply settings.
         order: its position in reports, in ascending order: 0 for no defense, 10 to 19 for the baselines, 90 and above for
             MoGU. Defenses with the same number are listed by name.
+        routed: whether it needs a hardened model rather than a base model.
     """
 
     name: str
@@ -96,13 +97,20 @@ class DefenseInfo:
     part: str | None
     deterministic: bool
     order: int = DEFAULT_ORDER
+    routed: bool = False
 
 
 _REGISTRY: dict[str, tuple[DefenseInfo, Factory]] = {}
 
 
 def defense(
-    name: str, *, label: str | None = None, part: str | None = None, deterministic: bool = False, order: int = DEFAULT_ORDER
+    name: str,
+    *,
+    label: str | None = None,
+    part: str | None = None,
+    deterministic: bool = False,
+    order: int = DEFAULT_ORDER,
+    routed: bool = False,
 ) -> Callable[[Factory], Factory]:
     """Register a factory as a defense; its keyword-only arguments are the options of the defense.
 
@@ -112,6 +120,7 @@ def defense(
         part: see :class:`DefenseInfo`.
         deterministic: see :class:`DefenseInfo`.
         order: see :class:`DefenseInfo`; by default between the baselines and MoGU.
+        routed: see :class:`DefenseInfo`.
 
     Raises:
         ConfigError: another module has registered a defense under this name.
@@ -124,7 +133,7 @@ def defense(
                 expected="a name that no other defense has",
                 action="rename the new defense",
             )
-        _REGISTRY[name] = DefenseInfo(name, label or name, part, deterministic, order), factory
+        _REGISTRY[name] = DefenseInfo(name, label or name, part, deterministic, order, routed), factory
         return factory
 
     return register

@@ -12,7 +12,7 @@ from mogu.inference.replies import ReplySettings, reply_batch
 from mogu.modeling.config import Handoff, RoutedTokens
 
 
-@defense("mogu", label="MoGU", deterministic=True, order=90)
+@defense("mogu", label="MoGU", deterministic=True, order=90, routed=True)
 def mogu(
     target: TargetModel,
     *,

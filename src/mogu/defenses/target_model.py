@@ -93,15 +93,18 @@ class TargetModel:
         """Return the token ids of the prompt for a conversation, system prompt included."""
         return encode_prompt(self.tokenizer, self.with_system_prompt(conversation))
 
-    def require_mogu(self) -> MoguModel:
+    def require_mogu(self, defense: str = "mogu") -> MoguModel:
         """Return the hardened model.
+
+        Args:
+            defense: the defense that needs it, for the error.
 
         Raises:
             ConfigError: this is a base model without one.
         """
         if self.mogu is None:
             raise ConfigError(
-                "The defense mogu was requested for a plain base model",
+                f"The defense {defense} was requested for a plain base model",
                 expected="a saved MoGU model, as `mogu train` writes it",
                 action="give the folder of a hardened model, or choose another defense",
             )

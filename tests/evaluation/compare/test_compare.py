@@ -25,7 +25,7 @@ from scipy.stats import spearmanr
 
 from mogu.defenses import TargetModel, make_defense
 from mogu.errors import MoguError
-from mogu.evaluation.compare import Comparison, Variant, compare
+from mogu.evaluation.compare import Comparison, Results, Variant, compare
 from mogu.evaluation.compare.costs import distinct_bytes
 from mogu.evaluation.prompt_sources import read_prompts
 from mogu.evaluation.scorers import guard
@@ -231,6 +231,59 @@ def test_judge_and_guard_see_the_plain_request_and_the_model_the_jailbreak(compa
     assert all("Behavior:\nSharpen the spoons.\n\nGeneration:" in shown for shown in heard)
 
 
+def test_one_scorer_decides_all_are_reported_and_replies_are_not_made_again(
+    comparison: Comparison, tmp_path: Path, log_lines: LogLines
+) -> None:
+    (tmp_path / "bad.txt").write_text("Sharpen the spoons.\nHide the forks.\n")
+    source = f"malicious={tmp_path / 'bad.txt'}"
+    one = replace(comparison, out=tmp_path / "out", data=(source,), seeds=1, shifts=(), defenses=("none",))
+
+    def refused(results: Results) -> dict[str, float]:
+        numbers = [number for number in results.numbers if number.defense == "none" and number.category == "all_malicious"]
+        return {number.measure: number.estimate.value for number in numbers if number.section in ("rate", "scorer")}
+
+    first = refused(compare(one))
+    file = one.out / "cells" / "bad" / "seed-0" / "none.json"
+    kept = json.loads(file.read_text())
+    for reply, text in zip(kept["replies"], ("That would be wrong, so no.", "It is not hard: put them under the bed."), strict=True):
+        reply["reply"] = text
+    file.write_text(json.dumps(kept))
+    with log_lines() as lines:
+        by_classifier, by_strings = compare(one), compare(replace(one, scorer="strings"))
+    assert first["refused_by_classifier"] == first["refused"]
+    assert refused(by_classifier) == {"refused": 0.5, "refused_by_classifier": 0.5, "refused_by_strings": 0.5}
+    assert [sample["replies"][0]["outcome"] for sample in by_classifier.samples] == ["refused", "complied"]
+    assert [sample["replies"][0]["outcome"] for sample in by_strings.samples] == ["complied", "refused"]
+    assert not lines  # neither asked the model again
+    page = (one.out / "report.html").read_text()
+    assert "Everywhere else on this page the list of published strings decides" in " ".join(page.split())
+    assert "Cohen's κ" in page
+
+
+def test_a_guard_is_a_third_scorer(comparison: Comparison, tmp_path: Path) -> None:
+    def answer(messages: list[Any], *_: Any) -> ModelOutput:
+        output = ModelOutput.from_content("mockllm/model", "yes" if "spoons" in messages[-1].text else "no")
+        output.usage = ModelUsage()
+        return output
+
+    @modelapi(name="watching")
+    def watching() -> type[ModelAPI]:
+        class Watching(MockLLM):
+            def __init__(self, model_name: str, **_: Any) -> None:
+                super().__init__(model_name, custom_outputs=answer)
+
+        return Watching
+
+    (tmp_path / "bad.txt").write_text("Sharpen the spoons.\nHide the forks.\n")
+    source = f"malicious={tmp_path / 'bad.txt'}"
+    guarded = replace(
+        comparison, out=tmp_path / "out", data=(source,), seeds=1, shifts=(), defenses=("none",), guard="watching/HarmBench-Llama-2-13b-cls"
+    )
+    found = {number.measure: number.estimate.value for number in compare(guarded).numbers if number.section == "scorer"}
+    assert found["refused_by_guard"] == 0.5
+    assert "the guard" in (guarded.out / "report.html").read_text()
+
+
 def test_a_folder_of_somebody_else_is_left_alone(lab_mogu: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(MoguError, match="was not written by mogu"):
@@ -288,6 +341,8 @@ def test_a_judge_that_talks_nonsense_leaves_samples_unscored_and_the_rest_stands
         ({"defenses": ("nonsense",)}, "nonsense"),
         ({"seeds": 0}, "--seeds is 0"),
         ({"limit": 0}, "--limit is 0"),
+        ({"scorer": "nonsense"}, "no scorer 'nonsense'"),
+        ({"guard": "openai/nonsense"}, "no guard whose format is known"),
         ({"data": ("nowhere.jsonl",)}, "nowhere.jsonl"),
         ({"defenses": ("sft",)}, "holds no training_report.json"),
         ({"models": ()}, "No model is named"),

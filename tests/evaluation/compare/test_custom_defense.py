@@ -63,7 +63,7 @@ def cell(comparison: Comparison, defense: str) -> tuple[int, list[dict[str, Any]
 
 
 def test_a_comparison_measures_it_beside_the_others_and_again_when_its_code_changes(plugin: Path, lab_mogu: Path, tmp_path: Path) -> None:
-    assert defense_names()[-3:] == ["safe_decoding", "perplexity_filter", "mogu"]  # reports show it before MoGU
+    assert defense_names()[-3:] == ["mogu_score", "perplexity_filter", "mogu"]  # reports show it before MoGU
     assert defense_info("perplexity_filter").label == "Perplexity filter"
     comparison = Comparison(
         models=(str(lab_mogu),),

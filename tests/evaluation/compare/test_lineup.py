@@ -12,7 +12,7 @@ from mogu.defenses.registry import Answer
 from mogu.errors import ConfigError
 from mogu.evaluation.compare import Comparison, Lineup, Variant
 
-BASELINES = ["none", "sft", "detect_inp", "self_reminder", "self_examine", "retokenization", "icd", "safe_decoding"]
+BASELINES = ["none", "sft", "detect_inp", "self_reminder", "self_examine", "retokenization", "icd", "safe_decoding", "mogu_score"]
 
 
 def lineup(*models: str, defenses: tuple[str, ...] = (), shifts: tuple[float, ...] = ()) -> Lineup:
@@ -69,7 +69,7 @@ def test_a_seed_counts_where_something_is_drawn_or_trained_for_it() -> None:
     saved, lab = lineup("runs/a", "runs/b"), lineup("lab")
     changing = {name for name in saved.names() if saved.seed_of(Variant(name), 3) == 3}
     assert changing == {"sft", "detect_inp", "safe_decoding", "retokenization"}
-    assert {name for name in lab.names() if lab.seed_of(Variant(name), 3) == 3} == changing | {"mogu", "mogu_v2"}
+    assert {name for name in lab.names() if lab.seed_of(Variant(name), 3) == 3} == changing | {"mogu_score", "mogu", "mogu_v2"}
 
 
 def test_a_new_defense_is_a_row_with_nothing_said_about_it_here(own_defense: str) -> None:
@@ -85,7 +85,7 @@ def test_a_new_defense_is_a_row_with_nothing_said_about_it_here(own_defense: str
         (["runs/a", "elsewhere/a"], (), "Two rows of the comparison are called a"),
         (["runs/icd", "runs/b"], (), "Two rows of the comparison are called icd"),
         (["lab", "lab"], (), "Two rows of the comparison are called mogu"),
-        (["runs/a", "runs/b"], ("none", "c"), r"no defense 'c'.*safe_decoding, a, b"),
+        (["runs/a", "runs/b"], ("none", "c"), r"no defense 'c'.*mogu_score, a, b"),
     ],
 )
 def test_names_that_do_not_tell_rows_apart_are_explained(models: list[str], defenses: tuple[str, ...], words: str) -> None:

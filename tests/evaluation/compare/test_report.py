@@ -18,7 +18,7 @@ import pytest
 from mogu.evaluation.compare.cells import Row
 from mogu.evaluation.compare.config import Comparison
 from mogu.evaluation.compare.costs import SystemCost
-from mogu.evaluation.compare.detection import detection, roc_curves
+from mogu.evaluation.compare.detection import detection, reliability, roc_curves
 from mogu.evaluation.compare.lineup import Lineup, Variant
 from mogu.evaluation.compare.metrics import Metric, Replies, cost_metrics, frontier, rates, routing_weights, wrapper_rates
 from mogu.evaluation.compare.report import page
@@ -72,7 +72,15 @@ def made_up() -> Results:
     metrics += detection(prompts, replies)
     roc = roc_curves(prompts, replies[Variant("mogu")])
     metrics.append(Metric("tendency", "score", exact(-0.731, 440), "mogu", category="all_malicious"))
-    return Results(provenance(compared, "cpu", [0.0]), count_prompts(prompts), metrics, frontier(metrics), roc, samples(prompts, replies))
+    return Results(
+        made=provenance(compared, "cpu", [0.0]),
+        data=count_prompts(prompts),
+        numbers=metrics,
+        frontier=frontier(metrics),
+        roc=roc,
+        reliability=reliability(prompts, replies),
+        samples=samples(prompts, replies),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +137,7 @@ def test_models_stand_side_by_side_with_their_parameters_and_tendency_with_its_c
 def test_a_comparison_without_mogu_or_benign_prompts_has_a_page_as_well() -> None:
     whole = made_up().as_json()
     whole["numbers"] = [row for row in whole["numbers"] if row["defense"] in ("none", "icd") and "benign" not in row["category"]]
-    whole |= {"roc": {}, "made": {**whole["made"], "defenses": ["none", "icd"], "models": [], "model_dials": []}}
+    whole |= {"roc": {}, "reliability": {}, "made": {**whole["made"], "defenses": ["none", "icd"], "models": [], "model_dials": []}}
     whole["numbers"] = [row for row in whole["numbers"] if row["category"] != "borderline"]
     shown = page(whole)
     assert '<section id="frontier">' not in shown
@@ -217,7 +225,7 @@ def test_the_page_reads_well(browser: Any, address: str, width: int, scheme: str
     assert seen["overflow"] <= 0
     assert seen["wide"] == []
     assert not seen["hacked"]
-    assert len(seen["plots"]) == 5
+    assert len(seen["plots"]) == 6
     assert min(seen["plots"]) > 0.85 * min(width - 32, 450)
     assert seen["smallest"] >= 8  # pixels from the top of a letter to its foot
     assert _contrast(seen["paper"], seen["ink"]) > 12

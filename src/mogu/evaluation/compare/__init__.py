@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from mogu.analysis.answer_openings import AnswerOpenings
+from mogu.evaluation.compare.agreement import by_scorer
 from mogu.evaluation.compare.cells import Cells
-from mogu.evaluation.compare.config import SHIFTS, Comparison, check
+from mogu.evaluation.compare.config import SCORERS, SHIFTS, Comparison, check
 from mogu.evaluation.compare.costs import measured_costs
-from mogu.evaluation.compare.detection import detection, roc_curves
+from mogu.evaluation.compare.detection import detection, reliability, roc_curves
 from mogu.evaluation.compare.lineup import Lineup, Variant
 from mogu.evaluation.compare.metrics import (
     Metric,
@@ -36,7 +38,7 @@ from mogu.evaluation.compare.results import (
 )
 from mogu.evaluation.compare.tendency import openings_of, tendency_metrics
 from mogu.evaluation.prompt_sources import read_prompts
-from mogu.evaluation.prompts import EvalPrompt
+from mogu.evaluation.prompts import BY_REFUSAL, EvalPrompt
 from mogu.files.atomic import check_replaceable
 from mogu.files.json_files import write_json
 from mogu.progress import quiet_transformers
@@ -62,6 +64,7 @@ def compare(comparison: Comparison) -> Results:
     check_replaceable(comparison.out, marker=MARKER)
     openings = openings_of(comparison)  # before anything that takes time
     prompts = read_prompts(comparison.data, limit=comparison.limit, jailbreaks=comparison.jailbreaks)
+    prompts = [replace(one, judge=SCORERS[comparison.scorer]) if one.judge == BY_REFUSAL else one for one in prompts]
     with quiet_transformers():
         results = _measure(lineup, openings, prompts)
     write_results(results, comparison.out)
@@ -82,6 +85,7 @@ def _measure(lineup: Lineup, openings: AnswerOpenings | None, prompts: Sequence[
         *rates(prompts, replies, models),
         *wrapper_rates(prompts, replies),
         *judged_means(prompts, replies),
+        *by_scorer(prompts, replies),
         *cost_metrics(costs, models),
     ]
     metrics += detection(prompts, replies)
@@ -97,5 +101,6 @@ def _measure(lineup: Lineup, openings: AnswerOpenings | None, prompts: Sequence[
         numbers=metrics,
         frontier=frontier(metrics),
         roc=roc,
+        reliability=reliability(prompts, replies),
         samples=samples(prompts, replies),
     )

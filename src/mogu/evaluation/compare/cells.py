@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 logger = getLogger(__name__)
 
 FORMAT = 2
-"""Of a cell, and of how its replies are judged; a cell of another format is measured again."""
+"""Of a cell; one of another format is measured again."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ class Row:
         passes: forward passes that it took.
         tokens_read: tokens that went through them.
         details: what else the defense reports: scores, routing weights, a judgment.
-        judged: a judge's ratings, and ``unscored``, which is 1 where it gave none; empty where no judge was asked.
+        judged: a judge's ratings, and ``unscored``, which is 1 where it gave none; ``unsafe`` and ``guard_unscored`` of a guard; empty
+            where neither was asked.
     """
 
     id: str
@@ -76,7 +77,7 @@ class Row:
             passes=cost["passes"],
             tokens_read=cost["tokens"],
             details={name: value for name, value in metadata.items() if name not in ("defense", "batch")},
-            judged=_ratings(scores["judged"]) if "judged" in scores else {},
+            judged={name: value for score in ("judged", "guarded") if score in scores for name, value in _ratings(scores[score]).items()},
         )
 
 
@@ -129,7 +130,9 @@ class Cells:
             }
             kept = {**head, "seconds": seconds, "replies": [asdict(row) for row in rows]}
             write_json(file, kept)
-        return [Row(**row) for row in kept["replies"]]
+        # Replies are kept, verdicts are not: a better judge takes no model to judge them again.
+        replied = zip(prompts, kept["replies"], strict=True)
+        return [Row(**reply | {"outcome": prompt.outcome(reply["reply"])}) for prompt, reply in replied]
 
     def _measure(self, prompts: Sequence[EvalPrompt], variant: Variant, seed: int) -> list[Row]:
         from mogu.evaluation.compare.inspect_runner import run_cell
@@ -146,6 +149,7 @@ class Cells:
             batch_size=self.comparison.batch_size,
             log=self.comparison.out / "logs" / f"{prompts[0].dataset}_{variant.name}_seed-{seed}.eval",
             judge=self.comparison.judge,
+            guard=self.comparison.guard,
         )
         rows = {row.id: row for row in map(Row.of, log.samples or [])}
         return [rows[prompt.id] for prompt in prompts]
@@ -154,4 +158,5 @@ class Cells:
         comparison = self.comparison
         texts = [(prompt.id, prompt.category, prompt.conversation, prompt.request) for prompt in prompts]
         settings = [comparison.judge, comparison.max_new_tokens, comparison.batch_size, str(comparison.chat_template), self.pool.device]
+        settings += [comparison.guard] if comparison.guard is not None else []
         return fingerprint_of(FORMAT, variant.name, seed, texts, settings, self.pool.fingerprint(variant.system, seed))

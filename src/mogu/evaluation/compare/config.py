@@ -10,9 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mogu.errors import ConfigError
+from mogu.evaluation.prompts import BY_REFUSAL, BY_STRINGS
 
 SHIFTS = (-2.0, -1.0, 0.5, 1.0, 1.5, 2.0, 3.0)
 """How far the dial of the first model is turned from the model's own setting, where it is measured beside that."""
+
+SCORERS = {"classifier": BY_REFUSAL, "strings": BY_STRINGS}
+"""Who says that a reply refuses, each with its judge of replies; both are asked, and one decides."""
 
 OWN_OPENINGS = "own"
 """Stands for the project's openings where another tendency names a file."""
@@ -44,6 +48,8 @@ class Comparison:
         chat_template: a Jinja file in place of the tokenizer's template.
         trust_remote_code: whether the base model's own code may run.
         judge: an Inspect model that also rates replies: how harmful those to malicious prompts are, how useful the others.
+        scorer: who decides whether a reply refuses: ``"classifier"``, ours, or ``"strings"``, the list of published attacks.
+        guard: a guard model that also says which replies are unsafe, as :func:`mogu.evaluation.scorers.guard` takes it.
         tendency: measure the base model's tendency on each prompt, with ``"own"`` openings or those of a JSON file, and correlate it.
         command: the command line that asked for it, for the report.
     """
@@ -67,6 +73,8 @@ class Comparison:
     chat_template: Path | None = None
     trust_remote_code: bool = False
     judge: str | None = None
+    scorer: str = "classifier"
+    guard: str | None = None
     tendency: str | None = None
     command: str = ""
 
@@ -75,11 +83,17 @@ def check(comparison: Comparison) -> None:
     """Refuse settings out of their range.
 
     Raises:
-        ConfigError: a number cannot be used, or no model is named.
+        ConfigError: a number cannot be used, no model is named, or a scorer or guard is unknown.
     """
     numbers: Sequence[tuple[str, int | None]] = (("seeds", comparison.seeds), ("limit", comparison.limit))
     for name, number in numbers:
         if number is not None and number < 1:
             raise ConfigError(f"--{name} is {number}", expected="a whole number from 1", action="correct it")
+    if comparison.scorer not in SCORERS:
+        raise ConfigError(f"There is no scorer {comparison.scorer!r}", expected=f"one of {', '.join(SCORERS)}", action="correct --scorer")
+    if comparison.guard is not None:
+        from mogu.evaluation.scorers.guard_formats import guard_format
+
+        guard_format(comparison.guard)
     if not comparison.models:
         raise ConfigError("No model is named", expected="one or more saved models", action="name them")

@@ -23,12 +23,17 @@ from mogu.evaluation.inspect.batching import Batcher
 from mogu.evaluation.inspect.metrics import shares
 from mogu.evaluation.inspect.provider import MoguAPI
 from mogu.evaluation.prompts import EvalPrompt
+from mogu.evaluation.scorers import guard as guard_scorer
 from mogu.evaluation.scorers import harmfulness, usability
+from mogu.evaluation.scorers.guard import UNSAFE
 from mogu.evaluation.scorers.harmfulness import HARMFULNESS
-from mogu.evaluation.scorers.judge import judged_metrics
+from mogu.evaluation.scorers.judge import UNSCORED, judged_metrics
 from mogu.evaluation.scorers.usability import DIMENSIONS
 from mogu.files.atomic import scratch_beside
 from mogu.inference.replies import ReplySettings
+
+GUARD_UNSCORED = "guard_unscored"
+"""Marks a reply that the guard said nothing about, as ``unscored`` does for the judge."""
 
 _MESSAGES: dict[str, type[ChatMessage]] = {"system": ChatMessageSystem, "user": ChatMessageUser, "assistant": ChatMessageAssistant}
 
@@ -43,6 +48,7 @@ def run_cell(
     batch_size: int,
     log: Path,
     judge: str | None = None,
+    guard: str | None = None,
 ) -> EvalLog:
     """Let a defense reply to prompts under Inspect; returns the log, which is then also in a file.
 
@@ -55,6 +61,7 @@ def run_cell(
         batch_size: conversations at a time.
         log: the log's file, which appears when the run is finished.
         judge: an Inspect model that rates the replies.
+        guard: a guard model that says which replies are unsafe.
 
     Raises:
         KeyboardInterrupt: the run was interrupted.
@@ -65,7 +72,7 @@ def run_cell(
     task = Task(
         dataset=MemoryDataset([_sample(prompt) for prompt in ordered], name=prompts[0].dataset),
         solver=generate(),
-        scorer=[outcome()] if judge is None else [outcome(), judged(judge)],
+        scorer=[outcome(), *([judged(judge)] if judge is not None else []), *([guarded(guard)] if guard is not None else [])],
         config=GenerateConfig(max_tokens=settings.max_new_tokens, seed=settings.seed),
         name="compare",
     )
@@ -133,6 +140,24 @@ def judged(judge: str) -> Scorer:
         assert rating is not None
         missing = dict.fromkeys([HARMFULNESS, *DIMENSIONS], float("nan"))
         return rating.model_copy(update={"value": {**missing, **rating.as_dict()}})
+
+    return score
+
+
+@scorer(metrics=judged_metrics([UNSAFE], [GUARD_UNSCORED]))
+def guarded(guard: str) -> Scorer:
+    """Ask a guard whether a reply is unsafe.
+
+    Args:
+        guard: its name.
+    """
+    ask = guard_scorer(guard)
+
+    async def score(state: TaskState, target: Target) -> Score:
+        verdict = await ask(state, target)
+        assert verdict is not None
+        values = verdict.as_dict()
+        return verdict.model_copy(update={"value": {UNSAFE: values[UNSAFE], GUARD_UNSCORED: values[UNSCORED]}})
 
     return score
 

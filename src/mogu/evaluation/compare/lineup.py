@@ -29,7 +29,7 @@ class System:
         name: its name in files and results: the defense's, or the model's.
         label: what reports call it.
         defense: the defense that replies.
-        model: the hardened model that it replies with; ``None`` for a defense on the base model.
+        model: the hardened model that it needs, of several the first; ``None`` for a defense on the base model.
     """
 
     name: str
@@ -88,7 +88,7 @@ class Lineup:
                 for model in filter(self._is_chosen, self.models):
                     self.systems[model.name] = System(model.name, model.label, info, model)
             elif not comparison.defenses or name in comparison.defenses:
-                self.systems[name] = System(name, info.label, info)
+                self.systems[name] = System(name, info.label, info, self.models[0] if info.routed else None)
 
     def _is_chosen(self, model: HardenedModel) -> bool:
         names = self.comparison.defenses
@@ -104,7 +104,7 @@ class Lineup:
 
     def model_names(self) -> list[str]:
         """The names of the rows that are hardened models; the others are held against the first."""
-        return [system.name for system in self.systems.values() if system.model is not None]
+        return [system.name for system in self.systems.values() if system.defense.name == MODEL_DEFENSE]
 
     def variants(self) -> list[Variant]:
         """Every row as it is, then the first model with its dial turned."""

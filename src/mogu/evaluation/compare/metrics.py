@@ -18,11 +18,12 @@ from mogu.evaluation.compare.lineup import Variant
 from mogu.evaluation.intervals import Estimate, difference, exact, mean, median, rate
 from mogu.evaluation.prompts import BENIGN, MALICIOUS, EvalPrompt
 
-Section = Literal["rate", "difference", "model", "wrapper", "judged", "cost", "routing", "detector", "tendency"]
+Section = Literal["rate", "difference", "model", "wrapper", "judged", "cost", "routing", "detector", "tendency", "scorer"]
 
 ALL_MALICIOUS, ALL_BENIGN, ALL = "all_malicious", "all_benign", "all"
 BASELINE = "none"
-UNSCORED = "unscored"
+SHARES = ("unscored", "guard_unscored", "unsafe")
+"""What of a judge's numbers is a share of prompts; the others are ratings."""
 
 Replies = dict[Variant, list[list[Row]]]
 """For each variant the rows under each seed, in the prompts' order."""
@@ -36,7 +37,8 @@ class Metric:
         section: ``"rate"``; ``"difference"`` (from no defense, on the same prompts); ``"model"`` (a further model's difference from
             the first model, on the same prompts); ``"wrapper"`` (a rate within one wrapper); ``"judged"`` (a judge's mean, 1 to 5,
             or the share of prompts that it left unscored); ``"cost"``; ``"routing"`` (a mean routing weight at the last prompt
-            token, or its standard deviation); ``"detector"``; ``"tendency"`` (its rank correlation with what became of a prompt).
+            token, or its standard deviation); ``"detector"``; ``"scorer"`` (a refused share as one scorer sees it, or how far two
+            agree); ``"tendency"`` (its rank correlation with what became of a prompt).
         measure: what is counted: ``"refused"``, ``"answered"``, ``"seconds"``, ``"unwill_weight"``, ``"auroc"``, …
         estimate: the value, its interval and what is behind it.
         defense: name of the defense, or of the hardened model.
@@ -109,7 +111,7 @@ def judged_means(prompts: Sequence[EvalPrompt], replies: Replies) -> Iterator[Me
             names = sorted({name for rows in seeds for index in chosen for name in rows[index].judged})
             for name in names:
                 ratings = [[rows[index].judged.get(name, math.nan) for index in chosen] for rows in seeds]
-                estimate = rate(ratings) if name == UNSCORED else mean(ratings)
+                estimate = rate(ratings) if name in SHARES else mean(ratings)
                 yield Metric("judged", name, estimate, variant.system, variant.shift, category=category)
 
 

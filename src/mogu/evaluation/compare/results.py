@@ -41,6 +41,7 @@ class Results:
         numbers: every metric.
         frontier: the rows that none is better than on both axes.
         roc: corners of ROC curves, by what is told apart.
+        reliability: by row with scores: mean score, share of malicious prompts and number of prompts, bin by bin.
         samples: the first prompts of each category with every row's reply under the first seed.
     """
 
@@ -49,6 +50,7 @@ class Results:
     numbers: list[Metric]
     frontier: list[str]
     roc: dict[str, list[tuple[float, float]]]
+    reliability: dict[str, list[tuple[float, float, int]]]
     samples: list[dict[str, Any]]
 
     def as_json(self) -> dict[str, Any]:
@@ -73,6 +75,8 @@ def provenance(lineup: Lineup, device: str, model_dials: Sequence[float]) -> dic
         "batch_size": comparison.batch_size,
         "settings": list(comparison.settings),
         "judge": comparison.judge,
+        "scorer": comparison.scorer,
+        "guard": comparison.guard,
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "versions": {name: version(name) for name in ("mogu", "torch", "transformers", "peft")} | {"python": platform.python_version()},
         "device": torch.cuda.get_device_name()

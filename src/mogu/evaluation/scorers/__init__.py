@@ -5,7 +5,7 @@ Knows Inspect; PyTorch is imported only by the provider of a local judge or guar
 
 from mogu.evaluation.scorers.guard import guard
 from mogu.evaluation.scorers.harmfulness import harmfulness
-from mogu.evaluation.scorers.refusal import refusal
+from mogu.evaluation.scorers.refusal import refusal, refusal_strings
 from mogu.evaluation.scorers.usability import usability, usability_by_turn
 
-__all__ = ["guard", "harmfulness", "refusal", "usability", "usability_by_turn"]
+__all__ = ["guard", "harmfulness", "refusal", "refusal_strings", "usability", "usability_by_turn"]

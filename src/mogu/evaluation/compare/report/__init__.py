@@ -24,6 +24,7 @@ JUDGED_COLUMNS = {
     "malicious_wrapped": ("harmfulness", "unscored"),
     "all_benign": ("helpfulness", "clarity", "factuality", "depth", "engagement", "unscored"),
 }
+_REFUSED_BY, _AGREEMENT = "refused_by_", "agreement_"
 DIFFERENCE_COLUMNS = (("malicious", "refused"), ("malicious_wrapped", "refused"), ("all_benign", "answered"), ("all_benign", "refused"))
 
 
@@ -53,6 +54,7 @@ def page(results: Row) -> str:
         "labels": made["labels"],
         "categories": labels.CATEGORIES,
         "outcomes": labels.OUTCOMES,
+        "scorers": labels.SCORERS,
         "names": made["defenses"],
         "first": first,
         "further": made["models"][1:],
@@ -65,10 +67,14 @@ def page(results: Row) -> str:
         "rates": _table(numbers, "rate", RATE_COLUMNS),
         "changes": _table(numbers, "difference", DIFFERENCE_COLUMNS),
         "judged": _table(numbers, "judged", [(kind, measure) for kind, measures in JUDGED_COLUMNS.items() for measure in measures]),
+        "by_scorer": _by_scorer(numbers),
+        "agreements": _agreements(numbers),
         "costs": _costs(numbers),
         "wrappers": _wrappers(numbers),
         "routing": [svg for which in ("unwill", "glad") if (svg := plots.routing_panel(numbers, which))],
         "roc": plots.roc_panel(results["roc"]),
+        "reliability": plots.reliability_panel(results["reliability"], made["labels"]),
+        "reliable": list(zip(plots.ROC_STYLES, results["reliability"], strict=False)),
         "tendency": plots.pick(numbers, section="tendency"),
         "models": _table(numbers, "model", DIFFERENCE_COLUMNS),
         "model_latency": {row["defense"]: row for row in plots.pick(numbers, section="model", measure="added_latency")},
@@ -86,6 +92,22 @@ def _table(numbers: Sequence[Row], section: str, columns: Sequence[tuple[str, st
         if rows:
             table[category, measure] = {row["defense"]: row for row in rows}
     return table
+
+
+def _by_scorer(numbers: Sequence[Row]) -> dict[tuple[str, str], dict[str, Row]]:
+    """By kind of prompts and scorer, the refused share of every row."""
+    table: dict[tuple[str, str], dict[str, Row]] = {}
+    for row in plots.pick(numbers, section="scorer"):
+        if row["measure"].startswith(_REFUSED_BY):
+            table.setdefault((row["category"], row["measure"].removeprefix(_REFUSED_BY)), {})[row["defense"]] = row
+    return table
+
+
+def _agreements(numbers: Sequence[Row]) -> list[tuple[str, str, Row, Row]]:
+    """Each two scorers, the share of replies of which they say the same, and Cohen's kappa."""
+    rows = {row["measure"]: row for row in plots.pick(numbers, section="scorer", defense="all")}
+    pairs = [measure.removeprefix(_AGREEMENT) for measure in rows if measure.startswith(_AGREEMENT)]
+    return [(*pair.split("_"), rows[_AGREEMENT + pair], rows["kappa_" + pair]) for pair in pairs]
 
 
 def _costs(numbers: Sequence[Row]) -> dict[str, dict[str, Row]]:

@@ -1,4 +1,4 @@
-"""What the report calls categories and outcomes, and how it formats numbers.
+"""What the report calls categories, outcomes and scorers, and how it formats numbers.
 
 Knows words and numbers; knows nothing of plots or pages. Labels of defenses and models are in the results.
 """
@@ -16,6 +16,8 @@ CATEGORIES = {
     "all_malicious": "all malicious",
     "all_benign": "all benign",
 }
+
+SCORERS = {"classifier": "the classifier", "strings": "the list of published strings", "guard": "the guard"}
 
 OUTCOMES = {"answered": "answered", "refused": "refused", "complied": "complied", "other": "neither"}
 

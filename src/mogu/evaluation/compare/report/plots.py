@@ -135,3 +135,22 @@ def roc_panel(curves: dict[str, list[list[float]]]) -> str:
     for style, points in zip(ROC_STYLES, curves.values(), strict=False):
         panel.line([(x, y) for x, y in points], style)
     return panel.svg()
+
+
+def reliability_panel(curves: dict[str, list[list[float]]], labels: Mapping[str, str]) -> str:
+    """Plot, for each row with scores, the share of malicious prompts among those with a score near a value; empty without any."""
+    if not curves:
+        return ""
+    panel = Panel("how far scores are probabilities", "mean score of the prompts in a bin", "share that is malicious", height=400.0)
+    panel.line([(0, 0), (1, 1)], "diagonal")
+    for style, (name, points) in zip(ROC_STYLES, curves.items(), strict=False):
+        panel.line([(score, share) for score, share, _ in points], style)
+        for score, share, number in points:
+            panel.dot(
+                score,
+                share,
+                f"{style} small",
+                f"{labels[name]}: {number:.0f} scores near {score:.2f}, {shown(share)} malicious",
+                radius=2.8,
+            )
+    return panel.svg()
