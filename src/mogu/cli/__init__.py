@@ -28,6 +28,7 @@ from mogu.cli import (
     recipes,
     reproduce,
     robustness,
+    score,
     serve,
     tendency,
     train,
@@ -70,6 +71,7 @@ app.command()(compare.compare)
 app.command()(calibrate.calibrate)
 app.command()(reproduce.reproduce)
 app.command()(probe.probe)
+app.command()(score.score)
 app.command()(tendency.tendency)
 app.command()(robustness.robustness)
 app.command()(generate.generate)
