@@ -109,5 +109,5 @@ def _missing(spec: DatasetSpec, error: Exception) -> DataError:
         f"The data set {spec.name} could not be loaded from {where}: {reason}",
         expected="access to the network, or the data set in a file",
         action=f"{terms}supply it as a .csv, .jsonl, .json or .txt file: -T file=PATH (file=... in Python), "
-        f"or {spec.name}.csv in the folder that {DATA_DIR} names",
+        f"or {spec.file or spec.name}.csv in the folder that {DATA_DIR} names",
     )
