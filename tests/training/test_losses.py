@@ -22,6 +22,7 @@ from mogu.training.attention_layout import choose_layout
 from mogu.training.collator import Collator, Layout
 from mogu.training.examples import Example
 from mogu.training.losses import responder_losses, router_losses, weight_losses
+from mogu.training.recipe import Penalty
 
 MakeBase = Callable[..., PreTrainedModel]
 PAIRS = [
@@ -64,11 +65,11 @@ def one_ratio(model: Any, pair: Example) -> torch.Tensor:
     return wanted / other
 
 
-def one_router_loss(model: MoguModel, example: Example) -> torch.Tensor:
+def one_router_loss(model: MoguModel, example: Example, power: int = 2) -> torch.Tensor:
     loss = one_cross_entropy(model, example.prompt, example.answers[0])
     alpha, beta = model.routing_weights["unwill"].float(), model.routing_weights["glad"].float()
     unwill, glad = (1.0, 0.0) if example.malicious else (0.0, 1.0)
-    return loss + PENALTY * (((alpha - unwill) ** 2).mean() + ((beta - glad) ** 2).mean())
+    return loss + PENALTY * (((alpha - unwill).abs() ** power).mean() + ((beta - glad).abs() ** power).mean())
 
 
 def with_lora(base: PreTrainedModel) -> Any:
@@ -105,7 +106,8 @@ def test_responder_losses_and_gradients_equal_one_example_at_a_time(family: str,
 
 
 @some_families
-def test_router_losses_and_gradients_equal_one_example_at_a_time(family: str, make_base: MakeBase) -> None:
+@pytest.mark.parametrize(("penalty", "power"), [("l1", 1), ("l2", 2)])
+def test_router_losses_and_gradients_equal_one_example_at_a_time(family: str, penalty: Penalty, power: int, make_base: MakeBase) -> None:
     base = make_base(family)
     layouts: set[Layout] = {"separate", choose_layout(base, longest=64)}
     model = MoguModel.from_base(base, MoguConfig(rank=4, router_hidden=8))
@@ -113,11 +115,11 @@ def test_router_losses_and_gradients_equal_one_example_at_a_time(family: str, ma
         with torch.no_grad():
             layer.up.normal_(std=0.3)
     model.injected.start_router_training()
-    expected = torch.stack([one_router_loss(model, example) for example in SINGLES])
+    expected = torch.stack([one_router_loss(model, example, power) for example in SINGLES])
     expected_gradients = gradients(model, expected.mean())
     assert expected_gradients
     for layout in layouts:
-        losses = router_losses(model, batch_of(SINGLES, layout), layout, PENALTY)
+        losses = router_losses(model, batch_of(SINGLES, layout), layout, PENALTY, penalty)
         torch.testing.assert_close(losses, expected, rtol=0, atol=1e-5, check_dtype=False)
         found = gradients(model, losses.mean())
         for name, gradient in found.items():

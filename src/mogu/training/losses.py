@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mogu.modeling.layers import RoutedLinear
 from mogu.training.collator import IGNORED, PADDING, Layout, attention_mask
+from mogu.training.recipe import Penalty
 
 Losses = Callable[[dict[str, Tensor]], Tensor]
 """A batch to the loss of each of its examples, ``[examples]``, float32."""
@@ -69,30 +70,33 @@ def answer_losses(model: Any, batch: dict[str, Tensor], layout: Layout) -> Tenso
     return answer_cross_entropy(model, batch, layout, answers=1)[:, 0]
 
 
-def router_losses(model: Any, batch: dict[str, Tensor], layout: Layout, weight_penalty: float) -> Tensor:
+def router_losses(model: Any, batch: dict[str, Tensor], layout: Layout, weight_penalty: float, penalty: Penalty = "l2") -> Tensor:
     """``CE + λ·(mean (α − α*)² + mean (β − β*)²)`` of each example, ``[examples]``: the loss of the router stage.
 
-    The means are over all real tokens of prompt and answer and over all routed layers; benign examples have
-    ``α* = 0, β* = 1``, malicious ones ``α* = 1, β* = 0``.
+    The means are over all real tokens of prompt and answer and over all routed layers; benign examples have ``α* = 0, β* = 1``,
+    malicious ones ``α* = 1, β* = 0``. With ``penalty="l1"``, absolute values take the place of squares: so the paper's text has it, and
+    squares its code.
 
     Args:
         model: the :class:`~mogu.MoguModel`, in routing mode ``"on"``.
         batch: examples of one answer.
         layout: the layout of the batch.
         weight_penalty: ``λ``.
+        penalty: ``"l2"`` or ``"l1"``.
     """
-    return answer_losses(model, batch, layout) + weight_penalty * weight_losses(model.routed_layers, batch).sum(-1)
+    return answer_losses(model, batch, layout) + weight_penalty * weight_losses(model.routed_layers, batch, penalty).sum(-1)
 
 
-def weight_losses(layers: list[RoutedLinear], batch: dict[str, Tensor]) -> Tensor:
-    """``mean (α − α*)²`` and ``mean (β − β*)²`` of each example, ``[examples, 2]``, from the latest pass."""
+def weight_losses(layers: list[RoutedLinear], batch: dict[str, Tensor], penalty: Penalty = "l2") -> Tensor:
+    """``mean (α − α*)²`` and ``mean (β − β*)²`` of each example, ``[examples, 2]``, from the latest pass; absolute values for ``"l1"``."""
     real = (batch["segments"] != PADDING).float()
     malicious = batch["malicious"].float()
     targets = torch.stack([malicious, 1 - malicious], dim=-1).unsqueeze(1)
     total = torch.zeros(len(malicious), 2, device=real.device)
     for layer in layers:
         assert layer.routing_weights is not None  # the latest pass was routed
-        distance = (layer.routing_weights.float().to(real.device) - targets) ** 2
+        difference = layer.routing_weights.float().to(real.device) - targets
+        distance = difference.abs() if penalty == "l1" else difference**2
         total = total + (distance * real.unsqueeze(-1)).sum(1) / real.sum(1, keepdim=True)
     return total / len(layers)
 

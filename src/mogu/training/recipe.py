@@ -18,6 +18,7 @@ from mogu.modeling.config import BackboneConfig, Handoff, MoguConfig, RoutedToke
 from mogu.recipes.settings import Section, checked, read_tree
 
 Method = Literal["v1", "v2"]
+Penalty = Literal["l1", "l2"]
 
 
 def _as_in(config: type[BaseModel], name: str) -> Any:
@@ -190,10 +191,16 @@ class ResponderStage(Stage):
 
 
 class RouterStage(Stage):
-    """``[router]``."""
+    """``[router]``.
+
+    Args:
+        penalty: how far a routing weight is from its target: ``"l2"``, its square, as the published code has it; or ``"l1"``, its
+            absolute value, as the paper's text does.
+    """
 
     learning_rate: float = Field(default=5e-4, gt=0)
     batch_size: int = Field(default=16, ge=1)
+    penalty: Penalty = "l2"
 
 
 class ChoiceSection(Section):

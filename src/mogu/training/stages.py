@@ -174,7 +174,7 @@ def train_router(
     def share(parameter: str) -> float:
         return 1.0 if ".routers." in parameter or backbone_rate is None else backbone_rate / stage.learning_rate
 
-    losses = functools.partial(router_losses, model, layout=setting.layout, weight_penalty=weight_penalty)
+    losses = functools.partial(router_losses, model, layout=setting.layout, weight_penalty=weight_penalty, penalty=stage.penalty)
     rates = share if model.mogu_config.backbone is not None else None
     try:
         _train(model, losses, examples, stage, setting, folder, title=title, rates=rates)
