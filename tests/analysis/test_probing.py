@@ -131,7 +131,7 @@ def test_labels_that_nothing_separates_leave_no_choice(lab_base: Path, tmp_path:
         record.model_copy(update={"label": ("benign", "malicious")[label]})
         for record, label in zip(records("train", benign=200, malicious=200), drawn, strict=True)
     ]
-    with pytest.raises(MoguError, match=r"No layer separates benign prompts from malicious ones: the best AUROC is 0\.5\d, in layer \d"):
+    with pytest.raises(MoguError, match=r"No layer separates benign prompts from malicious ones: the best AUROC is 0\.[45]\d, in layer \d"):
         probe(probe_of(lab_base, mixed, tmp_path / "out"))
     assert not written(tmp_path / "out") & {"probe.json", "probe.png"}
 
