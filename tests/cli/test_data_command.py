@@ -214,4 +214,4 @@ def test_advbench_and_the_seed_tasks(tmp_path):
     arguments = ["--benign", SHARED / "seed_tasks.jsonl", "--malicious", SHARED / "advbench.csv", "--limit", 150, "--augment", 0.5]
     result = mogu_data("build", *arguments, "--out", tmp_path / "pairs.jsonl")
     assert result.exit_code == 0, result.exception
-    assert Counter(record.label for record in read_records(tmp_path / "pairs.jsonl")) == {"benign": 117, "malicious": 120}  # two answers decline
+    assert Counter(record.label for record in read_records(tmp_path / "pairs.jsonl")) == {"benign": 117, "malicious": 120}
