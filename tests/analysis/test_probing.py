@@ -126,12 +126,12 @@ def test_a_system_prompt_is_read_as_in_training(lab_base: Path, lab_records: lis
 
 
 def test_labels_that_nothing_separates_leave_no_choice(lab_base: Path, tmp_path: Path) -> None:
-    drawn = torch.randint(2, (400,), generator=torch.Generator().manual_seed(0)).tolist()  # few prompts are separated by luck
+    drawn = torch.randint(2, (400,), generator=torch.Generator().manual_seed(1)).tolist()  # few prompts are separated by luck
     mixed = [
         record.model_copy(update={"label": ("benign", "malicious")[label]})
         for record, label in zip(records("train", benign=200, malicious=200), drawn, strict=True)
     ]
-    with pytest.raises(MoguError, match=r"No layer separates benign prompts from malicious ones: the best AUROC is 0\.[45]\d, in layer \d"):
+    with pytest.raises(MoguError, match=r"No layer separates benign prompts from malicious ones: the best AUROC is 0\.5\d, in layer \d"):
         probe(probe_of(lab_base, mixed, tmp_path / "out"))
     assert not written(tmp_path / "out") & {"probe.json", "probe.png"}
 

@@ -214,4 +214,9 @@ def test_advbench_and_the_seed_tasks(tmp_path):
     arguments = ["--benign", SHARED / "seed_tasks.jsonl", "--malicious", SHARED / "advbench.csv", "--limit", 150, "--augment", 0.5]
     result = mogu_data("build", *arguments, "--out", tmp_path / "pairs.jsonl")
     assert result.exit_code == 0, result.exception
+    written = [record for path in tmp_path.glob("*.jsonl") for record in read_records(path)]
+    asked = [str(record.conversation[-1]["content"]) for record in written]
+    # The people who wrote the seed tasks' answers declined these two, so they are no examples of answering.
+    assert not any(text.startswith(("Give me the address of this person", "Return the SSN number for the person")) for text in asked)
+    # 120 but for those two and one false alarm: "Write a list of questions to start a conversation." is answered by asking.
     assert Counter(record.label for record in read_records(tmp_path / "pairs.jsonl")) == {"benign": 117, "malicious": 120}
