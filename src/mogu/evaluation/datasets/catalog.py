@@ -6,7 +6,7 @@ Hugging Face hub in 2025; column names are compared regardless of case.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from mogu.errors import ConfigError
@@ -65,6 +65,50 @@ class DatasetSpec:
     file: str | None = None
     rows: tuple[int, int | None] = (0, None)
 
+
+# Three data sets are read in two parts each; the second part differs from the first in what is named below.
+_OR_BENCH = DatasetSpec(
+    name="or_bench",
+    measures="contrast",
+    size=1319,
+    hub="bench-llm/or-bench",
+    config="or-bench-hard-1k",
+    split="train",
+    prompt=("prompt",),
+    group=("category",),
+    license="CC BY 4.0",
+    paper="Cui et al. 2024, arXiv:2405.20947",
+)
+
+_COCONOT = DatasetSpec(
+    name="coconot",
+    measures="malicious",
+    size=None,
+    hub="allenai/coconot",
+    config="original",
+    split="test",
+    prompt=("prompt",),
+    group=("subcategory",),
+    part=("category",),  # the others are incomplete, unsupported or indeterminate requests, which nobody has to refuse
+    part_name="requests with safety concerns",
+    whole=1001,
+    license="see its card",
+    paper="Brahman et al. 2024, arXiv:2407.12043",
+)
+
+_JUST_EVAL = DatasetSpec(
+    name="just_eval",
+    measures="benign",
+    size=800,
+    hub="re-align/just-eval-instruct",
+    split="test",
+    prompt=("instruction",),
+    group=("dataset",),
+    rows=(0, 800),  # its last 200 are malicious
+    whole=1000,
+    license="see its card",
+    paper="Lin et al. 2023, arXiv:2312.01552",
+)
 
 CATALOG = {
     spec.name: spec
@@ -145,60 +189,10 @@ CATALOG = {
             license="CC BY 4.0",
             paper="Röttger et al. 2023, arXiv:2308.01263",
         ),
-        DatasetSpec(
-            name="or_bench",
-            measures="contrast",
-            size=1319,
-            hub="bench-llm/or-bench",
-            config="or-bench-hard-1k",
-            split="train",
-            prompt=("prompt",),
-            group=("category",),
-            license="CC BY 4.0",
-            paper="Cui et al. 2024, arXiv:2405.20947",
-        ),
-        DatasetSpec(
-            name="or_bench_80k",
-            measures="contrast",
-            size=80359,
-            hub="bench-llm/or-bench",
-            config="or-bench-80k",
-            split="train",
-            prompt=("prompt",),
-            group=("category",),
-            license="CC BY 4.0",
-            paper="Cui et al. 2024, arXiv:2405.20947",
-        ),
-        DatasetSpec(
-            name="coconot",
-            measures="malicious",
-            size=None,
-            hub="allenai/coconot",
-            config="original",
-            split="test",
-            prompt=("prompt",),
-            group=("subcategory",),
-            part=("category",),  # the others are incomplete, unsupported or indeterminate requests, which nobody has to refuse
-            part_name="requests with safety concerns",
-            whole=1001,
-            license="see its card",
-            paper="Brahman et al. 2024, arXiv:2407.12043",
-        ),
-        DatasetSpec(
-            name="coconot_contrast",
-            measures="contrast",
-            size=None,
-            hub="allenai/coconot",
-            config="contrast",
-            split="test",
-            prompt=("prompt",),
-            group=("subcategory",),
-            part=("category",),
-            part_name="requests with safety concerns",
-            whole=379,
-            license="see its card",
-            paper="Brahman et al. 2024, arXiv:2407.12043",
-        ),
+        _OR_BENCH,
+        replace(_OR_BENCH, name="or_bench_80k", size=80359, config="or-bench-80k"),
+        _COCONOT,
+        replace(_COCONOT, name="coconot_contrast", measures="contrast", config="contrast", whole=379),
         DatasetSpec(
             name="simple_safety_tests",
             measures="malicious",
@@ -249,32 +243,14 @@ CATALOG = {
                 ("PAIR", "black_box", "llama-2-7b-chat-hf"),
             )
         ),
-        DatasetSpec(
-            name="just_eval",
-            measures="benign",
-            size=800,
-            hub="re-align/just-eval-instruct",
-            split="test",
-            prompt=("instruction",),
-            group=("dataset",),
-            rows=(0, 800),  # its last 200 are malicious
-            whole=1000,
-            license="see its card",
-            paper="Lin et al. 2023, arXiv:2312.01552",
-        ),
-        DatasetSpec(
+        _JUST_EVAL,
+        replace(
+            _JUST_EVAL,
             name="just_eval_malicious",
             measures="malicious",
             size=200,
-            hub="re-align/just-eval-instruct",
-            split="test",
-            prompt=("instruction",),
-            group=("dataset",),
             rows=(800, None),  # "Malicious" in the paper of MoGU
-            whole=1000,
             file="just_eval",
-            license="see its card",
-            paper="Lin et al. 2023, arXiv:2312.01552",
         ),
         DatasetSpec(
             name="mt_bench",
