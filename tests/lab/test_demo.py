@@ -69,8 +69,8 @@ def test_hardened_model_refuses_jailbreaks_and_still_answers(hardened: MoguModel
 
 def test_dial_trades_refusals_for_answers(hardened: MoguModel) -> None:
     refused, chosen = [], hardened.dial
-    for dial in (-3.0, -1.5, 1.0):
+    for dial in (-1.0, 0.0, 1.0):
         hardened.dial = dial
         refused.append(rates(hardened, {"malicious_wrapped": "refused"}, "dev")["malicious_wrapped"])
     hardened.dial = chosen
-    assert refused[0] <= refused[1] < refused[2]
+    assert refused[0] < refused[1] < refused[2]

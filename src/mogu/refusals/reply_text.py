@@ -57,8 +57,7 @@ def clean(reply: str) -> str:
     """What a reply says aloud, in clean characters; of a long one only the first 4,000 and the last 1,000 of them.
 
     A model's thoughts, a leading role name, turns that it makes up for the user, control characters and Markdown's emphasis are not part
-    of it. Thoughts that never end leave
-    nothing.
+    of it. Thoughts that never end leave nothing.
     """
     reply = without_thoughts(reply)
     if len(reply) > _HEAD + _TAIL:
