@@ -122,6 +122,11 @@ def check_one_of(resume: bool, restart: bool) -> None:
         )
 
 
+def listed(text: str) -> tuple[str, ...]:
+    """What an option lists, separated by commas."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
 @contextmanager
 def stoppable(console: Console, hint: str) -> Iterator[None]:
     """Let Ctrl-C end the command with a hint on how to go on, in place of a traceback."""

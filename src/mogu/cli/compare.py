@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mogu.cli._options import BaseModel, ChatTemplate, Dtype, Plugins, TrustRemoteCode
-from mogu.cli._shared import show_log, stoppable
+from mogu.cli._shared import listed, show_log, stoppable
 
 if TYPE_CHECKING:
     from mogu.evaluation.compare import Results
@@ -106,8 +106,8 @@ def compare(
     comparison = Comparison(
         models=tuple(models),
         out=out,
-        defenses=() if defenses == "all" else _listed(defenses),
-        data=_listed(data),
+        defenses=() if defenses == "all" else listed(defenses),
+        data=listed(data),
         limit=limit,
         jailbreaks=jailbreaks,
         seeds=seeds,
@@ -139,7 +139,8 @@ def close(results: Results, out: Path, *, as_json: bool) -> None:
         return
     from mogu.evaluation.compare import REPORT_PAGE, TABLE_FILE
     from mogu.evaluation.compare.report import RATE_COLUMNS
-    from mogu.evaluation.compare.report.labels import CATEGORIES, percent
+    from mogu.evaluation.compare.report.labels import CATEGORIES
+    from mogu.evaluation.pages.formats import percent
 
     rows = [metric.as_row() for metric in results.numbers if metric.dataset == "all" and metric.shift is None]
     by_key = {(row["defense"], row["category"], row["measure"]): row for row in rows if row["section"] in ("rate", "cost")}
@@ -160,14 +161,10 @@ def close(results: Results, out: Path, *, as_json: bool) -> None:
         console.print(escape(line), soft_wrap=True)
 
 
-def _listed(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
 def _numbers(text: str) -> tuple[float, ...]:
     from mogu.errors import ConfigError
 
     try:
-        return tuple(float(part) for part in _listed(text))
+        return tuple(float(part) for part in listed(text))
     except ValueError as error:
         raise ConfigError(f"--shifts is {text!r}", expected="numbers separated by commas, such as -1,0.5,1", action="correct it") from error

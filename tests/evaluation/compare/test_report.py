@@ -22,10 +22,10 @@ from mogu.evaluation.compare.detection import detection, reliability, roc_curves
 from mogu.evaluation.compare.lineup import Lineup, Variant
 from mogu.evaluation.compare.metrics import Metric, Replies, cost_metrics, frontier, rates, routing_weights, wrapper_rates
 from mogu.evaluation.compare.report import page
-from mogu.evaluation.compare.report.labels import percent, points, size
-from mogu.evaluation.compare.report.svg import Box, Panel
 from mogu.evaluation.compare.results import Results, count_prompts, provenance, samples
 from mogu.evaluation.intervals import exact
+from mogu.evaluation.pages.formats import percent, points, size
+from mogu.evaluation.pages.svg import Box, Panel
 from mogu.evaluation.prompt_sources import read_prompts
 from mogu.evaluation.prompts import EvalPrompt
 

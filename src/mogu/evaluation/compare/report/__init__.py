@@ -6,10 +6,10 @@ Knows the content of ``results.json`` and nothing else: a page can be made again
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.resources import files
 from typing import Any
 
 from mogu.evaluation.compare.report import labels, plots
+from mogu.evaluation.pages import render
 
 Row = dict[str, Any]
 RATE_COLUMNS = (
@@ -34,23 +34,12 @@ def page(results: Row) -> str:
     Args:
         results: the content of ``results.json``.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(loader=PackageLoader("mogu.evaluation.compare.report", "."), autoescape=True, undefined=StrictUndefined)
-    environment.filters |= {
-        "percent": labels.percent,
-        "interval": labels.interval,
-        "points": labels.points,
-        "seconds": labels.seconds,
-        "size": labels.size,
-    }
     numbers = results["numbers"]
     made = results["made"]
     first = next(iter(made["models"]), None)  # whose dial, routing weights and score are shown
     shown = {
         "results": results,
         "made": made,
-        "style": files("mogu.evaluation.compare.report").joinpath("page.css").read_text(encoding="utf-8"),
         "labels": made["labels"],
         "categories": labels.CATEGORIES,
         "outcomes": labels.OUTCOMES,
@@ -81,7 +70,7 @@ def page(results: Row) -> str:
         "areas": list(zip(plots.ROC_STYLES, plots.pick(numbers, section="detector", measure="auroc", defense=first), strict=False)),
         "scores": _scores(numbers),
     }
-    return environment.get_template("page.html.jinja").render(shown)
+    return render("mogu.evaluation.compare.report", "page.html.jinja", shown)
 
 
 def _table(numbers: Sequence[Row], section: str, columns: Sequence[tuple[str, str]]) -> dict[tuple[str, str], dict[str, Row]]:

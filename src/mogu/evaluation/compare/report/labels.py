@@ -1,11 +1,9 @@
-"""What the report calls categories, outcomes and scorers, and how it formats numbers.
+"""What the report calls categories, outcomes and scorers.
 
-Knows words and numbers; knows nothing of plots or pages. Labels of defenses and models are in the results.
+Knows words; knows nothing of plots or pages. Labels of defenses and models are in the results.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 CATEGORIES = {
     "malicious": "malicious",
@@ -20,34 +18,3 @@ CATEGORIES = {
 SCORERS = {"classifier": "the classifier", "strings": "the list of published strings", "guard": "the guard"}
 
 OUTCOMES = {"answered": "answered", "refused": "refused", "complied": "complied", "other": "neither"}
-
-
-def percent(value: float) -> str:
-    """Format a share in percent; with one decimal where rounding would hide that it is not a whole number."""
-    percentage = 100 * value
-    if value in (0, 1) or (1 <= percentage <= 99 and abs(percentage - round(percentage)) < 0.05):
-        return f"{percentage:.0f} %"
-    return f"{percentage:.1f} %"
-
-
-def interval(row: dict[str, Any]) -> str:
-    """Format the 95 % interval of a share, in percent."""
-    return f"{100 * row['low']:.1f} to {100 * row['high']:.1f}"
-
-
-def points(value: float) -> str:
-    """Format a difference of shares, in percentage points."""
-    return f"{100 * value:+.1f}".replace("-", "−")
-
-
-def seconds(value: float) -> str:
-    """Format a time given in seconds."""
-    return f"{value:.2f} s" if value >= 1 else f"{1000 * value:.0f} ms"
-
-
-def size(value: float) -> str:
-    """Format a number of bytes."""
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if value >= factor:
-            return f"{value / factor:.2f} {unit}"
-    return f"{value:.0f} B"

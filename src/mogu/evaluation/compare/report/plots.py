@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mogu.evaluation.compare.report.labels import CATEGORIES
-from mogu.evaluation.compare.report.labels import percent as shown
-from mogu.evaluation.compare.report.svg import FONT, Panel
+from mogu.evaluation.pages.formats import percent as shown
+from mogu.evaluation.pages.svg import FONT, Panel
 
 Row = dict[str, Any]
 

@@ -36,13 +36,14 @@ class Box:
 
 @dataclass
 class Panel:
-    """A plot from 0 to 1 on both axes, unless ``columns`` makes the horizontal one a row of columns.
+    """A plot from 0 to 1 on both axes, unless the horizontal one is a row of columns, or logarithmic.
 
     Args:
         title: what is shown, for those who cannot see it.
         x_title: of the horizontal axis.
         y_title: of the vertical axis.
         columns: names of the columns on the horizontal axis; empty for shares.
+        powers: the powers of ten that the horizontal axis begins and ends with, where it is logarithmic.
         width: of the drawing.
         height: of the drawing.
     """
@@ -51,6 +52,7 @@ class Panel:
     x_title: str
     y_title: str
     columns: Sequence[str] = ()
+    powers: tuple[int, int] | None = None
     width: float = 460.0
     height: float = 372.0
     _parts: list[str] = field(default_factory=list)
@@ -61,8 +63,11 @@ class Panel:
         self._axes()
 
     def x(self, value: float) -> float:
-        """The horizontal coordinate of a share, or of a column's index."""
+        """The horizontal coordinate of a share, of a column's index, or of a value on a logarithmic axis."""
         room = self.area.right - self.area.left
+        if self.powers is not None:
+            first, last = self.powers
+            return self.area.left + room * (math.log10(value) - first) / (last - first)
         if self.columns:
             return self.area.left + room * (value + 0.5) / len(self.columns)
         return self.area.left + room * value
@@ -158,10 +163,11 @@ class Panel:
             down = self.y(share)
             self._parts.append(f'<path class="grid" d="M{area.left} {down:.1f}H{area.right}"/>')
             self._words(area.left - 7, down + 4.5, f"{share:.0%}" if not self.columns else f"{share:g}", "tick end")
-            if not self.columns:
-                across = self.x(share)
-                self._parts.append(f'<path class="grid" d="M{across:.1f} {area.top}V{area.bottom}"/>')
-                self._words(across, area.bottom + 18, f"{share:.0%}", "tick")
+            if not self.columns and self.powers is None:
+                self._tick(share, f"{share:.0%}")
+        first, last = self.powers or (0, -1)
+        for power in range(first, last + 1):
+            self._tick(10.0**power, f"{10**power:,}" if 0 <= power < 5 else f"1e{power}")
         every = max(1, math.ceil(len(self.columns) / 12))
         for column, name in enumerate(self.columns):
             if column % every == 0:
@@ -171,6 +177,11 @@ class Panel:
         self._parts.append(
             f'<text transform="translate(13 {middle:.1f}) rotate(-90)" class="axis" font-size="{FONT}">{escape(self.y_title)}</text>'
         )
+
+    def _tick(self, value: float, text: str) -> None:
+        across = self.x(value)
+        self._parts.append(f'<path class="grid" d="M{across:.1f} {self.area.top}V{self.area.bottom}"/>')
+        self._words(across, self.area.bottom + 18, text, "tick")
 
     def _words(self, x: float, y: float, text: str, style: str) -> None:
         self._parts.append(
