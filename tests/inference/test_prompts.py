@@ -213,6 +213,22 @@ def test_an_empty_block_that_a_template_writes_is_part_of_the_answer(letters: Pr
     assert encode_prompt(letters, [USER]) + answer == whole[: len(applied(letters, [USER], None)) + len(answer)]
 
 
+@pytest.mark.parametrize("template", ["chatml", "headers"])
+def test_an_answer_that_has_been_begun_goes_on_where_it_stands(tokenizer: PreTrainedTokenizerFast) -> None:
+    asked = [{"role": "user", "content": "Is it raining in Bergen?"}]
+    begun = [*asked, {"role": "assistant", "content": "Yes, and"}]
+    assert render_prompt(tokenizer, begun) == render_prompt(tokenizer, asked) + "Yes, and"
+    later = [*begun, *asked]
+    assert encode_prompt(tokenizer, later) == applied(tokenizer, later, None)  # only the last turn goes on
+
+
+@pytest.mark.parametrize("template", ["chatml"])
+def test_a_call_of_a_tool_is_no_answer_that_has_been_begun(tokenizer: PreTrainedTokenizerFast) -> None:
+    call = {"function": {"name": "weather", "arguments": {}}}
+    called = [{"role": "user", "content": "Rain?"}, {"role": "assistant", "content": "", "tool_calls": [call]}]
+    assert render_prompt(tokenizer, called).endswith("<|im_start|>assistant\n")
+
+
 @every_template
 def test_a_system_prompt_of_the_recipe_is_the_template_s_system_turn(tokenizer: PreTrainedTokenizerFast) -> None:
     for tools in (None, TOOLS):

@@ -53,6 +53,9 @@ def as_conversation(prompt: Prompt) -> list[dict[str, Any]]:
 def render_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> str:
     """The text that stands before the assistant's answer, special tokens included.
 
+    A conversation that ends with words of the assistant is one whose answer has been begun: the text then ends with these words, and the
+    model goes on from there.
+
     Raises:
         ChatTemplateError: the tokenizer has no chat template, its template refuses the conversation, or says nothing of its tools.
     """
@@ -62,9 +65,11 @@ def render_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> str:
             expected="a template that turns a conversation into a prompt",
             action="give a Jinja file with --chat-template FILE, or set tokenizer.chat_template",
         )
+    turns = as_conversation(prompt)
+    ending: dict[str, Any] = {"continue_final_message": True} if _is_begun(turns) else {"add_generation_prompt": True}
     try:
-        rendered = _rendered(tokenizer, as_conversation(prompt), prompt, add_generation_prompt=True)
-        unheard = isinstance(prompt, WithTools) and rendered == _rendered(tokenizer, prompt.messages, "", add_generation_prompt=True)
+        rendered = _rendered(tokenizer, turns, prompt, **ending)
+        unheard = isinstance(prompt, WithTools) and rendered == _rendered(tokenizer, prompt.messages, "", **ending)
     except Exception as error:  # templates raise whatever they like, jinja2's errors among it
         raise ChatTemplateError(
             f"The chat template of {tokenizer.name_or_path or 'this model'} failed on a conversation: {error}",
@@ -78,6 +83,12 @@ def render_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> str:
             action="leave the tools out, or give a template that knows them with --chat-template FILE",
         )
     return rendered
+
+
+def _is_begun(turns: Conversation) -> bool:
+    """Whether the answer has been begun: the last message is the assistant's, and says something rather than calling a tool."""
+    last = turns[-1] if turns else {}
+    return last.get("role") == "assistant" and bool(last.get("content")) and not last.get("tool_calls")
 
 
 @contextmanager
