@@ -125,6 +125,11 @@ def test_every_defense_is_named_in_plots_and_tables(html: str) -> None:
         assert f'<section id="{section}">' in html
 
 
+def test_no_score_is_left_out_of_the_reliability_plot(html: str) -> None:
+    legend = html[html.index("ten bins of the score") :].partition("</ul>")[0]
+    assert re.findall(r"</svg><span>(.*?)</span>", legend) == [system.label for system in lineup().systems.values()]
+
+
 def test_models_stand_side_by_side_with_their_parameters_and_tendency_with_its_correlations(html: str) -> None:
     models = html[html.index('<section id="models">') :].partition("</section>")[0]
     assert "Differences from MoGU," in models

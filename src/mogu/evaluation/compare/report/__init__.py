@@ -6,6 +6,7 @@ Knows the content of ``results.json`` and nothing else: a page can be made again
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import cycle
 from typing import Any
 
 from mogu.evaluation.compare.report import labels, plots
@@ -63,7 +64,7 @@ def page(results: Row) -> str:
         "routing": [svg for which in ("unwill", "glad") if (svg := plots.routing_panel(numbers, which))],
         "roc": plots.roc_panel(results["roc"]),
         "reliability": plots.reliability_panel(results["reliability"], made["labels"]),
-        "reliable": list(zip(plots.ROC_STYLES, results["reliability"], strict=False)),
+        "reliable": list(zip(cycle(plots.SCORE_STYLES), results["reliability"], strict=False)),
         "tendency": plots.pick(numbers, section="tendency"),
         "models": _table(numbers, "model", DIFFERENCE_COLUMNS),
         "model_latency": {row["defense"]: row for row in plots.pick(numbers, section="model", measure="added_latency")},

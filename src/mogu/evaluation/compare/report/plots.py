@@ -6,6 +6,7 @@ Knows the rows of ``results.json``; knows nothing of the page around a plot.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 from mogu.evaluation.compare.report.labels import CATEGORIES
@@ -124,6 +125,8 @@ def routing_panel(numbers: Sequence[Row], responder: str) -> str:
 
 
 ROC_STYLES = ("malicious", "malicious_wrapped", "borderline", "benign")
+SCORE_STYLES = (*ROC_STYLES, *(f"{style} dotted" for style in ROC_STYLES))
+"""Of the rows with scores, from the beginning again where there are more."""
 
 
 def roc_panel(curves: dict[str, list[list[float]]]) -> str:
@@ -143,7 +146,7 @@ def reliability_panel(curves: dict[str, list[list[float]]], labels: Mapping[str,
         return ""
     panel = Panel("how far scores are probabilities", "mean score of the prompts in a bin", "share that is malicious", height=400.0)
     panel.line([(0, 0), (1, 1)], "diagonal")
-    for style, (name, points) in zip(ROC_STYLES, curves.items(), strict=False):
+    for style, (name, points) in zip(cycle(SCORE_STYLES), curves.items(), strict=False):
         panel.line([(score, share) for score, share, _ in points], style)
         for score, share, number in points:
             panel.dot(
