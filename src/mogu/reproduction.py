@@ -59,6 +59,20 @@ TRAINING_INSTRUCTIONS = 300
 PAPER_DATA = ("just_eval_malicious", "just_eval")
 """Beside AdvBench: what the paper calls Malicious, and its benign instructions."""
 
+PAPER_DEFENSES = (
+    "none",
+    "sft",
+    "detect_inp",
+    "self_reminder",
+    "self_examine",
+    "retokenization",
+    "icd",
+    "safe_decoding",
+    "mogu_score",
+    "mogu",
+)
+"""The paper's, and MoGU's score as a classifier: what is compared, whatever else is installed."""
+
 logger = getLogger(__name__)
 
 
@@ -127,6 +141,7 @@ class Reproduction:
             models=(str(recipe.run.output),),
             out=self.out / "report",
             data=(f"malicious={self.unseen}", *PAPER_DATA) if is_paper else ("lab",),
+            defenses=PAPER_DEFENSES,
             jailbreaks="published" if is_paper else None,
             limit=self.limit,
             seeds=self.seeds,

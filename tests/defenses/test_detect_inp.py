@@ -12,6 +12,7 @@ import torch
 from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
 from mogu.analysis.detector import Detector, last_token_states
+from mogu.analysis.linear_head import LinearHead
 from mogu.defenses import REFUSAL, TargetModel, make_defense
 from mogu.defenses.detect_inp import malicious_label_id
 from mogu.errors import ConfigError, ModelFileError
@@ -159,7 +160,7 @@ def test_states_do_not_depend_on_padding(lab_target: TargetModel) -> None:
 
 
 def test_a_detector_is_read_as_it_was_written(tmp_path: Path) -> None:
-    written = Detector(2, (0.1, -1e-9, 3.0), -0.25)
+    written = Detector(2, LinearHead((0.1, -1e-9, 3.0), -0.25))
     written.save(tmp_path / "detector.json", accuracy=0.5)
     assert Detector.load(tmp_path / "detector.json") == written
 
@@ -173,6 +174,7 @@ def test_a_detector_is_read_as_it_was_written(tmp_path: Path) -> None:
         json.dumps({"format": 2, "layer": 1, "weights": [1.0], "bias": 0}),
         json.dumps({"format": 1, "layer": 1, "weights": [float("nan")], "bias": 0}),
         json.dumps({"format": 1, "layer": -1, "weights": [1.0], "bias": 0}),
+        json.dumps({"format": 1, "weights": [1.0], "bias": 0}),
         json.dumps({"format": 1, "layer": 1, "weights": ["x"], "bias": 0}),
         json.dumps({"format": 1, "layer": 1, "weights": 3, "bias": 0}),
     ],
@@ -185,7 +187,7 @@ def test_a_broken_detector_is_refused(content: str, lab_target: TargetModel, tmp
 
 @pytest.mark.parametrize(("layer", "width"), [(2, 3), (99, 128)])
 def test_another_models_detector_is_refused(layer: int, width: int, lab_target: TargetModel, tmp_path: Path) -> None:
-    Detector(layer, (0.0,) * width, 0.0).save(tmp_path / "detector.json")
+    Detector(layer, LinearHead((0.0,) * width, 0.0)).save(tmp_path / "detector.json")
     ready = make_defense("detect_inp", TargetModel(lab_target.base, lab_target.tokenizer, baselines=tmp_path))
     with pytest.raises(ModelFileError, match="trained on this base model"):
         ready.reply([as_conversation("Hello")], ReplySettings(2))

@@ -31,7 +31,7 @@ GREEDY = ReplySettings(24)
 
 
 def test_defenses_are_listed_in_the_order_of_reports() -> None:
-    assert defense_names() == [*BASELINES, "mogu_score", "mogu"]
+    assert defense_names() == [*BASELINES[:3], "minilm", *BASELINES[3:], "mogu_score", "mogu"]
     assert [name for name in defense_names() if defense_info(name).routed] == ["mogu_score", "mogu"]
 
 
@@ -39,6 +39,7 @@ def test_each_defense_says_what_it_needs_and_whether_a_seed_can_change_its_repli
     assert {name: info.part for name in defense_names() if (info := defense_info(name)).part} == {
         "sft": "sft",
         "detect_inp": "detector.json",
+        "minilm": "minilm.json",
         "safe_decoding": "expert",
     }
     assert [name for name in defense_names() if not defense_info(name).deterministic] == ["retokenization"]
@@ -110,7 +111,7 @@ def test_a_custom_defense_is_found_by_its_name(lab_target: TargetModel, monkeypa
     assert (reply.text, reply.cost.passes) == ("No.", 0)
 
 
-@pytest.mark.parametrize("name", [*BASELINES, "mogu"])
+@pytest.mark.parametrize("name", [*BASELINES, "minilm", "mogu"])
 def test_docstrings_cite_a_source(name: str) -> None:
     text = inspect.getdoc(registry_module._REGISTRY[name][1]) or ""
     assert name == "none" or any(source in text for source in ("et al.", "MoGU, section"))

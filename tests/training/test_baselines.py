@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from mogu.analysis.detector import Detector
+from mogu.analysis.minilm import MiniLM, MinilmDetector
 from mogu.data import Record
 from mogu.errors import ConfigError, DataError, MoguError
 from mogu.training import Recipe, recipe_from, train_baselines
@@ -226,3 +228,40 @@ def test_the_detector_is_scikit_learns_regression(
     assert detector.scores(base, prompts, 0) == pytest.approx(expected.tolist(), abs=1e-3)
     assert (about["folds"], about["benign"], about["malicious"]) == (5, 12, 12)
     assert about["accuracy"] > 0.8  # the two kinds of prompts begin with other words
+
+
+def test_the_head_on_minilm_depends_on_what_users_say_and_on_nothing_else(
+    recipe: Recipe,
+    base: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    records: list[Record],
+    minilm: MiniLM,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    common: dict[str, Any] = {"base": base, "tokenizer": tokenizer, "parts": ["minilm"]}
+    about = train_baselines(recipe, tmp_path / "b", records=records, **common)["minilm"]
+    assert (about["folds"], about["benign"], about["malicious"]) == (5, 12, 12)
+    scores = MinilmDetector.load(tmp_path / "b" / "minilm.json").scores(minilm, [str(record.instruction) for record in records])
+    assert [score >= 0.5 for score in scores] == [record.label == "malicious" for record in records]
+    other = recipe.model_copy(update={"model": recipe.model.model_copy(update={"base": "another", "system_prompt": "Be kind."})})
+    answered = [record.model_copy(update={"affirm": "Something else.", "reject": "No."}) for record in records]
+    with caplog.at_level("INFO", "mogu"):
+        train_baselines(other, tmp_path / "b", records=answered, **common)
+    assert caplog.messages == ["The baselines' minilm is trained already."]
+    with pytest.raises(ConfigError, match="another folder for the baselines"):
+        train_baselines(recipe, tmp_path / "b", records=records[1:], **common)
+
+
+def test_what_has_to_be_fetched_is_trained_first(
+    recipe: Recipe,
+    base: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    records: list[Record],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ConfigError, match=r"onnxruntime.*not installed"):
+        train_baselines(recipe, tmp_path / "b", base=base, tokenizer=tokenizer, records=records, parts=["detector", "minilm"])
+    assert not (tmp_path / "b" / "detector.json").exists()

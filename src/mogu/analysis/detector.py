@@ -6,10 +6,8 @@ Knows prompts, hidden states and the file with the weights; knows nothing of how
 from __future__ import annotations
 
 import inspect
-import json
-import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +15,22 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from mogu.analysis.linear_head import LinearHead, broken
 from mogu.errors import ModelFileError
-from mogu.files.atomic import atomic_file
 from mogu.inference.padding import left_pad
-
-FORMAT = 1
 
 
 @dataclass(frozen=True)
 class Detector:
-    """``p = σ(w·h + c)`` of the hidden state ``h [d]`` at the last prompt token.
+    """A linear head on the hidden state ``[d]`` at the last prompt token.
 
     Args:
         layer: index of the hidden state: 0 is the embedding, ``n`` the output of the n-th decoder layer.
-        weights: ``w [d]``.
-        bias: ``c``.
+        head: over a state's ``d`` numbers.
     """
 
     layer: int
-    weights: tuple[float, ...]
-    bias: float
+    head: LinearHead
 
     def scores(self, base: PreTrainedModel, prompts: Sequence[list[int]], pad_token_id: int) -> list[float]:
         """Score how malicious each prompt is, in [0, 1], in one forward pass.
@@ -45,15 +39,15 @@ class Detector:
             ModelFileError: the detector belongs to another base model.
         """
         states = last_token_states(base, prompts, pad_token_id)
-        if self.layer >= len(states) or len(self.weights) != states.shape[-1]:
+        width = len(self.head.weights)
+        if self.layer >= len(states) or width != states.shape[-1]:
             raise ModelFileError(
-                f"The detector reads {len(self.weights)} numbers of layer {self.layer}; this model has {states.shape[-1]} in each of its "
+                f"The detector reads {width} numbers of layer {self.layer}; this model has {states.shape[-1]} in each of its "
                 f"{len(states)} hidden states",
                 expected="a detector that was trained on this base model",
                 action="train it again, or name another folder of baselines",
             )
-        logits = states[self.layer].double() @ torch.tensor(self.weights, dtype=torch.float64) + self.bias
-        return [float(score) for score in logits.sigmoid()]
+        return self.head.probabilities(states[self.layer])
 
     def save(self, file: Path, **about: Any) -> None:
         """Write the detector as JSON, whole or not at all.
@@ -62,8 +56,7 @@ class Detector:
             file: the target file.
             about: anything else a reader may want to know, such as its accuracy; :meth:`load` ignores it.
         """
-        with atomic_file(file) as scratch:
-            scratch.write_text(json.dumps({"format": FORMAT, **about, **asdict(self)}, indent=1) + "\n", encoding="utf-8")
+        self.head.save(file, **about, layer=self.layer)
 
     @classmethod
     def load(cls, file: Path) -> Detector:
@@ -72,21 +65,11 @@ class Detector:
         Raises:
             ModelFileError: the file is not a detector.
         """
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-            known = content["format"] == FORMAT
-            detector = cls(int(content["layer"]), tuple(float(weight) for weight in content["weights"]), float(content["bias"]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise _broken(file, f"cannot be read: {type(error).__name__}: {error}") from error
-        if not known or detector.layer < 0 or not all(map(math.isfinite, (*detector.weights, detector.bias))):
-            raise _broken(file, "has a format, layer or number that cannot be used")
-        return detector
-
-
-def _broken(file: Path, defect: str) -> ModelFileError:
-    return ModelFileError(
-        f"The detector {file} {defect}", expected=f"a detector in format {FORMAT}, as training writes it", action="train it again"
-    )
+        head, content = LinearHead.load(file)
+        layer = content.get("layer")
+        if not isinstance(layer, int) or layer < 0:
+            raise broken(file, "names no layer")
+        return cls(layer, head)
 
 
 @torch.no_grad()

@@ -1,11 +1,11 @@
-"""Fit the detector of malicious prompts: its layer by cross-validation, its weights by logistic regression.
+"""Fit detectors of malicious prompts by logistic regression: on a hidden state, whose layer cross-validation chooses, or on embeddings.
 
-Knows hidden states and labels; knows nothing of records, of files or of how a score is used.
+Knows features and labels; knows nothing of records, of files or of how a score is used.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,11 +13,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from mogu.analysis.detector import Detector, last_token_states
+from mogu.analysis.linear_head import LinearHead
+from mogu.analysis.minilm import MiniLM, MinilmDetector
 from mogu.errors import ConfigError, DataError
 
 FOLDS = 5
 STRENGTH = 0.1
-"""Inverse of the L2 penalty on standardized states: with more features than prompts, any labels can be separated without one."""
+"""Inverse of the L2 penalty on standardized features: with more features than prompts, any labels can be separated without one."""
 
 
 def fit_detector(
@@ -41,6 +43,41 @@ def fit_detector(
         DataError: a label has fewer than two prompts.
         ConfigError: scikit-learn is missing.
     """
+
+    def states() -> dict[int, Tensor]:
+        # The last token is the chat template's, so its embedding is the same for every prompt: layers start at 1.
+        return dict(enumerate(_all_states(base, prompts, pad_token_id, batch_size)[1:], 1))
+
+    layer, head, about = _fit_head(states, malicious)
+    return Detector(layer, head), about
+
+
+def fit_minilm_detector(minilm: MiniLM, texts: Sequence[str], malicious: Sequence[bool]) -> tuple[MinilmDetector, dict[str, Any]]:
+    """Fit a logistic regression on MiniLM's embeddings.
+
+    Args:
+        minilm: embeds the texts.
+        texts: what the user says in each training prompt.
+        malicious: their labels.
+
+    Returns:
+        The detector, and its results in cross-validation, as :func:`fit_detector` returns them.
+
+    Raises:
+        DataError: a label has fewer than two prompts.
+        ConfigError: scikit-learn is missing.
+    """
+    _, head, about = _fit_head(lambda: {0: minilm.embed(texts).double()}, malicious)
+    return MinilmDetector(head), about
+
+
+def _fit_head(candidates: Callable[[], Mapping[int, Tensor]], malicious: Sequence[bool]) -> tuple[int, LinearHead, dict[str, Any]]:
+    """Fit a head on the features that have the smallest log loss on held-out prompts; return their key as well.
+
+    Args:
+        candidates: computes features ``[prompts, d]``, float64, once labels and packages are known to be there.
+        malicious: labels.
+    """
     try:
         from sklearn.linear_model import LogisticRegression
         from sklearn.model_selection import StratifiedKFold, cross_val_predict
@@ -58,21 +95,20 @@ def fit_detector(
         raise DataError(
             f"There are {fewest} prompts of one label to fit the detector to", expected="two of each at least", action="add records"
         )
-    states = _all_states(base, prompts, pad_token_id, batch_size)
+    features = candidates()
     folds = StratifiedKFold(min(FOLDS, fewest), shuffle=True, random_state=0)
     truth = labels.numpy()
 
     def model() -> Any:
         return make_pipeline(StandardScaler(), LogisticRegression(C=STRENGTH, max_iter=1000))
 
-    # The last token is the chat template's, so its embedding is the same for every prompt: layers start at 1.
     held_out_scores = {
-        layer: torch.from_numpy(cross_val_predict(model(), states[layer].numpy(), truth, cv=folds, method="predict_proba")[:, 1])
-        for layer in range(1, len(states))
+        key: torch.from_numpy(cross_val_predict(model(), values.numpy(), truth, cv=folds, method="predict_proba")[:, 1])
+        for key, values in features.items()
     }
-    losses = {layer: float(torch.nn.functional.binary_cross_entropy(scores, labels.double())) for layer, scores in held_out_scores.items()}
-    best = min(losses, key=lambda layer: losses[layer])
-    scaler, regression = model().fit(states[best].numpy(), truth).named_steps.values()
+    losses = {key: float(torch.nn.functional.binary_cross_entropy(scores, labels.double())) for key, scores in held_out_scores.items()}
+    best = min(losses, key=lambda key: losses[key])
+    scaler, regression = model().fit(features[best].numpy(), truth).named_steps.values()
     # Standardization is linear too, so it is folded into the weights.
     weights = regression.coef_[0] / scaler.scale_
     bias = float(regression.intercept_[0] - weights @ scaler.mean_)
@@ -83,7 +119,7 @@ def fit_detector(
         "benign": int((1 - labels).sum()),
         "malicious": int(labels.sum()),
     }
-    return Detector(best, tuple(float(weight) for weight in weights), bias), about
+    return best, LinearHead(tuple(float(weight) for weight in weights), bias), about
 
 
 def _all_states(base: PreTrainedModel, prompts: Sequence[list[int]], pad_token_id: int, batch_size: int) -> Tensor:

@@ -10,7 +10,20 @@ from mogu.data.instructions import Instruction, read_instructions
 from mogu.data.openings import opening_for
 from mogu.data.published import read_published
 from mogu.data.record_files import Inspection, Problem, inspect_records, read_records, write_record_files, write_records
-from mogu.data.records import KINDS, Kind, Label, Message, Record, Turn, conversation_of, last_request, offered, opened, wrapped_id
+from mogu.data.records import (
+    KINDS,
+    Kind,
+    Label,
+    Message,
+    Record,
+    Turn,
+    conversation_of,
+    last_request,
+    offered,
+    opened,
+    user_text,
+    wrapped_id,
+)
 from mogu.data.refusal_bank import REFUSALS, refusal_for, subject_of
 from mogu.data.splits import Split, check_shares, source_id, split_records
 from mogu.data.templates import ADVERSARIAL_WRAPPERS, NEUTRAL_WRAPPERS, WRAPPERS, PromptTemplate
@@ -59,6 +72,7 @@ __all__ = [
     "split_chats",
     "split_records",
     "subject_of",
+    "user_text",
     "wrapped_id",
     "write_record_files",
     "write_records",

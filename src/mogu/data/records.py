@@ -216,6 +216,11 @@ def last_request(conversation: Conversation) -> str:
     return next(str(message["content"]) for message in reversed(conversation) if message["role"] == "user")
 
 
+def user_text(conversation: Conversation) -> str:
+    """Return all that the user said in a conversation: what a classifier of texts reads."""
+    return "\n\n".join(str(message["content"]) for message in conversation if message["role"] == "user")
+
+
 def opened(conversation: Conversation, system_prompt: str | None) -> list[dict[str, Any]]:
     """Return a conversation with a system prompt at its beginning, unless it has one of its own."""
     turns = list(conversation)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from mogu.analysis.detector import Detector
+from mogu.data import user_text
 from mogu.defenses.refuse_by_score import Scorer, refuse_by_score
 from mogu.defenses.registry import Answer, bad_option, defense
 from mogu.defenses.target_model import TargetModel
@@ -66,7 +67,7 @@ def _classifier_scorer(target: TargetModel, source: str, malicious_label: str | 
 
     @torch.no_grad()
     def score(conversations: Sequence[Conversation]) -> list[float]:
-        texts = ["\n\n".join(turn["content"] for turn in turns if turn["role"] == "user") for turns in conversations]
+        texts = [user_text(conversation) for conversation in conversations]
         batch: Any = tokenizer(texts, return_tensors="pt", padding=len(texts) > 1, truncation=True, max_length=max_length)
         logits = model(**batch.to(model.device)).logits.double()
         probabilities = logits.sigmoid() if independent else logits.softmax(-1)

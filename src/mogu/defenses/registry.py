@@ -76,6 +76,10 @@ Factory = Callable[..., Answer]
 """``factory(target, **options)`` prepares a defense."""
 
 
+def _always_there() -> None:
+    """The check of a defense that needs no further package."""
+
+
 @dataclass(frozen=True)
 class DefenseInfo:
     """What is known about a defense without preparing it.
@@ -83,13 +87,15 @@ class DefenseInfo:
     Args:
         name: the name under which it is registered.
         label: its name in reports.
-        part: the trained part that it needs, as it is called in a folder of baselines (``"sft"``, ``"expert"`` or
-            ``"detector.json"``); ``None`` if it needs none.
+        part: the trained part that it needs, as it is called in a folder of baselines, such as ``"sft"`` or
+            ``"detector.json"``; ``None`` if it needs none.
         deterministic: whether its greedy replies depend only on the model, its options and its trained part, never on the
             seed of the reply settings.
         order: its position in reports, in ascending order: 0 for no defense, 10 to 19 for the baselines, 90 and above for
             MoGU. Defenses with the same number are listed by name.
         routed: whether it needs a hardened model rather than a base model.
+        check: raises a :class:`~mogu.errors.MoguError` if a package that it needs, and that MoGU alone does not bring, is not
+            installed; a comparison of all defenses then leaves it out.
     """
 
     name: str
@@ -98,6 +104,7 @@ class DefenseInfo:
     deterministic: bool
     order: int = DEFAULT_ORDER
     routed: bool = False
+    check: Callable[[], None] = _always_there
 
 
 _REGISTRY: dict[str, tuple[DefenseInfo, Factory]] = {}
@@ -111,6 +118,7 @@ def defense(
     deterministic: bool = False,
     order: int = DEFAULT_ORDER,
     routed: bool = False,
+    check: Callable[[], None] = _always_there,
 ) -> Callable[[Factory], Factory]:
     """Register a factory as a defense; its keyword-only arguments are the options of the defense.
 
@@ -121,6 +129,7 @@ def defense(
         deterministic: see :class:`DefenseInfo`.
         order: see :class:`DefenseInfo`; by default between the baselines and MoGU.
         routed: see :class:`DefenseInfo`.
+        check: see :class:`DefenseInfo`.
 
     Raises:
         ConfigError: another module has registered a defense under this name.
@@ -133,7 +142,7 @@ def defense(
                 expected="a name that no other defense has",
                 action="rename the new defense",
             )
-        _REGISTRY[name] = DefenseInfo(name, label or name, part, deterministic, order, routed), factory
+        _REGISTRY[name] = DefenseInfo(name, label or name, part, deterministic, order, routed, check), factory
         return factory
 
     return register

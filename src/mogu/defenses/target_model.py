@@ -29,7 +29,7 @@ class TargetModel:
         base: the plain base model; it is put into evaluation mode.
         tokenizer: its tokenizer.
         mogu: the hardened model, over the weights of ``base`` (:func:`~mogu.modeling.shared_weights.share_weights`), if there is one.
-        baselines: folder of trained baselines: the PEFT adapters ``sft/`` and ``expert/``, and ``detector.json``.
+        baselines: folder of trained baselines: the PEFT adapters ``sft/`` and ``expert/``, ``detector.json`` and ``minilm.json``.
         system_prompt: added to conversations that have none, unless the chat template of ``tokenizer`` writes it already.
     """
 

@@ -1,4 +1,4 @@
-"""What the trained baselines need: a fine-tuned model, a safety expert and a detector, all from the data that MoGU learns from.
+"""What the trained baselines need: a fine-tuned model, a safety expert and detectors, all from the data that MoGU learns from.
 
 Knows recipes, records and the order of the steps; does not know how a defense answers.
 """
@@ -14,10 +14,12 @@ from typing import Any, Literal
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mogu.analysis.detector_fit import fit_detector
-from mogu.data import Record, conversation_of
+from mogu.analysis.detector_fit import fit_detector, fit_minilm_detector
+from mogu.analysis.minilm import MiniLM
+from mogu.data import Record, conversation_of, user_text
 from mogu.files.atomic import check_replaceable, discard
 from mogu.files.json_files import fingerprint
+from mogu.hub.named_models import MINILM
 from mogu.inference.padding import padding_id
 from mogu.inference.prompts import encode_prompt, fixed_date, template_fingerprint
 from mogu.modeling.config import MoguConfig
@@ -31,8 +33,13 @@ from mogu.training.stages import ADAPTER_MARKER, StageSetting, train_lora
 from mogu.training.training_state import last_checkpoint
 from mogu.training.workspace import Workspace, date_of_run
 
-Part = Literal["sft", "expert", "detector"]
-PARTS: tuple[Part, ...] = ("sft", "expert", "detector")
+Part = Literal["sft", "expert", "detector", "minilm"]
+PARTS: tuple[Part, ...] = ("sft", "expert", "detector", "minilm")
+OWN_PARTS: tuple[Part, ...] = ("sft", "expert", "detector")
+"""Those that are made of the base model and the records alone."""
+
+_LORAS = ("sft", "expert")
+"""Parts that are folders of adapters; the others are JSON files."""
 
 WORK = "training"
 """The folder beside the baselines for checkpoints and for what was trained with which settings."""
@@ -50,17 +57,18 @@ def train_baselines(
     base: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     records: Sequence[Record],
-    parts: Sequence[Part] = PARTS,
+    parts: Sequence[Part] = OWN_PARTS,
     learning_rates: Mapping[Part, float] | None = None,
     resume: bool = False,
 ) -> dict[str, dict[str, Any]]:
-    """Train what the defenses ``sft``, ``safe_decoding`` and ``detect_inp`` need, into a folder for :class:`mogu.defenses.TargetModel`.
+    """Train what ``sft``, ``safe_decoding``, ``detect_inp`` and ``minilm`` need, into a folder for :class:`mogu.defenses.TargetModel`.
 
     - ``sft``: benign prompts answered and malicious ones refused. One LoRA on MoGU's projections with as many parameters as
       both responders together (rank ``2r``, the same scaling), and as many passes over the data as the router stage.
     - ``expert``: malicious prompts refused, nothing else; the same LoRA, with SafeDecoding's learning rate and epochs. Its
       authors used 36 prompts and the model's own refusals; here it is the malicious records.
     - ``detector.json``: a logistic regression on a hidden state of the base model.
+    - ``minilm.json``: a logistic regression on MiniLM's embeddings of what the user says; the base model has no part in it.
 
     A malicious affirmative is never trained on. Parts that are finished are not trained again; on a CPU the same seed gives the
     same weights. Progress is logged under the name ``mogu.training``.
@@ -71,22 +79,23 @@ def train_baselines(
         base: the base model, plain; it is left as it was.
         tokenizer: its tokenizer.
         records: the training records.
-        parts: the parts to train.
+        parts: the parts to train; by default all but ``"minilm"``, which needs the extra ``minilm`` and the package index.
         learning_rates: by part; by default that of the recipe's glad stage for ``sft``, and the published one for ``expert``.
         resume: resume from the last checkpoint of a part that was stopped.
 
     Returns:
-        What was recorded of each part: seconds of training; for the detector also its layer and its cross-validation.
+        What was recorded of each part: seconds of training; for detectors also their cross-validation, and the layer if there is one.
 
     Raises:
-        MoguError: records or folder cannot be used, a part was trained with other settings or other data, or the loss is
-            no longer a number.
+        MoguError: records or folder cannot be used, a part was trained with other settings or other data, MiniLM cannot be had, or
+            the loss is no longer a number.
     """
     check_both_labels(records, "training")
     base.train(False)
     run = _Run(recipe, folder, base, tokenizer, records, learning_rates or {}, resume)
     with quiet_transformers(), run.workspace.locked(), fixed_date(date_of_run(run.workspace.folder)):
-        return {part: run.run(part) for part in parts}
+        # MiniLM has to be fetched: if it cannot be, better before hours of training than after.
+        return {part: run.run(part) for part in sorted(parts, key=lambda part: part != "minilm")}
 
 
 @dataclass
@@ -111,13 +120,13 @@ class _Run:
         self.config: MoguConfig = routed_config(self.recipe, self.tokenizer).model_copy(update=doubled)
 
     def run(self, part: Part) -> dict[str, Any]:
-        target = self.folder / ("detector.json" if part == "detector" else part)
+        target = self.folder / (part if part in _LORAS else f"{part}.json")
         settings = self._fingerprint(part)
         record = self.workspace.finished(part, settings)
         if record is not None and target.exists():
             logger.info("The baselines' %s is trained already.", part)
             return record
-        if part != "detector":
+        if part in _LORAS:
             check_replaceable(target, marker=ADAPTER_MARKER)
         work = self.workspace.begin(part, settings, resume=self.resume)
         if last_checkpoint(work) is None:
@@ -126,6 +135,8 @@ class _Run:
         about: dict[str, Any] = {}
         if part == "detector":
             about = self._detector(target)
+        elif part == "minilm":
+            about = self._minilm(target)
         else:
             self._lora(part, target, work)
         record = self.workspace.finish(part, settings, seconds=time.monotonic() - started, **about)
@@ -142,12 +153,22 @@ class _Run:
 
     def _detector(self, target: Path) -> dict[str, Any]:
         prompts = [encode_prompt(self.tokenizer, conversation_of(record, self.recipe.model.system_prompt)) for record in self.records]
-        malicious = [record.label == "malicious" for record in self.records]
         detector, about = fit_detector(
-            self.base, prompts, malicious, pad_token_id=padding_id(self.tokenizer), batch_size=self.recipe.choice.batch_size
+            self.base, prompts, self._malicious(), pad_token_id=padding_id(self.tokenizer), batch_size=self.recipe.choice.batch_size
         )
         detector.save(target, **about)
         return {"layer": detector.layer, **about}
+
+    def _minilm(self, target: Path) -> dict[str, Any]:
+        detector, about = fit_minilm_detector(MiniLM.load(), self._user_texts(), self._malicious())
+        detector.save(target, **about)
+        return about
+
+    def _user_texts(self) -> list[str]:
+        return [user_text(record.conversation) for record in self.records]
+
+    def _malicious(self) -> list[bool]:
+        return [record.label == "malicious" for record in self.records]
 
     def _examples(self, part: Part) -> list[Example]:
         records = [record for record in self.records if part != "expert" or record.label == "malicious"]
@@ -171,6 +192,8 @@ class _Run:
 
     def _fingerprint(self, part: Part) -> str:
         """Fingerprint of everything that decides what a part becomes."""
+        if part == "minilm":
+            return fingerprint(part, MINILM.sha256, self._user_texts(), self._malicious())
         model = self.recipe.model.that_counts
         examples = [[example.prompt, example.answers, example.malicious] for example in self._examples(part)]
         common = [part, model, template_fingerprint(self.tokenizer), examples]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from mogu.defenses.registry import Answer
 from mogu.errors import ConfigError
 from mogu.evaluation.compare import Comparison, Lineup, Variant
 
-BASELINES = ["none", "sft", "detect_inp", "self_reminder", "self_examine", "retokenization", "icd", "safe_decoding", "mogu_score"]
+DETECTORS = ["detect_inp", "minilm"]
+BASELINES = ["none", "sft", *DETECTORS, "self_reminder", "self_examine", "retokenization", "icd", "safe_decoding", "mogu_score"]
 
 
 def lineup(*models: str, defenses: tuple[str, ...] = (), shifts: tuple[float, ...] = ()) -> Lineup:
@@ -68,7 +70,7 @@ def test_only_the_dial_of_the_first_model_is_turned() -> None:
 def test_a_seed_counts_where_something_is_drawn_or_trained_for_it() -> None:
     saved, lab = lineup("runs/a", "runs/b"), lineup("lab")
     changing = {name for name in saved.names() if saved.seed_of(Variant(name), 3) == 3}
-    assert changing == {"sft", "detect_inp", "safe_decoding", "retokenization"}
+    assert changing == {"sft", *DETECTORS, "safe_decoding", "retokenization"}
     assert {name for name in lab.names() if lab.seed_of(Variant(name), 3) == 3} == changing | {"mogu_score", "mogu", "mogu_v2"}
 
 
@@ -77,6 +79,18 @@ def test_a_new_defense_is_a_row_with_nothing_said_about_it_here(own_defense: str
     assert compared.names() == [*BASELINES, own_defense, "mogu"]
     assert compared[own_defense].label == "Always no"
     assert compared.seed_of(Variant(own_defense), 3) == 0
+
+
+def test_a_defense_whose_extra_is_missing_is_left_out_unless_it_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with caplog.at_level("INFO", "mogu"):
+        assert lineup("runs/safer").names() == [name for name in [*BASELINES, "mogu"] if name != "minilm"]
+    assert caplog.messages == ['minilm is left out: onnxruntime, which runs MiniLM, is not installed (run: pip install "mogu[minilm]")']
+    assert lineup("runs/safer", defenses=("none", "mogu")).names() == ["none", "mogu"]
+    with pytest.raises(ConfigError, match=r"onnxruntime.*not installed.*mogu\[minilm\]"):
+        lineup("runs/safer", defenses=("none", "minilm"))
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from mogu.analysis.minilm import MiniLM
 from mogu.data import Record, write_records
 from mogu.evaluation.compare import Comparison, compare
 from mogu.evaluation.compare.lineup import Lineup
@@ -96,6 +98,18 @@ max_length = 512
     again = [model.records(model.recipe(1), base, recipe_tokenizer(model.recipe(1))) for model in models]
     assert again == first
     assert {file: file.stat().st_mtime_ns for file in kept} == kept
+
+
+def test_the_detectors_are_trained_on_its_records_and_their_scores_reported(recipe: Path, tmp_path: Path, minilm: MiniLM) -> None:
+    pytest.importorskip("inspect_ai")
+    quick: dict[str, Any] = {"shifts": (), "max_new_tokens": 2, "cost_prompts": 1, "cost_rounds": 1}
+    comparison = Comparison((str(recipe),), tmp_path / "out", ("starter",), ("none", "detect_inp", "minilm"), limit=3, seeds=1, **quick)
+    numbers = compare(comparison).numbers
+    trained = {path.name for path in (tmp_path / "out" / "baselines" / "seed-0").iterdir()}
+    assert trained == {"training", "detector.json", "minilm.json"}
+    assert {row.defense for row in numbers if row.section == "detector"} == {"detect_inp", "minilm"}
+    held = {row.defense: row.estimate.value for row in numbers if row.measure == "weights_bytes"}
+    assert held["minilm"] - held["none"] == 22_928_619  # the ONNX file
 
 
 def test_every_seed_trains_a_model_of_its_own(recipe: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""How well the scores that rows give prompts tell malicious ones from benign ones: MoGU's own, and the input detector's beside it.
+"""How well the scores that rows give prompts tell malicious ones from benign ones: MoGU's own, and those of detectors beside it.
 
 Knows scores and statistics; does not know how a score comes about, nor what was replied.
 """

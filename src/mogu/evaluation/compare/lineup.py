@@ -7,15 +7,18 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from logging import getLogger
 from pathlib import Path
 
 from mogu.defenses import DefenseInfo, defense_info, defense_names
-from mogu.errors import ConfigError
+from mogu.errors import ConfigError, MoguError
 from mogu.evaluation.compare.config import Comparison
 from mogu.evaluation.compare.hardened import HardenedModel
 from mogu.evaluation.compare.recipe_model import RecipeModel, names_recipe
 from mogu.evaluation.compare.saved_model import SavedModel, folder_name
 from mogu.evaluation.sources import MODEL_SOURCES
+
+logger = getLogger(__name__)
 
 MODEL_DEFENSE = "mogu"
 """The defense with which a hardened model replies."""
@@ -70,6 +73,7 @@ class Lineup:
 
     Raises:
         ConfigError: a defense is unknown, or two rows have the same name.
+        MoguError: a defense that is asked for by name needs a package that is not installed. Where all are compared, it is left out.
     """
 
     def __init__(self, comparison: Comparison) -> None:
@@ -87,7 +91,8 @@ class Lineup:
             if name == MODEL_DEFENSE:
                 for model in filter(self._is_chosen, self.models):
                     self.systems[model.name] = System(model.name, model.label, info, model)
-            elif not comparison.defenses or name in comparison.defenses:
+            elif name in comparison.defenses or (not comparison.defenses and _is_installed(info)):
+                info.check()
                 self.systems[name] = System(name, info.label, info, self.models[0] if info.routed else None)
 
     def _is_chosen(self, model: HardenedModel) -> bool:
@@ -114,6 +119,15 @@ class Lineup:
     def seed_of(self, variant: Variant, seed: int) -> int:
         """The seed under which a variant is measured for a given one: the first where the seed could change nothing."""
         return 0 if self.systems[variant.system].is_fixed else seed
+
+
+def _is_installed(info: DefenseInfo) -> bool:
+    try:
+        info.check()
+    except MoguError as error:
+        logger.info("%s is left out: %s (%s)", info.name, error.found, error.action)
+        return False
+    return True
 
 
 def _hardened_models(comparison: Comparison) -> list[HardenedModel]:
