@@ -76,10 +76,6 @@ Factory = Callable[..., Answer]
 """``factory(target, **options)`` prepares a defense."""
 
 
-def _always_there() -> None:
-    """The check of a defense that needs no further package."""
-
-
 @dataclass(frozen=True)
 class DefenseInfo:
     """What is known about a defense without preparing it.
@@ -95,7 +91,7 @@ class DefenseInfo:
             MoGU. Defenses with the same number are listed by name.
         routed: whether it needs a hardened model rather than a base model.
         check: raises a :class:`~mogu.errors.MoguError` if a package that it needs, and that MoGU alone does not bring, is not
-            installed; a comparison of all defenses then leaves it out.
+            installed; a comparison of all defenses then leaves it out. ``None`` if it needs none.
     """
 
     name: str
@@ -104,7 +100,7 @@ class DefenseInfo:
     deterministic: bool
     order: int = DEFAULT_ORDER
     routed: bool = False
-    check: Callable[[], None] = _always_there
+    check: Callable[[], None] | None = None
 
 
 _REGISTRY: dict[str, tuple[DefenseInfo, Factory]] = {}
@@ -118,7 +114,7 @@ def defense(
     deterministic: bool = False,
     order: int = DEFAULT_ORDER,
     routed: bool = False,
-    check: Callable[[], None] = _always_there,
+    check: Callable[[], None] | None = None,
 ) -> Callable[[Factory], Factory]:
     """Register a factory as a defense; its keyword-only arguments are the options of the defense.
 

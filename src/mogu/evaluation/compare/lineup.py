@@ -91,14 +91,28 @@ class Lineup:
             if name == MODEL_DEFENSE:
                 for model in filter(self._is_chosen, self.models):
                     self.systems[model.name] = System(model.name, model.label, info, model)
-            elif name in comparison.defenses or (not comparison.defenses and _is_installed(info)):
-                info.check()
+            elif self._is_compared(info):
                 self.systems[name] = System(name, info.label, info, self.models[0] if info.routed else None)
 
     def _is_chosen(self, model: HardenedModel) -> bool:
         names = self.comparison.defenses
         all_models = MODEL_DEFENSE in names and all(other.name != MODEL_DEFENSE for other in self.models)
         return not names or model.name in names or all_models
+
+    def _is_compared(self, info: DefenseInfo) -> bool:
+        """Whether a defense is a row: it is named, or all are compared and the packages that it needs are installed."""
+        names = self.comparison.defenses
+        if names and info.name not in names:
+            return False
+        try:
+            if info.check is not None:
+                info.check()
+        except MoguError as error:
+            if names:
+                raise
+            logger.info("%s is left out: %s (%s)", info.name, error.found, error.action)
+            return False
+        return True
 
     def __getitem__(self, name: str) -> System:
         return self.systems[name]
@@ -119,15 +133,6 @@ class Lineup:
     def seed_of(self, variant: Variant, seed: int) -> int:
         """The seed under which a variant is measured for a given one: the first where the seed could change nothing."""
         return 0 if self.systems[variant.system].is_fixed else seed
-
-
-def _is_installed(info: DefenseInfo) -> bool:
-    try:
-        info.check()
-    except MoguError as error:
-        logger.info("%s is left out: %s (%s)", info.name, error.found, error.action)
-        return False
-    return True
 
 
 def _hardened_models(comparison: Comparison) -> list[HardenedModel]:
