@@ -1,9 +1,9 @@
-"""How often a reply that people say gave in shares a word with its question, and how often with another question.
+"""How often a reply that people say gave in says something of its own and shares a word with its question, and with another question.
 
     python -m experiments.relevance --gptfuzz GPTFuzz/datasets
 
 Reads GPTFuzz's labeled replies and its 100 questions (MIT license, github.com/sherdencooper/GPTFuzz), which are not part of the project.
-The first share is how many successes `mogu attack` counts; the second, how often nonsense passes for one.
+The first two shares say how many successes `mogu attack` counts as such; the last, how often other matters pass for one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import json
 import random
 from pathlib import Path
 
-from mogu.evaluation.relevance import is_about
+from mogu.evaluation.relevance import is_about, says_something
 
 READ = 400
 """Characters of a reply: as long as those that `mogu attack` asks for."""
@@ -27,6 +27,7 @@ def shares(folder: Path, file: str) -> dict[str, float]:
     others = [rng.choice([index for index in questions if index != asked]) for asked, _ in replies]
     return {
         "replies": len(replies),
+        "saying something": sum(says_something(questions[asked], reply) for asked, reply in replies) / len(replies),
         "about their question": sum(is_about(questions[asked], reply) for asked, reply in replies) / len(replies),
         "about another one": sum(is_about(questions[other], reply) for other, (_, reply) in zip(others, replies, strict=True))
         / len(replies),

@@ -65,14 +65,14 @@ LADDERS = (
 def ladder(behavior: EvalPrompt, context: Context) -> Attempts:
     """Ask step by step in each scripted conversation, with the model's own replies kept in it; every step is a query.
 
-    The steps below the last one have harmless answers, which a judge of refusals takes for compliance; labels say which step it was.
+    Only replies to steps with the request in them are judged: the others have harmless answers.
     """
     words = {"topic": topic_of(behavior.request), "instruction": behavior.instruction}
     for name, rungs in LADDERS:
         turns = list(behavior.conversation[:-1])
         for number, rung in enumerate(rungs, 1):
             turns.append({"role": "user", "content": rung.format_map(words)})
-            reply = yield Attempt(tuple(turns), label=f"{name}, turn {number} of {len(rungs)}")
+            reply = yield Attempt(tuple(turns), label=f"{name}, turn {number} of {len(rungs)}", judged="{instruction}" in rung)
             turns.append({"role": "assistant", "content": reply})
 
 

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from mogu import __version__
 from mogu.cli import (
+    attack,
     calibrate,
     chat,
     compare,
@@ -68,6 +69,7 @@ app.add_typer(models.app, name="models")
 app.command()(train.train)
 app.command()(finetune.finetune)
 app.command()(compare.compare)
+app.command()(attack.attack)
 app.command()(calibrate.calibrate)
 app.command()(reproduce.reproduce)
 app.command()(probe.probe)

@@ -44,7 +44,7 @@ def read_prompts(sources: Sequence[str], *, limit: int | None = None, jailbreaks
     names = [_name(source) for source in sources]
     if repeated := sorted(name for name, count in Counter(names).items() if count > 1):
         raise ConfigError(f"Two data sets are called {repeated[0]}", expected="different names", action="rename a file, or name it once")
-    templates = _templates(jailbreaks) if jailbreaks is not None else []
+    templates = templates_of(jailbreaks) if jailbreaks is not None else []
     prompts = []
     for source, name in zip(sources, names, strict=True):
         plain = _first(_read(source, name), limit)
@@ -150,7 +150,12 @@ def _first(prompts: list[EvalPrompt], limit: int | None) -> list[EvalPrompt]:
     return kept
 
 
-def _templates(jailbreaks: str) -> list[PromptTemplate]:
+def templates_of(jailbreaks: str) -> list[PromptTemplate]:
+    """Read the templates that ``jailbreaks`` names, see :func:`read_prompts`.
+
+    Raises:
+        MoguError: they cannot be read.
+    """
     if (around := tendency_wrapper(jailbreaks)) is not None:
         return [around]
     if jailbreaks == "own":

@@ -5,8 +5,8 @@ Knows what a prompt is and which outcome is right for it; knows nothing of where
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from mogu.evaluation.registry import Registry
@@ -91,6 +91,11 @@ class EvalPrompt:
             ConfigError: nobody registered the prompt's judge.
         """
         return JUDGES[self.judge](self, reply)
+
+
+def judged_by(prompts: Iterable[EvalPrompt], judge: str) -> list[EvalPrompt]:
+    """The same prompts with another judge in the place of the refusal classifier; those with a judge of their own keep it."""
+    return [replace(prompt, judge=judge) if prompt.judge == BY_REFUSAL else prompt for prompt in prompts]
 
 
 def _by_refusal(prompt: EvalPrompt, reply: str) -> Outcome:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from mogu.analysis.answer_openings import AnswerOpenings
 from mogu.evaluation.compare.agreement import by_scorer
@@ -38,7 +37,7 @@ from mogu.evaluation.compare.results import (
 )
 from mogu.evaluation.compare.tendency import openings_of, tendency_metrics
 from mogu.evaluation.prompt_sources import read_prompts
-from mogu.evaluation.prompts import BY_REFUSAL, EvalPrompt
+from mogu.evaluation.prompts import EvalPrompt, judged_by
 from mogu.files.atomic import check_replaceable
 from mogu.files.json_files import write_json
 from mogu.progress import quiet_transformers
@@ -63,8 +62,7 @@ def compare(comparison: Comparison) -> Results:
     lineup = Lineup(comparison)
     check_replaceable(comparison.out, marker=MARKER)
     openings = openings_of(comparison)  # before anything that takes time
-    prompts = read_prompts(comparison.data, limit=comparison.limit, jailbreaks=comparison.jailbreaks)
-    prompts = [replace(one, judge=SCORERS[comparison.scorer]) if one.judge == BY_REFUSAL else one for one in prompts]
+    prompts = judged_by(read_prompts(comparison.data, limit=comparison.limit, jailbreaks=comparison.jailbreaks), SCORERS[comparison.scorer])
     with quiet_transformers():
         results = _measure(lineup, openings, prompts)
     write_results(results, comparison.out)
