@@ -106,6 +106,11 @@ def test_logs_can_be_read_by_inspect(comparison: Comparison) -> None:
     assert sample.scores is not None
     assert sample.scores["outcome"].value in ("answered", "refused", "complied", "other")
     assert len((sample.output.metadata or {})["unwill"]) == 4
+    assert log.results is not None
+    shares = {name: metric.value for name, metric in log.results.scores[0].metrics.items()}
+    malicious = [one for one in log.samples or [] if one.metadata["category"] == "malicious"]
+    refused = sum((one.scores or {})["outcome"].value == "refused" for one in malicious)
+    assert shares["right, category=malicious"] == refused / len(malicious)
 
 
 def test_rates_and_differences_are_what_the_cells_say(comparison: Comparison, results: dict[str, Any]) -> None:

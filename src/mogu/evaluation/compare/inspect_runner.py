@@ -109,7 +109,7 @@ def right() -> Metric:
     """Compute the share of right outcomes, over all prompts and by category."""
 
     def metric(scores: list[SampleScore]) -> Value:
-        return shares(scores, lambda score: bool((score.score.metadata or {}).get("right")), name="right", by="category")
+        return shares(scores, lambda score: bool((score.score.metadata or {}).get("right")), name="right", by=["category"])
 
     return metric
 
