@@ -32,7 +32,7 @@ def write(folder: Path, text: str, name: str = "mine.py") -> Path:
     return file
 
 
-@pytest.mark.parametrize(("order", "expected"), [(50, [9]), (5, [1]), (99, [10])])
+@pytest.mark.parametrize(("order", "expected"), [(50, [10]), (5, [1]), (99, [11])])
 def test_the_order_decides_the_position_whenever_the_file_is_loaded(order: int, expected: list[int], tmp_path: Path) -> None:
     builtin = defense_names()
     assert load_plugin(write(tmp_path, DEFENSE.format(name="mine", order=order))) == ["mine"]
