@@ -24,7 +24,8 @@ class Meter:
     Args:
         queries: sequences whose loss was evaluated.
         flops: floating-point operations: for every token ``2·N`` in a forward pass and ``6·N`` in one with its backward pass (Kaplan et
-            al. 2020, arXiv:2001.08361), ``N`` being the parameters that a token is multiplied with.
+            al. 2020, arXiv:2001.08361), ``N`` being the parameters that a token is multiplied with. By the same convention the head counts
+            for every token, wanted or not.
     """
 
     queries: int = 0
