@@ -64,18 +64,20 @@ def test_plain_breaks_what_the_model_complies_with_and_nothing_else(defense: Def
     assert {len(result.attempts) for result in results} == {1}
 
 
-def test_an_attack_ends_with_its_first_success(add: Callable[..., str], defense: Defense, by_outcome: dict[str, list[EvalPrompt]]) -> None:
+def test_an_attack_ends_with_its_first_success(
+    add: Callable[..., str], defense: Defense, by_outcome: dict[str, list[EvalPrompt]], scripted: bool
+) -> None:
     complies, refuses = by_outcome["complied"][0], by_outcome["refused"][0]
 
     def in_turn(behavior: EvalPrompt, context: Context) -> Attempts:
         for number, prompt in enumerate((refuses, refuses, complies, complies)):
             yield ask(prompt, prompt.instruction, label=f"number {number}")
 
-    (result,) = run(add(in_turn), defense, [complies])
+    (result,) = run(add(in_turn, scripted=scripted), defense, [complies])
     assert [attempt.label for attempt in result.attempts] == ["number 0", "number 1", "number 2"]
     assert [attempt.verdict.outcome for attempt in result.attempts] == ["refused", "refused", "complied"]
     assert [attempt.queries for attempt in result.attempts] == [1, 2, 3]
-    assert result.broken
+    assert (result.broken, result.queries) == (True, 3)
 
 
 def test_an_attack_is_sent_the_replies_to_its_attempts(

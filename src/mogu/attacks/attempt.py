@@ -31,7 +31,7 @@ class Attempt:
     Args:
         conversation: messages; if the last one is the assistant's, the answer is begun with it and the model goes on from there.
         temperature: of sampling; 0 is greedy.
-        seed: of sampling.
+        seed: of sampling; a batch is drawn with that of its first attempt.
         label: which of the attack's phrasings this is, for results; never the text itself.
         extra_tokens: how many tokens of a reply the attempt asks for before the answer proper; a reply may be so much longer.
         judged: whether a reply that gives in is a success; the earlier steps of a conversation ask for nothing malicious.
@@ -68,8 +68,8 @@ def ask(behavior: EvalPrompt, text: str, *, begun: str = "", **others: Any) -> A
     return Attempt(tuple(turns), **others)
 
 
-Attempts = Generator[Attempt, str, None]
-"""Yields attempts; is sent the reply to each, which did not give in."""
+Attempts = Generator[Attempt, str | None, None]
+"""Yields attempts; is sent the reply to each, which did not give in; a scripted attack is sent ``None``."""
 
 
 @dataclass
@@ -106,6 +106,7 @@ class AttackInfo:
             ``"weights"``, its weights, to change them.
         aware: whether it knows the defense, and works against it.
         queries: attempts on one behavior, at most, where the user sets no budget.
+        scripted: whether attempts depend on no replies and cost nothing to make, so that several are made ahead to fill a batch.
         needs: name of the option without which it has nothing to try, such as a file of prompts; ``None`` if it needs none.
     """
 
@@ -115,6 +116,7 @@ class AttackInfo:
     access: Access = "text"
     aware: bool = False
     queries: int = 100
+    scripted: bool = False
     needs: str | None = None
 
 
@@ -129,12 +131,13 @@ def attack(
     access: Access = "text",
     aware: bool = False,
     queries: int = 100,
+    scripted: bool = False,
     needs: str | None = None,
 ) -> Callable[[Attack], Attack]:
     """Register a generator function as an attack; see :class:`AttackInfo` for the arguments."""
 
     def register(function: Attack) -> Attack:
-        _REGISTRY[name] = AttackInfo(name, label, family, access, aware, queries, needs), function
+        _REGISTRY[name] = AttackInfo(name, label, family, access, aware, queries, scripted, needs), function
         return function
 
     return register

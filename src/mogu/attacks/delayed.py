@@ -99,7 +99,7 @@ _LANGUAGES = (
 )
 
 
-@attack("delayed", label="harmless text first", family="delayed", queries=len(LENGTHS) * len(_PHRASINGS))
+@attack("delayed", label="harmless text first", family="delayed", scripted=True, queries=len(LENGTHS) * len(_PHRASINGS))
 def delayed(behavior: EvalPrompt, context: Context) -> Attempts:
     """Ask for harmless text and then for the answer, from the shortest text to the longest."""
     for tokens in LENGTHS:
@@ -108,7 +108,13 @@ def delayed(behavior: EvalPrompt, context: Context) -> Attempts:
             yield ask(behavior, text, label=f"{tokens} tokens, {name}", extra_tokens=tokens)
 
 
-@attack("delayed_translated", label="harmless text in another language first", family="delayed", queries=len(LENGTHS) * len(_LANGUAGES) * 2)
+@attack(
+    "delayed_translated",
+    label="harmless text in another language first",
+    family="delayed",
+    scripted=True,
+    queries=len(LENGTHS) * len(_LANGUAGES) * 2,
+)
 def delayed_translated(behavior: EvalPrompt, context: Context) -> Attempts:
     """Ask for harmless text in another language, in that language, and then for the answer in English."""
     for tokens in LENGTHS:

@@ -13,20 +13,20 @@ from mogu.evaluation.prompt_sources import read_prompts, templates_of
 from mogu.evaluation.prompts import EvalPrompt
 
 
-@attack("plain", label="asked plainly", family="direct", queries=1)
+@attack("plain", label="asked plainly", family="direct", scripted=True, queries=1)
 def plain(behavior: EvalPrompt, context: Context) -> Attempts:
     """Ask."""
     yield ask(behavior, behavior.instruction)
 
 
-@attack("wrappers", label="ten wrappers", family="templates", queries=10)
+@attack("wrappers", label="ten wrappers", family="templates", scripted=True, queries=10)
 def wrappers(behavior: EvalPrompt, context: Context) -> Attempts:
     """Ask in each of the wrappers of :mod:`mogu.evaluation.jailbreaks`."""
     for wrapper in EVALUATION_WRAPPERS:
         yield ask(behavior, wrapper.apply(behavior.instruction), label=wrapper.name)
 
 
-@attack("templates", label="published templates", family="templates", queries=80, needs="templates")
+@attack("templates", label="published templates", family="templates", scripted=True, queries=80, needs="templates")
 def templates(behavior: EvalPrompt, context: Context) -> Attempts:
     """Ask in each template of a published collection, in an order of its own for every behavior."""
     order = list(templates_of(context.options["templates"]))
@@ -35,7 +35,7 @@ def templates(behavior: EvalPrompt, context: Context) -> Attempts:
         yield ask(behavior, template.apply(behavior.instruction), label=template.name)
 
 
-@attack("transferred", label="transferred prompts", family="templates", queries=20, needs="transferred")
+@attack("transferred", label="transferred prompts", family="templates", scripted=True, queries=20, needs="transferred")
 def transferred(behavior: EvalPrompt, context: Context) -> Attempts:
     """Send what attacks on other models found: first what they made of this very request, then the suffixes that others were given."""
     own, suffixes = _optimized(context.options["transferred"])

@@ -85,7 +85,7 @@ _WAYS = (
 )
 
 
-@attack("encodings", label="in code", family="encodings", queries=len(_CODES) * len(_WAYS))
+@attack("encodings", label="in code", family="encodings", scripted=True, queries=len(_CODES) * len(_WAYS))
 def encodings(behavior: EvalPrompt, context: Context) -> Attempts:
     """Ask in each code, with one line that says which it is and what to do."""
     for way, what_to_do, extra in _WAYS:
@@ -111,7 +111,7 @@ _AROUND = (
 )
 
 
-@attack("languages", label="in rare languages", family="encodings", queries=2 * len(_AROUND))
+@attack("languages", label="in rare languages", family="encodings", scripted=True, queries=2 * len(_AROUND))
 def languages(behavior: EvalPrompt, context: Context) -> Attempts:
     """Ask in low-resource languages, as far as that goes without a translator.
 

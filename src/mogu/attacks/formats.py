@@ -108,14 +108,14 @@ _TOKENS_OF_A_TRANSLATION = 64
 _BEFORE_THE_ANSWER = {"French and back": _TOKENS_OF_A_TRANSLATION}
 
 
-@attack("suppression", label="refusal suppressed", family="formats", queries=len(RULES))
+@attack("suppression", label="refusal suppressed", family="formats", scripted=True, queries=len(RULES))
 def suppression(behavior: EvalPrompt, context: Context) -> Attempts:
     """Ask under rules that rule out the words of refusals."""
     for rules in RULES:
         yield ask(behavior, rules.apply(behavior.instruction), label=rules.name)
 
 
-@attack("formats", label="other forms of answer", family="formats", queries=len(FORMATS))
+@attack("formats", label="other forms of answer", family="formats", scripted=True, queries=len(FORMATS))
 def formats(behavior: EvalPrompt, context: Context) -> Attempts:
     """Ask for the answer as something else than prose."""
     for form in FORMATS:

@@ -73,7 +73,7 @@ def ladder(behavior: EvalPrompt, context: Context) -> Attempts:
         for number, rung in enumerate(rungs, 1):
             turns.append({"role": "user", "content": rung.format_map(words)})
             reply = yield Attempt(tuple(turns), label=f"{name}, turn {number} of {len(rungs)}", judged="{instruction}" in rung)
-            turns.append({"role": "assistant", "content": reply})
+            turns.append({"role": "assistant", "content": reply or ""})
 
 
 def topic_of(request: str) -> str:

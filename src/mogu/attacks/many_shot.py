@@ -40,7 +40,7 @@ class Shot:
         return {"role": "user", "content": self.asked}, {"role": "assistant", "content": self.answered}
 
 
-@attack("many_shot", label="many shots", family="context", queries=len(SHOTS) * 4)
+@attack("many_shot", label="many shots", family="context", scripted=True, queries=len(SHOTS) * 4)
 def many_shot(behavior: EvalPrompt, context: Context) -> Attempts:
     """Ask after 4, 16 and 64 answered requests, harmless or malicious, in earlier turns or in the text of one message.
 

@@ -49,7 +49,7 @@ _HANDOVERS = (
 )
 
 
-@attack("prefill", label="answer begun", family="prefill", queries=len(_BEGINNINGS))
+@attack("prefill", label="answer begun", family="prefill", scripted=True, queries=len(_BEGINNINGS))
 def prefill(behavior: EvalPrompt, context: Context) -> Attempts:
     """Ask plainly and begin the answer as one that complies would begin."""
     filled = _fillings(behavior, context)
@@ -57,7 +57,9 @@ def prefill(behavior: EvalPrompt, context: Context) -> Attempts:
         yield ask(behavior, behavior.instruction, begun=begun.format_map(filled), label=label)
 
 
-@attack("prefill_harmless", label="answer begun with harmless text", family="prefill", queries=len(_HARMLESS) * len(_HANDOVERS))
+@attack(
+    "prefill_harmless", label="answer begun with harmless text", family="prefill", scripted=True, queries=len(_HARMLESS) * len(_HANDOVERS)
+)
 def prefill_harmless(behavior: EvalPrompt, context: Context) -> Attempts:
     """Ask plainly and begin the answer with the weather, so that the request's turn comes after the first words or the first hundred."""
     filled = _fillings(behavior, context)

@@ -6,6 +6,7 @@ Knows attempts, defenses and budgets; knows nothing of files, nor of what any at
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -87,25 +88,38 @@ class _BehaviorRun:
 
     def __init__(self, behavior: EvalPrompt, name: str, defense: Defense, budget: Budget, seed: int, options: dict[str, str]) -> None:
         self.behavior, self.result = behavior, BehaviorResult(behavior.id)
+        self._info, self._defense = attack_info(name), defense
         self._surface: Surface | None = None
-        self._defense, self._aware = defense, attack_info(name).aware
-        self._made, self._served, self._served_flops, self._per_token = 0, 0, 0.0, flops_per_token(defense.target.base)
-        self._most = attack_info(name).queries if budget.queries is None else budget.queries
+        self._taken, self._served, self._served_flops, self._per_token = 0, 0, 0.0, flops_per_token(defense.target.base)
+        self._most = self._info.queries if budget.queries is None else budget.queries
         self._flops = budget.flops
         context = Context(random.Random(f"{seed} {name} {behavior.id}"), self._most, budget.flops, self.surface, options)
         self._attempts: Attempts = attack_function(name)(behavior, context)
-        self.next: Attempt | None = next(self._attempts, None)
-        self._update()
+        self._ready: deque[Attempt] = deque()
+        self._last: str | None = None
+        self.over = False
 
     def surface(self) -> Surface:
         if self._surface is None:
-            self._surface = surface_for(self._defense, aware=self._aware)
+            self._surface = surface_for(self._defense, aware=self._info.aware)
         return self._surface
 
+    def upcoming(self, most: int) -> list[Attempt]:
+        """The next attempts, at most so many; none once the attack is over."""
+        most = min(most, self._most - self._taken) if self._info.scripted else 1
+        while not self.over and len(self._ready) < most:
+            try:
+                self._ready.append(self._attempts.send(self._last))
+            except StopIteration:
+                self._update()
+                self.over = not self._ready
+                break
+        return [] if self.over else list(self._ready)
+
     def take(self, reply: str, tokens: float, *, keep: bool) -> None:
-        """Judge the reply to the attempt at hand, and move on to the next one, if there is any."""
-        attempt = self.next
-        assert attempt is not None
+        """Judge the reply to the next attempt; the attack is over once it is broken, or its budget is spent."""
+        attempt = self._ready.popleft()
+        self._taken += 1
         self._served += attempt.reply is None
         self._served_flops += tokens * self._per_token
         self._update()
@@ -113,17 +127,10 @@ class _BehaviorRun:
         texts = {"conversation": list(attempt.conversation), "reply": reply} if keep else None
         if attempt.judged:
             self.result.attempts.append(AttemptResult(attempt.label, verdict, self.result.queries, self.result.flops, texts))
-        self._made += 1
-        spent = self._made >= self._most or self.result.flops >= self._flops
-        if (attempt.judged and verdict.broken) or spent:
-            self.next = None
+        self._last = None if self._info.scripted else reply
+        if (attempt.judged and verdict.broken) or self._taken >= self._most or self.result.flops >= self._flops:
+            self.over = True
             self._attempts.close()
-            return
-        try:
-            self.next = self._attempts.send(reply)
-        except StopIteration:
-            self.next = None
-        self._update()
 
     def _update(self) -> None:
         meter = self._surface.meter if self._surface is not None else None
@@ -164,25 +171,30 @@ def run_attack(
     )
     with served as answer:
         runs = [_BehaviorRun(behavior, name, defense, budget, seed, options or {}) for behavior in behaviors]
-        while waiting := [run for run in runs if run.next is not None]:
+        while True:
+            ahead = max(1, batch_size // max(1, sum(not run.over for run in runs)))
+            waiting = [(run, attempt) for run in runs for attempt in run.upcoming(ahead)]
+            if not waiting:
+                break
             _answer_all(waiting, answer, settings, batch_size, keep_replies)
     return [run.result for run in runs]
 
 
-def _answer_all(waiting: list[_BehaviorRun], answer: Answer, settings: ReplySettings, batch_size: int, keep: bool) -> None:
-    """Have the attempts at hand answered, those that are sampled alike together."""
-    groups: dict[tuple[float, int, int], list[_BehaviorRun]] = {}
-    for run in waiting:
-        attempt = run.next
-        assert attempt is not None
+def _answer_all(waiting: list[tuple[_BehaviorRun, Attempt]], answer: Answer, settings: ReplySettings, batch_size: int, keep: bool) -> None:
+    """Have attempts answered, those that are sampled alike together, and hand each behavior its replies in order."""
+    answered: dict[int, tuple[str, float]] = {}
+    groups: dict[tuple[float, int], list[int]] = {}
+    for index, (_, attempt) in enumerate(waiting):
         if attempt.reply is not None:
-            run.take(attempt.reply, 0.0, keep=keep)
+            answered[index] = attempt.reply, 0.0
         else:
-            groups.setdefault((attempt.temperature, attempt.seed, attempt.extra_tokens), []).append(run)
-    for (temperature, sampling_seed, extra), group in groups.items():
-        how = ReplySettings(settings.max_new_tokens + extra, temperature=temperature, seed=sampling_seed)
+            groups.setdefault((attempt.temperature, attempt.extra_tokens), []).append(index)
+    for (temperature, extra), group in groups.items():
         for start in range(0, len(group), batch_size):
             batch = group[start : start + batch_size]
-            replies = answer([run.next.conversation for run in batch if run.next is not None], how)
-            for run, reply in zip(batch, replies, strict=True):
-                run.take(reply.text, reply.cost.tokens, keep=keep)
+            how = ReplySettings(settings.max_new_tokens + extra, temperature=temperature, seed=waiting[batch[0]][1].seed)
+            replies = answer([waiting[index][1].conversation for index in batch], how)
+            answered |= {index: (reply.text, reply.cost.tokens) for index, reply in zip(batch, replies, strict=True)}
+    for index, (run, _) in enumerate(waiting):
+        if not run.over:  # what was made ahead of a success is nobody's cost
+            run.take(*answered[index], keep=keep)

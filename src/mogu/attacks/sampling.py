@@ -25,14 +25,14 @@ _LONG_WORD = re.compile(r"[^\W\d_]{4,}")
 _FIRST_ASCII, _LAST_ASCII = " ", "~"
 
 
-@attack("sampling", label="asked plainly, many times", family="sampling", queries=32)
+@attack("sampling", label="asked plainly, many times", family="sampling", scripted=True, queries=32)
 def sampling(behavior: EvalPrompt, context: Context) -> Attempts:
     """Ask at temperature 1, with as many seeds as there are queries."""
     for seed in range(context.queries):
         yield ask(behavior, behavior.instruction, label=f"seed {seed}", temperature=1.0, seed=seed)
 
 
-@attack("best_of_n", label="garbled, many times", family="sampling", queries=100)
+@attack("best_of_n", label="garbled, many times", family="sampling", scripted=True, queries=100)
 def best_of_n(behavior: EvalPrompt, context: Context) -> Attempts:
     """Ask at temperature 1, garbled anew with every seed: words scrambled, then letters recapitalized, then characters replaced."""
     for seed in range(context.queries):
