@@ -64,6 +64,7 @@ def test_plain_breaks_what_the_model_complies_with_and_nothing_else(defense: Def
     assert {len(result.attempts) for result in results} == {1}
 
 
+@pytest.mark.parametrize("scripted", [False, True])  # of a scripted one, some were made ahead, which count for nothing
 def test_an_attack_ends_with_its_first_success(
     add: Callable[..., str], defense: Defense, by_outcome: dict[str, list[EvalPrompt]], scripted: bool
 ) -> None:
