@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -108,8 +109,20 @@ def _ten_steps(defense: Defense) -> Answer:
     return make_defense("none", TargetModel(model, target.tokenizer, system_prompt=target.system_prompt)).reply
 
 
+_PAIRS: WeakKeyDictionary[TargetModel, list[Pair]] = WeakKeyDictionary()
+
+
 def harmless_pairs(target: TargetModel) -> list[Pair]:
-    """Harmless training instructions of the starter set, and the base model's own greedy answers to them; none is empty."""
+    """Harmless training instructions of the starter set, and the base model's own greedy answers to them; none is empty.
+
+    Every defense of one target is tampered with by the same pairs, so that they are made once.
+    """
+    if target not in _PAIRS:
+        _PAIRS[target] = _answered(target)
+    return _PAIRS[target]
+
+
+def _answered(target: TargetModel) -> list[Pair]:
     instructions = [instruction.text for instruction in candidates("train")["benign"]][: STEPS * BATCH]
     prompts = [target.with_system_prompt([{"role": "user", "content": text}]) for text in instructions]
     answers = replies(target.base, target.tokenizer, prompts, ReplySettings(ANSWER_TOKENS))
