@@ -52,7 +52,7 @@ def test_a_file_can_be_loaded_again_after_a_change(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("x = 1", "registers no defense"),
+        ("x = 1", "registers nothing"),
         (DEFENSE.format(name="half", order=50) + "\n1 / 0", "fails with ZeroDivisionError: division by zero"),
         ("def broken(:", "fails with SyntaxError"),
         ("import no_such_module", "fails with ModuleNotFoundError: No module named 'no_such_module'"),

@@ -21,5 +21,17 @@ import mogu.attacks.weights  # noqa: F401
 from mogu.attacks.attempt import Attempt, Attempts, Context, ask, attack, attack_info, attack_names
 from mogu.attacks.campaign import attack_models
 from mogu.attacks.config import AttackSettings
+from mogu.attacks.plugins import load_plugin
 
-__all__ = ["AttackSettings", "Attempt", "Attempts", "Context", "ask", "attack", "attack_info", "attack_models", "attack_names"]
+__all__ = [
+    "AttackSettings",
+    "Attempt",
+    "Attempts",
+    "Context",
+    "ask",
+    "attack",
+    "attack_info",
+    "attack_models",
+    "attack_names",
+    "load_plugin",
+]

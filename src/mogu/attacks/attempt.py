@@ -134,9 +134,19 @@ def attack(
     scripted: bool = False,
     needs: str | None = None,
 ) -> Callable[[Attack], Attack]:
-    """Register a generator function as an attack; see :class:`AttackInfo` for the arguments."""
+    """Register a generator function as an attack; see :class:`AttackInfo` for the arguments.
+
+    Raises:
+        ConfigError: another module has registered an attack under this name.
+    """
 
     def register(function: Attack) -> Attack:
+        if name in _REGISTRY and (taken := _REGISTRY[name][1].__module__) != function.__module__:
+            raise ConfigError(
+                f"{function.__module__} registers the attack {name!r}, which {taken} has registered already",
+                expected="a name that no other attack has",
+                action="rename the new attack",
+            )
         _REGISTRY[name] = AttackInfo(name, label, family, access, aware, queries, scripted, needs), function
         return function
 

@@ -56,7 +56,7 @@ Plugins = Annotated[
     typer.Option(
         "--plugin",
         metavar="FILE",
-        help="Python file that registers defenses with @mogu.defenses.defense; may be given several times. "
+        help="Python file that registers defenses with @mogu.defenses.defense, or attacks for mogu attack; may be given several times. "
         "The file is run with your rights: read it first.",
     ),
 ]

@@ -87,9 +87,8 @@ def attack(
     mogu attack safer-qwen --data malicious=requests.txt --attacks plain,prefill,delayed,gcg_aware --defenses all
     """
     import mogu.lab  # noqa: F401  registers the models and the data called lab
-    from mogu.attacks import AttackSettings, attack_models
+    from mogu.attacks import AttackSettings, attack_models, load_plugin
     from mogu.attacks.config import FLOPS, QUICK_FLOPS, QUICK_LIMIT
-    from mogu.defenses import load_plugin
     from mogu.evaluation.compare import Comparison
 
     for file in plugins or ():

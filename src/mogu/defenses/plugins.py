@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from mogu.defenses import registry
 from mogu.errors import ConfigError
 
+DEFENSES_EXPECTED = "a Python file that registers defenses with @mogu.defenses.defense"
 
-def load_plugin(file: Path) -> list[str]:
+
+def load_plugin(file: Path, *, others: Sequence[dict[str, Any]] = (), expected: str = DEFENSES_EXPECTED) -> list[str]:
     """Run a Python file that registers defenses with :func:`~mogu.defenses.registry.defense`; returns their names.
 
     The file runs with all rights of this process: a plugin is code, not data.
 
+    Args:
+        file: the file.
+        others: registries of other kinds in which the file may register something as well, or instead.
+        expected: what the file should be, for errors.
+
     Raises:
-        ConfigError: the file does not exist, fails, or registers no defense.
+        ConfigError: the file does not exist, fails, or registers nothing.
     """
-    expected = "a Python file that registers defenses with @mogu.defenses.defense"
     if not file.is_file():
         raise ConfigError(f"The plugin {file} does not exist", expected=expected, action="check the path")
-    before = dict(registry._REGISTRY)
+    registries: list[dict[str, Any]] = [registry._REGISTRY, *others]
+    before = [dict(entries) for entries in registries]
     module_name = f"mogu_plugin {file.resolve()}"  # files with the same base name are different modules
     spec = importlib.util.spec_from_file_location(module_name, file)
     if spec is None or spec.loader is None:
@@ -31,14 +40,15 @@ def load_plugin(file: Path) -> list[str]:
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # whatever the file raises
-        registry._REGISTRY.clear()
-        registry._REGISTRY.update(before)
+        for entries, kept in zip(registries, before, strict=True):
+            entries.clear()
+            entries.update(kept)
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(
             f"The plugin {file} fails with {type(error).__name__}: {error}", expected=expected, action="correct the file"
         ) from error
-    names = [name for name in registry._REGISTRY if registry._REGISTRY[name] is not before.get(name)]
+    names = [name for entries, kept in zip(registries, before, strict=True) for name in entries if entries[name] is not kept.get(name)]
     if not names:
-        raise ConfigError(f"The plugin {file} registers no defense", expected=expected, action="decorate its function with @defense(name)")
+        raise ConfigError(f"The plugin {file} registers nothing", expected=expected, action="decorate a function of it")
     return names

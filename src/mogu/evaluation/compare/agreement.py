@@ -10,14 +10,13 @@ from itertools import combinations
 
 import numpy as np
 
-from mogu.evaluation.compare.cells import Row
+from mogu.evaluation.compare.cells import UNSAFE, Row
 from mogu.evaluation.compare.config import SCORERS
 from mogu.evaluation.compare.metrics import ALL, ALL_BENIGN, ALL_MALICIOUS, Metric, Replies
 from mogu.evaluation.intervals import exact, rate
 from mogu.evaluation.prompts import BENIGN, JUDGES, MALICIOUS, EvalPrompt
 
 GUARD = "guard"
-_UNSAFE = "unsafe"
 _SIDES = {ALL_MALICIOUS: MALICIOUS, ALL_BENIGN: BENIGN}
 
 _Verdicts = dict[str, list[list[float]]]
@@ -65,7 +64,7 @@ def _verdicts(prompts: Sequence[EvalPrompt], seeds: Sequence[Sequence[Row]], cho
         scorer: [[float(JUDGES[judge](prompts[index], rows[index].reply) == "refused") for index in chosen] for rows in seeds]
         for scorer, judge in SCORERS.items()
     }
-    unsafe = [[rows[index].judged.get(_UNSAFE, float("nan")) for index in chosen] for rows in seeds]
+    unsafe = [[rows[index].judged.get(UNSAFE, float("nan")) for index in chosen] for rows in seeds]
     if not np.isnan(unsafe).all():
         verdicts[GUARD] = (1 - np.array(unsafe)).tolist()
     return verdicts

@@ -32,6 +32,10 @@ FORMAT = 2
 """Of a cell; one of another format is measured again."""
 
 
+UNSCORED, UNSAFE, GUARD_UNSCORED = "unscored", "unsafe", "guard_unscored"
+"""In :attr:`Row.judged`: that the judge said nothing, that the guard calls the reply unsafe, and that the guard said nothing."""
+
+
 @dataclass(frozen=True)
 class Row:
     """One reply of a cell.

@@ -19,21 +19,19 @@ from inspect_ai.solver import TaskState, generate
 
 from mogu.defenses import Defense
 from mogu.errors import MoguError
+from mogu.evaluation.compare.cells import GUARD_UNSCORED, UNSAFE
 from mogu.evaluation.inspect.batching import Batcher
 from mogu.evaluation.inspect.metrics import shares
 from mogu.evaluation.inspect.provider import MoguAPI
 from mogu.evaluation.prompts import EvalPrompt
 from mogu.evaluation.scorers import guard as guard_scorer
 from mogu.evaluation.scorers import harmfulness, usability
-from mogu.evaluation.scorers.guard import UNSAFE
+from mogu.evaluation.scorers.guard import UNSAFE as CALLED_UNSAFE
 from mogu.evaluation.scorers.harmfulness import HARMFULNESS
 from mogu.evaluation.scorers.judge import UNSCORED, judged_metrics
 from mogu.evaluation.scorers.usability import DIMENSIONS
 from mogu.files.atomic import scratch_beside
 from mogu.inference.replies import ReplySettings
-
-GUARD_UNSCORED = "guard_unscored"
-"""Marks a reply that the guard said nothing about, as ``unscored`` does for the judge."""
 
 _MESSAGES: dict[str, type[ChatMessage]] = {"system": ChatMessageSystem, "user": ChatMessageUser, "assistant": ChatMessageAssistant}
 
@@ -157,7 +155,7 @@ def guarded(guard: str) -> Scorer:
         verdict = await ask(state, target)
         assert verdict is not None
         values = verdict.as_dict()
-        return verdict.model_copy(update={"value": {UNSAFE: values[UNSAFE], GUARD_UNSCORED: values[UNSCORED]}})
+        return verdict.model_copy(update={"value": {UNSAFE: values[CALLED_UNSAFE], GUARD_UNSCORED: values[UNSCORED]}})
 
     return score
 

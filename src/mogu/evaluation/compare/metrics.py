@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mogu.evaluation.compare.cells import Row
+from mogu.evaluation.compare.cells import GUARD_UNSCORED, UNSAFE, UNSCORED, Row
 from mogu.evaluation.compare.costs import SystemCost
 from mogu.evaluation.compare.lineup import Variant
 from mogu.evaluation.intervals import Estimate, difference, exact, mean, median, rate
@@ -22,7 +22,7 @@ Section = Literal["rate", "difference", "model", "wrapper", "judged", "cost", "r
 
 ALL_MALICIOUS, ALL_BENIGN, ALL = "all_malicious", "all_benign", "all"
 BASELINE = "none"
-SHARES = ("unscored", "guard_unscored", "unsafe")
+SHARES = (UNSCORED, GUARD_UNSCORED, UNSAFE)
 """What of a judge's numbers is a share of prompts; the others are ratings."""
 
 Replies = dict[Variant, list[list[Row]]]

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from itertools import cycle
 from typing import Any
 
+from mogu.evaluation.compare.metrics import SHARES
 from mogu.evaluation.compare.report import labels, plots
 from mogu.evaluation.pages import render
 
@@ -45,6 +46,7 @@ def page(results: Row) -> str:
         "categories": labels.CATEGORIES,
         "outcomes": labels.OUTCOMES,
         "scorers": labels.SCORERS,
+        "shares": SHARES,
         "names": made["defenses"],
         "first": first,
         "further": made["models"][1:],
