@@ -83,6 +83,13 @@ def test_every_attack_is_made_on_every_system_that_it_fits(settings: AttackSetti
     assert list(report["made"]["attacks"]) == attack_names()
 
 
+def test_embeddings_are_tried_only_where_the_defense_can_be_computed(settings: AttackSettings, tmp_path: Path) -> None:
+    comparison = replace(settings.comparison, out=tmp_path, defenses=("none", "self_reminder"), limit=1)
+    attack_models(replace(settings, comparison=comparison, attacks=("embedding", "plain")))
+    assert {file.stem for file in (tmp_path / "cells" / "none").iterdir()} == {"embedding", "plain"}
+    assert {file.stem for file in (tmp_path / "cells" / "self_reminder").iterdir()} == {"plain"}
+
+
 def test_budgets_are_kept(settings: AttackSettings, report: dict[str, Any]) -> None:
     for file in (settings.comparison.out / "cells").glob("*/*.json"):
         cell = json.loads(file.read_text())

@@ -123,7 +123,18 @@ def test_search_stays_where_nothing_is_better_or_served_alike(letters: Small) ->
     surface = surface_for(make_defense("none", letters.target), aware=True, meter=Meter())
     space = letters.target.tokenizer.convert_tokens_to_ids(" ")
     search = SuffixSearch(layout, surface, lambda search: iter([search.best, (space,) * len(search.best)]), random.Random(0))
-    assert search.step()  # the first suffix, whose value was not known
     assert not search.step()
     assert search.best == layout.start
-    assert surface.meter.queries == 1
+    assert surface.meter.queries == 1  # of the first suffix, whose value was not known
+
+
+@pytest.mark.parametrize(("evaluations", "candidates"), [(1, 8), (100, 10), (256, 25), (5000, 64), (float("inf"), 64)])
+def test_a_small_budget_has_small_steps_rather_than_few(letters: Small, evaluations: float, candidates: int) -> None:
+    layout = SuffixLayout(BEHAVIOR, letters.target, random.Random(0))
+    surface = surface_for(make_defense("none", letters.target), aware=True, meter=Meter())
+    surface.read(layout.before)
+    before = surface.meter.flops
+    surface.evaluate_ids([layout.rest(layout.start)], layout.target_ids)
+    one = surface.meter.flops - before
+    search = SuffixSearch(layout, surface, lambda search: iter(()), random.Random(0), budget=evaluations * one)
+    assert search.candidates == candidates

@@ -49,15 +49,19 @@ class Cells:
         self._defenses: dict[str, Defense] = {}
 
     def applies(self, attack: str, system: str) -> bool:
-        """Whether an attack is another one on this system than those beside it, and has what it changes.
+        """Whether an attack has something to do on a system, and something else than the attacks beside it.
 
-        Where there is no defense to be aware of, or none that can be computed with, an aware attack is its blind twin.
+        Attacks on weights need the weights that they change, aware ones a defense that can be computed with. On the undefended model an
+        aware attack is its blind twin, where it has one.
         """
         info, defense = attack_info(attack), self._defense(system)
         if info.access == "weights":
             return changes_weights(attack, defense)
+        if info.access == "text" or not info.aware:
+            return True
         has_twin = attack.endswith(AWARE) and attack.removesuffix(AWARE) in attack_names()
-        return not has_twin or surface_for(defense, aware=True).knows_defense
+        surface = surface_for(defense, aware=True)
+        return surface.knows_defense or (surface.kind == defense.name and not has_twin)
 
     def results(self, attack: str, system: str) -> list[BehaviorResult]:
         """The results of an attack on a system, in the order of the behaviors; what is missing is run."""

@@ -16,8 +16,8 @@ from mogu.evaluation.compare import Comparison
 FLOPS = 5e12
 """Floating-point operations on one behavior, at most, where the user sets no budget: 40 behaviors then take an attack that spends all of
 it ten minutes on two cores, and a few seconds on a large GPU, which can do with a hundred times as much."""
-QUICK_FLOPS = 1e12
-QUICK_LIMIT = 8
+QUICK_LIMIT, QUICK_QUERIES, QUICK_FLOPS = 4, 10, 1e12
+"""Requests, attempts on each and operations on each of a first look, which ends within ten minutes on two cores."""
 
 
 @dataclass(frozen=True)

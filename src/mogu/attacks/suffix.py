@@ -24,8 +24,11 @@ from mogu.inference.prompts import encode_answer
 WORDS = 20
 """Words of the suffix that a search starts from, ``x x x …``; to most tokenizers each is one token."""
 
-CANDIDATES = 64
-"""Suffixes that are evaluated in each step."""
+CANDIDATES, FEWEST = 64, 8
+"""Suffixes that are evaluated in each step, at most and at least."""
+
+LEAST_STEPS = 10
+"""Steps that a small budget should allow: the fewer operations there are, the fewer candidates a step has."""
 
 TRIES = 4
 """How many suffixes are proposed for each that is evaluated, at most: some are not tokenized again as they were."""
@@ -116,24 +119,26 @@ class SuffixSearch:
         surface: says how good a suffix is.
         propose: yields suffixes that may be better, for as long as it is asked.
         rng: for proposals.
+        budget: floating-point operations of the whole search.
     """
 
-    def __init__(self, layout: SuffixLayout, surface: Surface, propose: Propose, rng: random.Random) -> None:
+    def __init__(self, layout: SuffixLayout, surface: Surface, propose: Propose, rng: random.Random, *, budget: float = math.inf) -> None:
         self.layout, self.surface, self.rng = layout, surface, rng
         self._propose = propose
         surface.read(layout.before)
         self.best: Tokens = layout.start
         self.text = layout.text(layout.start) or ""
-        self.value = math.inf
-        """The objective of the best suffix; infinite before the first step."""
+        spent = surface.meter.flops
+        self.value = float(surface.evaluate_ids([layout.rest(layout.start)], layout.target_ids).objective[0])
+        """The objective of the best suffix."""
+        self.candidates = max(FEWEST, math.floor(min(CANDIDATES, budget / LEAST_STEPS / (surface.meter.flops - spent))))
+        """How many suffixes a step evaluates."""
         self.progress = 0.0
         """The share of the search that is over, for proposals that become finer."""
 
     def step(self) -> bool:
         """Evaluate proposals, and keep the best of them if it is better; returns whether it is."""
-        candidates = dict(itertools.islice(self._consistent(), CANDIDATES))
-        if self.value == math.inf:
-            candidates[self.layout.start] = self.text  # its value was not known
+        candidates = dict(itertools.islice(self._consistent(), self.candidates))
         if not candidates:
             return False
         suffixes = list(candidates)
@@ -147,7 +152,7 @@ class SuffixSearch:
     def _consistent(self) -> Iterator[tuple[Tokens, str]]:
         """Proposals that are served as they are optimized, each once, with their texts."""
         seen = {self.best}
-        for suffix in itertools.islice(self._propose(self), TRIES * CANDIDATES):
+        for suffix in itertools.islice(self._propose(self), TRIES * self.candidates):
             if suffix in seen:
                 continue
             seen.add(suffix)
@@ -167,7 +172,7 @@ def search_suffix(behavior: EvalPrompt, context: Context, propose: Propose) -> A
         propose: see :class:`SuffixSearch`.
     """
     surface = context.surface()
-    search = SuffixSearch(SuffixLayout(behavior, surface.target, context.rng), surface, propose, context.rng)
+    search = SuffixSearch(SuffixLayout(behavior, surface.target, context.rng), surface, propose, context.rng, budget=context.flops)
     untried = False
     for number in range(1, STEPS + 1):
         untried = search.step() or untried

@@ -28,7 +28,7 @@ from mogu.inference.replies import ReplySettings, replies, reply_batch
 from mogu.modeling.model import MoguModel
 
 STEPS = 10
-BATCH = 8
+BATCH = 4
 """Pairs of a step; every pair is seen once."""
 ANSWER_TOKENS = 48
 LEARNING_RATE = 1e-4

@@ -26,9 +26,9 @@ Models = Annotated[
 Defenses = Annotated[str, typer.Option(help="What to attack, separated by commas: none is the base, mogu every model; or 'all'.")]
 Data = Annotated[str, typer.Option(help="Malicious requests: starter, lab, a data set's name, NAME=FILE or malicious=FILE.")]
 Attacks = Annotated[str, typer.Option(help="'all', or names of attacks, separated by commas.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Take only the first requests, this many. Default: 40, or 8 with --quick.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Take only the first requests, this many. Default: 40, or 4 with --quick.")]
 Quick = Annotated[bool, typer.Option("--quick", help="A first look within ten minutes on two cores: few requests, small budgets.")]
-Queries = Annotated[int | None, typer.Option(help="Attempts on a request, at most. Default: each attack's own number.")]
+Queries = Annotated[int | None, typer.Option(help="Attempts on a request, at most. Default: each attack's own number; 10 with --quick.")]
 Flops = Annotated[float | None, typer.Option(help="Floating-point operations on a request, at most. Default: 5e12, or 1e12 with --quick.")]
 Templates = Annotated[str | None, typer.Option(help="Published jailbreak templates to try: a file, 'published', or a name of the catalog.")]
 Transferred = Annotated[
@@ -88,7 +88,7 @@ def attack(
     """
     import mogu.lab  # noqa: F401  registers the models and the data called lab
     from mogu.attacks import AttackSettings, attack_models, load_plugin
-    from mogu.attacks.config import FLOPS, QUICK_FLOPS, QUICK_LIMIT
+    from mogu.attacks.config import FLOPS, QUICK_FLOPS, QUICK_LIMIT, QUICK_QUERIES
     from mogu.evaluation.compare import Comparison
 
     for file in plugins or ():
@@ -98,7 +98,7 @@ def attack(
         out=out,
         data=listed(data),
         defenses=() if defenses == "all" else listed(defenses),
-        limit=limit or (QUICK_LIMIT if quick else 40),
+        limit=(QUICK_LIMIT if quick else 40) if limit is None else limit,
         baselines=baselines,
         shifts=(),
         max_new_tokens=max_new_tokens,
@@ -115,8 +115,8 @@ def attack(
     chosen = AttackSettings(
         comparison,
         attacks=() if attacks == "all" else listed(attacks),
-        queries=queries,
-        flops=flops or (QUICK_FLOPS if quick else FLOPS),
+        queries=QUICK_QUERIES if quick and queries is None else queries,
+        flops=(QUICK_FLOPS if quick else FLOPS) if flops is None else flops,
         keep_replies=keep_replies,
         options={name: value for name, value in options.items() if value is not None},
     )
