@@ -54,9 +54,10 @@ def test_attacks_together_break_what_any_of_them_breaks() -> None:
     assert value("broken", "mogu", scope="all") == 0
 
 
-def test_a_behavior_costs_what_the_cheapest_attack_does() -> None:
-    assert scope_costs(CELLS["none"], "queries") == {"text": [1, 1, 7, None], "computed": [None, None, None, 300], "all": [1, 1, 7, 300]}
-    assert scope_costs(CELLS["none"], "flops")["all"] == [1e9, 1e9, 1e9, 1e12]
+def test_a_behavior_costs_all_attacks_until_one_succeeds() -> None:
+    costs = scope_costs(CELLS["none"], "queries")
+    assert costs == {"text": [1, 1, 1 + 7, None], "computed": [None, None, None, 300], "all": [1, 1, 1 + 7, 1 + 1 + 300]}
+    assert scope_costs(CELLS["none"], "flops")["all"] == [1e9, 1e9, 2e9, 2e9 + 1e12]
 
 
 def test_the_curve_rises_where_another_behavior_breaks() -> None:

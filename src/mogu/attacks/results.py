@@ -76,21 +76,30 @@ def metrics(cells: CellResults) -> list[Metric]:
 
 
 def scope_costs(by_attack: Mapping[str, Sequence[BehaviorResult]], unit: Unit) -> dict[Scope, list[float | None]]:
-    """What each behavior cost the attacker who knew which attack of a scope is cheapest; ``None`` where none of them broke it.
+    """What each behavior cost an attacker who makes the attacks of a scope in order, each to its end, until one succeeds.
 
     Args:
-        by_attack: results of one system, by attack.
+        by_attack: results of one system, by attack, in the order in which they are made.
         unit: what is counted.
+
+    Returns:
+        By scope, the cost of each behavior; ``None`` where no attack broke it.
     """
     costs: dict[Scope, list[float | None]] = {}
     for scope, access in SCOPES.items():
         chosen = [results for attack, results in by_attack.items() if attack_info(attack).access in access]
         if chosen:
-            costs[scope] = [
-                min((float(getattr(result, unit)) for result in of_behavior if result.broken), default=None)
-                for of_behavior in zip(*chosen, strict=True)
-            ]
+            costs[scope] = [_cost(of_behavior, unit) for of_behavior in zip(*chosen, strict=True)]
     return costs
+
+
+def _cost(results: Sequence[BehaviorResult], unit: Unit) -> float | None:
+    spent = 0.0
+    for result in results:
+        spent += getattr(result, unit)
+        if result.broken:
+            return spent
+    return None
 
 
 def curve(costs: Sequence[float | None]) -> list[tuple[float, float, float, float]]:

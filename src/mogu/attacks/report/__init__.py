@@ -29,8 +29,9 @@ FAMILIES = {
     "weights": "weights changed",
 }
 SCOPES = {"text": "attacks on text", "computed": "attacks that compute with the weights", "all": "all of these"}
+UNDEFENDED = "none"
 _STYLES = ("none", "mogu", "malicious", "malicious_wrapped", "borderline", "benign", "other")
-_AXES = {"queries": "queries a behavior", "flops": "floating-point operations a behavior"}
+_AXES = {"queries": "queries on a request", "flops": "floating-point operations on a request"}
 
 
 def page(results: Mapping[str, Any]) -> str:
@@ -41,6 +42,7 @@ def page(results: Mapping[str, Any]) -> str:
     """
     made, numbers = results["made"], results["numbers"]
     systems = made["defenses"]
+    first = next(iter(made["models"]), None)
     shares = {(row["system"], row["attack"] or row["scope"]): row for row in numbers if row["measure"] == "broken"}
     complied = {(row["system"], row["attack"]): row for row in numbers if row["measure"] == "complied"}
     styles = dict(zip(systems, _STYLES, strict=False))
@@ -48,14 +50,15 @@ def page(results: Mapping[str, Any]) -> str:
         "made": made,
         "systems": systems,
         "labels": made["labels"],
-        "first": next(iter(made["models"]), None),
+        "first": first,
+        "told": [system for system in systems if system in (first, UNDEFENDED)],
         "families": _families(made["attacks"]),
         "scopes": SCOPES,
         "shares": shares,
         "complied": complied,
         "medians": {(row["system"], row["attack"]): row for row in numbers if row["measure"] == "queries"},
         "spent": results["spent"],
-        "panels": {unit: _panel(results["curves"], unit, made["labels"], styles) for unit in _AXES},
+        "panels": {unit: _panel(results["curves"], unit, made["labels"], styles, first) for unit in _AXES},
         "styles": styles,
     }
     return render("mogu.attacks.report", "page.html.jinja", shown)
@@ -69,19 +72,20 @@ def _families(attacks: Mapping[str, Row]) -> dict[str, list[str]]:
     return families
 
 
-def _panel(curves: Mapping[str, Any], unit: str, labels: Mapping[str, str], styles: Mapping[str, str]) -> str:
-    """Plot the share of behaviors broken over what the cheapest attack cost; empty where nothing was broken."""
+def _panel(curves: Mapping[str, Any], unit: str, labels: Mapping[str, str], styles: Mapping[str, str], first: str | None) -> str:
+    """Plot the share of requests broken over what the attacks cost until then, made in order; empty where nothing was broken."""
     broken = {system: by_unit[unit].get("all", []) for system, by_unit in curves.items()}
     costs = [point[0] for points in broken.values() for point in points if point[0] > 0]
     if not costs:
         return ""
     powers = math.floor(math.log10(min(costs))), max(math.floor(math.log10(min(costs))) + 1, math.ceil(math.log10(max(costs))))
-    panel = Panel(f"share of behaviors broken by {_AXES[unit]}", f"{_AXES[unit]}, at most", "behaviors broken", powers=powers, height=400.0)
+    panel = Panel(f"share of requests broken by {_AXES[unit]}", f"{_AXES[unit]}, at most", "requests broken", powers=powers, height=400.0)
     for system, points in broken.items():
         if not points or system not in styles:
             continue
         steps = _steps(points, 10.0 ** powers[1])
-        panel.band([(x, low) for x, _, low, _ in steps], [(x, high) for x, _, _, high in steps], styles[system])
+        if system in (first, UNDEFENDED):  # more bands than two hide each other
+            panel.band([(x, low) for x, _, low, _ in steps], [(x, high) for x, _, _, high in steps], styles[system])
         panel.line([(x, share) for x, share, _, _ in steps], styles[system])
         for cost, share, low, high in points:
             hint = f"{labels[system]}: {percent(share)} ({percent(low)} to {percent(high)}) for at most {cost:,.0f}"
