@@ -197,6 +197,19 @@ def test_settings_that_cannot_be_used_are_refused(
     assert not out.exists()
 
 
+def test_attacks_that_fit_no_model_are_refused(settings: AttackSettings, tmp_path: Path) -> None:
+    comparison = replace(settings.comparison, out=tmp_path / "out", defenses=("none",))
+    with pytest.raises(ConfigError, match="glad_alone has nothing to do on none"):
+        attack_models(replace(settings, comparison=comparison, attacks=("glad_alone",)))
+
+
+def test_a_system_on_which_nothing_was_tried_has_no_log(settings: AttackSettings, tmp_path: Path) -> None:
+    comparison = replace(settings.comparison, out=tmp_path, limit=1)
+    report = attack_models(replace(settings, comparison=comparison, attacks=("glad_alone",)))
+    assert {row["system"] for row in report["numbers"]} == {"mogu"}
+    assert [file.name for file in (tmp_path / "logs").iterdir()] == ["mogu.eval"]
+
+
 def test_data_without_malicious_requests_is_refused(settings: AttackSettings, tmp_path: Path) -> None:
     benign = tmp_path / "benign.txt"
     benign.write_text("Name a river.\n")

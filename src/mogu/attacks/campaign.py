@@ -48,11 +48,16 @@ def attack_models(settings: AttackSettings) -> dict[str, Any]:
         write_json(comparison.out / MARKER, {"what": "folder of `mogu attack`: models, cells and results"})
         pool.prepare(0)
         cells = Cells(pool, settings, behaviors)
+        pairs = [(attack, system) for attack in attacks for system in lineup.names() if cells.applies(attack, system)]
+        if not pairs:
+            raise ConfigError(
+                f"{', '.join(attacks)} has nothing to do on {', '.join(lineup.names())}",
+                expected="an attack that fits a model: changed weights need the weights that they change, aware attacks a defense",
+                action="name other attacks or other defenses",
+            )
         results: dict[str, dict[str, list[BehaviorResult]]] = {system: {} for system in lineup.names()}
-        for attack in attacks:
-            for system in lineup.names():
-                if cells.applies(attack, system):
-                    results[system][attack] = cells.results(attack, system)
+        for attack, system in pairs:
+            results[system][attack] = cells.results(attack, system)
     made = provenance(lineup, pool.device, pool.dials()) | _how(settings, attacks, behaviors)
     report = as_json(made, results)
     write_results(report, comparison.out)

@@ -27,7 +27,7 @@ _NOT_KEPT = "(not kept)"
 def write_log(
     file: Path, system: str, behaviors: Sequence[EvalPrompt], by_attack: Mapping[str, Sequence[BehaviorResult]], *, keep: bool
 ) -> None:
-    """Write the results of one system as an Inspect log.
+    """Write the results of one system as an Inspect log; where nothing was tried on it, there is none.
 
     Args:
         file: the log's file.
@@ -45,6 +45,8 @@ def write_log(
         for behavior, result in zip(behaviors, results, strict=True)
         if result.attempts
     ]
+    if not samples:
+        return  # Inspect takes no empty data set
     task = Task(dataset=MemoryDataset(samples, name="attacks"), solver=recorded(), scorer=broken(), name=f"attack {system}")
     with scratch_beside(file) as scratch:
         (run,) = eval(
