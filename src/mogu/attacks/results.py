@@ -96,7 +96,7 @@ def scope_costs(by_attack: Mapping[str, Sequence[BehaviorResult]], unit: Unit) -
 def _cost(results: Sequence[BehaviorResult], unit: Unit) -> float | None:
     spent = 0.0
     for result in results:
-        spent += getattr(result, unit)
+        spent += float(getattr(result, unit))
         if result.broken:
             return spent
     return None

@@ -171,10 +171,10 @@ def run_attack(
     )
     with served as answer:
         runs = [_BehaviorRun(behavior, name, defense, budget, seed, options or {}) for behavior in behaviors]
-        ahead = 1
+        ahead = 2
         while waiting := [(run, attempt) for run in runs for attempt in run.upcoming(ahead)]:
             _answer_all(waiting, answer, settings, batch_size, keep_replies)
-            # Twice as many each time: what is made in vain, because one before it succeeds, is then less than half of all.
+            # Twice as many each time: what is made in vain, because one before it succeeds, stays about half of all.
             ahead = max(1, min(2 * ahead, batch_size // max(1, sum(not run.over for run in runs))))
     return [run.result for run in runs]
 

@@ -30,7 +30,7 @@ from mogu.modeling.model import MoguModel
 STEPS = 10
 BATCH = 4
 """Pairs of a step; every pair is seen once."""
-ANSWER_TOKENS = 48
+ANSWER_TOKENS = 24
 LEARNING_RATE = 1e-4
 
 Answer = Callable[[Sequence[Conversation], ReplySettings], list[DefendedReply]]

@@ -26,17 +26,20 @@ Models = Annotated[
 Defenses = Annotated[str, typer.Option(help="What to attack, separated by commas: none is the base, mogu every model; or 'all'.")]
 Data = Annotated[str, typer.Option(help="Malicious requests: starter, lab, a data set's name, NAME=FILE or malicious=FILE.")]
 Attacks = Annotated[str, typer.Option(help="'all', or names of attacks, separated by commas.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Take only the first requests, this many. Default: 40, or 4 with --quick.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Take only the first requests, this many. Default: 40, or 3 with --quick.")]
 Quick = Annotated[bool, typer.Option("--quick", help="A first look within ten minutes on two cores: few requests, small budgets.")]
-Queries = Annotated[int | None, typer.Option(help="Attempts on a request, at most. Default: each attack's own number; 10 with --quick.")]
-Flops = Annotated[float | None, typer.Option(help="Floating-point operations on a request, at most. Default: 5e12, or 1e12 with --quick.")]
+Queries = Annotated[int | None, typer.Option(help="Attempts on a request, at most. Default: each attack's own number; 5 with --quick.")]
+Flops = Annotated[float | None, typer.Option(help="Floating-point operations on a request, at most. Default: 5e12, or 3e11 with --quick.")]
 Templates = Annotated[str | None, typer.Option(help="Published jailbreak templates to try: a file, 'published', or a name of the catalog.")]
 Transferred = Annotated[
     str | None, typer.Option(help="Prompts that attacks on other models made, separated by commas: NAME=FILE or jailbroken=FILE.")
 ]
 Translated = Annotated[str | None, typer.Option(help="A .jsonl file of requests in other languages: goal, language, prompt.")]
 KeepReplies = Annotated[bool, typer.Option("--keep-replies", help="Keep the texts of attempts and replies; otherwise outcomes only.")]
-MaxNewTokens = Annotated[int, typer.Option(min=1, help="Tokens of a reply, beside what the attack asks for before it.")]
+MaxNewTokens = Annotated[
+    int | None,
+    typer.Option(min=1, help="Tokens of a reply, beside what the attack asks for before it. Default: 48; 32 with --quick."),
+]
 BatchSize = Annotated[int, typer.Option(min=1, help="Replies at a time, at most; fewer where memory is short.")]
 ScorerName = Annotated[
     str, typer.Option("--scorer", help="Who decides whether a reply refuses: classifier, or strings, the list of published attacks.")
@@ -61,7 +64,7 @@ def attack(
     transferred: Transferred = None,
     translated: Translated = None,
     keep_replies: KeepReplies = False,
-    max_new_tokens: MaxNewTokens = 48,
+    max_new_tokens: MaxNewTokens = None,
     batch_size: BatchSize = 64,
     scorer: ScorerName = "classifier",
     baselines: Annotated[Path | None, typer.Option(help="Folder of trained baselines.")] = None,
@@ -88,20 +91,22 @@ def attack(
     """
     import mogu.lab  # noqa: F401  registers the models and the data called lab
     from mogu.attacks import AttackSettings, attack_models, load_plugin
-    from mogu.attacks.config import FLOPS, QUICK_FLOPS, QUICK_LIMIT, QUICK_QUERIES
+    from mogu.attacks.config import FLOPS, LIMIT, QUICK_FLOPS, QUICK_LIMIT, QUICK_QUERIES, QUICK_TOKENS, TOKENS
     from mogu.evaluation.compare import Comparison
 
     for file in plugins or ():
         load_plugin(file)
+    usual = (QUICK_LIMIT, QUICK_QUERIES, QUICK_FLOPS, QUICK_TOKENS) if quick else (LIMIT, None, FLOPS, TOKENS)
+    usual_limit, usual_queries, usual_flops, usual_tokens = usual
     comparison = Comparison(
         models=tuple(models),
         out=out,
         data=listed(data),
         defenses=() if defenses == "all" else listed(defenses),
-        limit=(QUICK_LIMIT if quick else 40) if limit is None else limit,
+        limit=limit or usual_limit,
         baselines=baselines,
         shifts=(),
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=max_new_tokens or usual_tokens,
         batch_size=batch_size,
         settings=tuple(settings or ()),
         base_model=base_model,
@@ -115,8 +120,8 @@ def attack(
     chosen = AttackSettings(
         comparison,
         attacks=() if attacks == "all" else listed(attacks),
-        queries=QUICK_QUERIES if quick and queries is None else queries,
-        flops=(QUICK_FLOPS if quick else FLOPS) if flops is None else flops,
+        queries=usual_queries if queries is None else queries,
+        flops=usual_flops if flops is None else flops,
         keep_replies=keep_replies,
         options={name: value for name, value in options.items() if value is not None},
     )
