@@ -18,7 +18,7 @@ LIMIT, TOKENS = 40, 48
 FLOPS = 5e12
 """Floating-point operations on one behavior, at most, where the user sets no budget: 40 behaviors then take an attack that spends all of
 it ten minutes on two cores, and a few seconds on a large GPU, which can do with a hundred times as much."""
-QUICK_LIMIT, QUICK_QUERIES, QUICK_FLOPS, QUICK_TOKENS = 3, 5, 3e11, 32
+QUICK_LIMIT, QUICK_QUERIES, QUICK_FLOPS, QUICK_TOKENS = 3, 5, 2e11, 32
 """Requests, attempts on each, operations on each and tokens of a reply of a first look, which ends within ten minutes on two cores."""
 
 

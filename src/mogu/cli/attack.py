@@ -29,7 +29,7 @@ Attacks = Annotated[str, typer.Option(help="'all', or names of attacks, separate
 Limit = Annotated[int | None, typer.Option(min=1, help="Take only the first requests, this many. Default: 40, or 3 with --quick.")]
 Quick = Annotated[bool, typer.Option("--quick", help="A first look within ten minutes on two cores: few requests, small budgets.")]
 Queries = Annotated[int | None, typer.Option(help="Attempts on a request, at most. Default: each attack's own number; 5 with --quick.")]
-Flops = Annotated[float | None, typer.Option(help="Floating-point operations on a request, at most. Default: 5e12, or 3e11 with --quick.")]
+Flops = Annotated[float | None, typer.Option(help="Floating-point operations on a request, at most. Default: 5e12, or 2e11 with --quick.")]
 Templates = Annotated[str | None, typer.Option(help="Published jailbreak templates to try: a file, 'published', or a name of the catalog.")]
 Transferred = Annotated[
     str | None, typer.Option(help="Prompts that attacks on other models made, separated by commas: NAME=FILE or jailbroken=FILE.")
