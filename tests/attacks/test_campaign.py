@@ -16,6 +16,8 @@ from inspect_ai.log import read_eval_log
 import mogu.lab  # noqa: F401  registers the prompts called lab
 from mogu import MoguConfig, MoguModel
 from mogu.attacks import AttackSettings, attack_info, attack_models, attack_names
+from mogu.attacks.campaign import read_behaviors
+from mogu.attacks.encodings import _translations
 from mogu.attacks.report import page
 from mogu.errors import ConfigError, MoguError
 from mogu.evaluation.compare import Comparison
@@ -101,8 +103,6 @@ def test_budgets_are_kept(settings: AttackSettings, report: dict[str, Any]) -> N
 
 
 def test_no_text_is_kept(settings: AttackSettings, report: dict[str, Any]) -> None:
-    from mogu.attacks.campaign import read_behaviors
-
     written = "".join(file.read_text() for file in settings.comparison.out.rglob("*") if file.suffix in (".json", ".csv", ".html"))
     for behavior in read_behaviors(settings):
         assert behavior.request not in written
@@ -156,6 +156,23 @@ def test_another_budget_is_another_attack(settings: AttackSettings, report: dict
     second = json.loads((tmp_path / "cells" / "none" / "wrappers.json").read_text())
     assert {len(behavior["attempts"]) for behavior in first["behaviors"]} == {1}
     assert first["fingerprint"] != second["fingerprint"]
+
+
+def test_another_file_of_prompts_is_another_attack(settings: AttackSettings, tmp_path: Path) -> None:
+    translated = tmp_path / "translated.jsonl"
+    comparison = replace(settings.comparison, out=tmp_path / "out", limit=1, defenses=("none",))
+    other = replace(settings, comparison=comparison, attacks=("languages", "plain"), options={"translated": str(translated)})
+    (goal,) = read_behaviors(other)
+    prints = []
+    for prompt in ("Imvula", "Imvula iyana"):
+        translated.write_text(json.dumps({"goal": goal.request, "language": "Zulu", "prompt": prompt}) + "\n")
+        _translations.cache_clear()  # as in another process
+        attack_models(other)
+        cells = {file.stem: json.loads(file.read_text()) for file in (tmp_path / "out" / "cells" / "none").iterdir()}
+        assert cells["languages"]["behaviors"][0]["attempts"][0]["label"] == "Zulu, translated"
+        prints.append({name: cell["fingerprint"] for name, cell in cells.items()})
+    assert prints[0]["languages"] != prints[1]["languages"]
+    assert prints[0]["plain"] == prints[1]["plain"]
 
 
 def test_the_page_is_whole_escaped_and_needs_nothing_from_elsewhere(settings: AttackSettings, report: dict[str, Any]) -> None:

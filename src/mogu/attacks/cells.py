@@ -5,6 +5,8 @@ Knows cells and their files; knows nothing of how an attack is run, nor of what 
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,9 +14,9 @@ from logging import getLogger
 from pathlib import Path
 from typing import Any
 
-from mogu.attacks.attempt import attack_info, attack_names
+from mogu.attacks.attempt import attack_function, attack_info, attack_names
 from mogu.attacks.config import AttackSettings
-from mogu.attacks.runner import AttemptResult, BehaviorResult, Budget, run_attack
+from mogu.attacks.runner import AttemptResult, BehaviorResult, Budget, run_attack, script_of
 from mogu.attacks.surfaces import surface_for
 from mogu.attacks.verdicts import Verdict
 from mogu.attacks.weights import applies as changes_weights
@@ -29,7 +31,6 @@ logger = getLogger(__name__)
 
 FORMAT = 1
 """Of a cell; one of another format is run again."""
-
 
 AWARE = "_aware"
 """Ends the name of an attack that knows the defense, and is otherwise called as the one that does not."""
@@ -46,6 +47,7 @@ class Cells:
 
     def __init__(self, pool: ModelPool, settings: AttackSettings, behaviors: Sequence[EvalPrompt]) -> None:
         self.pool, self.settings, self.behaviors = pool, settings, behaviors
+        self._budget = Budget(settings.queries, settings.flops)
         self._defenses: dict[str, Defense] = {}
 
     def applies(self, attack: str, system: str) -> bool:
@@ -90,7 +92,7 @@ class Cells:
             attack,
             self._defense(system),
             behaviors,
-            budget=Budget(self.settings.queries, self.settings.flops),
+            budget=self._budget,
             settings=ReplySettings(comparison.max_new_tokens),
             batch_size=comparison.batch_size,
             options=dict(self.settings.options),
@@ -106,15 +108,24 @@ class Cells:
     def _fingerprint(self, attack: str, system: str) -> str:
         settings, comparison = self.settings, self.settings.comparison
         behaviors = [(behavior.id, behavior.conversation, behavior.request, behavior.judge) for behavior in self.behaviors]
-        needs = attack_info(attack).needs
         return fingerprint(
             FORMAT,
             attack,
             behaviors,
-            [settings.queries, settings.flops, settings.keep_replies, settings.options.get(needs) if needs else None],
+            self._tried(attack),
+            [settings.queries, settings.flops, settings.keep_replies],
             [comparison.max_new_tokens, comparison.batch_size, str(comparison.chat_template), self.pool.device],
             self.pool.fingerprint(system, 0),
         )
+
+    def _tried(self, attack: str) -> list[Any]:
+        """What tells an attack from another one of its name: what it sends, or where that depends on replies, its code."""
+        if attack_info(attack).scripted:
+            options = dict(self.settings.options)
+            scripts = [script_of(attack, behavior, self._budget, options=options) for behavior in self.behaviors]
+            return [[asdict(attempt) for attempt in script] for script in scripts]
+        file = inspect.getsourcefile(inspect.unwrap(attack_function(attack)))
+        return [hashlib.sha256(Path(file).read_bytes() if file is not None else b"").hexdigest()]
 
 
 def _result(row: dict[str, Any]) -> BehaviorResult:

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from mogu.attacks.attempt import Attempt, Attempts, Context, attack_function, attack_info
@@ -17,6 +18,7 @@ from mogu.attacks.surfaces import Surface, flops_per_token, surface_for
 from mogu.attacks.verdicts import Verdict, judge
 from mogu.attacks.weights import tampered
 from mogu.defenses import DefendedReply, Defense
+from mogu.errors import ConfigError
 from mogu.evaluation.prompts import EvalPrompt
 from mogu.inference.prompts import Conversation
 from mogu.inference.replies import ReplySettings
@@ -82,6 +84,10 @@ class Budget:
     queries: int | None
     flops: float
 
+    def attempts(self, attack: str) -> int:
+        """How many attempts an attack may make."""
+        return attack_info(attack).queries if self.queries is None else self.queries
+
 
 class _BehaviorRun:
     """One behavior under attack."""
@@ -91,10 +97,9 @@ class _BehaviorRun:
         self._info, self._defense = attack_info(name), defense
         self._surface: Surface | None = None
         self._taken, self._served, self._served_flops, self._per_token = 0, 0, 0.0, flops_per_token(defense.target.base)
-        self._most = self._info.queries if budget.queries is None else budget.queries
+        self._most = budget.attempts(name)
         self._flops = budget.flops
-        context = Context(random.Random(f"{seed} {name} {behavior.id}"), self._most, budget.flops, self.surface, options)
-        self._attempts: Attempts = attack_function(name)(behavior, context)
+        self._attempts = _begin(name, behavior, budget, seed, options, self.surface)
         self._ready: deque[Attempt] = deque()
         self._last: str | None = None
         self.over = False
@@ -136,6 +141,28 @@ class _BehaviorRun:
         meter = self._surface.meter if self._surface is not None else None
         self.result.queries = self._served + (meter.queries if meter is not None else 0)
         self.result.flops = self._served_flops + (meter.flops if meter is not None else 0.0)
+
+
+def _begin(name: str, behavior: EvalPrompt, budget: Budget, seed: int, options: dict[str, str], surface: Callable[[], Surface]) -> Attempts:
+    rng = random.Random(f"{seed} {name} {behavior.id}")
+    return attack_function(name)(behavior, Context(rng, budget.attempts(name), budget.flops, surface, options))
+
+
+def script_of(name: str, behavior: EvalPrompt, budget: Budget, *, seed: int = 0, options: dict[str, str] | None = None) -> list[Attempt]:
+    """All attempts that a scripted attack would make on a behavior if none succeeded.
+
+    Args:
+        name: of the attack.
+        behavior: the malicious request.
+        budget: for it.
+        seed: of the attack's own randomness.
+        options: what attacks need, by option.
+    """
+
+    def no_surface() -> Surface:
+        raise ConfigError(f"The attack {name} computes", expected="a scripted attack", action="register it without scripted=True")
+
+    return list(islice(_begin(name, behavior, budget, seed, options or {}, no_surface), budget.attempts(name)))
 
 
 def run_attack(
