@@ -17,7 +17,7 @@ from torch import Tensor
 from mogu.attacks.passes import CountedModel, Meter, Pass
 from mogu.defenses.registry import REFUSAL
 from mogu.defenses.target_model import TargetModel
-from mogu.inference.replies import decode_reply
+from mogu.inference.replies import decode_reply, end_tokens
 
 ROWS = 64
 """Continuations that are evaluated in one pass, at most, where no gradient is asked for."""
@@ -108,7 +108,7 @@ class Surface:
         """
         if self._refuses(embeds):
             return REFUSAL
-        ends = _end_tokens(self.target)
+        ends = end_tokens(self.target.base, self.target.tokenizer)
         answer: list[int] = []
         cache, routed_before = None, False
         while len(answer) < max_new_tokens:
@@ -159,10 +159,3 @@ def nats(logits: Tensor, target_ids: Tensor) -> Tensor:
 def precise(values: Tensor) -> Tensor:
     """Half precision as float32; anything better as it is."""
     return values if values.dtype == torch.float64 else values.float()
-
-
-def _end_tokens(target: TargetModel) -> frozenset[int]:
-    # The model's own end tokens: its generation settings may name several.
-    settings = target.base.generation_config
-    named = (settings.eos_token_id if settings is not None else None) or target.tokenizer.eos_token_id
-    return frozenset(named if isinstance(named, list) else [named] if isinstance(named, int) else [])

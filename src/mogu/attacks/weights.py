@@ -14,10 +14,10 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mogu.attacks.attempt import Attempts, Context, ask, attack
+from mogu.attacks.surface import nats
 from mogu.data.starter import candidates
 from mogu.defenses.registry import DefendedReply, Defense, make_defense
 from mogu.defenses.target_model import TargetModel
@@ -173,4 +173,4 @@ def _nats(model: Any, prompt: list[int], answer: list[int]) -> Tensor:
     """Cross-entropy of each token of an answer, ``[tokens]``."""
     ids = torch.tensor([prompt + answer], device=model.device)
     logits = model(input_ids=ids[:, :-1], use_cache=False).logits[0, len(prompt) - 1 :]
-    return F.cross_entropy(logits, ids[0, len(prompt) :], reduction="none")
+    return nats(logits.unsqueeze(0), ids[0, len(prompt) :])[0]

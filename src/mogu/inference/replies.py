@@ -87,7 +87,7 @@ def reply_batch(
         settings: how replies are generated.
         options: more keyword arguments for the model's ``generate``.
     """
-    end = _end_tokens(model, tokenizer)
+    end = end_tokens(model, tokenizer)
     pad = tokenizer.pad_token_id if isinstance(tokenizer.pad_token_id, int) else min(end, default=0)
     batch = left_pad(list(prompts), pad, model.device)
     options |= settings.generate_options()
@@ -188,8 +188,8 @@ def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
         yield
 
 
-def _end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    # The model's own end tokens: its generation settings may name several.
+def end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """The tokens that end a reply: the model's own, of which its generation settings may name several, else the tokenizer's."""
     settings = model.generation_config
     named = (settings.eos_token_id if settings is not None else None) or tokenizer.eos_token_id
     return frozenset(named if isinstance(named, list) else [named] if isinstance(named, int) else [])
