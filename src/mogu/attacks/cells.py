@@ -49,6 +49,7 @@ class Cells:
         self.pool, self.settings, self.behaviors = pool, settings, behaviors
         self._budget = Budget(settings.queries, settings.flops)
         self._defenses: dict[str, Defense] = {}
+        self._what_is_tried: dict[str, str] = {}
 
     def applies(self, attack: str, system: str) -> bool:
         """Whether an attack has something to do on a system, and something else than the attacks beside it.
@@ -118,14 +119,19 @@ class Cells:
             self.pool.fingerprint(system, 0),
         )
 
-    def _tried(self, attack: str) -> list[Any]:
-        """What tells an attack from another one of its name: what it sends, or where that depends on replies, its code."""
+    def _tried(self, attack: str) -> str:
+        """SHA-256 of what tells an attack from another one of its name: what it sends, or where that depends on replies, its code."""
+        if attack not in self._what_is_tried:  # it is the same for every system
+            self._what_is_tried[attack] = self._digest(attack)
+        return self._what_is_tried[attack]
+
+    def _digest(self, attack: str) -> str:
         if attack_info(attack).scripted:
             options = dict(self.settings.options)
             scripts = [script_of(attack, behavior, self._budget, options=options) for behavior in self.behaviors]
-            return [[asdict(attempt) for attempt in script] for script in scripts]
+            return fingerprint([[asdict(attempt) for attempt in script] for script in scripts])
         file = inspect.getsourcefile(inspect.unwrap(attack_function(attack)))
-        return [hashlib.sha256(Path(file).read_bytes() if file is not None else b"").hexdigest()]
+        return hashlib.sha256(Path(file).read_bytes() if file is not None else b"").hexdigest()
 
 
 def _result(row: dict[str, Any]) -> BehaviorResult:
