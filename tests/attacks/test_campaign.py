@@ -10,36 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from inspect_ai.log import read_eval_log
 
 import mogu.lab  # noqa: F401  registers the prompts called lab
-from mogu import MoguConfig, MoguModel
 from mogu.attacks import AttackSettings, attack_info, attack_models, attack_names
 from mogu.attacks.campaign import read_behaviors
 from mogu.attacks.encodings import _translations
 from mogu.attacks.report import page
 from mogu.errors import ConfigError, MoguError
 from mogu.evaluation.compare import Comparison
-from mogu.hub import load_base
 from mogu.lab import build_base
+from tests.lab_models import save_random_model
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A MoGU model on the lab's base with responders and routers drawn at random."""
-    folder, random = tmp_path_factory.mktemp("attacked") / "model", torch.Generator().manual_seed(3)
-    mogu = MoguModel.from_base(load_base(str(build_base(progress=False))), MoguConfig(rank=4, lora_alpha=8, router_hidden=6))
-
-    def draw(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=random) * 0.1
-
-    for layer in mogu.routed_layers:
-        for name in ("unwill", "glad"):
-            layer.set_responder(name, draw(4, layer.in_features), draw(layer.out_features, 4))
-        layer.set_router(draw(2, layer.in_features), draw(2))
-    mogu.save_pretrained(folder)
-    return folder
+    return save_random_model(tmp_path_factory.mktemp("attacked") / "model", build_base(progress=False), strength=0.1)
 
 
 @pytest.fixture(scope="module")

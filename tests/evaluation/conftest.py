@@ -8,11 +8,9 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
-import torch
 
-from mogu import MoguConfig, MoguModel
-from mogu.hub import load_base
 from mogu.lab import build_base
+from tests.lab_models import save_random_model
 
 
 @pytest.fixture(scope="session")
@@ -23,19 +21,7 @@ def lab_base() -> Path:
 @pytest.fixture(scope="session")
 def lab_mogu(lab_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Responders and routers drawn at random: strong enough to change replies, so that a defense that is not applied is noticed."""
-    folder = tmp_path_factory.mktemp("evaluation") / "model"
-    model = MoguModel.from_base(load_base(str(lab_base)), MoguConfig(rank=4, lora_alpha=8, router_hidden=6))
-    random = torch.Generator().manual_seed(3)
-
-    def draw(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=random) * 0.3
-
-    for layer in model.routed_layers:
-        for name in ("unwill", "glad"):
-            layer.set_responder(name, draw(4, layer.in_features), draw(layer.out_features, 4))
-        layer.set_router(draw(2, layer.in_features), draw(2))
-    model.save_pretrained(folder)
-    return folder
+    return save_random_model(tmp_path_factory.mktemp("evaluation") / "model", lab_base, strength=0.3)
 
 
 @pytest.fixture(scope="session")

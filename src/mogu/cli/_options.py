@@ -51,6 +51,10 @@ RoutedTokens = Annotated[
     ),
 ]
 
+BatchSize = Annotated[int, typer.Option(min=1, help="Replies at a time, at most; fewer where memory is short.")]
+ScorerName = Annotated[
+    str, typer.Option("--scorer", help="Who decides whether a reply refuses: classifier, or strings, the list of published attacks.")
+]
 Plugins = Annotated[
     list[Path] | None,
     typer.Option(

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mogu.cli._options import BaseModel, ChatTemplate, Dtype, Plugins, TrustRemoteCode
+from mogu.cli._options import BaseModel, BatchSize, ChatTemplate, Dtype, Plugins, ScorerName, TrustRemoteCode
 from mogu.cli._shared import listed, show_log, stoppable
 
 Models = Annotated[
@@ -39,10 +39,6 @@ KeepReplies = Annotated[bool, typer.Option("--keep-replies", help="Keep the text
 MaxNewTokens = Annotated[
     int | None,
     typer.Option(min=1, help="Tokens of a reply, beside what the attack asks for before it. Default: 48; 32 with --quick."),
-]
-BatchSize = Annotated[int, typer.Option(min=1, help="Replies at a time, at most; fewer where memory is short.")]
-ScorerName = Annotated[
-    str, typer.Option("--scorer", help="Who decides whether a reply refuses: classifier, or strings, the list of published attacks.")
 ]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a training setting of a recipe that is trained.")

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mogu.cli._options import BaseModel, ChatTemplate, Dtype, Plugins, TrustRemoteCode
+from mogu.cli._options import BaseModel, BatchSize, ChatTemplate, Dtype, Plugins, ScorerName, TrustRemoteCode
 from mogu.cli._shared import listed, show_log, stoppable
 
 if TYPE_CHECKING:
@@ -40,11 +40,7 @@ Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a training setting, such as glad.epochs=3.")
 ]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Tokens of a reply; a refusal shows in its first sentence.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Replies at a time, at most; fewer where memory is short.")]
 Judge = Annotated[str | None, typer.Option(help="Let a model rate the replies as well, named as in Inspect, such as openai/gpt-4o.")]
-ScorerName = Annotated[
-    str, typer.Option("--scorer", help="Who decides whether a reply refuses: classifier, or strings, the list of published attacks.")
-]
 Guard = Annotated[str | None, typer.Option(help="Ask a guard as well which replies are unsafe, such as hf/meta-llama/Llama-Guard-3-8B.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print results.json.")]
 
