@@ -7,6 +7,7 @@ imported from ``mogu.modeling`` but names of transformers.
 from __future__ import annotations
 
 import copy
+import re
 from types import SimpleNamespace
 
 import torch
@@ -95,4 +96,57 @@ class SlowRouted:
             output = self.model(input_ids=step, use_cache=True, **{CACHE: cache})
             cache, step = cache_of(output), output.logits[:, -1:].argmax(-1)
             answer.append(int(step))
+        return answer
+
+
+class SlowGated:
+    """A gated model written down: one whole copy of the base model an expert, its LoRA added into the weights, and no cache anywhere."""
+
+    def __init__(self, base: PreTrainedModel, experts: dict[str, dict[str, SimpleNamespace]]) -> None:
+        self.models = {"base": copy.deepcopy(base)}
+        for expert, numbers in experts.items():
+            self.models[expert] = copy.deepcopy(base)
+            for name, n in numbers.items():
+                module = self.models[expert].get_submodule(name)
+                update = n.scaling * n.b @ n.a
+                module.weight.data += update.T if type(module).__name__ == "Conv1D" else update
+
+    @torch.no_grad()
+    def states(self, ids: list[int], layer: int) -> Tensor:
+        """What a decoder layer hands upward, token by token."""
+        found: list[Tensor] = []
+        paths = [name for name, _ in self.models["base"].named_modules() if re.fullmatch(rf"(?!.*vision).*\.(?:layers|h)\.{layer}", name)]
+        module = self.models["base"].get_submodule(paths[0])
+
+        def keep(_: nn.Module, __: object, output: Tensor | tuple[Tensor, ...]) -> None:
+            found.append(output if isinstance(output, Tensor) else output[0])
+
+        handle = module.register_forward_hook(keep)
+        self.models["base"](input_ids=torch.tensor([ids]))
+        handle.remove()
+        return found[0].reshape(len(ids), -1).double()
+
+    def logit(self, ids: list[int], vectors: dict[int, Tensor], bias: float, user: list[int], last: int, end: int) -> float:
+        total = bias
+        for layer, (u, v, w) in vectors.items():
+            states = self.states(ids, layer)
+            mean = sum(states[index] for index in user) / len(user)
+            total += float((u.double() * states[last]).sum() + (v.double() * mean).sum() + (w.double() * states[end]).sum())
+        return total
+
+    def stream_logits(self, prompt: list[int], answer: list[int], vectors: dict[int, Tensor], fixed: float) -> list[float]:
+        """At each token of an answer, from one pass over all of it."""
+        logits = [fixed] * len(answer)
+        for layer, (a, m) in vectors.items():
+            states = self.states(prompt + answer, layer)[len(prompt) :]
+            for t in range(len(answer)):
+                mean = sum(states[: t + 1]) / (t + 1)
+                logits[t] += float((a.double() * states[t]).sum() + (m.double() * mean).sum())
+        return logits
+
+    @torch.no_grad()
+    def greedy(self, ids: list[int], who: str, new_tokens: int) -> list[int]:
+        answer: list[int] = []
+        while len(answer) < new_tokens:
+            answer.append(int(self.models[who](input_ids=torch.tensor([ids + answer]), use_cache=False).logits[0, -1].argmax()))
         return answer

@@ -36,13 +36,13 @@ def _short(value: Any) -> str:
 
 def _facts(path: str) -> dict[str, Any]:
     from mogu.hub import fetch_model_folder
-    from mogu.modeling.adapter_files import RESPONDERS, read_adapter, read_tensors
+    from mogu.modeling.adapter_files import read_adapter, read_tensors
     from mogu.modeling.checkpoint import BACKBONE, CONFIG_FILE, ROUTER_FILE, read_config
 
     folder = fetch_model_folder(path, marker=CONFIG_FILE)
     config = read_config(folder)
     backbone = read_adapter(folder / BACKBONE) if config.backbone is not None else None
-    adapters = [*(read_adapter(folder / name) for name in RESPONDERS), *([backbone] if backbone is not None else [])]
+    adapters = [*(read_adapter(folder / name) for name in config.responders), *([backbone] if backbone is not None else [])]
     routers = read_tensors(folder / ROUTER_FILE)
     adapter_sizes = [tensor.numel() for adapter in adapters for pair in adapter.weights.values() for tensor in pair]
     facts: dict[str, Any] = {
@@ -50,8 +50,10 @@ def _facts(path: str) -> dict[str, Any]:
         "base_model": config.base_model,
         "base_revision": config.base_revision,
         "base_shape": config.base_shape.model_dump() if config.base_shape else None,
-        "method": "v1" if backbone is None else "v2",
-        "routed_layers": len(routers) // 2,
+        "method": "gated" if config.gate is not None else "v1" if backbone is None else "v2",
+        "routed_layers": len(adapters[0].weights),
+        "responders": ", ".join(config.responders),
+        "gate": config.gate.model_dump(include={"refuse", "careful", "listen"}) if config.gate is not None else None,
         "adapted_modules": len(backbone.weights) if backbone is not None else 0,
         "rank": config.rank,
         "lora_alpha": config.lora_alpha,

@@ -6,7 +6,7 @@ forward passes; knows nothing of prompts, of sampling or of what ends a reply.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,9 +27,11 @@ class LeavingRows:
 
     Args:
         hold: until answers have more than this many tokens, all rows stay.
+        on_leave: is told which of the rows that were left stay, bool ``[rows]``, before the pass that goes without the others.
     """
 
     hold: int = 0
+    on_leave: Callable[[Tensor], None] | None = None
 
     def __call__(self, model: Any, input_ids: Tensor, *, stopping_criteria: StoppingCriteriaList, **kwargs: Any) -> Any:
         """Decode as ``generate`` asks for it; takes and returns what the library's own loop does."""
@@ -38,7 +40,7 @@ class LeavingRows:
             return decode(model, input_ids, stopping_criteria=stopping_criteria, **kwargs)
         ended = _EndedRows(stopping_criteria)
         ended.rows = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
-        computed = _ComputedRows(model, ended, first_leave=input_ids.shape[1] + self.hold + 1)
+        computed = _ComputedRows(model, ended, first_leave=input_ids.shape[1] + self.hold + 1, on_leave=self.on_leave)
         return decode(computed.view(), input_ids, stopping_criteria=ended, **kwargs)
 
 
@@ -66,8 +68,8 @@ class _EndedRows(StoppingCriteriaList):
 class _ComputedRows:
     """The rows that are still computed: a forward pass is given these alone, and what it returns is put back among all rows."""
 
-    def __init__(self, model: Any, ended: _EndedRows, first_leave: int) -> None:
-        self._model, self._ended, self._first_leave = model, ended, first_leave
+    def __init__(self, model: Any, ended: _EndedRows, first_leave: int, on_leave: Callable[[Tensor], None] | None) -> None:
+        self._model, self._ended, self._first_leave, self._on_leave = model, ended, first_leave, on_leave
         self._all = len(ended.rows)
         self._rows = torch.arange(self._all, device=ended.rows.device)
 
@@ -87,6 +89,8 @@ class _ComputedRows:
             return
         cache.batch_select_indices(stay.nonzero()[:, 0].cpu())  # layers may lie on several devices
         self._rows = self._rows[stay]
+        if self._on_leave is not None:
+            self._on_leave(stay)
 
     def _of_rows(self, value: Any) -> Any:
         # What has one line for all rows, such as positions without padding, stays as it is.

@@ -1,4 +1,4 @@
-"""LoRA adapters and routers on disk: safetensors with a PEFT config beside them, read with checks.
+"""LoRA adapters, routers and gates on disk: safetensors with a PEFT config beside them, read with checks.
 
 Knows files and tensors; knows nothing of models or of what else a saved model holds. Nothing here unpickles code.
 """
@@ -10,7 +10,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from peft import LoraConfig
@@ -19,9 +18,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from mogu.errors import ModelFileError
+from mogu.modeling.gated.gate import PROMPT_READINGS, STREAM_READINGS, Gate, StreamHead
 
-Responder = Literal["unwill", "glad"]
-RESPONDERS: tuple[Responder, ...] = ("unwill", "glad")
 PEFT_PREFIX = "base_model.model."
 
 
@@ -205,6 +203,45 @@ def write_routers(file: Path, routers: Mapping[int, tuple[Tensor, Tensor]]) -> N
         tensors[f"layers.{layer}.weight"] = vectors.to("cpu", torch.float32).contiguous()
         tensors[f"layers.{layer}.bias"] = biases.to("cpu", torch.float32).contiguous()
     write_tensors(file, tensors)
+
+
+def read_gate(file: Path) -> tuple[Gate, StreamHead | None]:
+    """Read a prompt gate and, where there is one, the stream head beside it.
+
+    Raises:
+        ModelFileError: the file is broken, or its taps or shapes are not those of one model.
+    """
+    tensors = read_tensors(file)
+    prompt, stream = _by_tap(tensors, "gate"), _by_tap(tensors, "stream")
+    width = next((vectors.shape[-1] for vectors in prompt.values()), None)
+    known = {*(f"gate.{tap}.weight" for tap in prompt), "gate.bias"}
+    if stream:
+        known |= {*(f"stream.{tap}.weight" for tap in stream), "stream.prompt", "stream.bias"}
+    fits = all(vectors.shape == (len(PROMPT_READINGS), width) for vectors in prompt.values())
+    fits = fits and all(vectors.shape == (len(STREAM_READINGS), width) for vectors in stream.values())
+    if not prompt or not fits or set(tensors) != known or any(tensors[key].numel() != 1 for key in known if not key.endswith(".weight")):
+        raise ModelFileError(
+            f"{file} holds {', '.join(f'{key} {list(tensor.shape)}' for key, tensor in sorted(tensors.items())) or 'nothing'}",
+            expected="gate.<layer>.weight [3, d] and gate.bias; with a stream head also stream.<layer>.weight [2, d], .prompt and .bias",
+            action="use the gate that was saved with this model",
+        )
+    head = StreamHead(stream, float(tensors["stream.prompt"]), float(tensors["stream.bias"])) if stream else None
+    return Gate(prompt, float(tensors["gate.bias"])), head
+
+
+def _by_tap(tensors: Mapping[str, Tensor], part: str) -> dict[int, Tensor]:
+    keys = [re.fullmatch(rf"{part}\.(\d+)\.weight", key) for key in tensors]
+    return {int(key[1]): tensors[key[0]].float() for key in sorted(filter(None, keys), key=lambda key: int(key[1]))}
+
+
+def write_gate(file: Path, gate: Gate, stream: StreamHead | None) -> None:
+    """Write a prompt gate and the stream head beside it, in float32."""
+    tensors = {f"gate.{tap}.weight": vectors for tap, vectors in gate.vectors.items()}
+    tensors["gate.bias"] = torch.tensor([gate.bias])
+    if stream is not None:
+        tensors |= {f"stream.{tap}.weight": vectors for tap, vectors in stream.vectors.items()}
+        tensors |= {"stream.prompt": torch.tensor([stream.prompt]), "stream.bias": torch.tensor([stream.bias])}
+    write_tensors(file, {key: tensor.to("cpu", torch.float32).contiguous() for key, tensor in tensors.items()})
 
 
 def write_tensors(file: Path, tensors: dict[str, Tensor]) -> None:

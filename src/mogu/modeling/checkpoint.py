@@ -14,18 +14,19 @@ from torch import Tensor
 
 from mogu.errors import ModelFileError
 from mogu.modeling.adapter_files import (
-    RESPONDERS,
     Adapter,
-    Responder,
     read_adapter,
+    read_gate,
     read_routers,
     read_tensors,
     read_text,
     write_adapter,
+    write_gate,
     write_routers,
     write_tensors,
 )
-from mogu.modeling.config import MoguConfig
+from mogu.modeling.config import MoguConfig, Responder
+from mogu.modeling.gated.gate import Gate, StreamHead
 from mogu.modeling.model_card import plain_card
 
 CONFIG_FILE = "mogu_config.json"
@@ -44,9 +45,11 @@ class Checkpoint:
 
     Args:
         config: settings, system prompt and chat template.
-        responders: ``"unwill"`` and ``"glad"``.
-        routers: folded, by decoder layer: ``vectors [2, d_in]`` and ``biases [2]``, unwill first.
+        responders: those that the config says the model has.
+        routers: folded, by decoder layer: ``vectors [2, d_in]`` and ``biases [2]``, unwill first; empty in a gated model.
         backbone: the backbone's LoRA; ``None`` in MoGU V1.
+        gate: of a gated model.
+        stream: of a gated model that listens to its answers.
         base_weights: a few numbers of each of the base model's weights, by which it is known again, see
             :mod:`mogu.modeling.base_identity`; empty in models of formats 1 and 2.
         card: the model card; ``None`` writes a plain one.
@@ -56,6 +59,8 @@ class Checkpoint:
     responders: Mapping[Responder, Adapter]
     routers: Mapping[int, tuple[Tensor, Tensor]]
     backbone: Adapter | None = None
+    gate: Gate | None = None
+    stream: StreamHead | None = None
     base_weights: Mapping[str, Tensor] | None = None
     card: str | None = None
 
@@ -68,12 +73,15 @@ class Checkpoint:
             ConfigError: the config is broken.
         """
         config = read_config(folder)
-        responders = {name: read_adapter(folder / name) for name in RESPONDERS}
+        responders = {name: read_adapter(folder / name) for name in config.responders}
+        gate, stream = read_gate(folder / ROUTER_FILE) if config.gate is not None else (None, None)
         return cls(
             config,
             responders,
-            read_routers(folder / ROUTER_FILE),
+            read_routers(folder / ROUTER_FILE) if gate is None else {},
             backbone=read_adapter(folder / BACKBONE) if config.backbone is not None else None,
+            gate=gate,
+            stream=stream,
             base_weights=read_tensors(folder / IDENTITY_FILE) if (folder / IDENTITY_FILE).is_file() else None,
             card=read_card(folder),
         )
@@ -85,7 +93,10 @@ class Checkpoint:
             write_adapter(folder / name, adapter, base_model=self.config.base_model)
         if self.backbone is not None:
             write_adapter(folder / BACKBONE, self.backbone, base_model=self.config.base_model)
-        write_routers(folder / ROUTER_FILE, self.routers)
+        if self.gate is None:
+            write_routers(folder / ROUTER_FILE, self.routers)
+        else:
+            write_gate(folder / ROUTER_FILE, self.gate, self.stream)
         if self.base_weights:
             write_tensors(folder / IDENTITY_FILE, dict(self.base_weights))
         (folder / CARD_FILE).write_text(self.card or plain_card(self.config), encoding="utf-8")

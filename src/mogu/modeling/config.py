@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from mogu.errors import ConfigError
 
-FORMAT_VERSION = 3
-"""Of the saved layout. Since version 3 a saved model carries its chat template, its system prompt and numbers of its base's weights."""
+FORMAT_VERSION = 4
+"""Of the saved layout. Since version 3 a saved model carries its chat template, its system prompt and numbers of its base's weights;
+version 4 has a gate. A model without one is saved in version 3."""
+_WITHOUT_GATE = 3
 
 RouterKind = Literal["chain", "linear"]
+Responder = Literal["unwill", "glad", "careful"]
 Handoff = Literal["recompute", "continue"]
 RoutedTokens = Annotated[int, Field(ge=0)] | Literal["all"]
 """How many tokens of an answer are routed (``m``); ``"all"`` is every token."""
@@ -86,6 +89,36 @@ class BackboneConfig(BaseModel):
         return self.lora_alpha / self.rank
 
 
+class GateConfig(BaseModel):
+    """What follows from the probabilities of a prompt gate and a stream head, and where a prompt is read.
+
+    Args:
+        refuse: from this probability on, ``unwill`` answers.
+        careful: from this probability on, below ``refuse``, the careful responder answers; ``None`` where there is none.
+        listen: from this probability on, an answer is taken back and ``unwill`` goes on; ``None`` does not listen.
+        hold_back: tokens that a streaming caller gets late, so that what is taken back was never shown.
+        before: token ids right before a user's turn.
+        after: token ids right behind it, up to the answer.
+        header: token ids before any answer.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    refuse: float = Field(default=0.5, ge=0, le=1)
+    careful: float | None = Field(default=None, ge=0, le=1)
+    listen: float | None = Field(default=None, ge=0, le=1)
+    hold_back: int = Field(default=16, ge=0)
+    before: tuple[int, ...] = ()
+    after: tuple[int, ...] = ()
+    header: tuple[int, ...] = ()
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.careful is not None and self.careful > self.refuse:
+            raise ValueError(f"careful answers begin at {self.careful:g}, above {self.refuse:g}, where refusals do")
+        return self
+
+
 class MoguConfig(BaseModel):
     """Settings of one MoGU model. The defaults are the published ones (MoGU, NeurIPS 2024, section 4).
 
@@ -104,6 +137,8 @@ class MoguConfig(BaseModel):
             Both are saved folded to one vector and one scalar.
         router_hidden: width of the chain.
         backbone: the LoRA on the routed decoder layers that MoGU V2 has; ``None`` is V1, which has none.
+        gate: the prompt gate of a gated model, which has no routers; ``None`` is V1 or V2.
+        careful: of a gated model, the LoRA of its careful responder; ``None`` where it has none.
         routed_tokens: how many tokens of an answer are decoded with routing (``m``); ``"all"`` is every token.
         answer_marker: text that ends a reasoning block, such as ``"</think>"``: once it has been generated, the next ``m`` tokens
             are routed as well. ``None`` routes the first ``m`` tokens alone, whatever they are part of.
@@ -130,6 +165,8 @@ class MoguConfig(BaseModel):
     router: RouterKind = "chain"
     router_hidden: int = Field(default=512, ge=1)
     backbone: BackboneConfig | None = None
+    gate: GateConfig | None = None
+    careful: BackboneConfig | None = None
     routed_tokens: RoutedTokens = 5
     answer_marker: str | None = Field(default=None, min_length=1)
     handoff: Handoff = "recompute"
@@ -138,6 +175,16 @@ class MoguConfig(BaseModel):
     chat_template: str | None = Field(default=None, exclude=True)
     chat_template_sha256: str | None = None
     tokenizer_sha256: str | None = None
+
+    @model_validator(mode="after")
+    def _gated_or_routed(self) -> Self:
+        if self.gate is None and self.careful is not None:
+            raise ValueError("a careful responder is for models with a gate")
+        if self.gate is not None and self.backbone is not None:
+            raise ValueError("a model with a gate has no adapted backbone")
+        if self.gate is not None and (self.gate.careful is None) != (self.careful is None):
+            raise ValueError("a careful responder goes with a probability from which on it answers")
+        return self
 
     @field_validator("routed_tokens", mode="before")
     @classmethod
@@ -153,6 +200,13 @@ class MoguConfig(BaseModel):
     def scaling(self) -> float:
         """LoRA scaling ``s = lora_alpha / rank``."""
         return self.lora_alpha / self.rank
+
+    @property
+    def responders(self) -> tuple[Responder, ...]:
+        """The responders that the model has."""
+        if self.gate is None:
+            return ("unwill", "glad")
+        return ("unwill",) if self.careful is None else ("unwill", "careful")
 
     def with_chat_template(self, template: str, *, source: str) -> MoguConfig:
         """This config with the text of its chat template; ``source`` names it in errors.
@@ -171,6 +225,9 @@ class MoguConfig(BaseModel):
 
     def to_json(self) -> str:
         """The text of a ``mogu_config.json``; the chat template has a file of its own."""
+        if self.gate is None:  # as releases write it that know of no gates, so that they can read it
+            config = self.model_copy(update={"format_version": _WITHOUT_GATE})
+            return config.model_dump_json(indent=2, exclude={"gate", "careful"}) + "\n"
         return self.model_copy(update={"format_version": FORMAT_VERSION}).model_dump_json(indent=2) + "\n"
 
     @classmethod

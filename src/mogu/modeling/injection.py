@@ -5,6 +5,7 @@ Knows modules, shapes and LoRAs; knows nothing of folders, prompts or generation
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,9 +15,9 @@ from transformers.pytorch_utils import Conv1D
 
 from mogu.errors import ConfigError, ModelFileError
 from mogu.hub import has_adapter
-from mogu.modeling.adapter_files import Adapter, Responder
+from mogu.modeling.adapter_files import Adapter
 from mogu.modeling.architectures import Projection, compute_device, compute_dtype, find_backbone, find_output_projections
-from mogu.modeling.config import BaseShape, MoguConfig
+from mogu.modeling.config import BaseShape, MoguConfig, Responder
 from mogu.modeling.layers import AdaptedLinear, RoutedLinear, WrappedLinear
 from mogu.modeling.routing import RoutingScope
 
@@ -51,7 +52,7 @@ class InjectedLayers:
         Raises:
             ModelFileError: it was made for another base model: its rank, its scaling, its modules or shapes differ.
         """
-        _check_fits(f"{name} responder", adapter, self.routed, self.config.rank, self.config.lora_alpha)
+        check_fits(f"{name} responder", adapter, self.routed, self.config.rank, self.config.lora_alpha)
         for projection, layer in self.routed:
             layer.set_responder(name, *adapter.weights[projection.name])
 
@@ -71,7 +72,7 @@ class InjectedLayers:
         """
         if self.config.backbone is None:
             raise ConfigError("The model has no adapted backbone", expected="a MoGU V2 model", action="set backbone in the config")
-        _check_fits("backbone's LoRA", adapter, self.adapted, self.config.backbone.rank, self.config.backbone.lora_alpha)
+        check_fits("backbone's LoRA", adapter, self.adapted, self.config.backbone.rank, self.config.backbone.lora_alpha)
         for projection, layer in self.adapted:
             layer.set_lora(*adapter.weights[projection.name])
 
@@ -129,12 +130,16 @@ class InjectedLayers:
         return isinstance(self.routed[0][0].module, Conv1D)
 
 
+_OURS = re.compile(r"\.(?:routers|experts)\.")
+"""What parts the name of a wrapped layer from that of something in it that is not the base model's."""
+
+
 def base_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """The parameters of a base model under their own names, whether layers have been put into it or not."""
     injected = {name for name, module in model.named_modules() if isinstance(module, WrappedLinear)}
     for name, parameter in model.named_parameters():
         parent = name.rpartition(".")[0]
-        if parent not in injected and name.partition(".routers.")[0] not in injected:
+        if parent not in injected and _OURS.split(name)[0] not in injected:
             yield name.replace(".base_layer.", "."), parameter
 
 
@@ -156,7 +161,7 @@ def find_projections(base_model: PreTrainedModel, config: MoguConfig) -> list[Pr
         )
     projections = find_output_projections(base_model, config.output_projection, config.layers)
     _check_shape(base_model, config)
-    _check_rank(projections, config.rank)
+    check_rank(projections, config.rank)
     return projections
 
 
@@ -170,7 +175,7 @@ def find_adapted(base_model: PreTrainedModel, config: MoguConfig, projections: S
     if config.backbone is None:
         return []
     modules = find_backbone(base_model, [projection.layer for projection in projections], config.backbone.modules)
-    _check_rank(modules, config.backbone.rank)
+    check_rank(modules, config.backbone.rank)
     return modules
 
 
@@ -189,7 +194,7 @@ def inject(base_model: PreTrainedModel, config: MoguConfig, scope: RoutingScope)
         assert config.backbone is not None  # there are modules only where there is a backbone
         dtype, device = compute_dtype(module.module, base_model), compute_device(module.module)
         layer = AdaptedLinear(module.module, module.in_features, module.out_features, config.backbone, scope, dtype=dtype, device=device)
-        _put(base_model, module.name, layer)
+        put_module(base_model, module.name, layer)
         adapted.append((module, layer))
     routed = []
     for projection in projections:
@@ -202,7 +207,7 @@ def inject(base_model: PreTrainedModel, config: MoguConfig, scope: RoutingScope)
             dtype=compute_dtype(projection.module, base_model),
             device=compute_device(projection.module),
         )
-        _put(base_model, projection.name, routed_layer)
+        put_module(base_model, projection.name, routed_layer)
         routed.append((projection, routed_layer))
     return InjectedLayers(tuple(routed), tuple(adapted), config)
 
@@ -210,10 +215,11 @@ def inject(base_model: PreTrainedModel, config: MoguConfig, scope: RoutingScope)
 def remove(base_model: PreTrainedModel, injected: InjectedLayers) -> None:
     """Put the plain layers back."""
     for projection in injected.projections:
-        _put(base_model, projection.name, projection.module)
+        put_module(base_model, projection.name, projection.module)
 
 
-def _put(model: nn.Module, name: str, module: nn.Module) -> None:
+def put_module(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Put a module into a model under a full name, in the place of the one that is there."""
     parent, _, attribute = name.rpartition(".")
     setattr(model.get_submodule(parent), attribute, module)
 
@@ -235,7 +241,12 @@ def _check_shape(model: PreTrainedModel, config: MoguConfig) -> None:
         )
 
 
-def _check_rank(projections: Sequence[Projection], rank: int) -> None:
+def check_rank(projections: Sequence[Projection], rank: int) -> None:
+    """Refuse LoRAs of a higher rank than the layers that they are beside.
+
+    Raises:
+        ConfigError: a projection is too narrow.
+    """
     narrowest = min(min(projection.in_features, projection.out_features) for projection in projections)
     if rank > narrowest:
         raise ConfigError(
@@ -245,7 +256,12 @@ def _check_rank(projections: Sequence[Projection], rank: int) -> None:
         )
 
 
-def _check_fits(what: str, adapter: Adapter, layers: Sequence[tuple[Projection, WrappedLinear]], rank: int, lora_alpha: float) -> None:
+def check_fits(what: str, adapter: Adapter, layers: Sequence[tuple[Projection, WrappedLinear]], rank: int, lora_alpha: float) -> None:
+    """Refuse a LoRA that was made for other layers.
+
+    Raises:
+        ModelFileError: its rank, its scaling, its modules or shapes differ; ``what`` names it.
+    """
     if (adapter.rank, adapter.lora_alpha) != (rank, lora_alpha):
         raise ModelFileError(
             f"The {what} has rank {adapter.rank} and alpha {adapter.lora_alpha:g}",

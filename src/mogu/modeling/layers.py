@@ -9,13 +9,13 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mogu.modeling.config import BackboneConfig, MoguConfig, RouterKind
+from mogu.modeling.config import BackboneConfig, MoguConfig, Responder, RouterKind
 from mogu.modeling.routers import ChainRouter, LinearRouter, make_router
 from mogu.modeling.routing import THIS_THREAD, RoutingScope, current_controller
 
@@ -255,13 +255,13 @@ class RoutedLinear(WrappedLinear):
         return unwill.fold(), glad.fold()
 
     @torch.no_grad()
-    def set_responder(self, name: Literal["unwill", "glad"], lora_a: Tensor, lora_b: Tensor) -> None:
+    def set_responder(self, name: Responder, lora_a: Tensor, lora_b: Tensor) -> None:
         """Take over a responder: ``A [r, d_in]`` and ``B [d_out, r]``, unscaled; the scaling is folded into ``up``."""
         part = slice(0, self.rank) if name == "unwill" else slice(self.rank, 2 * self.rank)
         self.down[part].copy_(lora_a)
         self.up[part].copy_(lora_b.to(self.up.device, torch.float32).t() * self.scaling)
 
-    def responder(self, name: Literal["unwill", "glad"]) -> tuple[Tensor, Tensor]:
+    def responder(self, name: Responder) -> tuple[Tensor, Tensor]:
         """``A [r, d_in]`` and the unscaled ``B [d_out, r]`` of a responder, as copies.
 
         ``B`` comes in float32, so that dividing the scaling out and multiplying it in again changes nothing in half precision.

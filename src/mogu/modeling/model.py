@@ -33,7 +33,7 @@ from mogu.modeling.routing import RoutingController, current_controller
 from mogu.modeling.routing_schedule import RoutingSchedule
 from mogu.modeling.scoring import malicious_score, score_prompts
 
-_MODEL_DEFAULT: Any = object()
+MODEL_DEFAULT: Any = object()
 """Stands for "as the model's config says" where ``None`` has a meaning of its own."""
 
 
@@ -64,11 +64,16 @@ class MoguModel(RoutedModule):
 
     @classmethod
     def from_base(cls, model: PreTrainedModel, config: MoguConfig | None = None) -> Self:
-        """Wrap a base model in place, with responders and routers that are still to be trained.
+        """Wrap a base model in place, with responders and routers, or a gate, that are still to be trained.
 
-        Until then ``α = β = ½`` and both responders add nothing, so the routed model computes what the base computes.
+        Until then ``α = β = ½`` and both responders add nothing, so the routed model computes what the base computes. A config with a
+        gate gives a :class:`~mogu.modeling.gated.model.GatedModel`.
         """
-        return cls(model, config)
+        if config is None or config.gate is None or cls is not MoguModel:
+            return cls(model, config)
+        from mogu.modeling.gated.model import GatedModel  # it is a MoguModel itself
+
+        return cast(Self, GatedModel(model, config))
 
     @classmethod
     def from_pretrained(
@@ -115,7 +120,7 @@ class MoguModel(RoutedModule):
             trained_on=checkpoint.config.base_model or "a model that was given",
             strict=strict_base,
         )
-        model = cls(base_model, checkpoint.config)
+        model = cls.from_base(base_model, checkpoint.config)
         try:
             model.load_checkpoint(checkpoint)
         except BaseException:
@@ -129,17 +134,20 @@ class MoguModel(RoutedModule):
         Args:
             card: text of the README.md; by default a plain card.
         """
+        return self._checkpoint(card=card)
+
+    def _checkpoint(self, **parts: Any) -> Checkpoint:
         config = self.mogu_config.model_copy()
         if config.chat_template is None and self._tokenizer is not None:
             record_prompt(config, self._tokenizer, config.system_prompt)
         injected = self.injected
         return Checkpoint(
             config,
-            {"unwill": injected.responder("unwill"), "glad": injected.responder("glad")},
+            {name: injected.responder(name) for name in config.responders},
             injected.routers(),
             backbone=injected.backbone(),
             base_weights=sample_weights(base_parameters(self.base_model)),
-            card=card,
+            **parts,
         )
 
     def load_checkpoint(self, checkpoint: Checkpoint) -> None:
@@ -246,7 +254,7 @@ class MoguModel(RoutedModule):
         *,
         routed_tokens: RoutedTokens | None = None,
         handoff: Handoff | None = None,
-        answer_marker: str | None = _MODEL_DEFAULT,
+        answer_marker: str | None = MODEL_DEFAULT,
         **kwargs: Any,
     ) -> Any:
         """Generate as Hugging Face's ``generate`` does, the first tokens of the answer with routing.
@@ -273,7 +281,7 @@ class MoguModel(RoutedModule):
         if current.mode != "on" or current.rows is not None:
             return cast(Any, self.base_model).generate(inputs, **kwargs)
         config = self.mogu_config
-        marker = config.answer_marker if answer_marker is _MODEL_DEFAULT else answer_marker
+        marker = config.answer_marker if answer_marker is MODEL_DEFAULT else answer_marker
         controller = RoutingController(self._scope, dial=self.dial if current.dial is None else current.dial)
         call = RoutedGeneration(
             self.base_model,

@@ -41,7 +41,7 @@ class RoutedModule(nn.Module):
         config = (config or MoguConfig()).model_copy(deep=True)
         self._scope = RoutingScope()
         self._required_grad = [name for name, parameter in base_model.named_parameters() if parameter.requires_grad]
-        self.injected: InjectedLayers = inject(base_model, config, self._scope)
+        self.injected: InjectedLayers = self._inject(base_model, config)
         config.base_shape = shape_of(base_model)
         if config.base_model is None:
             config.base_model = base_model.name_or_path or None
@@ -52,6 +52,9 @@ class RoutedModule(nn.Module):
         base_model.requires_grad_(False)
         self._hooks = [hook for hook in (accept_cache(base_model), read_head_in_order(base_model)) if hook is not None]
         self.train(base_model.training)
+
+    def _inject(self, base_model: PreTrainedModel, config: MoguConfig) -> InjectedLayers:
+        return inject(base_model, config, self._scope)
 
     def detach(self) -> PreTrainedModel:
         """Put the plain layers back and return the base model as it was; this object is then of no more use."""
@@ -79,8 +82,8 @@ class RoutedModule(nn.Module):
 
     @property
     def routed_layer_indices(self) -> list[int]:
-        """Indices of the decoder layers that are routed, in order."""
-        return [projection.layer for projection, _ in self.injected.routed]
+        """Indices of the decoder layers that are routed, or have experts, in order."""
+        return sorted({projection.layer for projection in self.injected.projections})
 
     @property
     def routed_module_names(self) -> list[str]:
@@ -103,6 +106,9 @@ class RoutedModule(nn.Module):
 
     @dial.setter
     def dial(self, value: float) -> None:
+        self._set_dial(value)
+
+    def _set_dial(self, value: float) -> None:
         try:
             self.mogu_config.dial = value
         except ValueError as error:
@@ -116,7 +122,7 @@ class RoutedModule(nn.Module):
         return current_controller(self._scope).mode
 
     def routing(self, mode: RoutingMode, *, rows: Tensor | None = None, dial: float | None = None) -> RoutingBlock:
-        """Set the mode: ``"on"``; ``"off"``, which is the base model bit for bit; or one responder alone, for research.
+        """Set the mode: ``"on"``; ``"off"``, which is the base model bit for bit; or one of its responders alone, for research.
 
         As the head of a ``with`` block, it holds for that block; a plain call holds until the next one. Either is for this thread
         alone: what other threads do with the model at the same time is not touched.
@@ -130,8 +136,9 @@ class RoutedModule(nn.Module):
         Raises:
             ConfigError: there is no such mode, or ``rows`` do not go with it.
         """
-        if mode not in ROUTING_MODES:
-            raise ConfigError(f"The routing mode is {mode!r}", expected=f"one of {', '.join(ROUTING_MODES)}", action="choose one of them")
+        modes = [known for known in ROUTING_MODES if known in ("on", "off", *self.mogu_config.responders)]
+        if mode not in modes:
+            raise ConfigError(f"The routing mode is {mode!r}", expected=f"one of {', '.join(modes)}", action="choose one of them")
         if rows is not None and (mode != "on" or rows.dtype != torch.bool or rows.dim() != 1):
             raise ConfigError(
                 f"routing({mode!r}) was given rows of {rows.dtype}, {list(rows.shape)}",

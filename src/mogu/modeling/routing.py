@@ -8,18 +8,27 @@ tokens or of caches.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from types import MappingProxyType
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
 
 from mogu.errors import ConfigError
 
-RoutingMode = Literal["on", "off", "glad", "unwill"]
+RoutingMode = Literal["on", "off", "glad", "unwill", "careful"]
 ROUTING_MODES: tuple[str, ...] = get_args(RoutingMode)
+_NO_EXPERTS: Mapping[str, Tensor | None] = MappingProxyType({})
+
+
+class TapReader(Protocol):
+    """Hears what the tapped decoder layers of a gated model hand upward."""
+
+    def read(self, tap: int, hidden: Tensor) -> None:
+        """Take the hidden states ``[batch, tokens, d]`` of a tap, in a pass."""
 
 
 @dataclass
@@ -50,6 +59,10 @@ class RoutingController:
         self.rows = rows
         self.dial = dial
         self.records = [LayerRecord() for _ in range(scope.layers)]
+        self.experts: Mapping[str, Tensor | None] = _NO_EXPERTS
+        """In mode ``"on"``, the experts of a gated model that are on, each for some rows, bool ``[batch]``, or for every row."""
+        self.reader: TapReader | None = None
+        """Who hears the taps of a gated model in this call."""
         self.outer: RoutingController | None = None
         self.lasting = False
 
@@ -63,6 +76,12 @@ class RoutingController:
         if any(record.weights is not None for record in self.records):
             # Whoever made the call may still ask for the weights of its last pass.
             current_controller(self.scope).records = self.records
+
+    def experts_on(self) -> Mapping[str, Tensor | None]:
+        """The experts of a gated model that are on in the pass at hand, each with its rows, or ``None`` for every row."""
+        if self.mode == "on":
+            return self.experts
+        return _NO_EXPERTS if self.mode == "off" else {self.mode: None}
 
     def routing_weights(self, device: torch.device) -> dict[str, Tensor]:
         """``{"unwill": α, "glad": β}`` of the last routed pass, each ``[layers, batch, tokens]``.
@@ -101,6 +120,7 @@ class RoutingScope:
         self.default = RoutingController(self)
         self._own = threading.local()
         self._any: dict[str, Tensor] | None = None
+        self._any_scores: Tensor | None = None
 
     def add_layer(self) -> int:
         """Count one more routed layer; returns its index among them."""
@@ -117,6 +137,16 @@ class RoutingScope:
     @prompt_weights.setter
     def prompt_weights(self, weights: dict[str, Tensor] | None) -> None:
         self._own.prompt_weights = self._any = weights
+
+    @property
+    def prompt_scores(self) -> Tensor | None:
+        """Of a gated model, the probabilities of the prompts of this thread's last generation; of any thread's, where it made none."""
+        scores: Tensor | None = getattr(self._own, "prompt_scores", self._any_scores)
+        return scores
+
+    @prompt_scores.setter
+    def prompt_scores(self, scores: Tensor | None) -> None:
+        self._own.prompt_scores = self._any_scores = scores
 
     def __reduce__(self) -> tuple[Any, ...]:
         return RoutingScope, (self.layers,)  # a copied model begins with no calls

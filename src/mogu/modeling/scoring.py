@@ -41,14 +41,15 @@ def score_prompts(
 
     def score(indices: list[int]) -> list[float]:
         batch = left_pad([list(prompts[index]) for index in indices], pad_token_id, base.device)
-        base(**batch, **_prefill_options(base, batch["attention_mask"]))
+        base(**batch, **prefill_options(base, batch["attention_mask"]))
         return malicious_score(controller.last_token_weights(base.device)).tolist()
 
     with controller:
         return torch.tensor(in_batches(score, list(map(len, prompts)), most=lambda _: batch_size))
 
 
-def _prefill_options(base: Any, attention_mask: Tensor) -> dict[str, Any]:
+def prefill_options(base: Any, attention_mask: Tensor) -> dict[str, Any]:
+    """Options of a pass over prompts that are padded on the left and need neither a cache nor logits but at their last token."""
     options = {
         # Padding on the left: a token's position counts the real tokens before it.
         "position_ids": (attention_mask.cumsum(-1) - 1).clamp(min=0),

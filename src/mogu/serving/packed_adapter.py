@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mogu.errors import ConfigError, ModelFileError
-from mogu.modeling.adapter_files import RESPONDERS, Adapter, read_adapter, read_routers
+from mogu.modeling.adapter_files import Adapter, read_adapter, read_routers
 from mogu.modeling.checkpoint import BACKBONE, CONFIG_FILE, ROUTER_FILE, read_config
 from mogu.modeling.config import MoguConfig
 
@@ -77,13 +77,19 @@ def read_packed_adapter(folder: Path) -> PackedAdapter:
             not support.
     """
     config = read_config(folder)
+    if config.gate is not None:
+        raise ConfigError(
+            f"The model {folder} has a prompt gate, which the vLLM plugin does not support yet",
+            expected="a model of method v1 or v2",
+            action='use `mogu generate` or `mogu chat`, or train with method = "v2" to serve with vLLM',
+        )
     if config.answer_marker is not None:
         raise ConfigError(
             f"The model {folder} routes again after {config.answer_marker!r} (answer_marker), which the vLLM plugin does not support",
             expected="a model that routes only the first tokens of a reply",
             action="use `mogu generate`, or set answer_marker to null in its mogu_config.json to serve it without the second opening",
         )
-    unwill, glad = (read_adapter(folder / name) for name in RESPONDERS)
+    unwill, glad = (read_adapter(folder / name) for name in config.responders)
     if unwill.weights.keys() != glad.weights.keys() or {unwill.rank, glad.rank} != {config.rank}:
         raise ModelFileError(
             f"The responders in {folder} have ranks {unwill.rank} and {glad.rank} and {len(unwill.weights)} and {len(glad.weights)} layers",

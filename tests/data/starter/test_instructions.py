@@ -29,9 +29,9 @@ def counted(split: str) -> dict[Kind, tuple[int, int]]:
 
 
 def test_each_split_has_the_instructions_of_its_topics() -> None:
-    assert counted("train") == {"benign": (400, 20), "borderline": (252, 18), "malicious": (252, 18)}
-    assert counted("dev") == {"benign": (80, 4), "borderline": (42, 3), "malicious": (42, 3)}
-    assert counted("test") == {"benign": (120, 6), "borderline": (70, 5), "malicious": (70, 5)}
+    assert counted("train") == {"benign": (1320, 66), "borderline": (1218, 63), "malicious": (938, 49)}
+    assert counted("dev") == {"benign": (200, 10), "borderline": (192, 12), "malicious": (112, 8)}
+    assert counted("test") == {"benign": (120, 6), "borderline": (110, 7), "malicious": (70, 5)}
     assert set(HELD_OUT) <= {instruction.topic for instruction in ALL}
     assert {kind: [one.id for split in SPLITS for one in starter_instructions(kind, split)] for kind in KINDS} == {
         kind: [one.id for one in found] for kind, found in EVERY.items()
@@ -42,14 +42,14 @@ def test_a_topic_is_held_out_of_categories_that_are_trained_on_and_of_some_that_
     trained_on = {one.category for one in starter_instructions("malicious", "train")}
     for split in ("dev", "test"):
         category_of = {one.topic: one.category for one in starter_instructions("malicious", split)}
-        assert len(set(category_of.values())) == len(category_of)
+        assert len(set(category_of.values())) >= 5
         known = [category in trained_on for category in category_of.values()]
         assert sum(known) >= 2
         assert not all(known)
 
 
 def test_ids_and_texts_are_unique_and_a_text_is_one_short_line() -> None:
-    assert len({one.id for one in ALL}) == len({normalized(one.text) for one in ALL}) == 1328
+    assert len({one.id for one in ALL}) == len({normalized(one.text) for one in ALL}) == 4280
     assert all(one.text == " ".join(one.text.split()) for one in ALL)
     assert max(len(one.text.split()) for one in ALL) <= 60
 

@@ -39,7 +39,7 @@ def test_training_records_are_two_hundred_and_fifty_of_each_label_and_a_hundred_
     assert len({record.id for record in records}) == 500
     topics = Counter((record.label, TOPIC_OF[source(record)]) for record in records)
     assert not HELD_OUT.keys() & {topic for _, topic in topics}
-    assert {count for (label, _), count in topics.items() if label == "malicious"} == {13, 14}
+    assert {count for (label, _), count in topics.items() if label == "malicious"} == {5, 6}
     assert all(is_refusal(record.request, record.reject) and not is_refusal(record.request, record.affirm) for record in records)
 
 
@@ -84,7 +84,7 @@ def test_dev_records_are_bare_and_again_in_wrappers_that_no_training_record_is_i
 def test_a_third_of_the_wrappers_of_each_kind_is_kept_for_dev() -> None:
     neutral = {template.name for template in NEUTRAL_WRAPPERS}
     held_out = [template.name in neutral for template in DEV_WRAPPERS]
-    assert (held_out.count(True), held_out.count(False)) == (5, 7)  # of 14 and 20
+    assert (held_out.count(True), held_out.count(False)) == (11, 13)  # of 32 and 38
     assert {*DEV_WRAPPERS, *TRAIN_WRAPPERS} == set(WRAPPERS)
     assert not set(DEV_WRAPPERS) & set(TRAIN_WRAPPERS)
 

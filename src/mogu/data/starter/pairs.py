@@ -37,7 +37,9 @@ DEV_OF_A_KIND = 40
 _DEV_WRAPPER_NAMES = frozenset(
     {
         *("course", "friend", "quick-one", "tidy-text", "work-note"),
+        *("as-script", "as-verse", "chat-log", "copy-first", "fruit-first", "long-tail"),
         *("developer-mode", "dialogue", "emergency", "loyalty", "opposite-day", "permit", "prefix-list"),
+        *("counting-then", "hypothetically", "only-steps", "points", "villain", "weather-then"),
     }
 )
 DEV_WRAPPERS = tuple(template for template in WRAPPERS if template.name in _DEV_WRAPPER_NAMES)

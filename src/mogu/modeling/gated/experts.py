@@ -1,0 +1,89 @@
+"""A linear layer of the base model with experts beside it, each a LoRA that is on for some requests and off for all others.
+
+Knows one projection, and where to look up which experts are on in the pass at hand; knows nothing of gates, generation or files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mogu.modeling.layers import WrappedLinear
+from mogu.modeling.routing import THIS_THREAD, RoutingScope, current_controller
+
+
+class Expert(nn.Module):
+    """A LoRA of one layer: ``A`` as ``[r, d_in]``, and ``s·Bᵀ`` as ``[r, d_out]``.
+
+    Args:
+        rank: ``r``.
+        scaling: ``s``.
+        in_features: ``d_in``.
+        out_features: ``d_out``.
+        dtype: type of the weights, the one in which the base layer computes.
+        device: of the weights.
+    """
+
+    def __init__(self, rank: int, scaling: float, in_features: int, out_features: int, *, dtype: torch.dtype, device: torch.device) -> None:
+        super().__init__()
+        self.scaling = scaling
+        self.down = nn.Parameter(torch.zeros(rank, in_features, dtype=dtype, device=device), requires_grad=False)
+        self.up = nn.Parameter(torch.zeros(rank, out_features, dtype=dtype, device=device), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``s·B A x``: ``x [.., d_in]`` to ``[.., d_out]``."""
+        return F.linear(x.to(self.down.dtype), self.down) @ self.up
+
+    @torch.no_grad()
+    def set_lora(self, lora_a: Tensor, lora_b: Tensor) -> None:
+        """Take over a LoRA: ``A [r, d_in]`` and ``B [d_out, r]``, unscaled."""
+        self.down.copy_(lora_a)
+        self.up.copy_(lora_b.to(self.up.device, torch.float32).t() * self.scaling)
+
+    def lora(self) -> tuple[Tensor, Tensor]:
+        """``A [r, d_in]`` and the unscaled ``B [d_out, r]``, the latter in float32, as copies."""
+        return self.down.detach().clone(), (self.up.detach().float() / self.scaling).t().contiguous()
+
+
+class ExpertLinear(WrappedLinear):
+    """``y = W(x) + Σ_e s_e·B_e A_e x``, over the experts that are on for a row; with none of them on, exactly ``W(x)``.
+
+    Args:
+        base_layer: ``W``.
+        in_features: ``d_in``.
+        out_features: ``d_out``.
+        scope: what the layers of one model share.
+    """
+
+    def __init__(self, base_layer: nn.Module, in_features: int, out_features: int, scope: RoutingScope) -> None:
+        super().__init__(base_layer, in_features, out_features, scope)
+        self.experts = nn.ModuleDict()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``x [.., d_in]`` to ``y [.., d_out]``."""
+        modules: Mapping[str, Any] = self._modules  # straight from its table, as in the routed layers of V1
+        output: Tensor = modules["base_layer"](x)
+        controller = THIS_THREAD.controller
+        if controller is None or controller.scope is not self.scope:
+            controller = current_controller(self.scope)
+        on = controller.experts_on()
+        if not on:
+            return output
+        experts = modules["experts"]._modules
+        for name, rows in on.items():
+            if name in experts:
+                output = output + _in_rows(experts[name](x).to(output.dtype), rows)
+        return output
+
+
+def _in_rows(update: Tensor, rows: Tensor | None) -> Tensor:
+    """What an expert adds, in the rows of the batch that it is on for; ``[.., d]``, the batch flattened or not."""
+    if rows is None:
+        return update
+    tokens = update.numel() // update.shape[-1] // len(rows)
+    chosen = rows.to(update.device).repeat_interleave(tokens).view(*update.shape[:-1], 1)
+    return update.masked_fill(~chosen, 0)
