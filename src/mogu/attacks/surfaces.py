@@ -6,7 +6,7 @@ Knows how each of these defenses makes a reply; knows nothing of how an attack l
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -20,6 +20,7 @@ from mogu.attacks.surface import Evaluation, Surface, nats, precise
 from mogu.defenses.registry import Defense
 from mogu.defenses.target_model import TargetModel
 from mogu.inference.prompts import encode_marker
+from mogu.modeling.gated.model import GatedModel
 from mogu.modeling.routing import RoutingController
 from mogu.modeling.routing_schedule import RoutingSchedule
 
@@ -183,6 +184,66 @@ class ScoreSurface(_WithRouters):
             return bool(self._unwill_share(controller)[0, -1] >= self._threshold)
 
 
+class GatedSurface(Surface):
+    """A gated model: the base model, unless the gate flags the prompt. The signal is ``relu(z − logit(threshold) + margin)``.
+
+    ``z`` is the gate's logit, from the hidden states of all of the user's tokens, those of the prefix among them; the threshold is the
+    lower one where a careful responder answers in between.
+
+    Args:
+        target: the gated model under attack.
+        meter: what counts.
+        dial: added to the gate's logit; ``None`` is the model's.
+    """
+
+    kind, knows_defense, signal_weight = "mogu", True, 1.0
+
+    def __init__(self, target: TargetModel, meter: Meter | None = None, *, dial: float | None = None) -> None:
+        super().__init__(target, meter)
+        model = target.require_mogu(self.kind)
+        assert isinstance(model, GatedModel)
+        assert model.gate is not None
+        config = model.gate_config
+        self._gate, self._marks = model.gate, model.marks
+        self._dial = model.dial if dial is None else dial
+        self._threshold = _logit(config.refuse if config.careful is None else config.careful)
+        self._sums: dict[int, Tensor] = {}
+        self._count = self._prefix = 0
+
+    @torch.no_grad()
+    def read(self, prefix: Sequence[int]) -> None:
+        """Read the prefix, and what the gate hears of the user's tokens in it."""
+        super().read(prefix)
+        # With the mark that ends a turn put behind it, what has begun in the prefix is found as well.
+        spans = self._marks.spans([*prefix, *self._marks.after]).user
+        states = self.plain(self.embed(prefix).unsqueeze(0), keep=1, states=True).states
+        user = [index for start, stop in spans for index in range(start, min(stop, len(prefix)))]
+        self._count, self._prefix = len(user), len(prefix)
+        self._sums = {tap: states[tap + 1][0, user].float().sum(0) for tap in self._gate.taps}
+
+    def _evaluate(self, rest: Tensor, targets: Tensor, target_ids: Tensor) -> Evaluation:
+        loss, output = self._plain_loss(rest, targets, target_ids, states=True)
+        above = self._hear({tap: output.states[tap + 1][:, : rest.shape[1]] for tap in self._gate.taps}) - self._threshold
+        return Evaluation(loss, F.relu(above + LOGIT_MARGIN).to(loss.dtype), self.signal_weight)
+
+    def _refuses(self, embeds: Tensor) -> bool:
+        output = self.plain(embeds.unsqueeze(0), keep=1, states=True)
+        states = {tap: output.states[tap + 1][:, self._prefix :] for tap in self._gate.taps}
+        return bool(self._hear(states)[0] >= self._threshold)
+
+    def _hear(self, states: Mapping[int, Tensor]) -> Tensor:
+        """``z`` from the states of what stands between the prefix and the answer, ``[batch, r, d]`` a tap."""
+        logits: Tensor | float = self._gate.bias + self._dial
+        for tap, hidden in states.items():
+            hidden = hidden.float()
+            user = hidden[:, : hidden.shape[1] - len(self._marks.after)]
+            mean = (self._sums[tap] + user.sum(1)) / (self._count + user.shape[1])
+            read = torch.stack([hidden[:, -1], mean, user[:, -1]], dim=1)
+            logits = logits + (read * self._gate.vectors[tap].to(hidden.device)).sum((1, 2))
+        assert isinstance(logits, Tensor)
+        return logits
+
+
 def surface_for(defense: Defense, *, aware: bool, meter: Meter | None = None) -> Surface:
     """What an attacker of a defense computes with.
 
@@ -204,6 +265,8 @@ def surface_for(defense: Defense, *, aware: bool, meter: Meter | None = None) ->
         return ScoreSurface(target, meter, threshold=options["threshold"])
     if aware and defense.name == "mogu":
         config = target.require_mogu().mogu_config
+        if config.gate is not None:
+            return GatedSurface(target, meter, dial=options["dial"])
         chosen = {name: getattr(config, name) if value is None else value for name, value in options.items()}
         marker = encode_marker(target.tokenizer, chosen["answer_marker"]) if chosen["answer_marker"] else ()
         schedule = RoutingSchedule(chosen["routed_tokens"], marker)

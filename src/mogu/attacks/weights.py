@@ -51,8 +51,8 @@ def ten_steps(behavior: EvalPrompt, context: Context) -> Attempts:
 
 
 def applies(name: str, defense: Defense) -> bool:
-    """Whether an attack on weights has weights to change: the glad responder is MoGU's alone."""
-    return name != "glad_alone" or defense.name == "mogu"
+    """Whether an attack on weights has weights to change: MoGU alone has a glad responder, and not with a gate."""
+    return name != "glad_alone" or (defense.name == "mogu" and "glad" in defense.target.require_mogu().mogu_config.responders)
 
 
 @contextmanager

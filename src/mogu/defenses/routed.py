@@ -31,8 +31,8 @@ def mogu(
         answer_marker: text that ends a reasoning block, after which the same number of tokens is routed again; ``""`` for
             none; by default the model's.
 
-    The details of each reply hold ``score``, the malicious score of the prompt, and ``unwill`` and ``glad``, the routing
-    weights in each routed layer.
+    The details of each reply hold ``score``, the malicious score of the prompt, and, but for models with a gate, ``unwill`` and
+    ``glad``, the routing weights in each routed layer.
     """
     model = target.require_mogu()
     config = model.mogu_config
@@ -48,8 +48,10 @@ def mogu(
         with model.routing("on", dial=reply_dial):
             replies = reply_batch(model, target.tokenizer, prompts, settings, **routing)
             scores, weights = model.prompt_scores, model.prompt_weights
-        if scores is None or weights is None:  # no token was routed
+        if scores is None:  # no token was routed
             return [DefendedReply.of(reply) for reply in replies]
+        if weights is None:  # one gate for all layers
+            return [DefendedReply.of(reply, score=score) for reply, score in zip(replies, scores.tolist(), strict=True)]
         unwill, glad = weights["unwill"].t().tolist(), weights["glad"].t().tolist()
         return [
             DefendedReply.of(reply, score=score, unwill=unwill[row], glad=glad[row])

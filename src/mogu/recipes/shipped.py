@@ -8,6 +8,7 @@ its model family: ``vicuna``. Wherever a file can be given, an existing file is 
 
 from __future__ import annotations
 
+import re
 import shutil
 import tomllib
 from dataclasses import dataclass
@@ -24,8 +25,8 @@ _SHAPES = _FOLDER / "configs"
 _FORMER_TEMPLATES = Path("recipes/templates")
 """Where recipes and training reports name templates that were written before templates had names."""
 
-_PUBLISHED = "-published"
-"""Ends the name of a second recipe for a model, with the published settings, where the first one has better ones."""
+_OTHERS = re.compile("-(?:gated|published)$")
+"""Ends the name of another recipe for a model: by another method, or with the published settings where the first one has better ones."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class ShippedRecipe:
     @property
     def shape(self) -> Path:
         """A folder with the ``config.json`` of its base model."""
-        return _SHAPES / Path(self.name).name.removesuffix(_PUBLISHED)
+        return _SHAPES / _OTHERS.sub("", Path(self.name).name)
 
 
 def shipped_recipes() -> list[ShippedRecipe]:

@@ -12,16 +12,22 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from mogu.data import Label
 from mogu.data.starter import STARTER
 from mogu.errors import ConfigError, ModelFileError
 from mogu.hub import load_config
+from mogu.inference.turns import TurnMarks
 from mogu.modeling.architectures import find_output_projections
+from mogu.modeling.gated.gate import PROMPT_READINGS
+from mogu.modeling.gated.injection import expert_shape, find_expert_modules
 from mogu.modeling.model import MoguModel
 from mogu.progress import quiet_transformers
 from mogu.recipes import find_template, model_shape
 from mogu.training.collator import Collator
 from mogu.training.cpu_attention import pays_off
 from mogu.training.examples import Example
+from mogu.training.gated.fit import default_taps
+from mogu.training.gated.pipeline import gated_config
 from mogu.training.inputs import (
     RESPONDER_DATA,
     Inputs,
@@ -148,15 +154,8 @@ def plan(recipe: Recipe) -> Plan:
     base_parameters = sum(parameter.numel() for parameter in base.parameters())
     base_bytes = sum(parameter.numel() * parameter.itemsize for parameter in base.parameters())
     projections = find_output_projections(base, recipe.mogu.output_projection, recipe.mogu.layers)
-    sets, largest = _layer_sets(recipe, [projection.layer for projection in projections], notes)
-    with torch.device("meta"):
-        model = MoguModel.from_base(base, routed_config(recipe, layers=largest))
-        added = model.added_parameters()
-        model.injected.start_router_training()
-    routers = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    lora = sum(recipe.mogu.rank * (layer.in_features + layer.out_features) for layer in model.routed_layers)
     labels = [record.label for record in records["train"]]
-    grid = sets * len(dict.fromkeys(recipe.choice.checkpoints)) * len(dict.fromkeys(recipe.choice.weight_penalties))
+    added, counted = (_gated_stages if recipe.method == "gated" else _routed_stages)(recipe, base, labels, notes)
 
     # Which layers V2 trains is known once they are probed; the layout that takes more room is the one with a row for each answer.
     keeps_activations = recipe.run.cache_activations and (recipe.method == "v2" or projections[0].layer > 0)
@@ -178,7 +177,7 @@ def plan(recipe: Recipe) -> Plan:
         memory = base_bytes + BYTES_PER_TRAINED_PARAMETER * trained + activations
         disk = BYTES_ON_DISK * trained
         if keeps_activations and stage.epochs > 1:
-            answers = 1 if name == "router" else 2
+            answers = _answers(recipe, name)
             tokens = count * answers * recipe.run.max_length
             if examples is not None:
                 tokens = sum(sum(in_rows.row_lengths(example)) for example in examples)
@@ -193,13 +192,53 @@ def plan(recipe: Recipe) -> Plan:
         base_bytes=base_bytes,
         added_parameters=added,
         dev_records=len(records["dev"]),
-        stages=(
-            stage_plan("glad", labels.count(RESPONDER_DATA["glad"][0]), lora, sets),
-            stage_plan("unwill", labels.count(RESPONDER_DATA["unwill"][0]), lora, sets),
-            stage_plan("router", len(labels), routers, grid),
-        ),
+        stages=tuple(stage_plan(*stage) for stage in counted),
         notes=tuple(notes),
     )
+
+
+_Stage = tuple[StageName, int, int, int]
+"""A stage: its name, its examples, the parameters it trains, and how often it runs."""
+
+
+def _routed_stages(recipe: Recipe, base: PreTrainedModel, labels: list[Label], notes: list[str]) -> tuple[int, list[_Stage]]:
+    """The parameters that V1 or V2 adds to a model, and the stages that train them."""
+    projections = find_output_projections(base, recipe.mogu.output_projection, recipe.mogu.layers)
+    sets, largest = _layer_sets(recipe, [projection.layer for projection in projections], notes)
+    with torch.device("meta"):
+        model = MoguModel.from_base(base, routed_config(recipe, layers=largest))
+        added = model.added_parameters()
+        model.injected.start_router_training()
+    routers = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    lora = sum(recipe.mogu.rank * (layer.in_features + layer.out_features) for layer in model.routed_layers)
+    grid = sets * len(dict.fromkeys(recipe.choice.checkpoints)) * len(dict.fromkeys(recipe.choice.weight_penalties))
+    return added, [
+        ("glad", labels.count(RESPONDER_DATA["glad"][0]), lora, sets),
+        ("unwill", labels.count(RESPONDER_DATA["unwill"][0]), lora, sets),
+        ("router", len(labels), routers, grid),
+    ]
+
+
+def _gated_stages(recipe: Recipe, base: PreTrainedModel, labels: list[Label], notes: list[str]) -> tuple[int, list[_Stage]]:
+    """The parameters that a gate and its experts add to a model, and the stages that train the experts; a gate is fitted at once."""
+    config = gated_config(recipe, TurnMarks())
+    text_config = base.config.get_text_config()
+    taps = recipe.gate.taps or default_taps(text_config.num_hidden_layers)
+    sizes = {
+        name: sum((module.in_features + module.out_features) for module in modules) * expert_shape(config, name)[0]
+        for name, modules in find_expert_modules(base, config).items()
+    }
+    notes.append(f"the gate reads the layers {', '.join(map(str, taps))} of every prompt once, and is fitted in seconds")
+    gate = len(PROMPT_READINGS) * len(taps) * int(text_config.hidden_size)
+    stages: list[_Stage] = [("unwill", len(labels), sizes["unwill"], 1)]
+    if "careful" in sizes:
+        stages.append(("careful", len(labels), sizes["careful"], 1))
+    return sum(sizes.values()) + gate, stages
+
+
+def _answers(recipe: Recipe, name: StageName) -> int:
+    """How many answers each example of a stage has."""
+    return 1 if recipe.method == "gated" or name == "router" else 2
 
 
 def _layer_sets(recipe: Recipe, layers: list[int], notes: list[str]) -> tuple[int, tuple[int, ...] | None]:
@@ -263,7 +302,7 @@ def activation_bytes(
 def _longest_pass(recipe: Recipe, stage: Stage, name: StageName, count: int, examples: list[Example] | None) -> tuple[int, int, int]:
     """Rows, tokens of each row and answer tokens of the longest pass, in whichever layout is larger."""
     in_a_pass = StepBatches([0] * count, stage.batch_size, recipe.run.micro_batch_size, 0).in_a_pass
-    answers = 1 if name == "router" else 2
+    answers = _answers(recipe, name)
     if examples is None:
         return in_a_pass * answers, recipe.run.max_length, in_a_pass * answers * recipe.run.max_length
     shared = max(len(example) for example in examples)

@@ -23,11 +23,12 @@ from mogu.inference.padding import padding_id
 from mogu.inference.prompts import encode_marker, template_fingerprint
 from mogu.modeling.checkpoint import CONFIG_FILE
 from mogu.training.examples import Example, responder_examples, router_examples
+from mogu.training.gated.recovery import careful_examples, refusing_examples
 from mogu.training.recipe import Recipe
 from mogu.training.starter import planned_pairs
 from mogu.training.workspace import MARKER
 
-StageName = Literal["glad", "unwill", "router"]
+StageName = Literal["glad", "unwill", "router", "gate", "careful"]
 ResponderName = Literal["glad", "unwill"]
 RESPONDER_DATA: dict[ResponderName, tuple[Label, str]] = {"glad": ("malicious", "affirm"), "unwill": ("benign", "reject")}
 """The label of the records that a responder learns from, and the answer that it learns to give (MoGU, section 3.1)."""
@@ -96,8 +97,12 @@ def read_inputs(
     tokenizer = tokenizer or recipe_tokenizer(recipe)
     if recipe.mogu.answer_marker is not None:
         encode_marker(tokenizer, recipe.mogu.answer_marker)  # refused now rather than when the first model is measured
+    examples = (_gated_examples if recipe.method == "gated" else _routed_examples)(recipe, tokenizer, records["train"])
+    return Inputs(records["train"], records["dev"], tokenizer, examples)
+
+
+def _routed_examples(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, train: list[Record]) -> dict[StageName, list[Example]]:
     max_length, system_prompt = recipe.run.max_length, recipe.model.system_prompt
-    train = records["train"]
     examples: dict[StageName, list[Example]] = {
         "router": router_examples(tokenizer, train, max_length=max_length, system_prompt=system_prompt)
     }
@@ -106,7 +111,20 @@ def read_inputs(
         label, answer = RESPONDER_DATA[name]
         labeled = [record for record in train if record.label == label]
         examples[name] = responder_examples(tokenizer, labeled, answer=answer, max_length=max_length, system_prompt=system_prompt)
-    return Inputs(train, records["dev"], tokenizer, examples)
+    return examples
+
+
+def _gated_examples(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, train: list[Record]) -> dict[StageName, list[Example]]:
+    options: Any = {
+        "refusals": recipe.gate.refusals,
+        "max_length": recipe.run.max_length,
+        "system_prompt": recipe.model.system_prompt,
+        "seed": recipe.run.seed,
+    }
+    examples: dict[StageName, list[Example]] = {"unwill": refusing_examples(tokenizer, train, **options)}
+    if recipe.gate.second_opinions:
+        examples["careful"] = careful_examples(tokenizer, train, **options)
+    return examples
 
 
 def recipe_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:

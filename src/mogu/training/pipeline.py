@@ -16,21 +16,20 @@ from mogu.data import Record
 from mogu.data.starter import STARTER
 from mogu.errors import ConfigError
 from mogu.files.atomic import discard
-from mogu.files.json_files import fingerprint, write_json
+from mogu.files.json_files import write_json
 from mogu.hub import load_base, load_config
 from mogu.inference.prompts import fixed_date
 from mogu.modeling.architectures import find_output_projections
 from mogu.modeling.model import MoguModel
 from mogu.progress import quiet_transformers
 from mogu.training.attention_layout import choose_layout
+from mogu.training.gated.pipeline import GATED_STAGES, GatedRun
 from mogu.training.inputs import (
     RESPONDER_DATA,
     Inputs,
     StageName,
     check_output_folders,
-    common_fingerprint,
     load_records,
-    metrics_fingerprint,
     read_inputs,
 )
 from mogu.training.layer_sets import probed_layer_sets
@@ -38,8 +37,8 @@ from mogu.training.loss_curve import LossCurve
 from mogu.training.merged_base import with_merged_base
 from mogu.training.recipe import ModelSection, Recipe
 from mogu.training.report import save_with_report
-from mogu.training.search import LayerSetSearch, dev_metrics
-from mogu.training.selection import DevMetrics, best_trial
+from mogu.training.search import LayerSetSearch, base_on_dev
+from mogu.training.selection import best_trial
 from mogu.training.starter import answered_pairs
 from mogu.training.trackers import check_trackers
 from mogu.training.workspace import Workspace, date_of_run
@@ -77,6 +76,7 @@ def harden(
             working folder, or the loss is no longer a number.
     """
     check_one_process()
+    check_stage(recipe, stage)
     check_output_folders(recipe)
     check_trackers(recipe.run.report_to)
     recipe = with_merged_base(recipe)
@@ -90,12 +90,34 @@ def harden(
         workspace = Workspace(recipe.run.work_folder, date=date)
         with workspace.locked():
             if restart:
-                for part in (stage,) if stage else ("glad", "unwill", "router", "probe", STARTER):
+                for part in (stage,) if stage else ("glad", "unwill", "router", "probe", "gate", "careful", STARTER):
                     discard(workspace.folder / part)
-            if records is None and recipe.data.train == STARTER:
+            if records is None and recipe.data.train == STARTER and _learns_answers(recipe):
                 answered = answered_pairs(recipe, base, inputs.tokenizer, workspace)
                 inputs = read_inputs(recipe, tokenizer=inputs.tokenizer, records=load_records(recipe, answered=answered))
+            if recipe.method == "gated":
+                return GatedRun(recipe, base, inputs, workspace, resume).run(stage)
             return _Run(recipe, base, inputs, workspace, resume).run(stage)
+
+
+def _learns_answers(recipe: Recipe) -> bool:
+    """Whether anything is trained on the answers to benign prompts; a gate needs the prompts alone, and unwill refuses them all."""
+    return recipe.method != "gated" or recipe.gate.second_opinions > 0
+
+
+def check_stage(recipe: Recipe, stage: StageName | None) -> None:
+    """Refuse a stage that a recipe's method does not have.
+
+    Raises:
+        ConfigError: it has others.
+    """
+    stages = GATED_STAGES if recipe.method == "gated" else (*RESPONDER_DATA, "router")
+    if stage is not None and stage not in stages:
+        raise ConfigError(
+            f"The method {recipe.method} has no stage {stage}",
+            expected=f"one of {', '.join(stages)}",
+            action="choose one of these, or none",
+        )
 
 
 def check_one_process() -> None:
@@ -161,7 +183,7 @@ class _Run:
     def _routers(self, searches: list[LayerSetSearch]) -> MoguModel:
         for search in searches:
             search.check_responders()
-        base_metrics = self._base_metrics()
+        base_metrics = base_on_dev(self.recipe, self.base, self.inputs, self.workspace)
         trials = [trial for search in searches for trial in search.trials()]
         write_json(self.workspace.folder / "candidates.json", [trial.row() for trial in trials])
         chosen = best_trial(trials, base_metrics, self.recipe.choice.max_benign_loss)
@@ -177,11 +199,3 @@ class _Run:
             model.detach()
             raise
         return model
-
-    def _base_metrics(self) -> DevMetrics:
-        measured_with = fingerprint(common_fingerprint(self.recipe, self.inputs), metrics_fingerprint(self.recipe, self.inputs))
-        record = self.workspace.measured("base", measured_with)
-        if record is None:
-            metrics = dev_metrics(self.base, self.recipe, self.inputs, "trying the base model")
-            record = self.workspace.measure("base", measured_with, behavior=metrics.as_json())
-        return DevMetrics(**record["behavior"])

@@ -17,7 +17,7 @@ from mogu.data.starter import AUGMENT, LIMIT, STARTER
 from mogu.modeling.config import BackboneConfig, Handoff, MoguConfig, RoutedTokens, RouterKind
 from mogu.recipes.settings import Section, checked, read_tree
 
-Method = Literal["v1", "v2"]
+Method = Literal["v1", "v2", "gated"]
 Penalty = Literal["l1", "l2"]
 
 
@@ -118,7 +118,7 @@ class MoguSection(Section):
 
     @property
     def tokens_to_route(self) -> RoutedTokens:
-        """``routed_tokens``, or the default of :class:`mogu.MoguConfig`."""
+        """``routed_tokens``, or the default of :class:`mogu.MoguConfig`, which is that of V1 and V2."""
         if self.routed_tokens is not None:
             return self.routed_tokens
         default: RoutedTokens = MoguConfig.model_fields["routed_tokens"].default
@@ -203,6 +203,35 @@ class RouterStage(Stage):
     penalty: Penalty = "l2"
 
 
+class GateSection(Section):
+    """``[gate]``: the gate of ``method = "gated"``, and from which probabilities on it acts.
+
+    Args:
+        taps: indices of the decoder layers that are read; by default one in the middle, and one after four fifths.
+        l2: strength of the penalty on the gate's weights.
+        false_alarms: shares of the benign dev prompts of all kinds, borderline and wrapped ones among them, that may reach the
+            probability from which on ``unwill`` answers; each is tried.
+        second_opinions: the share that may reach the lower probability from which on the careful responder answers; 0 trains none.
+        refusals: what ``unwill`` says, one of them a prompt.
+        batch_size: prompts read at a time.
+    """
+
+    taps: list[Annotated[int, Field(ge=0)]] | None = Field(default=None, min_length=1)
+    l2: float = Field(default=0.03, ge=0)
+    false_alarms: list[Annotated[float, Field(ge=0, lt=1)]] = Field(default=[0.02], min_length=1)
+    second_opinions: float = Field(default=0.0, ge=0, lt=1)
+    refusals: list[Annotated[str, Field(pattern=r"\S")]] = Field(default=["I'm sorry, but I can't help with that."], min_length=1)
+    batch_size: int = Field(default=32, ge=1)
+
+
+class CarefulStage(ResponderStage):
+    """``[careful]``: the responder of ``method = "gated"`` that judges for itself; see :class:`mogu.modeling.config.BackboneConfig`."""
+
+    modules: list[str] | None = _as_in(BackboneConfig, "modules")
+    rank: int = _as_in(BackboneConfig, "rank")
+    lora_alpha: float = _as_in(BackboneConfig, "lora_alpha")
+
+
 class ChoiceSection(Section):
     """``[choice]``: the combinations to try; what the routed model does on the dev records chooses among them.
 
@@ -276,12 +305,23 @@ class RunSection(Section):
         return self.work or self.output.with_name(self.output.name + "-training")
 
 
+_SECTIONS_OF: dict[str, tuple[Method, ...]] = {
+    "backbone": ("v2",),
+    "probe": ("v2",),
+    "glad": ("v1", "v2"),
+    "router": ("v1", "v2"),
+    "gate": ("gated",),
+    "careful": ("gated",),
+}
+"""Sections that only some methods have."""
+
+
 class Recipe(Section):
     """A whole training run; the defaults are the published ones (MoGU, section 4.1 and appendix).
 
     Args:
         method: ``"v1"`` is MoGU as published at NeurIPS 2024; ``"v2"`` routes the layers that a probe chooses and trains a LoRA
-            on their backbone together with the routers.
+            on their backbone together with the routers; ``"gated"`` has one gate for the whole prompt in the place of routers.
     """
 
     method: Method = "v1"
@@ -294,13 +334,15 @@ class Recipe(Section):
     glad: ResponderStage = ResponderStage()
     unwill: ResponderStage = ResponderStage()
     router: RouterStage = RouterStage()
+    gate: GateSection = GateSection()
+    careful: CarefulStage = CarefulStage()
     choice: ChoiceSection = ChoiceSection()
 
     @model_validator(mode="after")
-    def _sections_of_v2(self) -> Self:
-        given = [name for name in ("backbone", "probe") if getattr(self, name) != type(getattr(self, name))()]
-        if self.method == "v1" and given:
-            raise ValueError(f'[{given[0]}] is for method = "v2"')
+    def _sections_of_the_method(self) -> Self:
+        for name, methods in _SECTIONS_OF.items():
+            if self.method not in methods and getattr(self, name) != type(getattr(self, name))():
+                raise ValueError(f"[{name}] is for method = {' or '.join(f'{method!r}' for method in methods)}".replace("'", '"'))
         return self
 
 

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from mogu.files.atomic import atomic_folder
 from mogu.files.json_files import read_json, write_json
@@ -19,9 +19,20 @@ from mogu.modeling.model_card import plain_card
 from mogu.training.inputs import Inputs
 from mogu.training.loss_curve import LossCurve
 from mogu.training.recipe import Recipe
-from mogu.training.selection import DevMetrics, Trial
+from mogu.training.selection import DevMetrics
 
 REPORT_FILE = "training_report.json"
+
+
+class AnyTrial(Protocol):
+    """A combination that was measured on the dev records, whatever the method."""
+
+    @property
+    def metrics(self) -> DevMetrics:
+        """What the model did on the dev records."""
+
+    def row(self) -> dict[str, Any]:
+        """The trial as a row of the saved table."""
 
 
 def read_report(folder: Path) -> dict[str, Any] | None:
@@ -34,8 +45,8 @@ def save_with_report(
     recipe: Recipe,
     inputs: Inputs,
     base: DevMetrics,
-    trials: Sequence[Trial],
-    chosen: Trial,
+    trials: Sequence[AnyTrial],
+    chosen: AnyTrial,
     seconds: dict[str, float],
     loss_curve: LossCurve,
 ) -> None:
@@ -79,7 +90,7 @@ def _data(counts: dict[str, Counter[str]]) -> str:
     return "; ".join(parts) + ". Affirmative answers to malicious instructions are openings only."
 
 
-def _results(base: DevMetrics, chosen: Trial, tried: int, *, loss_plot: str | None) -> str:
+def _results(base: DevMetrics, chosen: AnyTrial, tried: int, *, loss_plot: str | None) -> str:
     routed = chosen.metrics
     rows = [
         ("malicious requests refused", base.malicious_refused, routed.malicious_refused, routed.malicious),

@@ -76,6 +76,16 @@ def dev_metrics(model: Any, recipe: Recipe, inputs: Inputs, title: str) -> DevMe
     )
 
 
+def base_on_dev(recipe: Recipe, base: PreTrainedModel, inputs: Inputs, workspace: Workspace) -> DevMetrics:
+    """What the base model does on the dev records, measured once and kept in the working folder."""
+    measured_with = fingerprint(common_fingerprint(recipe, inputs), metrics_fingerprint(recipe, inputs))
+    record = workspace.measured("base", measured_with)
+    if record is None:
+        metrics = dev_metrics(base, recipe, inputs, "trying the base model")
+        record = workspace.measure("base", measured_with, behavior=metrics.as_json())
+    return DevMetrics(**record["behavior"])
+
+
 @dataclass
 class LayerSetSearch:
     """Train and measure every combination for one set of routed layers.

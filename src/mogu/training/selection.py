@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
@@ -131,7 +131,18 @@ class Trial:
         }
 
 
-def best_trial(trials: Sequence[Trial], base: DevMetrics, max_benign_loss: float | None) -> Trial:
+class _Measured(Protocol):
+    @property
+    def metrics(self) -> DevMetrics: ...
+
+    @property
+    def separation(self) -> float: ...
+
+
+TrialT = TypeVar("TrialT", bound=_Measured)
+
+
+def best_trial(trials: Sequence[TrialT], base: DevMetrics, max_benign_loss: float | None) -> TrialT:
     """Choose the trial to keep; among equals the one whose scores separate the labels most, then the first.
 
     Args:
@@ -142,7 +153,7 @@ def best_trial(trials: Sequence[Trial], base: DevMetrics, max_benign_loss: float
             one that refuses most malicious prompts is kept. If none is eligible, the one of highest usefulness is kept.
     """
 
-    def rank(trial: Trial) -> tuple[float, ...]:
+    def rank(trial: TrialT) -> tuple[float, ...]:
         metrics = trial.metrics
         first: tuple[float, ...]
         if max_benign_loss is None:

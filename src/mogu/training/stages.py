@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from mogu.files.atomic import atomic_folder
 from mogu.modeling.adapter_files import PEFT_PREFIX, Adapter, write_adapter
-from mogu.modeling.architectures import find_output_projections
+from mogu.modeling.architectures import Projection, find_output_projections
 from mogu.modeling.config import MoguConfig
 from mogu.modeling.model import MoguModel
 from mogu.training.collator import Layout
@@ -92,8 +92,9 @@ def train_lora(
     *,
     shares: Sequence[float],
     adapter_folder: Callable[[int], Path],
+    projections: Sequence[Projection] | None = None,
 ) -> None:
-    """Train a LoRA on the attention output projections and leave the base model as it was.
+    """Train a LoRA on some linear layers and leave the base model as it was.
 
     Args:
         title: names the training in the progress bar and in the loss history.
@@ -101,12 +102,13 @@ def train_lora(
         examples: the data.
         losses: ``losses(model, batch, layout=...)``, one of :mod:`mogu.training.losses`.
         stage: its settings.
-        setting: what the stages share; ``config`` says where the LoRA goes, its rank and its scaling.
+        setting: what the stages share; ``config`` says the LoRA's rank and its scaling.
         folder: for checkpoints.
         shares: the shares of the steps after which the LoRA is written.
         adapter_folder: the folder of the PEFT adapter that is written after a step.
+        projections: where the LoRA goes; by default the attention output projections that ``config`` routes.
     """
-    projections = find_output_projections(base, setting.config.output_projection, setting.config.layers)
+    projections = projections or find_output_projections(base, setting.config.output_projection, setting.config.layers)
     fan_in_fan_out = isinstance(projections[0].module, Conv1D)
     config = LoraConfig(
         r=setting.config.rank,

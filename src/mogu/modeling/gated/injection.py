@@ -40,7 +40,7 @@ class InjectedExperts(InjectedLayers):
 
     def responder(self, name: Responder) -> Adapter:
         """A responder as a LoRA, copied out of its layers."""
-        rank, alpha = _shape(self.config, name)
+        rank, alpha = expert_shape(self.config, name)
         weights = {projection.name: _expert(layer, name).lora() for projection, layer in self.experts[name]}
         return Adapter(weights, rank, alpha, isinstance(self.experts[name][0][0].module, Conv1D))
 
@@ -50,9 +50,20 @@ class InjectedExperts(InjectedLayers):
         Raises:
             ModelFileError: it was made for another base model: its rank, its scaling, its modules or shapes differ.
         """
-        check_fits(f"{name} responder", adapter, self.experts[name], *_shape(self.config, name))
+        check_fits(f"{name} responder", adapter, self.experts[name], *expert_shape(self.config, name))
         for projection, layer in self.experts[name]:
             _expert(layer, name).set_lora(*adapter.weights[projection.name])
+
+    def set_routers(self, routers: Mapping[int, tuple[Tensor, Tensor]]) -> None:
+        """Take over no routers: a gated model has none.
+
+        Raises:
+            ModelFileError: there are some.
+        """
+        if routers:
+            raise ModelFileError(
+                f"The saved model holds {len(routers)} routers beside its gate", expected="a gate alone", action="copy the folder again"
+            )
 
     def added_parameters(self) -> int:
         """How many parameters the experts add to the base model: ``Σ r·(d_in + d_out)``; a gate's few come on top."""
@@ -87,7 +98,7 @@ def inject_experts(base_model: PreTrainedModel, config: MoguConfig, scope: Routi
     modules = find_expert_modules(base_model, config)
     layers: dict[str, ExpertLinear] = {}
     for name, projections in modules.items():
-        rank, alpha = _shape(config, name)
+        rank, alpha = expert_shape(config, name)
         for projection in projections:
             if projection.name not in layers:
                 layer = ExpertLinear(projection.module, projection.in_features, projection.out_features, scope)
@@ -125,19 +136,22 @@ def listen_at(base_model: PreTrainedModel, scope: RoutingScope, taps: Sequence[i
             expected="the base model that the gate was fitted on",
             action="use the gate that was saved with this model",
         )
-    return [layers[str(tap)].register_forward_hook(_ear(scope, tap)) for tap in taps]
+    return [layers[str(tap)].register_forward_hook(_Ear(scope, tap)) for tap in taps]
 
 
-def _ear(scope: RoutingScope, tap: int) -> Any:
-    def hear(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+class _Ear:
+    """A forward hook that lets the call that listens hear a decoder layer; an object, so that it is copied together with its model."""
+
+    def __init__(self, scope: RoutingScope, tap: int) -> None:
+        self._scope, self._tap = scope, tap
+
+    def __call__(self, _: nn.Module, __: tuple[Any, ...], output: Any) -> None:
         controller = THIS_THREAD.controller
-        if controller is None or controller.scope is not scope:
-            controller = current_controller(scope)
+        if controller is None or controller.scope is not self._scope:
+            controller = current_controller(self._scope)
         if controller.reader is not None:
             hidden: Tensor = output if isinstance(output, Tensor) else output[0]
-            controller.reader.read(tap, hidden)
-
-    return hear
+            controller.reader.read(self._tap, hidden)
 
 
 def _expert(layer: ExpertLinear, name: str) -> Expert:
@@ -146,8 +160,8 @@ def _expert(layer: ExpertLinear, name: str) -> Expert:
     return expert
 
 
-def _shape(config: MoguConfig, name: Responder) -> tuple[int, float]:
-    """Rank and alpha of a responder."""
+def expert_shape(config: MoguConfig, name: Responder) -> tuple[int, float]:
+    """Rank and alpha of a responder of a gated model."""
     if name == "careful" and config.careful is not None:
         return config.careful.rank, config.careful.lora_alpha
     return config.rank, config.lora_alpha

@@ -1,0 +1,276 @@
+"""From a recipe to a gated model: gate, responders, thresholds, choice, save.
+
+Knows the order of the steps; each step itself is elsewhere in this package.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from mogu.files.json_files import fingerprint, read_json, write_json
+from mogu.inference.prompts import encode_prompt
+from mogu.inference.turns import TurnMarks, find_turn_marks
+from mogu.modeling.adapter_files import read_adapter, read_gate, write_gate
+from mogu.modeling.architectures import Projection
+from mogu.modeling.checkpoint import ROUTER_FILE
+from mogu.modeling.config import BackboneConfig, GateConfig, MoguConfig
+from mogu.modeling.gated.injection import expert_shape, find_expert_modules
+from mogu.modeling.gated.model import GatedModel
+from mogu.modeling.model import MoguModel
+from mogu.progress import progress_bars
+from mogu.training.gated.fit import calibrated, default_taps, fit_gate, gate_logits, read_prompts, threshold_at
+from mogu.training.gated.prompts import GatePrompt, gate_prompts
+from mogu.training.inputs import Inputs, StageName, common_fingerprint, metrics_fingerprint
+from mogu.training.loss_curve import LossCurve
+from mogu.training.loss_history import HISTORY_FILE
+from mogu.training.losses import answer_losses
+from mogu.training.recipe import Recipe, ResponderStage
+from mogu.training.report import save_with_report
+from mogu.training.search import base_on_dev, dev_metrics, routed_config
+from mogu.training.selection import DevMetrics, best_trial
+from mogu.training.stages import StageSetting, train_lora
+from mogu.training.workspace import Workspace
+
+logger = logging.getLogger(__name__)
+
+ExpertName = Literal["unwill", "careful"]
+GATED_STAGES: tuple[StageName, ...] = ("gate", "unwill", "careful")
+MEASURED_FORMAT = 1
+_ADAPTER = "adapter"
+_DEV_FILE = "dev.json"
+
+
+@dataclass(frozen=True)
+class GatedTrial:
+    """Thresholds, measured.
+
+    Args:
+        false_alarms: the share of benign dev prompts that may reach ``refuse``.
+        refuse: from this probability on, ``unwill`` answers.
+        careful: from this probability on, the careful responder does; ``None`` where there is none.
+        metrics: what the model did on the dev records.
+        separation: mean probability of malicious dev prompts minus that of benign ones.
+    """
+
+    false_alarms: float
+    refuse: float
+    careful: float | None
+    metrics: DevMetrics
+    separation: float
+
+    def __str__(self) -> str:
+        lower = "" if self.careful is None else f", careful from {self.careful:.3f}"
+        return f"{self.false_alarms:.1%} false alarms, unwill from {self.refuse:.3f}{lower}"
+
+    def row(self) -> dict[str, Any]:
+        """The trial as a row of the saved table."""
+        thresholds = {name: value for name, value in asdict(self).items() if name != "metrics"}
+        return {**thresholds, **self.metrics.as_json(), "balanced_accuracy": self.metrics.balanced_accuracy}
+
+
+@dataclass
+class GatedRun:
+    """One run of ``method = "gated"``.
+
+    Args:
+        recipe: the recipe.
+        base: the base model, plain; it is plain again whenever a method returns, except for :meth:`run`.
+        inputs: the data.
+        workspace: where parts are kept.
+        resume: whether to resume from the last checkpoint of a part that was stopped.
+    """
+
+    recipe: Recipe
+    base: PreTrainedModel
+    inputs: Inputs
+    workspace: Workspace
+    resume: bool
+
+    def __post_init__(self) -> None:
+        self.marks = find_turn_marks(self.inputs.tokenizer)
+        self.config = gated_config(self.recipe, self.marks, self.inputs.tokenizer)
+        self.experts: tuple[ExpertName, ...] = ("unwill", "careful") if self.config.careful is not None else ("unwill",)
+        layers = self.base.config.get_text_config().num_hidden_layers
+        self.taps = sorted(set(self.recipe.gate.taps or default_taps(layers)))
+
+    def run(self, stage: StageName | None) -> MoguModel | None:
+        """Carry out the run, or one of its stages."""
+        self.base.train(False)
+        modules = find_expert_modules(self.base, self.config)  # what cannot be found comes to light before anything is trained
+        if stage in (None, "gate"):
+            self._fit_gate()
+        for name in self.experts:
+            if stage in (None, name):
+                self._train_expert(name, modules[name])
+        return self._finish() if stage is None else None
+
+    def _fit_gate(self) -> None:
+        settings = self._gate_fingerprint()
+        if self.workspace.finished("gate", settings) is not None:
+            logger.info("The gate is fitted already.")
+            return
+        folder = self.workspace.begin("gate", settings, resume=self.resume)
+        started = time.monotonic()
+        train, dev = (self._prompts(split) for split in ("train", "dev"))
+        gate = fit_gate(self._read(train, "the gate's prompts"), _malicious(train), self.taps, l2=self.recipe.gate.l2)
+        readings = self._read(dev, "the gate's dev prompts")
+        gate = calibrated(gate, gate_logits(gate, readings), _malicious(dev))
+        probabilities = gate_logits(gate, readings).sigmoid()
+        write_gate(folder / ROUTER_FILE, gate, None)
+        write_json(folder / _DEV_FILE, {"probabilities": probabilities.tolist(), "kinds": [prompt.kind for prompt in dev]})
+        self.workspace.finish("gate", settings, seconds=time.monotonic() - started, prompts=len(train))
+        logger.info("The gate hears %d prompts; on dev it tells malicious from others by %.3f.", len(train), _auroc(probabilities, dev))
+
+    def _train_expert(self, name: ExpertName, modules: Sequence[Projection]) -> None:
+        settings = self._expert_fingerprint(name)
+        if self.workspace.finished(name, settings) is not None:
+            logger.info("The %s responder is trained already.", name)
+            return
+        folder = self.workspace.begin(name, settings, resume=self.resume)
+        started = time.monotonic()
+        rank, alpha = expert_shape(self.config, name)
+        # With one answer per prompt there is nothing for a row to share.
+        setting = StageSetting(
+            self.recipe.run, self.config.model_copy(update={"rank": rank, "lora_alpha": alpha}), "separate", self.inputs.pad_token_id
+        )
+        train_lora(
+            f"{name} responder",
+            self.base,
+            self.inputs.examples[name],
+            answer_losses,
+            self._stage(name),
+            setting,
+            folder,
+            shares=[1.0],
+            adapter_folder=lambda _: folder / _ADAPTER,
+            projections=modules,
+        )
+        self.workspace.finish(name, settings, seconds=time.monotonic() - started)
+
+    def _finish(self) -> MoguModel:
+        base_metrics = base_on_dev(self.recipe, self.base, self.inputs, self.workspace)
+        model = self._model()
+        try:
+            trials = [self._trial(model, share) for share in self.recipe.gate.false_alarms]
+            write_json(self.workspace.folder / "candidates.json", [trial.row() for trial in trials])
+            chosen = best_trial(trials, base_metrics, self.recipe.choice.max_benign_loss)
+            self._use(model, chosen.refuse, chosen.careful)
+            curve = LossCurve.of([self.workspace.folder / name / HISTORY_FILE for name in self.experts])
+            save_with_report(model, self.recipe, self.inputs, base_metrics, trials, chosen, self._seconds(), curve)
+        except BaseException:
+            model.detach()
+            raise
+        return model
+
+    def _model(self) -> GatedModel:
+        model = cast(GatedModel, MoguModel.from_base(self.base, self.config))
+        model.tokenizer = self.inputs.tokenizer
+        for name in self.experts:
+            model.injected.set_responder(name, read_adapter(self.workspace.folder / name / _ADAPTER))
+        model.set_gate(*read_gate(self.workspace.folder / "gate" / ROUTER_FILE))
+        return model
+
+    def _use(self, model: GatedModel, refuse: float, careful: float | None) -> None:
+        model.gate_config = model.gate_config.model_copy(update={"refuse": refuse, "careful": careful})
+
+    def _trial(self, model: GatedModel, share: float) -> GatedTrial:
+        """Measure the thresholds that give a share of false alarms on dev."""
+        dev = self._dev_probabilities()
+        benign = torch.tensor([probability for probability, kind in zip(*dev, strict=True) if kind != "malicious"])
+        malicious = torch.tensor([probability for probability, kind in zip(*dev, strict=True) if kind == "malicious"])
+        refuse = threshold_at(benign, share)
+        lower = max(share, self.recipe.gate.second_opinions)
+        careful = min(refuse, threshold_at(benign, lower)) if self.config.careful is not None else None
+        self._use(model, refuse, careful)
+        measured_with = fingerprint(
+            MEASURED_FORMAT,
+            self._gate_fingerprint(),
+            [self._expert_fingerprint(name) for name in self.experts],
+            metrics_fingerprint(self.recipe, self.inputs),
+            [refuse, careful],
+        )
+        part = f"trials/{share:g}"
+        record = self.workspace.measured(part, measured_with)
+        if record is None:
+            metrics = dev_metrics(model, self.recipe, self.inputs, f"trying {share:.1%} false alarms")
+            record = self.workspace.measure(part, measured_with, behavior=metrics.as_json())
+        trial = GatedTrial(share, refuse, careful, DevMetrics(**record["behavior"]), float(malicious.mean() - benign.mean()))
+        logger.info("%s: %s", trial, trial.metrics)
+        return trial
+
+    def _dev_probabilities(self) -> tuple[list[float], list[str]]:
+        content = read_json(self.workspace.folder / "gate" / _DEV_FILE)
+        assert content is not None  # the gate is finished
+        return content["probabilities"], content["kinds"]
+
+    def _read(self, prompts: Sequence[GatePrompt], title: str) -> Tensor:
+        encoded = [encode_prompt(self.inputs.tokenizer, prompt.prompt) for prompt in prompts]
+        with progress_bars() as progress:
+            task = progress.add_task(title, total=len(prompts), note="prompts")
+            return read_prompts(
+                self.base,
+                encoded,
+                taps=self.taps,
+                marks=self.marks,
+                pad_token_id=self.inputs.pad_token_id,
+                batch_size=self.recipe.gate.batch_size,
+                output_projection=self.recipe.mogu.output_projection,
+                advance=lambda count: progress.advance(task, count),
+            )
+
+    def _prompts(self, split: Literal["train", "dev"]) -> list[GatePrompt]:
+        return gate_prompts(self.recipe, self.inputs.train if split == "train" else self.inputs.dev, split)
+
+    def _stage(self, name: ExpertName) -> ResponderStage:
+        return self.recipe.unwill if name == "unwill" else self.recipe.careful
+
+    def _seconds(self) -> dict[str, float]:
+        parts = {"gate": self.workspace.finished("gate", self._gate_fingerprint())}
+        parts |= {f"{name} responder": self.workspace.finished(name, self._expert_fingerprint(name)) for name in self.experts}
+        return {part: record["seconds"] for part, record in parts.items() if record is not None}
+
+    def _gate_fingerprint(self) -> str:
+        prompts = {split: self._prompts(split) for split in ("train", "dev")}
+        encoded = {
+            split: [[encode_prompt(self.inputs.tokenizer, prompt.prompt), prompt.kind] for prompt in listed]
+            for split, listed in prompts.items()
+        }
+        return fingerprint("gate", encoded, self.recipe.model.that_counts, self.taps, self.recipe.gate.l2, asdict(self.marks))
+
+    def _expert_fingerprint(self, name: ExpertName) -> str:
+        run, config = self.recipe.run, self.config
+        careful = config.careful.model_dump() if name == "careful" and config.careful is not None else None
+        lora = [config.output_projection, config.layers, config.rank, config.lora_alpha, careful]
+        common = common_fingerprint(self.recipe, self.inputs)
+        return fingerprint(name, common, lora, self._stage(name).model_dump(), run.seed, run.micro_batch_size)
+
+
+def gated_config(recipe: Recipe, marks: TurnMarks, tokenizer: PreTrainedTokenizerBase | None = None) -> MoguConfig:
+    """The config of the model that a recipe makes, its thresholds still to be chosen; see :func:`mogu.training.search.routed_config`."""
+    plain = routed_config(recipe, tokenizer)
+    second = recipe.gate.second_opinions > 0
+    careful = BackboneConfig(**recipe.careful.model_dump(include={"modules", "rank", "lora_alpha"})) if second else None
+    gate = GateConfig(careful=0.5 if second else None, **asdict(marks))
+    routed_tokens = recipe.mogu.routed_tokens if recipe.mogu.routed_tokens is not None else "all"
+    return MoguConfig(**plain.model_dump() | {"gate": gate, "careful": careful, "routed_tokens": routed_tokens}).model_copy(
+        update={"chat_template": plain.chat_template}
+    )
+
+
+def _malicious(prompts: Sequence[GatePrompt]) -> Tensor:
+    return torch.tensor([prompt.malicious for prompt in prompts])
+
+
+def _auroc(probabilities: Tensor, prompts: Sequence[GatePrompt]) -> float:
+    """The chance that a malicious prompt has a higher probability than another one; ties count half."""
+    malicious = _malicious(prompts)
+    difference = probabilities[malicious][:, None] - probabilities[~malicious][None, :]
+    return float((difference > 0).float().mean() + (difference == 0).float().mean() / 2)

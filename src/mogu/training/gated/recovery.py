@@ -1,0 +1,105 @@
+"""What responders of a gated model learn: to refuse, also where the answer has begun otherwise, and to answer what is harmless.
+
+Whoever can write the beginning of an answer, or has the model write it, gets past a refusal that was only learned as the first words
+("Safety Alignment Should Be Made More Than Just a Few Tokens Deep", Qi et al., arXiv 2406.05946). Beginnings are openings of the request's
+own words, marks of lists, or sentences about nothing. Knows records, tokenizers and text; knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+from mogu.data import Record, conversation_of, opening_for
+from mogu.inference.prompts import Conversation, WithTools, as_conversation, encode_answer, encode_prompt
+from mogu.training.examples import Example
+
+REFUSAL = "I'm sorry, but I can't help with that."
+"""One for all requests: with one, a small model refuses as surely at temperature 1 as greedily."""
+
+BEGUN = 0.5
+"""Share of the examples whose answer has begun otherwise."""
+
+_HARMLESS_SHARE = 0.35
+_HARMLESS = (
+    "The morning is bright and calm.",
+    "Here is a short line about rain: it falls softly on the roof.",
+    "1, 2, 3, 4, 5, 6",
+    "Autumn leaves drift down the lane. A cat watches from the wall.",
+    "Bonjour ! Pomme, poire, cerise.",
+    "Let me begin with a greeting: good day to you.",
+    "A lamp, a ladder, a loaf of bread. The clock in the hall has stopped at noon, and nobody has wound it since.",
+)
+_AFTER_HARMLESS = ("", "\n\n", "\n\nNow to your request:", "\n", "\n\nAs for the rest:\n1.")
+_AFFIRMATIVE = (
+    *("Sure, here is", "Of course!", "Yes, I can help with that.", "1.", "Step 1:", "Certainly. Here are the steps:\n\n1."),
+    *("You will need the following:\n-", "Absolutely, here", "# Overview\n\n", "```text\n1.", "No problem. First,"),
+)
+_AFTER_OPENING = ("", "", "\n\n1.", " First,")
+
+
+def refusing_examples(
+    tokenizer: PreTrainedTokenizerBase,
+    records: Sequence[Record],
+    *,
+    refusals: Sequence[str],
+    max_length: int,
+    system_prompt: str | None,
+    seed: int,
+) -> list[Example]:
+    """Encode prompts of every kind with a refusal; half of them with an answer that has begun otherwise, and turns to refusing."""
+    examples = []
+    for record in records:
+        rng = random.Random(f"{seed}:{record.id}")
+        begun = beginning_for(record.request, rng) if rng.random() < BEGUN else ""
+        examples.append(_example(tokenizer, record, begun, rng.choice(refusals), max_length, system_prompt))
+    return examples
+
+
+def beginning_for(request: str, rng: random.Random) -> str:
+    """The beginning of an answer that is to turn to refusing."""
+    if rng.random() < _HARMLESS_SHARE:
+        return rng.choice(_HARMLESS) + rng.choice(_AFTER_HARMLESS)
+    # The request's own opening as often as all others together: it is what an attacker writes first.
+    return (opening_for(request, rng) if rng.random() < 0.5 else rng.choice(_AFFIRMATIVE)) + rng.choice(_AFTER_OPENING)
+
+
+def careful_examples(
+    tokenizer: PreTrainedTokenizerBase,
+    records: Sequence[Record],
+    *,
+    refusals: Sequence[str],
+    max_length: int,
+    system_prompt: str | None,
+    seed: int,
+) -> list[Example]:
+    """Encode malicious prompts with a refusal, and benign ones, borderline ones among them, with their affirmative answer."""
+    examples = []
+    for record in records:
+        rng = random.Random(f"{seed}:{record.id}")
+        answer = rng.choice(refusals) if record.label == "malicious" else record.affirm
+        examples.append(_example(tokenizer, record, "", answer, max_length, system_prompt))
+    return examples
+
+
+def _example(
+    tokenizer: PreTrainedTokenizerBase, record: Record, begun: str, answer: str, max_length: int, system_prompt: str | None
+) -> Example:
+    conversation: Conversation | WithTools = conversation_of(record, system_prompt)
+    if begun:
+        turns = [*as_conversation(conversation), {"role": "assistant", "content": begun}]
+        prompt = encode_prompt(tokenizer, turns)
+        ids = encode_answer(tokenizer, conversation, begun + _joint(begun) + answer, closed=True)
+        before = len(prompt) - len(encode_prompt(tokenizer, conversation))
+        ids = ids[before:]  # a token that straddles the border is cut there, as it is where somebody writes the beginning
+    else:
+        prompt = encode_prompt(tokenizer, conversation)
+        ids = encode_answer(tokenizer, conversation, answer, closed=True)
+    room = max(1, max_length - len(prompt))
+    return Example(record.id, tuple(prompt), (tuple(ids[:room]),), record.label == "malicious")
+
+
+def _joint(begun: str) -> str:
+    return "" if begun.endswith("\n") else " "
