@@ -18,7 +18,9 @@ from mogu.analysis.minilm import MiniLM
 from mogu.errors import MoguError
 from mogu.hub import load_base
 from mogu.modeling.adapter_files import Adapter
-from tests.reference import SlowRouted
+from mogu.modeling.gated.model import GatedModel
+from tests.gated_models import gated_config, gated_pair
+from tests.reference import SlowGated, SlowRouted
 
 torch.set_num_threads(1)  # these models are so small that threads cost more than they bring
 
@@ -222,6 +224,16 @@ def make_pair(make_base: Callable[..., PreTrainedModel]) -> Callable[..., tuple[
         twin = copy.deepcopy(base)
         model = MoguModel.from_base(base, config or MoguConfig(rank=4, lora_alpha=12, router_hidden=6))
         return model, SlowRouted(twin, randomize(model), randomize_backbone(model))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_gated(make_base: Callable[..., PreTrainedModel]) -> Callable[..., tuple[GatedModel, SlowGated]]:
+    """``make_gated(family)``: a gated model with random experts and a random gate, and the slow one with the same numbers."""
+
+    def make(family: str = "llama", config: MoguConfig | None = None) -> tuple[GatedModel, SlowGated]:
+        return gated_pair(make_base(family), config or gated_config())
 
     return make
 

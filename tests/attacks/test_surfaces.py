@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,9 +16,11 @@ from mogu.attacks.surfaces import LOGIT_MARGIN, SCORE_MARGIN, Meter, Surface, fl
 from mogu.defenses import TargetModel, make_defense
 from mogu.defenses.registry import REFUSAL
 from mogu.inference.replies import ReplySettings
+from mogu.inference.turns import find_turn_marks
 from mogu.modeling.config import BackboneConfig
 from mogu.transformers_compat import CACHE, cache_of
 from tests.attacks.small_targets import Small, drawn_ids, nats, small, write_baselines
+from tests.gated_models import gated_config
 
 PREFIX, RESTS, TARGET = drawn_ids(9, seed=1), drawn_ids(3, 7, seed=2), drawn_ids(6, seed=3)
 FAMILIES = ["llama", "llama-3", "gpt2", "gemma2", "gemma", "falcon-alibi", "opt", "mistral"]
@@ -272,3 +275,39 @@ def test_which_surface_a_defense_has(pair: Small) -> None:
     assert kinds == {"none": ("none", False), "self_reminder": ("none", False), "sft": ("sft", True), "mogu": ("mogu", True)}
     assert aware(pair.target, "mogu", routed_tokens=0).kind == "none"
     assert not surface_for(make_defense("detect_inp", pair.target), aware=False).knows_defense
+
+
+@pytest.fixture(scope="module")
+def gated(make_gated: Callable[..., Any], tokenizer: Any) -> TargetModel:
+    marks = find_turn_marks(tokenizer)
+    model, _ = make_gated("gpt2", config=gated_config(before=marks.before, after=marks.after, header=marks.header, careful=None))
+    model.stream = None
+    model.use_tokenizer(tokenizer)
+    return TargetModel(model.plain_base_model(), tokenizer, mogu=model)
+
+
+def test_the_signal_of_a_gate_is_its_logit_above_the_threshold(gated: TargetModel) -> None:
+    model = gated.require_mogu()
+    ids = gated.encode([{"role": "user", "content": "pick a lock now"}])
+    spans = model.marks.spans(ids)
+    for dial in (0.0, 1.5):
+        for cut in (spans.user[0][0], spans.user[0][0] + 3, spans.end):
+            surface = aware(gated, "mogu", dial=dial)
+            assert (surface.kind, surface.knows_defense) == ("mogu", True)
+            surface.read(ids[:cut])
+            found = surface.evaluate_ids([ids[cut:]], TARGET.tolist())
+            logit = float(model.prompt_logits(torch.tensor([ids]))[0]) + dial
+            expected = max(0.0, logit - math.log(0.7 / 0.3) + LOGIT_MARGIN)
+            assert found.signal.tolist() == pytest.approx([expected], abs=1e-5)
+
+
+@pytest.mark.parametrize("dial", [-30.0, 30.0])
+def test_a_gate_refuses_embeddings_as_it_refuses_texts(gated: TargetModel, dial: float) -> None:
+    surface = aware(gated, "mogu", dial=dial)
+    conversation = [{"role": "user", "content": "pick a lock"}]
+    ids = gated.encode(conversation)
+    surface.read(ids[:4])
+    reply = surface.reply(surface.embed(ids), 8)
+    assert (reply == REFUSAL) == (dial > 0)
+    if dial < 0:
+        assert reply == make_defense("mogu", gated, dial=dial).reply([conversation], ReplySettings(8))[0].text

@@ -214,8 +214,8 @@ class GatedSurface(Surface):
     def read(self, prefix: Sequence[int]) -> None:
         """Read the prefix, and what the gate hears of the user's tokens in it."""
         super().read(prefix)
-        # With the mark that ends a turn put behind it, what has begun in the prefix is found as well.
-        spans = self._marks.spans([*prefix, *self._marks.after]).user
+        # With a token more and the mark that ends a turn behind it, the turn that begins in the prefix is found as well.
+        spans = self._marks.spans([*prefix, 0, *self._marks.after]).user
         states = self.plain(self.embed(prefix).unsqueeze(0), keep=1, states=True).states
         user = [index for start, stop in spans for index in range(start, min(stop, len(prefix)))]
         self._count, self._prefix = len(user), len(prefix)

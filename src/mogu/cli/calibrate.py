@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -23,10 +23,13 @@ if TYPE_CHECKING:
 def calibrate(
     path: ModelPath,
     dev: Annotated[
-        str, typer.Option(help="Held-out records, a .jsonl file as `mogu data build` writes it, or 'starter', the starter set's.")
-    ],
+        str | None, typer.Option(help="Held-out records, a .jsonl file as `mogu data build` writes it, or 'starter', the starter set's.")
+    ] = None,
+    benign: Annotated[
+        Path | None, typer.Option(help="Benign requests without labels, one a line or a table; for a model with a gate, instead of --dev.")
+    ] = None,
     max_benign_refusal: Annotated[float, typer.Option(help="Share of benign records that may be refused, and of borderline ones.")] = 0.01,
-    write: Annotated[bool, typer.Option("--write", help="Save the dial in the model's mogu_config.json and on its card.")] = False,
+    write: Annotated[bool, typer.Option("--write", help="Save dial or threshold in the model's mogu_config.json and on its card.")] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a reply; a refusal shows in its first sentence.")] = 48,
     batch_size: Annotated[int, typer.Option(min=1, help="Replies at a time, at most; fewer where memory is short.")] = 32,
     base_model: BaseModel = None,
@@ -35,13 +38,20 @@ def calibrate(
     trust_remote_code: TrustRemoteCode = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
 ) -> None:
-    """Find the dial at which most malicious requests are refused while few enough benign ones are.
+    """Find the dial, or a gate's threshold, at which most malicious requests are refused while few enough benign ones are.
 
     The model replies to the records at some twenty dials. Of those that keep benign refusals within the bound, the one that refuses
     most malicious requests is chosen. Use records that the model was not trained on, and measure on others: results on the records that
     a dial was chosen on are too favorable.
 
-    Example: mogu calibrate safer-qwen --dev data/pairs.dev.jsonl --max-benign-refusal 0.01 --write
+    With --benign, a gate's threshold is chosen instead, from requests as they come in, which nobody has to label: of requests like these,
+    no more than the bound are refused, with 95 % confidence. That takes at least 299 requests for a bound of 1 %, and no replies.
+
+    Examples:
+
+    mogu calibrate safer-qwen --dev data/pairs.dev.jsonl --max-benign-refusal 0.01 --write
+
+    mogu calibrate smollm2-gated --benign traffic.txt --max-benign-refusal 0.01 --write
     """
     from mogu.cli._shared import load_model, show_log
     from mogu.data import read_records
@@ -51,12 +61,21 @@ def calibrate(
     from mogu.evaluation.calibration import write_calibration
 
     folder = Path(path).expanduser()
+    if (dev is None) == (benign is None):
+        raise ConfigError(
+            "Neither --dev nor --benign was given" if dev is None else "Both --dev and --benign were given",
+            expected="one of the two",
+            action="--dev takes labeled records, --benign requests as they come in",
+        )
     if write and not folder.is_dir():
         raise ConfigError(f"--write was given, and {path} is no folder here", expected="a folder", action="download the model first")
+    options: Any = {"base_model": base_model, "dtype": dtype, "trust_remote_code": trust_remote_code, "chat_template": chat_template}
+    if benign is not None:
+        _promise(path, folder, benign, max_benign_refusal, options, batch_size=batch_size, write=write, as_json=as_json)
+        return
+    assert dev is not None  # one of the two was given
     records = dev_pairs() if dev == STARTER else read_records(Path(dev))
-    model = load_model(
-        path, base_model=base_model, dtype=dtype, trust_remote_code=trust_remote_code, chat_template=chat_template, dial=None
-    )
+    model = load_model(path, **options, dial=None)
     console = Console(stderr=True, highlight=False)
     with show_log(console):
         calibration = run(
@@ -72,6 +91,39 @@ def calibrate(
         typer.echo(json.dumps({**calibration.as_json(), "written": write}))
         return
     _show(calibration, path, write=write)
+
+
+def _promise(
+    path: str, folder: Path, benign: Path, bound: float, options: dict[str, Any], *, batch_size: int, write: bool, as_json: bool
+) -> None:
+    from mogu.cli._shared import load_model
+    from mogu.data import read_instructions
+    from mogu.errors import ConfigError
+    from mogu.evaluation.false_alarms import CONFIDENCE, allowed_alarms, promised_threshold, write_promise
+    from mogu.modeling.gated.model import GatedModel
+
+    requests = [[{"role": "user", "content": instruction.text}] for instruction in read_instructions(benign)]
+    allowed_alarms(len(requests), bound, CONFIDENCE)  # too few are refused before the model is loaded
+    model = load_model(path, **options, dial=None)
+    if not isinstance(model, GatedModel):
+        raise ConfigError(
+            f"{path} has no gate", expected="a model of method gated", action="choose the dial of this one with --dev, on labeled records"
+        )
+    promise = promised_threshold(model, requests, bound=bound, batch_size=batch_size)
+    if write:
+        write_promise(folder, promise, source=benign.name)
+    if as_json:
+        typer.echo(json.dumps({**promise.as_json(), "written": write}))
+        return
+    console = Console(highlight=False)
+    console.print(
+        f"unwill answers from {promise.threshold:.4f} on (before: {promise.before:.4f}): {promise.alarms} of {promise.requests} requests "
+        f"reach it ({promise.alarms_before} before). With {promise.confidence:.0%} confidence, at most {promise.bound:.2%} of requests "
+        "like these are refused.",
+        soft_wrap=True,
+    )
+    written = f"Written: {escape(path)} has the new threshold." if write else "Nothing was written: add --write to keep it."
+    console.print(written, soft_wrap=True)
 
 
 def _show(calibration: Calibration, path: str, *, write: bool) -> None:

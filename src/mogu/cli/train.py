@@ -29,6 +29,8 @@ class StageChoice(StrEnum):
     GLAD = "glad"
     UNWILL = "unwill"
     ROUTER = "router"
+    GATE = "gate"
+    CAREFUL = "careful"
 
 
 def train(
@@ -36,7 +38,7 @@ def train(
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, such as glad.epochs=3; may be repeated.")
     ] = None,
-    stage: Annotated[StageChoice | None, typer.Option(help="Run this stage alone; the model is saved after the router stage.")] = None,
+    stage: Annotated[StageChoice | None, typer.Option(help="Run this stage alone; router, or a run without this, saves the model.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume a run that was stopped from its last checkpoint.")] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Discard what an earlier run left (with --stage, of that stage).")] = False,
     dry_run: Annotated[
@@ -48,11 +50,11 @@ def train(
     chat_template: ChatTemplate = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report, or the plan, as one JSON object.")] = False,
 ) -> None:
-    """Train two responders and a router on a base model, choose the best, and save the hardened model.
+    """Train two responders and a router on a base model, or a gate and its responder, choose the best, and save the hardened model.
 
     Three stages run one after the other: 'glad' learns to answer anything, 'unwill' to refuse anything, 'router' when to be which. Several
-    checkpoints and penalties are tried, and the combination whose replies to held-out records are best is kept. Progress goes to standard
-    error.
+    checkpoints and penalties are tried, and the combination whose replies to held-out records are best is kept. With method = "gated", a
+    gate is fitted to the prompts, unwill learns to refuse, and held-out records choose the threshold. Progress goes to standard error.
 
     Finished parts are kept in a working folder beside the output and never trained twice. After a kill or Ctrl-C, run the same command
     with --resume. The output folder appears at the end, complete, with the model card, training_report.json and the loss curve

@@ -27,6 +27,10 @@ BASE_FOLDER = "base"
 """The folder of the tuned base, inside that of the hardened model that refers to it."""
 
 
+_SECOND_OPINIONS = 0.15
+"""For a gated model with a careful responder that has no report: the share of benign prompts that it may answer."""
+
+
 @dataclass(frozen=True)
 class HardenedModel:
     """A saved MoGU model.
@@ -59,7 +63,7 @@ class HardenedModel:
         tree["data"] = {"train": str(recipe.safety.pairs)}
         tree["run"] = {**tree.get("run", {}), "output": output, "work": None, "seed": run.seed, "save_steps": run.save_steps}
         tree["run"] |= {"max_length": run.max_length, "micro_batch_size": run.micro_batch_size}
-        for stage in ("glad", "unwill", "router"):
+        for stage in ("glad", "unwill", "router") if self.config.gate is None else ("unwill", "careful"):
             settings = tree.get(stage, {})
             epochs = settings.get("epochs", Stage.model_fields["epochs"].default)
             tree[stage] = {**settings, "epochs": epochs * recipe.keep.epochs_share}
@@ -89,6 +93,9 @@ class HardenedModel:
     def _settings(self) -> dict[str, Any]:
         known, backbone = self.config.model_dump(), self.config.backbone
         tree: dict[str, Any] = {"mogu": {name: known[name] for name in MoguSection.model_fields}}
+        if self.config.gate is not None:
+            careful = {} if self.config.careful is None else {"careful": self.config.careful.model_dump()}
+            return {**tree, "method": "gated", "gate": {"second_opinions": _SECOND_OPINIONS if careful else 0}, **careful}
         return tree if backbone is None else {**tree, "method": "v2", "backbone": backbone.model_dump()}
 
 

@@ -23,17 +23,10 @@ def plain_card(config: MoguConfig, *, data: str = "", results: str = "") -> str:
         data: a paragraph on what it was trained on.
         results: measured safety and usability, as Markdown.
     """
-    base = config.base_model or "a base model that was given as an object"
     metadata = ["---", "library_name: mogu", "tags:", "- mogu", "- safety", "- lora"]
     if config.base_model and not config.base_model.startswith(("/", ".", "~")):
         metadata.append(f"base_model: {config.base_model}")
-    layers = "every layer" if config.layers is None else f"the layers {config.layers}"
-    backbone = []
-    if config.backbone is not None:
-        which = "all linear layers" if config.backbone.modules is None else ", ".join(f"`{name}`" for name in config.backbone.modules)
-        backbone = [f"- LoRA rank {config.backbone.rank}, alpha {config.backbone.lora_alpha:g}, on {which} of the same decoder layers (V2)"]
-    opening = "every token" if config.routed_tokens == "all" else f"the first {config.routed_tokens} tokens"
-    again = f", and again behind `{config.answer_marker}`" if config.answer_marker else ""
+    what, settings, parts = _routed(config) if config.gate is None else _gated(config)
     return "\n".join(
         [
             *metadata,
@@ -41,8 +34,7 @@ def plain_card(config: MoguConfig, *, data: str = "", results: str = "") -> str:
             "",
             "# A MoGU model",
             "",
-            f"Two LoRA responders and a router for `{base}`, after MoGU (NeurIPS 2024): they decide how {opening} of an answer",
-            "come out, so that malicious requests are refused and others answered; then the plain base model goes on.",
+            *what,
             "",
             "```python",
             "from mogu import MoguModel",
@@ -52,9 +44,7 @@ def plain_card(config: MoguConfig, *, data: str = "", results: str = "") -> str:
             "",
             "## Settings",
             "",
-            f"- LoRA rank {config.rank}, alpha {config.lora_alpha:g}, on the attention output projection of {layers}",
-            *backbone,
-            f"- routing for {opening} of an answer{again}, handoff `{config.handoff}`, dial {config.dial:g}",
+            *settings,
             "",
             "## Data",
             "",
@@ -66,11 +56,62 @@ def plain_card(config: MoguConfig, *, data: str = "", results: str = "") -> str:
             "",
             "## Limits",
             "",
-            "The responders `glad` and `unwill` are extremes on purpose, and parts: neither is meant to be used alone.",
+            *parts,
             "Routing lowers the share of malicious requests that are answered; it does not bring it to nothing. What was not",
             "measured above, other languages and other attacks among it, is not known.",
             "",
         ]
+    )
+
+
+def _layers(config: MoguConfig) -> str:
+    return "every layer" if config.layers is None else f"the layers {config.layers}"
+
+
+def _routed(config: MoguConfig) -> tuple[list[str], list[str], list[str]]:
+    """What a model with routers is, its settings, and what to know of its parts."""
+    base = config.base_model or "a base model that was given as an object"
+    backbone = []
+    if config.backbone is not None:
+        which = "all linear layers" if config.backbone.modules is None else ", ".join(f"`{name}`" for name in config.backbone.modules)
+        backbone = [f"- LoRA rank {config.backbone.rank}, alpha {config.backbone.lora_alpha:g}, on {which} of the same decoder layers (V2)"]
+    opening = "every token" if config.routed_tokens == "all" else f"the first {config.routed_tokens} tokens"
+    again = f", and again behind `{config.answer_marker}`" if config.answer_marker else ""
+    return (
+        [
+            f"Two LoRA responders and a router for `{base}`, after MoGU (NeurIPS 2024): they decide how {opening} of an answer",
+            "come out, so that malicious requests are refused and others answered; then the plain base model goes on.",
+        ],
+        [
+            f"- LoRA rank {config.rank}, alpha {config.lora_alpha:g}, on the attention output projection of {_layers(config)}",
+            *backbone,
+            f"- routing for {opening} of an answer{again}, handoff `{config.handoff}`, dial {config.dial:g}",
+        ],
+        ["The responders `glad` and `unwill` are extremes on purpose, and parts: neither is meant to be used alone."],
+    )
+
+
+def _gated(config: MoguConfig) -> tuple[list[str], list[str], list[str]]:
+    """What a model with a gate is, its settings, and what to know of its parts."""
+    base, gate, careful = config.base_model or "a base model that was given as an object", config.gate, config.careful
+    assert gate is not None
+    settings = [
+        f"- `unwill`: LoRA rank {config.rank}, alpha {config.lora_alpha:g}, on the attention output projection of {_layers(config)}",
+        f"- the gate: `unwill` answers from a probability of {gate.refuse:.3f} on",
+    ]
+    if careful is not None:
+        settings.append(
+            f"- a careful responder, LoRA rank {careful.rank}, alpha {careful.lora_alpha:g}: answers from {gate.careful:.3f} to there"
+        )
+    listens = "nobody listens to answers" if gate.listen is None else f"answers are listened to, and taken back from {gate.listen:.3f} on"
+    tokens = "every token" if config.routed_tokens == "all" else f"the first {config.routed_tokens} tokens"
+    return (
+        [
+            f"A gate for `{base}`, after MoGU (NeurIPS 2024): it hears how malicious a request is. What it flags, the LoRA responder",
+            "`unwill` refuses; all else the base model answers as it is.",
+        ],
+        [*settings, f"- {listens}", f"- routing for {tokens} of an answer, dial {config.dial:g}"],
+        ["The responder `unwill` is an extreme on purpose, and a part: it refuses everything, and is not meant to be used alone."],
     )
 
 

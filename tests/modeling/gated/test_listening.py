@@ -12,7 +12,7 @@ from mogu.inference.leaving_rows import LeavingRows
 from mogu.inference.padding import left_pad
 from mogu.modeling.config import GateConfig
 from mogu.modeling.gated.listening import Ear
-from tests.modeling.gated.conftest import AFTER, BEFORE, gated_config
+from tests.gated_models import AFTER, BEFORE, gated_config
 from tests.modeling.gated.test_gated_generation import PROMPTS, answers, logit_of, who_answers
 
 pytestmark = [pytest.mark.core, pytest.mark.smoke]

@@ -1,12 +1,12 @@
-"""Gated models with random experts and gates, and slow ones with the same numbers."""
+"""Tiny gated models with random experts and gates, and slow ones with the same numbers."""
 
 from __future__ import annotations
 
 import copy
 from types import SimpleNamespace
 
-import pytest
 import torch
+from transformers import PreTrainedModel
 
 from mogu import MoguConfig, MoguModel
 from mogu.modeling.adapter_files import Adapter
@@ -41,21 +41,15 @@ def randomized(model: GatedModel) -> dict[str, dict[str, SimpleNamespace]]:
     return numbers
 
 
-@pytest.fixture(scope="session")
-def make_gated(make_base):
-    """``make_gated(family)``: a gated model, and the slow one with the same numbers."""
-
-    def make(family: str = "llama", dtype: torch.dtype = torch.float64, config: MoguConfig | None = None) -> tuple[GatedModel, SlowGated]:
-        base = make_base(family, dtype)
-        twin = copy.deepcopy(base)
-        model = MoguModel.from_base(base, config or gated_config())
-        assert isinstance(model, GatedModel)
-        slow = SlowGated(twin, randomized(model))
-        random = torch.Generator().manual_seed(4)
-        width = base.config.get_text_config().hidden_size
-        vectors = {tap: torch.randn(3, width, generator=random) * 0.05 for tap in (0, 1)}
-        stream = {1: torch.randn(2, width, generator=random) * 0.1}
-        model.set_gate(Gate(vectors, -0.2), StreamHead(stream, 0.3, -0.1))
-        return model, slow
-
-    return make
+def gated_pair(base: PreTrainedModel, config: MoguConfig) -> tuple[GatedModel, SlowGated]:
+    """Make a gated model of a base model, and the slow one with the same numbers."""
+    twin = copy.deepcopy(base)
+    model = MoguModel.from_base(base, config)
+    assert isinstance(model, GatedModel)
+    slow = SlowGated(twin, randomized(model))
+    random = torch.Generator().manual_seed(4)
+    width = base.config.get_text_config().hidden_size
+    vectors = {tap: torch.randn(3, width, generator=random) * 0.05 for tap in (0, 1)}
+    stream = {1: torch.randn(2, width, generator=random) * 0.1}
+    model.set_gate(Gate(vectors, -0.2), StreamHead(stream, 0.3, -0.1))
+    return model, slow
