@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import threading
 
 import pytest
 import torch
@@ -203,3 +205,54 @@ def test_only_the_first_tokens_are_routed_where_the_caller_says_so(pair):
 def test_embeddings_in_the_place_of_tokens_are_refused(pair):
     with pytest.raises(ConfigError, match="token ids"):
         pair[0].generate(inputs_embeds=torch.zeros(1, 3, 32, dtype=torch.float64), max_new_tokens=2)
+
+
+def test_only_some_rows_are_left_to_the_gate_where_the_caller_says_so(pair):
+    model, slow = pair
+    batch = left_pad(PROMPTS, 0, model.device)
+    rows = torch.arange(len(PROMPTS)) % 2 == 0
+    expected = [slow.greedy(ids, who_answers(model, slow, ids) if even else "base", NEW) for ids, even in zip(PROMPTS, rows, strict=True)]
+    with model.routing("on", rows=rows):
+        output = model.generate(**batch, **GREEDY)
+    assert answers(output, batch["input_ids"].shape[1]) == expected
+
+
+def test_threads_do_not_mix_their_decisions(pair):
+    model, slow = pair
+    by_thread: dict[int, list[bool]] = {}
+    expected = {tuple(ids): slow.greedy(ids, who_answers(model, slow, ids), NEW) for ids in PROMPTS}
+    logits = {tuple(ids): slow.models[who_answers(model, slow, ids)](input_ids=torch.tensor([ids])).logits for ids in PROMPTS}
+
+    def work(number: int) -> None:
+        right = []
+        for ids in PROMPTS[number::4] * 3:
+            right.append(answers(model.generate(torch.tensor([ids]), **GREEDY), len(ids)) == [expected[tuple(ids)]])
+            with torch.no_grad():
+                right.append(torch.allclose(model(input_ids=torch.tensor([ids])).logits, logits[tuple(ids)], atol=1e-9))
+        by_thread[number] = right
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [all(by_thread[number]) for number in range(4)] == [True] * 4
+
+
+def test_prompts_in_chunks_are_refused(pair):
+    with pytest.raises(ConfigError, match="prefill_chunk_size"):
+        pair[0].generate(torch.tensor([PROMPTS[0]]), prefill_chunk_size=4, **GREEDY)
+
+
+def test_a_detached_model_is_the_base_model_as_it_was(make_gated):
+    model, slow = make_gated()
+    base = model.detach()
+    assert not any(layer._forward_hooks for layer in base.model.layers)
+    assert answers(base.generate(torch.tensor([PROMPTS[0]]), **GREEDY), len(PROMPTS[0])) == [slow.greedy(PROMPTS[0], "base", NEW)]
+
+
+def test_a_copy_hears_for_itself(pair):
+    model, slow = pair
+    twin = copy.deepcopy(model)
+    for ids in PROMPTS[:6]:
+        assert answers(twin.generate(torch.tensor([ids]), **GREEDY), len(ids)) == [slow.greedy(ids, who_answers(model, slow, ids), NEW)]

@@ -68,13 +68,11 @@ class Places:
         user: which tokens are the users', bool ``[batch, tokens]``.
         last: column of the last token before the answer, ``[batch]``.
         end: column of the user's last token, ``[batch]``.
-        answer: which tokens belong to an answer that has been begun, bool ``[batch, tokens]``.
     """
 
     user: Tensor
     last: Tensor
     end: Tensor
-    answer: Tensor
 
     @classmethod
     def of(cls, spans: Sequence[PromptSpans], offsets: Sequence[int], width: int, device: torch.device) -> Places:
@@ -92,9 +90,8 @@ class Places:
             for start, stop in found.user:
                 user[row] |= (columns >= start + offset) & (columns < stop + offset)
         last, end = (torch.tensor([getattr(found, name) for found in spans]) + torch.tensor(offsets) for name in ("last", "end"))
-        answer = columns > last[:, None]
         # Where an earlier pass has read all of a turn, the first token of this one is the nearest thing to it.
-        return cls(user.to(device), last.clamp(min=0).to(device), end.clamp(min=0).to(device), answer.to(device))
+        return cls(user.to(device), last.clamp(min=0).to(device), end.clamp(min=0).to(device))
 
 
 def prompt_readings(hidden: Tensor, places: Places) -> Tensor:

@@ -50,12 +50,20 @@ def places_of(input_ids: Tensor, attention_mask: Tensor | None, marks: TurnMarks
     return Places.of(spans, offsets, input_ids.shape[1] - read_before, input_ids.device)
 
 
-def experts_for(probabilities: Tensor, config: GateConfig) -> dict[str, Tensor]:
-    """Which expert answers each prompt: by name, the rows it is on for, bool ``[batch]``; the base model answers all others."""
+def experts_for(probabilities: Tensor, config: GateConfig, among: Tensor | None = None) -> dict[str, Tensor]:
+    """Which expert answers each prompt: by name, the rows it is on for, bool ``[batch]``; the base model answers all others.
+
+    Args:
+        probabilities: the gate's, ``[batch]``.
+        config: the thresholds.
+        among: the rows that the gate decides about, bool ``[batch]``; ``None`` is all.
+    """
     refuse = probabilities >= config.refuse
     rows: dict[Responder, Tensor] = {"unwill": refuse}
     if config.careful is not None:
         rows["careful"] = (probabilities >= config.careful) & ~refuse
+    if among is not None:
+        rows = {name: chosen & among for name, chosen in rows.items()}
     return {name: chosen for name, chosen in rows.items() if chosen.any()}
 
 
@@ -72,6 +80,7 @@ class GatedGeneration:
         marks: what stands around the user's turns.
         stream: the stream head; ``None`` does not listen.
         boundary: where an answer can be taken back to.
+        rows: the rows of the batch that the gate decides about, bool ``[batch]``, the base model answering all others; ``None`` is all.
     """
 
     logits: Tensor | None = None
@@ -89,8 +98,9 @@ class GatedGeneration:
         marks: TurnMarks,
         stream: StreamHead | None = None,
         boundary: Boundary,
+        rows: Tensor | None = None,
     ) -> None:
-        self.base, self.controller = base, controller
+        self.base, self.controller, self.rows = base, controller, rows
         self.gate, self.config, self.dial = gate, config, dial
         self.schedule, self.marks = schedule, marks
         self.stream, self.boundary = stream, boundary
@@ -115,6 +125,12 @@ class GatedGeneration:
                 "generate was given no token ids, in which the gate could find the user's turns",
                 expected="input_ids",
                 action="pass token ids, or generate inside `with model.routing('off')`",
+            )
+        if setting(self.base, kwargs, "prefill_chunk_size")[0] is not None:
+            raise ConfigError(
+                "prefill_chunk_size is set, and the gate hears a prompt in one pass",
+                expected="prompts that are read at once",
+                action="leave it out, or generate inside `with model.routing('off')`",
             )
         self._prompt, self._mask = prompt, kwargs.get("attention_mask")
         view = view_for_call(self.base, forward=self._forward)
@@ -170,15 +186,17 @@ class GatedGeneration:
         cached = cache.get_seq_length() if cache is not None else 0
         # A cache that the caller had filled (an earlier turn) must be as it was when a flagged prompt is read again.
         before = copy.deepcopy(cache) if cached and not _can_crop(cache) else None
-        places = self._places(*kwargs["input_ids"].shape)
-        self.controller.reader = reading = PromptReading(self.gate, places)
+        self.controller.reader = reading = PromptReading(self.gate, self._places(kwargs["input_ids"], kwargs.get("attention_mask")))
         output = self.base.forward(*args, **kwargs)
         self.controller.reader = None
         logits = reading.logits() + self.dial
-        self.logits = logits[:: len(logits) // len(self._prompt)]  # beams and samples of one prompt share its logit
-        experts = experts_for(logits.sigmoid(), self.config) if self.schedule.routes_anything else {}
+        times = len(logits) // len(self._prompt)  # beams and samples of one prompt share its logit
+        self.logits = logits[::times]
+        among = None if self.rows is None else self.rows.cpu().repeat_interleave(times)
+        experts = experts_for(logits.sigmoid(), self.config, among) if self.schedule.routes_anything else {}
         if experts:
-            self.controller.experts = experts
+            # On the device once, rather than in every layer of every pass.
+            self.controller.experts = {name: None if chosen.all() else chosen.to(output.logits.device) for name, chosen in experts.items()}
             if cache is not None:
                 _rewind(cache, cached, before)
             output = self.base.forward(*args, **kwargs)
@@ -188,14 +206,14 @@ class GatedGeneration:
             self._ear.start(reading_on, answered_by_base)
         return output
 
-    def _places(self, rows: int, tokens: int) -> Places:
-        """Where things are in a pass over some or all tokens of the prompts, with beams and samples in rows of their own."""
-        ids, mask = self._prompt, self._mask
-        if mask is not None:  # of the whole conversation, where the prompt may be its new part only
-            mask = mask[:, -ids.shape[1] :]
-        times = rows // len(ids)
-        ids, mask = ids.repeat_interleave(times, 0), None if mask is None else mask.repeat_interleave(times, 0)
-        return places_of(ids, mask, self.marks, read_before=ids.shape[1] - tokens)
+    def _places(self, read: Tensor, mask: Any) -> Places:
+        """Where things are in a pass that reads ``[rows, tokens]``: all or the end of each prompt, each beam and sample in a row."""
+        length = self._prompt.shape[1]
+        ids = self._prompt.repeat_interleave(len(read) // len(self._prompt), 0)
+        if not isinstance(mask, Tensor) or mask.dim() != 2:  # made into another form by the model
+            mask = None if self._mask is None else self._mask.repeat_interleave(len(read) // len(self._prompt), 0)
+        # The mask may be that of a whole conversation of which the prompt is the new part.
+        return places_of(ids, None if mask is None else mask[:, -length:], self.marks, read_before=length - read.shape[1])
 
     def _go_on(self, output: Tensor, ear: Ear, kwargs: Mapping[str, Any], held: HeldBack | None) -> Tensor:
         """Generate on with ``unwill`` from where each alarming answer was still harmless; return all answers."""

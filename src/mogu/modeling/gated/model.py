@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import torch
@@ -187,18 +187,26 @@ class GatedModel(MoguModel):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The base model's forward pass; in mode ``"on"``, the gate hears a whole sequence first, and its expert computes what it flags.
 
-        With a key-value cache, the pass is computed as the pass before it in this thread was.
+        A pass that goes on from a key-value cache is the base model's, and inside a ``with model.routing("on")`` block that of whoever
+        computed the block's last whole sequence.
         """
         controller = current_controller(self._scope)
         ids = kwargs.get("input_ids", args[0] if args else None)
+        if self.gate is None or controller.mode != "on" or controller.reader is not None or not isinstance(ids, Tensor):
+            return self.base_model(*args, **kwargs)
         cache = kwargs.get(CACHE)
-        begins = cache is None or cache.get_seq_length() == 0
-        if self.gate is None or controller.mode != "on" or controller.reader is not None or not isinstance(ids, Tensor) or not begins:
+        if cache is not None and cache.get_seq_length():
             return self.base_model(*args, **kwargs)
         mask = kwargs.get("attention_mask")
-        logits = self.prompt_logits(ids, mask if isinstance(mask, Tensor) and mask.dim() == 2 else None) + self.dial
-        controller.experts = experts_for(logits.sigmoid(), self.gate_config)
-        return self.base_model(*args, **kwargs)
+        logits = self.prompt_logits(ids, mask if isinstance(mask, Tensor) and mask.dim() == 2 else None)
+        logits = logits + (self.dial if controller.dial is None else controller.dial)
+        among = None if controller.rows is None else controller.rows.cpu()
+        outside = controller is self._scope.default  # which other threads share
+        if outside:
+            controller = RoutingController(self._scope)
+        controller.experts = experts_for(logits.sigmoid(), self.gate_config, among)
+        with controller if outside else nullcontext():
+            return self.base_model(*args, **kwargs)
 
     @torch.no_grad()
     def generate(
@@ -227,7 +235,7 @@ class GatedModel(MoguModel):
         """
         self._scope.prompt_scores = None
         current = current_controller(self._scope)
-        if self.gate is None or current.mode != "on" or current.rows is not None:
+        if self.gate is None or current.mode != "on":
             return self.base_model.generate(inputs, **kwargs)  # type: ignore[operator]
         config = self.mogu_config
         controller = RoutingController(self._scope)
@@ -241,6 +249,7 @@ class GatedModel(MoguModel):
             marks=self.marks,
             stream=self.stream,
             boundary=self._sentence_boundary,
+            rows=current.rows,
         )
         with controller:
             output = call.generate(inputs, **kwargs)
