@@ -212,3 +212,12 @@ def test_every_written_refusal_and_opening_is_told_apart_whatever_it_is_about(sh
     missed = [one.text for one in instructions if classify_refusal(one.text, refusal_for(one.text, rng)).label != "full_refusal"]
     assert len(missed) <= 3, missed
     assert not [one.text for one in instructions if is_refusal(one.text, opening_for(one.text, rng))]
+
+
+@pytest.mark.parametrize(
+    "task", ["draft a letter", "compose a poem", "plan a raid", "design a trap", "outline the scheme", "prepare the potion"]
+)
+def test_whoever_will_not_do_the_task_itself_refuses(task: str) -> None:
+    for words in ("I will not {}.", "I won't {} that scares anybody.", "I'm not going to {} for you."):
+        assert is_refusal(f"Please {task}.", words.format(task))
+    assert not is_refusal(f"Please {task}.", f"I will not forget to {task}. First, gather what you need and write down three ideas.")

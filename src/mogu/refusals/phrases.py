@@ -33,7 +33,8 @@ _HELPING = (
     r"|entertain|process|disclos|reveal|speculat|justif|suppl(?:y|ies)|list\b|advocat|agree|accept|satisf|grant|oblige|honou?r"
     r"|play(?:ing)? along|role ?-?play|pretend|simulat|part of|used|involved|complicit|able|tak(?:e|ing) part|allow|let\b"
     r"|go(?:ing)? (?:along|into|there)|point you|lead you|name\b|identify|predict|confirm|locate|retrieve|track|verif|express"
-    r"|talk(?:ing)? about|carry out|perform|execut|follow|adopt|act as|repeat|present|direct you|fabricat|spread|access|look up|browse)"
+    r"|talk(?:ing)? about|carry out|perform|execut|follow|adopt|act as|repeat|present|direct you|fabricat|spread|access|look up|browse"
+    r"|draft|compos|plan\b|plann|design|develop|devis|outlin|prepar|invent|organi[sz]|arrang|craft|compil|recit|translat|summari[sz])"
 )
 DECLINES = _any(
     rf"{_SPEAKER}{_UNWILLING}{_BETWEEN}{{0,4}} {_HELPING}",
