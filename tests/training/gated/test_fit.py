@@ -9,6 +9,7 @@ from sklearn.linear_model import LogisticRegression
 
 from mogu.inference.turns import TurnMarks
 from mogu.modeling.gated.gate import Gate
+from mogu.modeling.gated.injection import _Ear
 from mogu.training.gated.fit import calibrated, default_taps, fit_gate, fit_logistic, gate_logits, read_prompts, threshold_at
 
 pytestmark = pytest.mark.core
@@ -16,19 +17,21 @@ pytestmark = pytest.mark.core
 MARKS = TurnMarks((60,), (61, 62))
 
 
-def test_what_is_read_of_prompts_is_what_the_model_hands_upward(make_base):
-    base = make_base("llama")
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "mistral"])
+@pytest.mark.parametrize("system", [[], [7, 8, 9, 10, 11]])
+def test_what_is_read_of_prompts_is_what_the_model_hands_upward(make_base, family, system):
+    base = make_base(family)
     random = torch.Generator().manual_seed(0)
-    prompts = [[1, 60, *torch.randint(3, 59, (count,), generator=random).tolist(), 61, 62] for count in (3, 9, 4, 6)]
+    prompts = [[1, *system, 60, *torch.randint(3, 59, (count,), generator=random).tolist(), 61, 62] for count in (3, 9, 4, 6)]
     readings = read_prompts(base, prompts, taps=[0, 1], marks=MARKS, pad_token_id=0, batch_size=3)
     assert readings.shape == (4, 2, 3, 32)
-    assert not any(layer._forward_hooks for layer in base.model.layers)
+    assert not any(isinstance(hook, _Ear) for module in base.modules() for hook in module._forward_hooks.values())
     for prompt, found in zip(prompts, readings, strict=True):
         with torch.no_grad():
             states = base(input_ids=torch.tensor([prompt]), output_hidden_states=True).hidden_states
         for index, tap in enumerate((0, 1)):
             h = states[tap + 1][0]
-            expected = torch.stack([h[-1], h[2:-2].mean(0), h[-3]]).float()
+            expected = torch.stack([h[-1], h[2 + len(system) : -2].mean(0), h[-3]]).float()
             assert torch.allclose(found[index], expected, atol=1e-5)
 
 

@@ -5,6 +5,7 @@ Knows models, token ids and labels; knows nothing of records or of what follows 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -12,16 +13,15 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers.cache_utils import DynamicCache
 
 from mogu.inference.batches import in_batches
-from mogu.inference.padding import left_pad
 from mogu.inference.turns import TurnMarks
 from mogu.modeling.architectures import find_output_projections
 from mogu.modeling.gated.gate import PROMPT_READINGS, Gate, Places, prompt_readings
-from mogu.modeling.gated.generation import places_of
 from mogu.modeling.gated.injection import listen_at
 from mogu.modeling.routing import RoutingController, RoutingScope
-from mogu.modeling.scoring import prefill_options
+from mogu.transformers_compat import cache_argument, cache_of
 
 _STEPS = 100
 
@@ -45,6 +45,8 @@ def read_prompts(
 ) -> Tensor:
     """What a gate reads of each prompt, ``[prompts, taps, 3, d]``, float32, on the CPU: one pass of the base model, up to the last tap.
 
+    What all prompts begin with, such as a system prompt, is read once.
+
     Args:
         base: the base model, plain, in evaluation mode.
         prompts: token ids of each.
@@ -58,20 +60,49 @@ def read_prompts(
     scope = RoutingScope()
     near = find_output_projections(base, output_projection)[0].name
     handles = listen_at(base, scope, taps, near)
+    spans = [marks.spans(prompt) for prompt in prompts]
+    shared = min(_common_start(prompts), *(found.user[0][0] for found in spans))
+    cache = _read_once(base, prompts[0][:shared]) if shared else None
+    if type(cache) is not DynamicCache:  # of a kind that cannot be had for several rows
+        shared, cache = 0, None
 
     def read(indices: list[int]) -> list[Tensor]:
-        batch = left_pad([list(prompts[index]) for index in indices], pad_token_id, base.device)
+        # Padded on the right and without a mask: causal attention never looks to the right, and reading is faster so.
+        rest = [prompts[index][shared:] for index in indices]
+        width = max(map(len, rest))
+        ids = torch.tensor([[*tokens, *[pad_token_id] * (width - len(tokens))] for tokens in rest], device=base.device)
         controller = RoutingController(scope, "off")
-        controller.reader = collecting = _Collecting(taps, places_of(batch["input_ids"], batch["attention_mask"], marks))
+        places = Places.of([spans[index] for index in indices], [-shared] * len(indices), width, base.device)
+        controller.reader = collecting = _Collecting(taps, places)
         with controller, suppress(_AllRead):
-            base(**batch, **prefill_options(base, batch["attention_mask"]))
+            base(input_ids=ids, **_behind(base, cache, len(indices)))
         return list(torch.stack([collecting.readings[tap] for tap in taps], dim=1))
 
     try:
-        return torch.stack(in_batches(read, list(map(len, prompts)), most=lambda _: batch_size, advance=advance))
+        return torch.stack(in_batches(read, [len(prompt) - shared for prompt in prompts], most=lambda _: batch_size, advance=advance))
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _common_start(prompts: Sequence[Sequence[int]]) -> int:
+    """How many tokens all prompts begin with alike, such as a system prompt; each keeps one of its own at least."""
+    first, shortest = prompts[0], min(map(len, prompts)) - 1
+    return next((index for index in range(shortest) if any(prompt[index] != first[index] for prompt in prompts)), shortest)
+
+
+def _read_once(base: Any, tokens: Sequence[int]) -> Any:
+    """The key-value cache of what all prompts begin with."""
+    return cache_of(base(input_ids=torch.tensor([list(tokens)], device=base.device), use_cache=True))
+
+
+def _behind(base: Any, cache: Any, rows: int) -> dict[str, Any]:
+    """Options of a pass behind what has been read once."""
+    if cache is None:
+        return {"use_cache": False}
+    copied = copy.deepcopy(cache)  # a pass writes into its cache
+    copied.batch_repeat_interleave(rows)
+    return {"use_cache": True, cache_argument(base): copied}
 
 
 class _AllRead(Exception):
