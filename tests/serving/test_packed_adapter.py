@@ -64,3 +64,11 @@ def test_a_model_that_routes_again_after_a_marker_is_refused(saved):
     model.save_pretrained(folder)
     with pytest.raises(ConfigError, match=r"routes again after '</think>'.*set answer_marker to null"):
         read_packed_adapter(folder)
+
+
+def test_a_gate_is_refused(make_gated, tmp_path):
+    model, _ = make_gated("llama")
+    model.stream = None
+    model.save_pretrained(tmp_path / "gated")
+    with pytest.raises(ConfigError, match="has a prompt gate"):
+        read_packed_adapter(tmp_path / "gated")
