@@ -265,3 +265,17 @@ def test_what_has_to_be_fetched_is_trained_first(
     with pytest.raises(ConfigError, match=r"onnxruntime.*not installed"):
         train_baselines(recipe, tmp_path / "b", base=base, tokenizer=tokenizer, records=records, parts=["detector", "minilm"])
     assert not (tmp_path / "b" / "detector.json").exists()
+
+
+def test_beside_a_gate_the_detector_learns_from_all_that_the_gate_learns_from(
+    recipe: Recipe, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, records: list[Record], tmp_path: Path
+) -> None:
+    tree = recipe.model_dump(mode="json", include={"model", "data", "run"})
+    gated = recipe_from({**tree, "method": "gated", "careful": {"learning_rate": 5e-3, "epochs": 1}}, source="of a test")
+    counts = {}
+    for name, made_of in (("routed", recipe), ("gated", gated)):
+        train_baselines(made_of, tmp_path / name, base=base, tokenizer=tokenizer, records=records, parts=["detector"])
+        about = json.loads((tmp_path / name / "detector.json").read_text())
+        counts[name] = (about["benign"], about["malicious"])
+    of_a_label = len(records) // 2
+    assert counts == {"routed": (of_a_label, of_a_label), "gated": (2 * of_a_label, 2 * of_a_label)}  # bare, and in another form

@@ -48,6 +48,9 @@ REFUSALS = (
 )
 """Each has one ``{subject}``, which is replaced by the result of :func:`subject_of`."""
 
+PLAIN_REFUSAL = "I'm sorry, but I can't help with that."
+"""One refusal for all requests: with one, a small model refuses as surely at temperature 1 as greedily."""
+
 SUBJECT = "{subject}"
 """Stands for what an instruction asks for, in a refusal that names it."""
 

@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,10 +22,11 @@ from mogu.files.atomic import check_replaceable, discard
 from mogu.files.json_files import fingerprint
 from mogu.hub.named_models import MINILM
 from mogu.inference.padding import padding_id
-from mogu.inference.prompts import encode_prompt, fixed_date, template_fingerprint
+from mogu.inference.prompts import as_conversation, encode_prompt, fixed_date, template_fingerprint
 from mogu.modeling.config import MoguConfig
 from mogu.progress import quiet_transformers
 from mogu.training.examples import Example, router_examples
+from mogu.training.gated.prompts import GatePrompt, gate_prompts
 from mogu.training.inputs import check_both_labels
 from mogu.training.losses import answer_losses
 from mogu.training.recipe import Recipe, ResponderStage
@@ -152,7 +154,7 @@ class _Run:
         )
 
     def _detector(self, target: Path) -> dict[str, Any]:
-        prompts = [encode_prompt(self.tokenizer, conversation_of(record, self.recipe.model.system_prompt)) for record in self.records]
+        prompts = [encode_prompt(self.tokenizer, prompt.prompt) for prompt in self._prompts]
         detector, about = fit_detector(
             self.base, prompts, self._malicious(), pad_token_id=padding_id(self.tokenizer), batch_size=self.recipe.choice.batch_size
         )
@@ -164,11 +166,18 @@ class _Run:
         detector.save(target, **about)
         return about
 
+    @cached_property
+    def _prompts(self) -> list[GatePrompt]:
+        """What detectors learn from: beside a gate, all that it learns from."""
+        if self.recipe.method == "gated":
+            return gate_prompts(self.recipe, self.records, "train")
+        return [GatePrompt(conversation_of(record, self.recipe.model.system_prompt), record.kind) for record in self.records]
+
     def _user_texts(self) -> list[str]:
-        return [user_text(record.conversation) for record in self.records]
+        return [user_text(as_conversation(prompt.prompt)) for prompt in self._prompts]
 
     def _malicious(self) -> list[bool]:
-        return [record.label == "malicious" for record in self.records]
+        return [prompt.malicious for prompt in self._prompts]
 
     def _examples(self, part: Part) -> list[Example]:
         records = [record for record in self.records if part != "expert" or record.label == "malicious"]
@@ -177,17 +186,19 @@ class _Run:
         )
 
     def _stage(self, part: Part) -> ResponderStage:
-        glad, router = self.recipe.glad, self.recipe.router
+        recipe = self.recipe
+        # A recipe says how its own responders are trained; what is fine-tuned plainly learns at the pace of those nearest to it.
+        like, passes = (recipe.careful, recipe.careful) if recipe.method == "gated" else (recipe.glad, recipe.router)
         if part == "expert":
             rate = self.learning_rates.get(part, EXPERT_LEARNING_RATE)
-            return ResponderStage(learning_rate=rate, epochs=EXPERT_EPOCHS, batch_size=glad.batch_size, dropout=glad.dropout)
+            return ResponderStage(learning_rate=rate, epochs=EXPERT_EPOCHS, batch_size=like.batch_size, dropout=like.dropout)
         return ResponderStage(
-            learning_rate=self.learning_rates.get(part, glad.learning_rate),
-            epochs=router.epochs,
-            batch_size=router.batch_size,
-            warmup_steps=glad.warmup_steps,
-            decay=glad.decay,
-            dropout=glad.dropout,
+            learning_rate=self.learning_rates.get(part, like.learning_rate),
+            epochs=passes.epochs,
+            batch_size=passes.batch_size,
+            warmup_steps=like.warmup_steps,
+            decay=like.decay,
+            dropout=like.dropout,
         )
 
     def _fingerprint(self, part: Part) -> str:
@@ -198,7 +209,9 @@ class _Run:
         examples = [[example.prompt, example.answers, example.malicious] for example in self._examples(part)]
         common = [part, model, template_fingerprint(self.tokenizer), examples]
         if part == "detector":
-            return fingerprint(common)
+            gated = self.recipe.method == "gated"
+            prompts = [[encode_prompt(self.tokenizer, prompt.prompt), prompt.malicious] for prompt in self._prompts] if gated else None
+            return fingerprint(common) if prompts is None else fingerprint(common, prompts)
         run, config = self.recipe.run, self.config
         lora = [config.output_projection, config.layers, config.rank, config.lora_alpha]
         return fingerprint(common, lora, self._stage(part).model_dump(), run.seed, run.micro_batch_size)

@@ -72,6 +72,22 @@ def router_examples(
     return _examples(tokenizer, answers, max_length, system_prompt)
 
 
+def room_for_answer(record: Record, prompt: Sequence[int], max_length: int) -> int:
+    """How many tokens of an answer fit behind a prompt.
+
+    Raises:
+        DataError: none do.
+    """
+    room = max_length - len(prompt)
+    if room < 1:
+        raise DataError(
+            f"The prompt of record {record.id!r} has {len(prompt)} tokens",
+            expected=f"fewer than max_length = {max_length}, so that an answer fits",
+            action="shorten or drop the record, or raise run.max_length",
+        )
+    return room
+
+
 def _examples(
     tokenizer: PreTrainedTokenizerBase, answered: Sequence[tuple[Record, tuple[str, ...]]], max_length: int, system_prompt: str | None
 ) -> list[Example]:
@@ -79,13 +95,7 @@ def _examples(
     for record, fields in answered:
         conversation = conversation_of(record, system_prompt)
         prompt = encode_prompt(tokenizer, conversation)
-        room = max_length - len(prompt)
-        if room < 1:
-            raise DataError(
-                f"The prompt of record {record.id!r} has {len(prompt)} tokens",
-                expected=f"fewer than max_length = {max_length}, so that an answer fits",
-                action="shorten or drop the record, or raise run.max_length",
-            )
+        room = room_for_answer(record, prompt, max_length)
         # A malicious affirmative is only an opening: nothing may teach the model that the answer ends there.
         answers = tuple(
             tuple(

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
+from mogu.data.refusal_bank import PLAIN_REFUSAL
 from mogu.data.starter import AUGMENT, LIMIT, STARTER
 from mogu.modeling.config import BackboneConfig, Handoff, MoguConfig, RoutedTokens, RouterKind
 from mogu.recipes.settings import Section, checked, read_tree
@@ -220,7 +221,7 @@ class GateSection(Section):
     l2: float = Field(default=0.03, ge=0)
     false_alarms: list[Annotated[float, Field(ge=0, lt=1)]] = Field(default=[0.02], min_length=1)
     second_opinions: float = Field(default=0.0, ge=0, lt=1)
-    refusals: list[Annotated[str, Field(pattern=r"\S")]] = Field(default=["I'm sorry, but I can't help with that."], min_length=1)
+    refusals: list[Annotated[str, Field(pattern=r"\S")]] = Field(default=[PLAIN_REFUSAL], min_length=1)
     batch_size: int = Field(default=32, ge=1)
 
 

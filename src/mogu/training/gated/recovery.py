@@ -14,10 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from mogu.data import Record, conversation_of, opening_for
 from mogu.inference.prompts import Conversation, WithTools, as_conversation, encode_answer, encode_prompt
-from mogu.training.examples import Example
-
-REFUSAL = "I'm sorry, but I can't help with that."
-"""One for all requests: with one, a small model refuses as surely at temperature 1 as greedily."""
+from mogu.training.examples import Example, room_for_answer
 
 BEGUN = 0.5
 """Share of the examples whose answer has begun otherwise."""
@@ -90,15 +87,15 @@ def _example(
     conversation: Conversation | WithTools = conversation_of(record, system_prompt)
     if begun:
         turns = [*as_conversation(conversation), {"role": "assistant", "content": begun}]
-        prompt = encode_prompt(tokenizer, turns)
+        prompt = encode_prompt(tokenizer, WithTools(turns, conversation.tools) if isinstance(conversation, WithTools) else turns)
         ids = encode_answer(tokenizer, conversation, begun + _joint(begun) + answer, closed=True)
         before = len(prompt) - len(encode_prompt(tokenizer, conversation))
         ids = ids[before:]  # a token that straddles the border is cut there, as it is where somebody writes the beginning
     else:
         prompt = encode_prompt(tokenizer, conversation)
         ids = encode_answer(tokenizer, conversation, answer, closed=True)
-    room = max(1, max_length - len(prompt))
-    return Example(record.id, tuple(prompt), (tuple(ids[:room]),), record.label == "malicious")
+    answer_ids = tuple(ids[: room_for_answer(record, prompt, max_length)])
+    return Example(record.id, tuple(prompt), (answer_ids,), record.label == "malicious")
 
 
 def _joint(begun: str) -> str:
