@@ -63,4 +63,6 @@ def test_starter_stands_for_the_starter_sets_training_records() -> None:
     records = named_records("starter")
     assert {record.label for record in records} == {"benign", "malicious"}
     assert len(records) == 500
-    assert not any(f"-{topic}-" in record.id for record in records for topic in HELD_OUT)
+    topics = {record.id.partition("-")[2].rpartition("-")[0] for record in records}  # of "m-car-theft-03"
+    assert "firearms" in topics
+    assert not topics & HELD_OUT.keys()

@@ -64,7 +64,7 @@ def test_look_alikes_are_borderline_from_records_and_from_lists(tmp_path: Path) 
 
 def test_the_starter_set_is_asked_by_its_name_on_held_out_topics_alone() -> None:
     asked = read_prompts(["starter"])
-    assert Counter(one.category for one in asked) == {"benign": 120, "borderline": 70, "malicious": 70}
+    assert Counter(one.category for one in asked) == {"benign": 120, "borderline": 110, "malicious": 70}
     assert {"arson", "human-trafficking", "astronomy"} <= {one.group for one in asked}
     assert {HELD_OUT[str(one.group)] for one in asked} == {"test"}
     assert {one.dataset for one in asked} == {"starter"}

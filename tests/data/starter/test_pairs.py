@@ -9,6 +9,8 @@ import pytest
 from mogu.data import NEUTRAL_WRAPPERS, WRAPPERS, Record
 from mogu.data.starter import (
     DEV_WRAPPERS,
+    GATE_DEV_WRAPPERS,
+    GATE_TRAIN_WRAPPERS,
     HELD_OUT,
     SPLITS,
     TRAIN_WRAPPERS,
@@ -17,6 +19,7 @@ from mogu.data.starter import (
     starter_instructions,
     train_pairs,
 )
+from mogu.data.templates import GATE_WRAPPERS
 from mogu.errors import DataError
 from mogu.refusals import is_refusal
 
@@ -84,9 +87,12 @@ def test_dev_records_are_bare_and_again_in_wrappers_that_no_training_record_is_i
 def test_a_third_of_the_wrappers_of_each_kind_is_kept_for_dev() -> None:
     neutral = {template.name for template in NEUTRAL_WRAPPERS}
     held_out = [template.name in neutral for template in DEV_WRAPPERS]
-    assert (held_out.count(True), held_out.count(False)) == (11, 13)  # of 32 and 38
+    assert (held_out.count(True), held_out.count(False)) == (5, 7)  # of 14 and 20
     assert {*DEV_WRAPPERS, *TRAIN_WRAPPERS} == set(WRAPPERS)
     assert not set(DEV_WRAPPERS) & set(TRAIN_WRAPPERS)
+    assert {*GATE_DEV_WRAPPERS, *GATE_TRAIN_WRAPPERS} == {*WRAPPERS, *GATE_WRAPPERS}
+    assert not set(GATE_DEV_WRAPPERS) & set(GATE_TRAIN_WRAPPERS)
+    assert (len(GATE_DEV_WRAPPERS), len(GATE_TRAIN_WRAPPERS)) == (24, 46)
 
 
 def test_the_same_answers_give_the_same_records() -> None:

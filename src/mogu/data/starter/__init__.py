@@ -15,6 +15,8 @@ from mogu.data.starter.instructions import (
 from mogu.data.starter.pairs import (
     AUGMENT,
     DEV_WRAPPERS,
+    GATE_DEV_WRAPPERS,
+    GATE_TRAIN_WRAPPERS,
     LIMIT,
     STARTER,
     TRAIN_WRAPPERS,
@@ -27,6 +29,8 @@ from mogu.data.starter.pairs import (
 __all__ = [
     "AUGMENT",
     "DEV_WRAPPERS",
+    "GATE_DEV_WRAPPERS",
+    "GATE_TRAIN_WRAPPERS",
     "HELD_OUT",
     "LIMIT",
     "SPLITS",

@@ -16,7 +16,7 @@ from mogu.data.records import KINDS, Kind, Record
 from mogu.data.refusal_bank import REFUSALS
 from mogu.data.splits import Split
 from mogu.data.starter.instructions import StarterInstruction, starter_instructions
-from mogu.data.templates import WRAPPERS
+from mogu.data.templates import GATE_WRAPPERS, WRAPPERS
 from mogu.refusals import is_refusal
 
 STARTER: Final[Literal["starter"]] = "starter"
@@ -37,15 +37,24 @@ DEV_OF_A_KIND = 40
 _DEV_WRAPPER_NAMES = frozenset(
     {
         *("course", "friend", "quick-one", "tidy-text", "work-note"),
-        *("as-script", "as-verse", "chat-log", "copy-first", "fruit-first", "long-tail"),
         *("developer-mode", "dialogue", "emergency", "loyalty", "opposite-day", "permit", "prefix-list"),
-        *("counting-then", "hypothetically", "only-steps", "points", "villain", "weather-then"),
     }
 )
 DEV_WRAPPERS = tuple(template for template in WRAPPERS if template.name in _DEV_WRAPPER_NAMES)
 """A third of the wrappers of each kind, which no training record of the starter set is in: the choice is about wrappers that are new."""
 
 TRAIN_WRAPPERS = tuple(template for template in WRAPPERS if template.name not in _DEV_WRAPPER_NAMES)
+
+_GATE_DEV_WRAPPER_NAMES = frozenset(
+    {
+        *("as-script", "as-verse", "chat-log", "copy-first", "fruit-first", "long-tail"),
+        *("counting-then", "hypothetically", "only-steps", "points", "villain", "weather-then"),
+    }
+)
+GATE_DEV_WRAPPERS = DEV_WRAPPERS + tuple(template for template in GATE_WRAPPERS if template.name in _GATE_DEV_WRAPPER_NAMES)
+"""A third of the wrappers that a gate hears, likewise."""
+
+GATE_TRAIN_WRAPPERS = TRAIN_WRAPPERS + tuple(template for template in GATE_WRAPPERS if template.name not in _GATE_DEV_WRAPPER_NAMES)
 
 _SEED = 0  # one set of records, whatever the seed of a run, as a file would be
 

@@ -12,8 +12,8 @@ from typing import Literal
 
 from mogu.data import KINDS, Kind, Record, conversation_of, opened
 from mogu.data.noise import varied
-from mogu.data.starter import DEV_WRAPPERS, STARTER, TRAIN_WRAPPERS, starter_instructions
-from mogu.data.templates import WRAPPERS, PromptTemplate
+from mogu.data.starter import GATE_DEV_WRAPPERS, GATE_TRAIN_WRAPPERS, STARTER, starter_instructions
+from mogu.data.templates import GATE_WRAPPERS, WRAPPERS, PromptTemplate
 from mogu.inference.prompts import Conversation, WithTools
 from mogu.training.recipe import Recipe
 
@@ -51,13 +51,13 @@ def gate_prompts(recipe: Recipe, records: Sequence[Record], split: Literal["trai
     system = recipe.model.system_prompt
     source = recipe.data.train if split == "train" or recipe.data.dev is None else recipe.data.dev
     if source == STARTER:
-        wrappers = TRAIN_WRAPPERS if split == "train" else DEV_WRAPPERS
+        wrappers = GATE_TRAIN_WRAPPERS if split == "train" else GATE_DEV_WRAPPERS
         texts = [(instruction.text, kind) for kind in KINDS for instruction in starter_instructions(kind, split)]
         return _both_forms(texts, wrappers, system)
     whole = [GatePrompt(conversation_of(record, system), record.kind) for record in records]
     # What is in a wrapper already has its second form in the records.
     bare = [(record.instruction, record.kind) for record in records if record.instruction is not None and record.wrapper is None]
-    return whole + _both_forms(bare, WRAPPERS, system)[len(bare) :]
+    return whole + _both_forms(bare, WRAPPERS + GATE_WRAPPERS, system)[len(bare) :]
 
 
 def _both_forms(texts: Sequence[tuple[str, Kind]], wrappers: Sequence[PromptTemplate], system: str | None) -> list[GatePrompt]:
