@@ -104,7 +104,6 @@ class GatedGeneration:
         self.gate, self.config, self.dial = gate, config, dial
         self.schedule, self.marks = schedule, marks
         self.stream, self.boundary = stream, boundary
-        self.taken_back: list[int] = []
         self._passes = 0
         self._ear: Ear | None = None
 
@@ -142,8 +141,7 @@ class GatedGeneration:
         first = self._telling_who_leaves(kwargs) | ({} if held is None else {"streamer": held})
         first["stopping_criteria"] = StoppingCriteriaList([*(kwargs.get("stopping_criteria") or []), ear])
         output = view.generate(prompt, **first)
-        self.taken_back = ear.alarms
-        if self.taken_back:
+        if ear.alarms:
             output = self._go_on(output, ear, kwargs, held)
         if held is not None:
             held.close()

@@ -62,10 +62,6 @@ class Ear(StoppingCriteria):
         """The rows whose answers became malicious."""
         return [int(row) for row in self._rung.nonzero()[:, 0]]
 
-    def probabilities(self, row: int) -> list[float]:
-        """What was heard at each token of an answer."""
-        return list(self._heard[row])
-
     def harmless_tokens(self, row: int) -> int:
         """How many tokens of an alarming answer stand before what gave rise to the alarm."""
         calm = [index for index, probability in enumerate(self._heard[row]) if probability < _CALM * self._threshold]
