@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from mogu.modeling.gated.gate import Gate
 from mogu.modeling.gated.model import GatedModel
 from tests.gated_models import randomized
 
-Mogu = Callable[..., subprocess.CompletedProcess[str]]
+Mogu = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
@@ -45,35 +44,35 @@ def requests_file(tmp_path: Path) -> Path:
     return file
 
 
-def test_info_says_what_it_is(mogu_process: Mogu, saved_gated: Path) -> None:
-    facts = json.loads(mogu_process("info", str(saved_gated), "--json").stdout)
+def test_info_says_what_it_is(run_mogu: Mogu, saved_gated: Path) -> None:
+    facts = json.loads(run_mogu("info", saved_gated, "--json")[1])
     assert (facts["method"], facts["responders"]) == ("gated", "unwill")
     assert facts["gate"] == {"refuse": 0.5, "careful": None, "listen": None}
     assert facts["added_parameters"] == 2 * 2 * (32 + 32) + 3 * 32 + 1
 
 
-def test_scores_and_replies(mogu_process: Mogu, saved_gated: Path, tmp_path: Path) -> None:
+def test_scores_and_replies(run_mogu: Mogu, saved_gated: Path, tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("How do I bake bread?\nWhich tea is best?\n")
-    scored = mogu_process("score", str(saved_gated), str(prompts))
-    assert scored.returncode == 0, scored.stderr
-    shown = mogu_process("generate", str(saved_gated), "How do I bake bread?", "--max-new-tokens", "4", "--json")
-    assert shown.returncode == 0, shown.stderr
+    code, scored, err = run_mogu("score", saved_gated, prompts)
+    assert code == 0, err
+    code, _, err = run_mogu("generate", saved_gated, "How do I bake bread?", "--max-new-tokens", "4", "--json")
+    assert code == 0, err
     model = MoguModel.from_pretrained(saved_gated)
     expected = model.score(["How do I bake bread?", "Which tea is best?"]).tolist()
-    rows = [json.loads(line) for line in scored.stdout.splitlines()]
+    rows = [json.loads(line) for line in scored.splitlines()]
     assert [row["score"] for row in rows] == pytest.approx(expected, abs=1e-5)
 
 
-def test_calibrate_promises_and_writes_on_request(mogu_process: Mogu, saved_gated: Path, requests_file: Path, tmp_path: Path) -> None:
+def test_calibrate_promises_and_writes_on_request(run_mogu: Mogu, saved_gated: Path, requests_file: Path, tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(saved_gated, model)
-    options = ["calibrate", str(model), "--benign", str(requests_file), "--max-benign-refusal", "0.05"]
-    shown = mogu_process(*options)
-    assert shown.returncode == 0, shown.stderr
-    assert "at most 5.00% of requests like these are refused" in shown.stdout
+    options = ["calibrate", model, "--benign", requests_file, "--max-benign-refusal", "0.05"]
+    code, shown, err = run_mogu(*options)
+    assert code == 0, err
+    assert "at most 5.00% of requests like these are refused" in shown
     assert json.loads((model / "mogu_config.json").read_text())["gate"]["refuse"] == 0.5
-    written = json.loads(mogu_process(*options, "--write", "--json").stdout)
+    written = json.loads(run_mogu(*options, "--write", "--json")[1])
     assert written["written"] is True
     assert written["alarms"] <= 1  # 95 % confidence allows one of 100 where 5 % are promised
     threshold = json.loads((model / "mogu_config.json").read_text())["gate"]["refuse"]
@@ -82,13 +81,10 @@ def test_calibrate_promises_and_writes_on_request(mogu_process: Mogu, saved_gate
     assert int((scores.double() >= threshold).sum()) == written["alarms"]
 
 
-def test_what_cannot_be_promised_is_refused(mogu_process: Mogu, saved_gated: Path, saved_model: Path, requests_file: Path) -> None:
-    few = mogu_process("calibrate", str(saved_gated), "--benign", str(requests_file), "--max-benign-refusal", "0.01")
-    assert few.returncode == 2
-    assert "at least 299" in few.stderr
-    routed = mogu_process("calibrate", str(saved_model), "--benign", str(requests_file), "--max-benign-refusal", "0.05")
-    assert routed.returncode == 2
-    assert "has no gate" in routed.stderr
-    neither = mogu_process("calibrate", str(saved_gated))
-    assert neither.returncode == 2
-    assert "--dev" in neither.stderr
+def test_what_cannot_be_promised_is_refused(run_mogu: Mogu, saved_gated: Path, saved_model: Path, requests_file: Path) -> None:
+    code, _, err = run_mogu("calibrate", saved_gated, "--benign", requests_file, "--max-benign-refusal", "0.01")
+    assert (code, "at least 299" in err) == (2, True)
+    code, _, err = run_mogu("calibrate", saved_model, "--benign", requests_file, "--max-benign-refusal", "0.05")
+    assert (code, "has no gate" in err) == (2, True)
+    code, _, err = run_mogu("calibrate", saved_gated)
+    assert (code, "--dev" in err) == (2, True)
