@@ -14,9 +14,8 @@ from typing import Any
 from mogu.data import Kind, Record, conversation_of
 from mogu.errors import ConfigError
 from mogu.evaluation.intervals import Estimate, difference, rate
-from mogu.files.atomic import atomic_file
 from mogu.inference.replies import ReplySettings, replies
-from mogu.modeling.checkpoint import CARD_FILE, CONFIG_FILE, read_card, read_config
+from mogu.modeling.checkpoint import read_card, read_config, rewrite_settings
 from mogu.modeling.model import MoguModel
 from mogu.modeling.model_card import plain_card, recalibrated_card
 from mogu.refusals import is_refusal
@@ -156,9 +155,7 @@ def write_calibration(folder: Path, calibration: Calibration) -> None:
     config = read_config(folder)
     card = read_card(folder) or plain_card(config)
     config.dial = calibration.chosen.dial
-    with atomic_file(folder / CONFIG_FILE) as new_config, atomic_file(folder / CARD_FILE) as new_card:
-        new_config.write_text(config.to_json(), encoding="utf-8")
-        new_card.write_text(recalibrated_card(card, config.dial, _results(calibration)), encoding="utf-8")
+    rewrite_settings(folder, config, recalibrated_card(card, config.dial, _results(calibration)))
 
 
 def _results(calibration: Calibration) -> str:

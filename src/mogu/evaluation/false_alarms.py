@@ -19,9 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from mogu.errors import ConfigError
-from mogu.files.atomic import atomic_file
 from mogu.inference.prompts import Conversation
-from mogu.modeling.checkpoint import CARD_FILE, CONFIG_FILE, read_card, read_config
+from mogu.modeling.checkpoint import read_card, read_config, rewrite_settings
 from mogu.modeling.gated.model import GatedModel
 from mogu.modeling.model_card import plain_card, recalibrated_card
 
@@ -124,9 +123,7 @@ def write_promise(folder: Path, promise: Promise, *, source: str) -> None:
     careful = config.gate.careful
     lower = {} if careful is None else {"careful": min(careful, promise.threshold)}
     config.gate = config.gate.model_copy(update={"refuse": promise.threshold, **lower})
-    with atomic_file(folder / CONFIG_FILE) as new_config, atomic_file(folder / CARD_FILE) as new_card:
-        new_config.write_text(config.to_json(), encoding="utf-8")
-        new_card.write_text(recalibrated_card(card, config.dial, _on_the_card(promise, source)), encoding="utf-8")
+    rewrite_settings(folder, config, recalibrated_card(card, config.dial, _on_the_card(promise, source)))
 
 
 def _on_the_card(promise: Promise, source: str) -> str:

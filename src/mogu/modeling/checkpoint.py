@@ -13,6 +13,7 @@ from pathlib import Path
 from torch import Tensor
 
 from mogu.errors import ModelFileError
+from mogu.files.atomic import atomic_file
 from mogu.modeling.adapter_files import (
     Adapter,
     read_adapter,
@@ -139,6 +140,17 @@ def write_config(folder: Path, config: MoguConfig) -> None:
     (folder / CONFIG_FILE).write_text(config.to_json(), encoding="utf-8")
     if config.chat_template is not None:
         (folder / TEMPLATE_FILE).write_text(config.chat_template, encoding="utf-8", newline="")
+
+
+def rewrite_settings(folder: Path, config: MoguConfig, card: str) -> None:
+    """Give a saved model another config and card: both are written beside the old ones, then take their places.
+
+    Raises:
+        MoguError: they cannot be written; config and card are then as they were.
+    """
+    with atomic_file(folder / CONFIG_FILE) as new_config, atomic_file(folder / CARD_FILE) as new_card:
+        new_config.write_text(config.to_json(), encoding="utf-8")
+        new_card.write_text(card, encoding="utf-8")
 
 
 def read_card(folder: Path) -> str | None:

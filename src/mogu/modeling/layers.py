@@ -24,7 +24,7 @@ def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
-def _by_row(rows: Tensor, routed: Tensor, base: Tensor) -> Tensor:
+def by_row(rows: Tensor, routed: Tensor, base: Tensor) -> Tensor:
     """Routed output in the rows of the batch that are routed, the base's in the others; ``[.., d]``, the batch flattened or not."""
     tokens = base.numel() // base.shape[-1] // len(rows)
     chosen = rows.to(base.device).repeat_interleave(tokens).view(*base.shape[:-1], 1)
@@ -62,7 +62,25 @@ class WrappedLinear(nn.Module):
         return bias
 
 
-class AdaptedLinear(WrappedLinear):
+class LoraHolder:
+    """Takes over and gives back a LoRA that is kept as ``A [r, d_in]``, ``down``, and ``s·Bᵀ [r, d_out]``, ``up``."""
+
+    down: Tensor
+    up: Tensor
+    scaling: float
+
+    @torch.no_grad()
+    def set_lora(self, lora_a: Tensor, lora_b: Tensor) -> None:
+        """Take over a LoRA: ``A [r, d_in]`` and ``B [d_out, r]``, unscaled."""
+        self.down.copy_(lora_a)
+        self.up.copy_(lora_b.to(self.up.device, torch.float32).t() * self.scaling)
+
+    def lora(self) -> tuple[Tensor, Tensor]:
+        """``A [r, d_in]`` and the unscaled ``B [d_out, r]``, the latter in float32, as copies."""
+        return self.down.detach().clone(), (self.up.detach().float() / self.scaling).t().contiguous()
+
+
+class AdaptedLinear(LoraHolder, WrappedLinear):
     """A linear layer of the backbone with a LoRA that is active while the model routes (MoGU V2).
 
     .. code-block:: text
@@ -82,9 +100,6 @@ class AdaptedLinear(WrappedLinear):
         dtype: type of the added weights, the one in which ``base_layer`` computes.
         device: device of the added weights.
     """
-
-    down: Tensor
-    up: Tensor
 
     def __init__(
         self,
@@ -117,17 +132,7 @@ class AdaptedLinear(WrappedLinear):
         hidden = _cast(F.linear(x, down), base_output.dtype)
         flat = torch.addmm(base_output.reshape(-1, self.out_features), hidden.reshape(-1, self.rank), up)
         adapted = flat.view_as(base_output)
-        return adapted if controller.rows is None else _by_row(controller.rows, adapted, base_output)
-
-    @torch.no_grad()
-    def set_lora(self, lora_a: Tensor, lora_b: Tensor) -> None:
-        """Take over a LoRA: ``A [r, d_in]`` and ``B [d_out, r]``, unscaled."""
-        self.down.copy_(lora_a)
-        self.up.copy_(lora_b.to(self.up.device, torch.float32).t() * self.scaling)
-
-    def lora(self) -> tuple[Tensor, Tensor]:
-        """``A [r, d_in]`` and the unscaled ``B [d_out, r]``, the latter in float32, as copies."""
-        return self.down.detach().clone(), (self.up.detach().float() / self.scaling).t().contiguous()
+        return adapted if controller.rows is None else by_row(controller.rows, adapted, base_output)
 
     def start_training(self) -> None:
         """Begin anew, as PEFT starts a LoRA, ``A`` random and ``B`` zero, with weights that are trained."""
@@ -233,7 +238,7 @@ class RoutedLinear(WrappedLinear):
         update = _cast(torch.mm(gated.view(-1, 2 * self.rank), up), base_output.dtype).view_as(base_output)
         # In place on the update just made, which no gradient needs; the base's own output belongs to others.
         routed = update.addcmul_(base_output, _cast(weights.sum(-1, keepdim=True), base_output.dtype))
-        return routed if controller.rows is None else _by_row(controller.rows, routed, base_output)
+        return routed if controller.rows is None else by_row(controller.rows, routed, base_output)
 
     def _responder_output(self, x: Tensor, mode: str) -> Tensor:
         part = slice(0, self.rank) if mode == "unwill" else slice(self.rank, 2 * self.rank)

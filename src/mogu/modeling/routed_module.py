@@ -101,14 +101,11 @@ class RoutedModule(nn.Module):
 
     @property
     def dial(self) -> float:
-        """The logit shift ``δ`` of every routed layer: positive refuses more, negative less, 0 is as trained."""
+        """The logit shift ``δ`` of every routed layer, or of the gate: positive refuses more, negative less, 0 is as trained."""
         return self.mogu_config.dial
 
     @dial.setter
     def dial(self, value: float) -> None:
-        self._set_dial(value)
-
-    def _set_dial(self, value: float) -> None:
         try:
             self.mogu_config.dial = value
         except ValueError as error:

@@ -23,7 +23,7 @@ from mogu.inference.padding import padding_id
 from mogu.inference.prompts import encode_marker, template_fingerprint
 from mogu.modeling.checkpoint import CONFIG_FILE
 from mogu.training.examples import Example, responder_examples, router_examples
-from mogu.training.gated.recovery import careful_examples, refusing_examples
+from mogu.training.gated.recovery import expert_examples
 from mogu.training.recipe import Recipe
 from mogu.training.starter import planned_pairs
 from mogu.training.workspace import MARKER
@@ -121,9 +121,9 @@ def _gated_examples(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, train: l
         "system_prompt": recipe.model.system_prompt,
         "seed": recipe.run.seed,
     }
-    examples: dict[StageName, list[Example]] = {"unwill": refusing_examples(tokenizer, train, **options)}
+    examples: dict[StageName, list[Example]] = {"unwill": expert_examples("unwill", tokenizer, train, **options)}
     if recipe.gate.second_opinions:
-        examples["careful"] = careful_examples(tokenizer, train, **options)
+        examples["careful"] = expert_examples("careful", tokenizer, train, **options)
     return examples
 
 

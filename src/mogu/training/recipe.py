@@ -343,7 +343,7 @@ class Recipe(Section):
     def _sections_of_the_method(self) -> Self:
         for name, methods in _SECTIONS_OF.items():
             if self.method not in methods and getattr(self, name) != type(getattr(self, name))():
-                raise ValueError(f"[{name}] is for method = {' or '.join(f'{method!r}' for method in methods)}".replace("'", '"'))
+                raise ValueError(f"[{name}] is for method = " + " or ".join(f'"{method}"' for method in methods))
         return self
 
 

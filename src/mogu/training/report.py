@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from mogu.files.atomic import atomic_folder
 from mogu.files.json_files import read_json, write_json
@@ -19,20 +19,9 @@ from mogu.modeling.model_card import plain_card
 from mogu.training.inputs import Inputs
 from mogu.training.loss_curve import LossCurve
 from mogu.training.recipe import Recipe
-from mogu.training.selection import DevMetrics
+from mogu.training.selection import AnyTrial, DevMetrics
 
 REPORT_FILE = "training_report.json"
-
-
-class AnyTrial(Protocol):
-    """A combination that was measured on the dev records, whatever the method."""
-
-    @property
-    def metrics(self) -> DevMetrics:
-        """What the model did on the dev records."""
-
-    def row(self) -> dict[str, Any]:
-        """The trial as a row of the saved table."""
 
 
 def read_report(folder: Path) -> dict[str, Any] | None:

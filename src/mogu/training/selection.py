@@ -131,15 +131,22 @@ class Trial:
         }
 
 
-class _Measured(Protocol):
-    @property
-    def metrics(self) -> DevMetrics: ...
+class AnyTrial(Protocol):
+    """A combination that was measured on the dev records, whatever the method."""
 
     @property
-    def separation(self) -> float: ...
+    def metrics(self) -> DevMetrics:
+        """What the model did on the dev records."""
+
+    @property
+    def separation(self) -> float:
+        """Mean score of malicious prompts minus that of benign ones; breaks ties."""
+
+    def row(self) -> dict[str, Any]:
+        """The trial as a row of the saved table."""
 
 
-TrialT = TypeVar("TrialT", bound=_Measured)
+TrialT = TypeVar("TrialT", bound=AnyTrial)
 
 
 def best_trial(trials: Sequence[TrialT], base: DevMetrics, max_benign_loss: float | None) -> TrialT:

@@ -14,6 +14,7 @@ from mogu.modeling.config import GateConfig
 from mogu.modeling.gated.listening import Ear
 from tests.gated_models import AFTER, BEFORE, gated_config
 from tests.modeling.gated.test_gated_generation import PROMPTS, answers, logit_of, who_answers
+from tests.training.conftest import make_tokenizer
 
 pytestmark = [pytest.mark.core, pytest.mark.smoke]
 
@@ -134,3 +135,18 @@ def test_an_ear_keeps_what_stood_before_the_rise():
     assert ear.harmless_tokens(0) == 3
     ear._heard[0] = [0.5, 0.9]
     assert ear.harmless_tokens(0) == 0
+
+
+def test_the_end_of_the_last_whole_sentence_is_found_in_the_text(make_gated):
+    model, _ = make_gated(config=gated_config(listen=THRESHOLD))
+    tokenizer = make_tokenizer()
+    model.use_tokenizer(tokenizer)
+
+    def kept(text: str) -> str:
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        return tokenizer.decode(ids[: model._sentence_boundary(ids)]).strip()
+
+    assert kept("The sea is calm. Boats come in. And now the") == "The sea is calm. Boats come in."
+    assert kept("One line\nand half a second") == "One line"
+    assert kept('She said: "Good day." Then she').endswith('Good day."')
+    assert kept("no end of a sentence") == ""

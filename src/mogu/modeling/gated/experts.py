@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mogu.modeling.layers import WrappedLinear
+from mogu.modeling.layers import LoraHolder, WrappedLinear, by_row
 from mogu.modeling.routing import THIS_THREAD, RoutingScope, current_controller
 
 
-class Expert(nn.Module):
+class Expert(LoraHolder, nn.Module):
     """A LoRA of one layer: ``A`` as ``[r, d_in]``, and ``s·Bᵀ`` as ``[r, d_out]``.
 
     Args:
@@ -37,16 +37,6 @@ class Expert(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``s·B A x``: ``x [.., d_in]`` to ``[.., d_out]``."""
         return F.linear(x.to(self.down.dtype), self.down) @ self.up
-
-    @torch.no_grad()
-    def set_lora(self, lora_a: Tensor, lora_b: Tensor) -> None:
-        """Take over a LoRA: ``A [r, d_in]`` and ``B [d_out, r]``, unscaled."""
-        self.down.copy_(lora_a)
-        self.up.copy_(lora_b.to(self.up.device, torch.float32).t() * self.scaling)
-
-    def lora(self) -> tuple[Tensor, Tensor]:
-        """``A [r, d_in]`` and the unscaled ``B [d_out, r]``, the latter in float32, as copies."""
-        return self.down.detach().clone(), (self.up.detach().float() / self.scaling).t().contiguous()
 
 
 class ExpertLinear(WrappedLinear):
@@ -76,14 +66,6 @@ class ExpertLinear(WrappedLinear):
         experts = modules["experts"]._modules
         for name, rows in on.items():
             if name in experts:
-                output = output + _in_rows(experts[name](x).to(output.dtype), rows)
+                adapted = output + experts[name](x).to(output.dtype)
+                output = adapted if rows is None else by_row(rows, adapted, output)
         return output
-
-
-def _in_rows(update: Tensor, rows: Tensor | None) -> Tensor:
-    """What an expert adds, in the rows of the batch that it is on for; ``[.., d]``, the batch flattened or not."""
-    if rows is None:
-        return update
-    tokens = update.numel() // update.shape[-1] // len(rows)
-    chosen = rows.to(update.device).repeat_interleave(tokens).view(*update.shape[:-1], 1)
-    return update.masked_fill(~chosen, 0)

@@ -55,7 +55,7 @@ class GatedModel(MoguModel):
         if config is None or config.gate is None:
             raise ConfigError("The config has no gate", expected="the config of a gated model", action="use MoguModel for V1 and V2")
         super().__init__(base_model, config)
-        self._ears: dict[int, RemovableHandle] = {}
+        self._ears: list[RemovableHandle] = []
         self.gate: Gate | None = None
         """The prompt gate; ``None`` until one is fitted or loaded: then the base model answers everything."""
         self.stream: StreamHead | None = None
@@ -97,15 +97,14 @@ class GatedModel(MoguModel):
                 action="use the gate that was saved with this model",
             )
         self.detach_ears()
-        handles = listen_at(self.base_model, self._scope, sorted(taps), self.injected.projections[0].name)
-        self._ears = dict(zip(sorted(taps), handles, strict=True))
+        self._ears = listen_at(self.base_model, self._scope, sorted(taps), self.injected.projections[0].name)
         self.gate, self.stream = gate, stream
 
     def detach_ears(self) -> None:
         """Hear nothing any more."""
-        for handle in self._ears.values():
+        for handle in self._ears:
             handle.remove()
-        self._ears = {}
+        self._ears = []
 
     def detach(self) -> PreTrainedModel:
         """Put the plain layers back and return the base model as it was; this object is then of no more use."""
@@ -125,15 +124,6 @@ class GatedModel(MoguModel):
         super().load_checkpoint(checkpoint)
         if checkpoint.gate is not None:
             self.set_gate(checkpoint.gate, checkpoint.stream)
-
-    @property
-    def dial(self) -> float:
-        """``δ``, added to the gate's logit: positive refuses more, negative less, 0 is as chosen on dev."""
-        return self.mogu_config.dial
-
-    @dial.setter
-    def dial(self, value: float) -> None:
-        self._set_dial(value)
 
     @property
     def prompt_scores(self) -> Tensor | None:

@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, Literal, cast
 
 import torch
@@ -42,6 +43,7 @@ from mogu.training.workspace import Workspace
 logger = logging.getLogger(__name__)
 
 ExpertName = Literal["unwill", "careful"]
+_Split = Literal["train", "dev"]
 GATED_STAGES: tuple[StageName, ...] = ("gate", "unwill", "careful")
 MEASURED_FORMAT = 1
 _ADAPTER = "adapter"
@@ -113,15 +115,15 @@ class GatedRun:
         return self._finish() if stage is None else None
 
     def _fit_gate(self) -> None:
-        settings = self._gate_fingerprint()
+        settings = self._gate_fingerprint
         if self.workspace.finished("gate", settings) is not None:
             logger.info("The gate is fitted already.")
             return
         folder = self.workspace.begin("gate", settings, resume=self.resume)
         started = time.monotonic()
-        train, dev = (self._prompts(split) for split in ("train", "dev"))
-        gate = fit_gate(self._read(train, "the gate's prompts"), _malicious(train), self.taps, l2=self.recipe.gate.l2)
-        readings = self._read(dev, "the gate's dev prompts")
+        train, dev = self._prompts["train"], self._prompts["dev"]
+        gate = fit_gate(self._read("train", "the gate's prompts"), _malicious(train), self.taps, l2=self.recipe.gate.l2)
+        readings = self._read("dev", "the gate's dev prompts")
         gate = calibrated(gate, gate_logits(gate, readings), _malicious(dev))
         probabilities = gate_logits(gate, readings).sigmoid()
         write_gate(folder / ROUTER_FILE, gate, None)
@@ -192,7 +194,7 @@ class GatedRun:
         self._use(model, refuse, careful)
         measured_with = fingerprint(
             MEASURED_FORMAT,
-            self._gate_fingerprint(),
+            self._gate_fingerprint,
             [self._expert_fingerprint(name) for name in self.experts],
             metrics_fingerprint(self.recipe, self.inputs),
             [refuse, careful],
@@ -211,10 +213,10 @@ class GatedRun:
         assert content is not None  # the gate is finished
         return content["probabilities"], content["kinds"]
 
-    def _read(self, prompts: Sequence[GatePrompt], title: str) -> Tensor:
-        encoded = [encode_prompt(self.inputs.tokenizer, prompt.prompt) for prompt in prompts]
+    def _read(self, split: _Split, title: str) -> Tensor:
+        encoded = self._encoded[split]
         with progress_bars() as progress:
-            task = progress.add_task(title, total=len(prompts), note="prompts")
+            task = progress.add_task(title, total=len(encoded), note="prompts")
             return read_prompts(
                 self.base,
                 encoded,
@@ -226,22 +228,31 @@ class GatedRun:
                 advance=lambda count: progress.advance(task, count),
             )
 
-    def _prompts(self, split: Literal["train", "dev"]) -> list[GatePrompt]:
-        return gate_prompts(self.recipe, self.inputs.train if split == "train" else self.inputs.dev, split)
+    @cached_property
+    def _prompts(self) -> dict[_Split, list[GatePrompt]]:
+        return {
+            "train": gate_prompts(self.recipe, self.inputs.train, "train"),
+            "dev": gate_prompts(self.recipe, self.inputs.dev, "dev"),
+        }
+
+    @cached_property
+    def _encoded(self) -> dict[_Split, list[list[int]]]:
+        """Thousands of prompts, each through its template: once a run."""
+        return {split: [encode_prompt(self.inputs.tokenizer, one.prompt) for one in prompts] for split, prompts in self._prompts.items()}
 
     def _stage(self, name: ExpertName) -> ResponderStage:
         return self.recipe.unwill if name == "unwill" else self.recipe.careful
 
     def _seconds(self) -> dict[str, float]:
-        parts = {"gate": self.workspace.finished("gate", self._gate_fingerprint())}
+        parts = {"gate": self.workspace.finished("gate", self._gate_fingerprint)}
         parts |= {f"{name} responder": self.workspace.finished(name, self._expert_fingerprint(name)) for name in self.experts}
         return {part: record["seconds"] for part, record in parts.items() if record is not None}
 
+    @cached_property
     def _gate_fingerprint(self) -> str:
-        prompts = {split: self._prompts(split) for split in ("train", "dev")}
         encoded = {
-            split: [[encode_prompt(self.inputs.tokenizer, prompt.prompt), prompt.kind] for prompt in listed]
-            for split, listed in prompts.items()
+            split: [[ids, prompt.kind] for ids, prompt in zip(self._encoded[split], prompts, strict=True)]
+            for split, prompts in self._prompts.items()
         }
         return fingerprint("gate", encoded, self.recipe.model.that_counts, self.taps, self.recipe.gate.l2, asdict(self.marks))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
@@ -37,7 +38,8 @@ _AFFIRMATIVE = (
 _AFTER_OPENING = ("", "", "\n\n1.", " First,")
 
 
-def refusing_examples(
+def expert_examples(
+    name: Literal["unwill", "careful"],
     tokenizer: PreTrainedTokenizerBase,
     records: Sequence[Record],
     *,
@@ -46,12 +48,17 @@ def refusing_examples(
     system_prompt: str | None,
     seed: int,
 ) -> list[Example]:
-    """Encode prompts of every kind with a refusal; half of them with an answer that has begun otherwise, and turns to refusing."""
+    """Encode what an expert learns.
+
+    ``unwill`` refuses prompts of every kind; half of the answers have begun otherwise, and turn to refusing. ``careful`` refuses malicious
+    ones, and answers benign ones, borderline ones among them.
+    """
     examples = []
     for record in records:
         rng = random.Random(f"{seed}:{record.id}")
-        begun = beginning_for(record.request, rng) if rng.random() < BEGUN else ""
-        examples.append(_example(tokenizer, record, begun, rng.choice(refusals), max_length, system_prompt))
+        begun = beginning_for(record.request, rng) if name == "unwill" and rng.random() < BEGUN else ""
+        answer = record.affirm if name == "careful" and record.label == "benign" else rng.choice(refusals)
+        examples.append(_example(tokenizer, record, begun, answer, max_length, system_prompt))
     return examples
 
 
@@ -61,24 +68,6 @@ def beginning_for(request: str, rng: random.Random) -> str:
         return rng.choice(_HARMLESS) + rng.choice(_AFTER_HARMLESS)
     # The request's own opening as often as all others together: it is what an attacker writes first.
     return (opening_for(request, rng) if rng.random() < 0.5 else rng.choice(_AFFIRMATIVE)) + rng.choice(_AFTER_OPENING)
-
-
-def careful_examples(
-    tokenizer: PreTrainedTokenizerBase,
-    records: Sequence[Record],
-    *,
-    refusals: Sequence[str],
-    max_length: int,
-    system_prompt: str | None,
-    seed: int,
-) -> list[Example]:
-    """Encode malicious prompts with a refusal, and benign ones, borderline ones among them, with their affirmative answer."""
-    examples = []
-    for record in records:
-        rng = random.Random(f"{seed}:{record.id}")
-        answer = rng.choice(refusals) if record.label == "malicious" else record.affirm
-        examples.append(_example(tokenizer, record, "", answer, max_length, system_prompt))
-    return examples
 
 
 def _example(
