@@ -22,6 +22,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> SideBySide:
     recipe = folder / "recipe.toml"
     recipe.write_text(
         f"""
+method = "v1"
 [model]
 base = {json.dumps(str(folder / "base"))}
 [data]

@@ -28,7 +28,7 @@ SAFER = HARDENED_MODELS["smollm2-safer"]
 
 def test_the_shipped_model_is_of_the_shipped_recipe_and_names_no_folder_of_the_machine_that_made_it() -> None:
     report = json.loads((SAFER.folder / "training_report.json").read_text())
-    made_by = read_recipe(Path("smollm2"), ['run.output="demo/smollm2-safer"'])
+    made_by = read_recipe(Path("v2/smollm2"), ['run.output="demo/smollm2-safer"'])
     # Read as a recipe: sections of methods that came later have their defaults.
     assert recipe_from(report["recipe"], source="the report") == made_by
     assert not [value for value in texts_in(report) if value.startswith(("/", "~"))]

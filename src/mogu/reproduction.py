@@ -32,11 +32,11 @@ from mogu.training.inputs import recipe_tokenizer
 from mogu.training.recipe import recipe_from
 
 RECIPES = {
-    "vicuna-7b": "vicuna-7b",
-    "llama2-7b": "llama-2-7b-chat",
-    "falcon-7b": "falcon-7b-instruct",
-    "dolphin": "dolphin",
-    "baichuan2": "baichuan2-7b-chat",
+    "vicuna-7b": "v1/vicuna-7b",
+    "llama2-7b": "v1/llama-2-7b-chat",
+    "falcon-7b": "v1/falcon-7b-instruct",
+    "dolphin": "v1/dolphin",
+    "baichuan2": "v1/baichuan2-7b-chat",
 }
 """The paper's models, and their recipes."""
 
@@ -126,7 +126,7 @@ class Reproduction:
         if self.name not in RECIPES:
             raise ConfigError(f"There is no reproduction {self.name!r}", expected=f"one of {', '.join(RECIPES)}", action="correct the name")
         if self.base == "lab":
-            tree = lab_recipe(build_base(), self.out / "model").model_dump()
+            tree = lab_recipe(build_base(), self.out / "model", method="v1").model_dump()
         else:
             tree = read_recipe(shipped_recipe(RECIPES[self.name]).path).model_dump()
         tree["run"]["output"], tree["data"] = self.out / "model", {"train": self.pairs, "dev": self.dev}

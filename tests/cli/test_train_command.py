@@ -35,6 +35,7 @@ def config(base: Path, tmp_path: Path) -> Path:
     write_records(tmp_path / "pairs.jsonl", records)
     (tmp_path / "config.toml").write_text(
         f"""
+method = "v1"
 [model]
 base = {json.dumps(str(base))}
 [data]

@@ -26,10 +26,14 @@ from mogu.recipes import (
 )
 from mogu.training import read_recipe
 
+MODELS = (
+    *("baichuan2-7b-chat", "dolphin", "falcon-7b-instruct", "llama-2-7b-chat", "llama-3.1-8b-instruct", "qwen2.5-7b-instruct", "smollm2"),
+    "vicuna-7b",
+)
 NAMES = {
-    *("baichuan2-7b-chat", "dolphin", "falcon-7b-instruct", "llama-2-7b-chat", "llama-3.1-8b-instruct", "qwen2.5-7b-instruct", "vicuna-7b"),
+    *(f"{folder}{name}" for folder in ("", "v1/") for name in MODELS),
     *(f"{folder}/{name}" for folder in ("v2", "finetuning") for name in ("falcon-7b-instruct", "llama-2-7b-chat", "qwen2.5-7b-instruct")),
-    *("v2/vicuna-7b", "finetuning/vicuna-7b", "smollm2", "smollm2-gated", "smollm2-published"),
+    *("v2/vicuna-7b", "finetuning/vicuna-7b", "v2/smollm2"),
 }
 
 
@@ -46,8 +50,8 @@ def test_every_recipe_is_listed_once_with_what_it_says() -> None:
     assert {recipe.name for recipe in recipes} == NAMES
     for recipe in recipes:
         assert recipe.command == ("finetune" if recipe.name.startswith("finetuning/") else "train")
-        methods = {"v2": "v2", "smollm2": "v2", "smollm2-gated": "gated", "finetuning": "lora, data-mix"}
-        assert recipe.method == methods.get(recipe.name.partition("/")[0], "v1")
+        methods = {"v1": "v1", "v2": "v2", "finetuning": "lora, data-mix"}
+        assert recipe.method == methods.get(recipe.name.partition("/")[0], "gated")
         tree = tomllib.loads(recipe.path.read_text())
         assert (recipe.base_model, recipe.template) == (tree["model"]["base"], tree["model"].get("chat_template"))
         assert recipe.template is None or recipe.template in shipped_templates()

@@ -30,6 +30,7 @@ pytestmark = pytest.mark.core
 @pytest.fixture
 def recipe(base_folder: Path, tmp_path: Path) -> Recipe:
     tree: dict[str, Any] = {
+        "method": "v1",
         "model": {"base": str(base_folder)},
         "data": {"train": "records"},
         "mogu": {"rank": 4, "lora_alpha": 12},

@@ -45,7 +45,7 @@ def dry(record_files: tuple[Path, Path], tmp_path: Path) -> Any:
 
     def read(name: str, *settings: str) -> Recipe:
         train, dev = record_files
-        places = {"model.base": RECIPES / "configs" / name, "data.train": train, "data.dev": dev, "run.output": tmp_path / "out"}
+        places = {"model.base": RECIPES / "configs" / Path(name).name, "data.train": train, "data.dev": dev, "run.output": tmp_path / "out"}
         given = [f"{key}={json.dumps(str(value))}" for key, value in places.items()]
         return read_recipe(RECIPES / f"{name}.toml", [*given, *settings])
 
@@ -54,16 +54,12 @@ def dry(record_files: tuple[Path, Path], tmp_path: Path) -> Any:
 
 def test_every_recipe_has_a_shape() -> None:
     shapes = {path.name for path in (RECIPES / "configs").iterdir()}
-    assert (
-        {path.stem.removesuffix("-published").removesuffix("-gated") for path in RECIPES.glob("*.toml")}
-        == shapes
-        == PARAMETERS.keys() | {"smollm2"}
-    )
+    assert {path.stem for path in RECIPES.glob("*.toml")} == shapes == PARAMETERS.keys() | {"smollm2"}
 
 
 def test_the_recipe_of_smollm2_counts_its_layers_and_the_backbone(dry: Any) -> None:
     """SmolLM2-135M has 134,515,008 parameters; a decoder layer has q and o of 576 × 576, k and v of 576 × 192, three of 576 × 1,536."""
-    found = plan(dry("smollm2", "data.max_new_tokens=64"))
+    found = plan(dry("v2/smollm2", "data.max_new_tokens=64"))
     routed = (2 * 8 + 2) * 576 + 2 * 8 * 576 + 2
     backbone = 4 * (2 * (576 + 576) + 2 * (576 + 192) + 3 * (576 + 1536))
     assert found.base_parameters == 134_515_008
@@ -72,7 +68,7 @@ def test_the_recipe_of_smollm2_counts_its_layers_and_the_backbone(dry: Any) -> N
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_a_shipped_recipe_is_planned_without_a_download(name: str, dry: Any, tmp_path: Path) -> None:
-    recipe = dry(name)
+    recipe = dry(f"v1/{name}")
     found = plan(recipe)
     shape = json.loads((RECIPES / "configs" / name / "config.json").read_text())
     width, layers = shape["hidden_size"], shape["num_hidden_layers"]
@@ -90,7 +86,7 @@ def test_a_shipped_recipe_is_planned_without_a_download(name: str, dry: Any, tmp
 
 
 def test_published_settings_stand_in_the_recipes(dry: Any) -> None:
-    llama, vicuna = dry("llama-2-7b-chat"), dry("vicuna-7b")
+    llama, vicuna = dry("v1/llama-2-7b-chat"), dry("v1/vicuna-7b")
     assert (llama.glad.learning_rate, llama.glad.batch_size, llama.glad.epochs, llama.glad.dropout) == (5e-5, 8, 10, 0.05)
     assert (vicuna.glad.learning_rate, vicuna.glad.batch_size) == (vicuna.unwill.learning_rate, vicuna.unwill.batch_size) == (4e-5, 16)
     assert (llama.router.learning_rate, llama.router.batch_size, llama.router.epochs) == (5e-4, 16, 10)
@@ -100,7 +96,7 @@ def test_published_settings_stand_in_the_recipes(dry: Any) -> None:
 
 def test_llama_2_grows_by_less_than_a_thousandth(dry: Any) -> None:
     """The published implementation adds 4.05 %: its routers are kept as chains."""
-    found = plan(dry("llama-2-7b-chat"))
+    found = plan(dry("v1/llama-2-7b-chat"))
     assert found.added_parameters == 2 * (8 * 4096 + 4096 * 8) * 32 + 262_208
     assert found.added_parameters / found.base_parameters < 0.001
     assert found.stages[2].trained_parameters == 268_959_808
@@ -131,15 +127,15 @@ def test_shipped_templates_write_the_models_usual_prompt(template: str, ending: 
 
 def test_an_answer_marker_reaches_the_model_or_is_refused_before_training(dry: Any, base_folder: Path) -> None:
     base = f"model.base={str(base_folder)!r}"
-    recipe = dry("llama-2-7b-chat", base, 'mogu.answer_marker="<|user|>"')
+    recipe = dry("v1/llama-2-7b-chat", base, 'mogu.answer_marker="<|user|>"')
     inputs = read_inputs(recipe)
     assert routed_config(recipe, inputs.tokenizer).answer_marker == "<|user|>"
     with pytest.raises(MoguError, match="not always the same tokens"):
-        read_inputs(dry("llama-2-7b-chat", base, 'mogu.answer_marker="the"'))
+        read_inputs(dry("v1/llama-2-7b-chat", base, 'mogu.answer_marker="the"'))
 
 
 def test_known_lengths_take_the_place_of_max_length(dry: Any, base_folder: Path) -> None:
-    assumed, known = plan(dry("llama-2-7b-chat")), plan(dry("llama-2-7b-chat", f"model.base={str(base_folder)!r}"))
+    assumed, known = plan(dry("v1/llama-2-7b-chat")), plan(dry("v1/llama-2-7b-chat", f"model.base={str(base_folder)!r}"))
     assert any("no tokenizer was found" in note for note in assumed.notes)
     assert known.notes == ()
     assert known.memory_bytes < known.base_bytes + 16 * max(stage.trained_parameters for stage in known.stages) + 20 * 2**20
@@ -148,7 +144,9 @@ def test_known_lengths_take_the_place_of_max_length(dry: Any, base_folder: Path)
 def test_planned_steps_and_parameters_are_those_of_training(
     dry: Any, base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = dry("llama-2-7b-chat", f"model.base={str(base_folder)!r}", "model.dtype=float32", "router.epochs=1.5", "router.batch_size=6")
+    recipe = dry(
+        "v1/llama-2-7b-chat", f"model.base={str(base_folder)!r}", "model.dtype=float32", "router.epochs=1.5", "router.batch_size=6"
+    )
     stage = plan(recipe).stages[2]
     steps, trained = [], set()
     step = torch.optim.AdamW.step
@@ -172,7 +170,7 @@ def test_planned_disk_is_near_what_training_takes(
     layers: list[int], dry: Any, base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = [f"model.base={str(base_folder)!r}", "model.dtype=float32", f"mogu.layers={layers}", "run.save_steps=1", "router.epochs=2"]
-    recipe = dry("llama-2-7b-chat", *settings)
+    recipe = dry("v1/llama-2-7b-chat", *settings)
     planned = plan(recipe).stages[2].disk_bytes
     seen = []
     written = os.replace
@@ -187,7 +185,7 @@ def test_planned_disk_is_near_what_training_takes(
     setting = StageSetting(recipe.run, model.mogu_config, "separate", 0)
     train_router(model, read_inputs(recipe).examples["router"], recipe.router, 2.0, setting, tmp_path / "work", title="router")
     assert max(seen) == pytest.approx(planned, rel=0.05)  # names and random states come on top
-    assert plan(dry("llama-2-7b-chat", *settings, "run.cache_activations=false")).stages[2].disk_bytes == 24 * 2 * len(layers) * (
+    assert plan(dry("v1/llama-2-7b-chat", *settings, "run.cache_activations=false")).stages[2].disk_bytes == 24 * 2 * len(layers) * (
         512 * 32 + 32 * 512 + 32 + 32 + 1
     )
 
@@ -232,7 +230,7 @@ def test_the_activation_estimate_is_near_what_autograd_keeps(stage: str, checkpo
 def test_what_is_wrong_is_said_by_a_dry_run_too(dry: Any, tmp_path: Path, records: list[Record]) -> None:
     def refused(match: str, *settings: str) -> None:
         with pytest.raises(MoguError, match=match):
-            plan(dry("llama-2-7b-chat", *settings))
+            plan(dry("v1/llama-2-7b-chat", *settings))
 
     refused("no file nowhere.jsonl", "data.train=nowhere.jsonl")
     write_records(tmp_path / "benign.jsonl", records[:12])

@@ -167,7 +167,7 @@ def test_sections_of_v2_are_no_settings_of_v1(make: Make, tmp_path: Path) -> Non
     tree = make(tmp_path).model_dump()
     with pytest.raises(ConfigError, match=r'\[backbone\] is for method = "v2"'):
         recipe_from(tree | {"method": "v1"}, source="test")
-    plain = recipe_from({name: tree[name] for name in ("model", "data", "run")}, source="test")
+    plain = recipe_from({"method": "v1"} | {name: tree[name] for name in ("model", "data", "run")}, source="test")
     assert recipe_from(plain.model_dump(), source="a report") == plain  # what a V1 report holds can be read back
 
 
@@ -175,7 +175,7 @@ def test_sections_of_v2_are_no_settings_of_v1(make: Make, tmp_path: Path) -> Non
 def test_v2_adds_at_most_half_of_what_v1_adds(name: str, record_files, tmp_path: Path) -> None:
     places = {"model.base": RECIPES / "configs" / name, "data.train": record_files[0], "data.dev": record_files[1], "run.output": tmp_path}
     settings = [f"{key}={json.dumps(str(value))}" for key, value in places.items()]
-    first = plan(read_recipe(RECIPES / f"{name}.toml", settings))
+    first = plan(read_recipe(RECIPES / "v1" / f"{name}.toml", settings))
     second = plan(read_recipe(RECIPES / "v2" / f"{name}.toml", settings))
     assert second.added_parameters <= first.added_parameters / 2
     shape = json.loads((RECIPES / "configs" / name / "config.json").read_text())

@@ -195,6 +195,7 @@ def test_the_baselines_have_the_losses_of_the_whole_model(base_folder: Path, rec
     tokenizer, losses = AutoTokenizer.from_pretrained(base_folder), []
     for cached in (False, True):
         tree: dict[str, Any] = {
+            "method": "v1",
             "model": {"base": str(base_folder)},
             "data": {"train": "records"},
             "mogu": {"rank": 4, "layers": [1]},
@@ -260,6 +261,7 @@ def test_the_setting_may_change_between_two_runs(base_folder: Path, record_files
     written = []
     for cached in (True, False):
         tree: dict[str, Any] = {
+            "method": "v1",
             "model": {"base": str(base_folder)},
             "data": {"train": str(record_files[0]), "dev": str(record_files[1])},
             "mogu": {"layers": [1]},

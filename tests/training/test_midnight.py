@@ -35,6 +35,7 @@ def recipe(base_folder: Path, record_files: tuple[Path, Path], folder: Path) -> 
     template.parent.mkdir(parents=True, exist_ok=True)
     template.write_text(DATED, encoding="utf-8")
     sections = {
+        "method": "v1",
         "model": {"base": str(base_folder), "chat_template": str(template)},
         "data": {"train": str(record_files[0]), "dev": str(record_files[1])},
         "mogu": {"router_hidden": 16},

@@ -30,6 +30,7 @@ Make = Callable[..., Recipe]
 def make(base_folder: Path, record_files: tuple[Path, Path]) -> Make:
     def make(folder: Path, **changes: dict[str, Any]) -> Recipe:
         sections: dict[str, dict[str, Any]] = {
+            "method": "v1",
             "model": {"base": str(base_folder)},
             "data": {"train": str(record_files[0]), "dev": str(record_files[1])},
             "mogu": {"router_hidden": 16},

@@ -39,6 +39,7 @@ def make(roomy_base: Path) -> Make:
     def make(folder: Path, **changes: dict[str, Any]) -> Recipe:
         stage = {"epochs": 1}
         sections: dict[str, dict[str, Any]] = {
+            "method": "v1",
             "model": {"base": str(roomy_base), "system_prompt": "Be kind."},
             "data": {"train": "starter", "limit": 6, "max_new_tokens": 12},
             "mogu": {"router_hidden": 16},

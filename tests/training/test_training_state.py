@@ -28,6 +28,7 @@ pytestmark = pytest.mark.core
 
 SAVE_STEPS = 2
 RECIPE = """
+method = "v1"
 [model]
 base = {base}
 [data]

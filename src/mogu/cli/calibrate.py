@@ -51,7 +51,7 @@ def calibrate(
 
     mogu calibrate safer-qwen --dev data/pairs.dev.jsonl --max-benign-refusal 0.01 --write
 
-    mogu calibrate smollm2-gated --benign traffic.txt --max-benign-refusal 0.01 --write
+    mogu calibrate smollm2-safer --benign traffic.txt --max-benign-refusal 0.01 --write
     """
     from mogu.cli._shared import load_model, show_log
     from mogu.data import read_records

@@ -36,7 +36,8 @@ def ls(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON obje
 
 
 def _method(recipe: ShippedRecipe) -> str:
-    return f"MoGU {recipe.method.upper()}" if recipe.command == "train" else f"fine-tuning ({recipe.method})"
+    names = {"gated": "MoGU, gated", "v1": "MoGU V1", "v2": "MoGU V2"}
+    return names[recipe.method] if recipe.command == "train" else f"fine-tuning ({recipe.method})"
 
 
 @app.command()

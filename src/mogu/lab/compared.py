@@ -1,4 +1,4 @@
-"""The lab's models in a comparison: MoGU and MoGU V2, trained for every seed with the lab's recipe.
+"""The lab's models in a comparison: MoGU by each of its methods, trained for every seed with the lab's recipe.
 
 Knows how the lab hardens its model; what is compared, and how, is evaluation's business.
 """
@@ -20,11 +20,11 @@ from mogu.modeling.checkpoint import CONFIG_FILE
 from mogu.modeling.shared_weights import share_weights
 from mogu.recipes.settings import override
 from mogu.training import Recipe, harden
-from mogu.training.recipe import Method, recipe_from
+from mogu.training.recipe import Method, has_section, recipe_from
 
 logger = getLogger(__name__)
 
-_ROWS: dict[Method, tuple[str, str]] = {"v1": ("mogu", "MoGU"), "v2": ("mogu_v2", "MoGU V2")}
+_ROWS: dict[Method, tuple[str, str]] = {"gated": ("mogu", "MoGU"), "v1": ("mogu_v1", "MoGU V1"), "v2": ("mogu_v2", "MoGU V2")}
 
 
 class LabModel(HardenedModel):
@@ -32,7 +32,7 @@ class LabModel(HardenedModel):
 
     Args:
         comparison: the settings of the comparison; its ``settings`` override the lab's recipe.
-        method: ``"v1"`` or ``"v2"``.
+        method: ``"gated"``, ``"v1"`` or ``"v2"``.
     """
 
     def __init__(self, comparison: Comparison, method: Method) -> None:
@@ -46,13 +46,14 @@ class LabModel(HardenedModel):
 
     def folder(self, seed: int) -> Path:
         """Where the model of a seed is trained into."""
-        return self.comparison.out / "models" / f"seed-{seed}{'-v2' if self.method == 'v2' else ''}"
+        return self.comparison.out / "models" / f"seed-{seed}{'' if self.method == 'gated' else f'-{self.method}'}"
 
     def recipe(self, seed: int) -> Recipe:
-        """The lab's recipe, with the comparison's overrides."""
+        """The lab's recipe, with the comparison's overrides of sections that the method has."""
         tree = lab_recipe(build_base(), self.folder(seed), seed=seed, method=self.method).model_dump()
         for setting in self.comparison.settings:
-            override(tree, setting)
+            if has_section(self.method, setting.partition(".")[0]):
+                override(tree, setting)
         return recipe_from(tree, source="of the lab")
 
     def records(self, recipe: Recipe, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Mapping[str, list[Record]]:

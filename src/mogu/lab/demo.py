@@ -26,45 +26,55 @@ logger = getLogger(__name__)
 BASELINE_LEARNING_RATES: dict[Part, float] = {"expert": 2e-4}
 
 
-# Settings of MoGU V2 on the lab, chosen on the dev split: narrower responders with a larger scaling leave parameters for the backbone.
-_V2: dict[str, dict[str, Any]] = {
-    "mogu": {"layers": [1, 2, 3], "rank": 2, "lora_alpha": 16},
-    "probe": {"top": [2, 3]},
-    "backbone": {"modules": ["q_proj", "v_proj"], "learning_rate": 2e-4},
-    "choice": {
-        "weight_penalties": [0.05],
-        "unwill_offsets": [-5.0, -4.5, -4.0, -3.5, -3.0, -2.75, -2.5, -2.25, -2.0, -1.75, -1.5, -1.25, -1.0, -0.75, -0.5, -0.25, 0.0],
+# What is set for each method on the lab, beside the rest; chosen on the dev split. Of V2, narrower responders with a larger scaling leave
+# parameters for the backbone.
+_OF_METHOD: dict[Method, dict[str, dict[str, Any]]] = {
+    "gated": {
+        "gate": {"taps": [1, 2, 3], "false_alarms": [0.005, 0.01, 0.02, 0.03, 0.05, 0.08]},
+        "careful": {"learning_rate": 5e-4, "batch_size": 16},  # the pace of SFT in comparisons
+    },
+    "v1": {
+        "glad": {"learning_rate": 3e-4},
+        "choice": {
+            "checkpoints": [1.0],
+            "weight_penalties": [0.02, 0.05],
+            "unwill_offsets": [-4.5, -4.25, -4.0, -3.75, -3.5, -3.25, -3.0, -2.75, -2.5, -2.25, -2.0, -1.75, -1.5, 0.0],
+        },
+    },
+    "v2": {
+        "mogu": {"rank": 2, "lora_alpha": 16},
+        "probe": {"top": [2, 3]},
+        "backbone": {"modules": ["q_proj", "v_proj"], "learning_rate": 2e-4},
+        "glad": {"learning_rate": 3e-4},
+        "choice": {
+            "checkpoints": [1.0],
+            "weight_penalties": [0.05],
+            "unwill_offsets": [-5.0, -4.5, -4.0, -3.5, -3.0, -2.75, -2.5, -2.25, -2.0, -1.75, -1.5, -1.25, -1.0, -0.75, -0.5, -0.25, 0.0],
+        },
     },
 }
 
 
-def lab_recipe(base_folder: Path, output: Path, *, seed: int = 0, method: Method = "v1") -> Recipe:
+def lab_recipe(base_folder: Path, output: Path, *, seed: int = 0, method: Method = "gated") -> Recipe:
     """Build the recipe that hardens the lab's model: the published settings, except where its size requires others.
 
     A model of a million parameters needs larger learning rates than one of seven billion, above all to learn to refuse everything: at
-    3e-4 its unwill responder still answers, which leaves the router nothing to mix in. The first layer is not routed: it attends to
-    single words, and a router there refuses at the sound of a verb. A small ``λ`` leaves the routers room to separate requests that
-    no record separates. The operating point is set on the unwill routers alone: the dial would turn glad up as it turns unwill down,
-    and glad answers jailbreaks. All of this was chosen on the dev split. Which candidate is used is decided on
-    :func:`~mogu.lab.splits.choice_records`: the one that refuses most with almost no loss in benign answers.
+    3e-4 its unwill responder still answers. The first layer is not routed: it attends to single words, and a router there refuses at the
+    sound of a verb. A small ``λ`` leaves the routers of V1 and V2 room to separate requests that no record separates. Their operating
+    point is set on the unwill routers alone: the dial would turn glad up as it turns unwill down, and glad answers jailbreaks. All of
+    this was chosen on the dev split. Which candidate is used is decided on :func:`~mogu.lab.splits.choice_records`: the one that refuses
+    most with almost no loss in benign answers.
     """
     tree: dict[str, Any] = {
         "method": method,
         "model": {"base": str(base_folder)},
         "data": {"train": LAB_RECORDS},
-        "glad": {"learning_rate": 3e-4},
         "unwill": {"learning_rate": 2e-3},
         "mogu": {"layers": [1, 2, 3]},
-        "choice": {
-            "checkpoints": [1.0],
-            "weight_penalties": [0.02, 0.05],
-            "unwill_offsets": [-4.5, -4.25, -4.0, -3.75, -3.5, -3.25, -3.0, -2.75, -2.5, -2.25, -2.0, -1.75, -1.5, 0.0],
-            "max_benign_loss": 0.02,
-            "batch_size": 64,
-        },
+        "choice": {"max_benign_loss": 0.02, "batch_size": 64},
         "run": {"output": output, "seed": seed, "max_length": 256, "micro_batch_size": 16},
     }
-    for section, settings in _V2.items() if method == "v2" else ():
+    for section, settings in _OF_METHOD[method].items():
         tree[section] = tree.get(section, {}) | settings
     return recipe_from(tree, source="of the lab")
 

@@ -2,13 +2,12 @@
 
 Knows files and their names; knows nothing of training, tokenizers or models, and of a recipe no more than a list shows.
 
-A recipe's name is its path here without ``.toml``: ``vicuna-7b``, ``v2/vicuna-7b``, ``finetuning/vicuna-7b``. A template's name is that of
+A recipe's name is its path here without ``.toml``: ``vicuna-7b``, ``v1/vicuna-7b``, ``finetuning/vicuna-7b``. A template's name is that of
 its model family: ``vicuna``. Wherever a file can be given, an existing file is taken before anything that ships under the same name.
 """
 
 from __future__ import annotations
 
-import re
 import shutil
 import tomllib
 from dataclasses import dataclass
@@ -25,9 +24,6 @@ _SHAPES = _FOLDER / "configs"
 _FORMER_TEMPLATES = Path("recipes/templates")
 """Where recipes and training reports name templates that were written before templates had names."""
 
-_OTHERS = re.compile("-(?:gated|published)$")
-"""Ends the name of another recipe for a model: by another method, or with the published settings where the first one has better ones."""
-
 
 @dataclass(frozen=True)
 class ShippedRecipe:
@@ -36,7 +32,7 @@ class ShippedRecipe:
     Args:
         name: what `mogu train` or `mogu finetune` calls it.
         command: which of the two reads it.
-        method: what it does: ``"v1"``, ``"v2"``, or how it fine-tunes, such as ``"lora, data-mix"``.
+        method: what it does: ``"gated"``, ``"v1"``, ``"v2"``, or how it fine-tunes, such as ``"lora, data-mix"``.
         base_model: the hub id of its base model.
         template: the chat template it names; ``None`` is the tokenizer's own.
     """
@@ -55,7 +51,7 @@ class ShippedRecipe:
     @property
     def shape(self) -> Path:
         """A folder with the ``config.json`` of its base model."""
-        return _SHAPES / _OTHERS.sub("", Path(self.name).name)
+        return _SHAPES / Path(self.name).name
 
 
 def shipped_recipes() -> list[ShippedRecipe]:
@@ -70,7 +66,7 @@ def _described(path: Path) -> ShippedRecipe:
     return ShippedRecipe(
         name=path.relative_to(_FOLDER).with_suffix("").as_posix(),
         command="finetune" if tunes else "train",
-        method=f"{tree['tune']['method']}, {tree['safety']['method']}" if tunes else tree.get("method", "v1"),
+        method=f"{tree['tune']['method']}, {tree['safety']['method']}" if tunes else tree.get("method", "gated"),
         base_model=tree["model"]["base"],
         template=tree["model"].get("chat_template"),
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import copy
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, Field, model_validator
 
@@ -219,7 +219,7 @@ class GateSection(Section):
 
     taps: list[Annotated[int, Field(ge=0)]] | None = Field(default=None, min_length=1)
     l2: float = Field(default=0.03, ge=0)
-    false_alarms: list[Annotated[float, Field(ge=0, lt=1)]] = Field(default=[0.02], min_length=1)
+    false_alarms: list[Annotated[float, Field(ge=0, lt=1)]] = Field(default=[0.01, 0.02, 0.03, 0.05], min_length=1)
     second_opinions: float = Field(default=0.0, ge=0, lt=1)
     refusals: list[Annotated[str, Field(pattern=r"\S")]] = Field(default=[PLAIN_REFUSAL], min_length=1)
     batch_size: int = Field(default=32, ge=1)
@@ -317,15 +317,20 @@ _SECTIONS_OF: dict[str, tuple[Method, ...]] = {
 """Sections that only some methods have."""
 
 
+def has_section(method: Method, section: str) -> bool:
+    """Whether a method's recipes have a section."""
+    return method in _SECTIONS_OF.get(section, get_args(Method))
+
+
 class Recipe(Section):
-    """A whole training run; the defaults are the published ones (MoGU, section 4.1 and appendix).
+    """A whole training run; the defaults of responders and routers are the published ones (MoGU, section 4.1 and appendix).
 
     Args:
-        method: ``"v1"`` is MoGU as published at NeurIPS 2024; ``"v2"`` routes the layers that a probe chooses and trains a LoRA
-            on their backbone together with the routers; ``"gated"`` has one gate for the whole prompt in the place of routers.
+        method: ``"gated"`` has one gate for the whole prompt in the place of routers; ``"v1"`` is MoGU as published at NeurIPS 2024;
+            ``"v2"`` routes the layers that a probe chooses and trains a LoRA on their backbone together with the routers.
     """
 
-    method: Method = "v1"
+    method: Method = "gated"
     model: ModelSection
     data: DataSection
     run: RunSection
@@ -342,7 +347,7 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _sections_of_the_method(self) -> Self:
         for name, methods in _SECTIONS_OF.items():
-            if self.method not in methods and getattr(self, name) != type(getattr(self, name))():
+            if not has_section(self.method, name) and getattr(self, name) != type(getattr(self, name))():
                 raise ValueError(f"[{name}] is for method = " + " or ".join(f'"{method}"' for method in methods))
         return self
 

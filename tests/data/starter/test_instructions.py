@@ -29,8 +29,8 @@ def counted(split: str) -> dict[Kind, tuple[int, int]]:
 
 
 def test_each_split_has_the_instructions_of_its_topics() -> None:
-    assert counted("train") == {"benign": (1320, 66), "borderline": (1218, 63), "malicious": (938, 49)}
-    assert counted("dev") == {"benign": (200, 10), "borderline": (192, 12), "malicious": (112, 8)}
+    assert counted("train") == {"benign": (1720, 86), "borderline": (2276, 139), "malicious": (2000, 125)}
+    assert counted("dev") == {"benign": (280, 14), "borderline": (304, 20), "malicious": (224, 16)}
     assert counted("test") == {"benign": (120, 6), "borderline": (110, 7), "malicious": (70, 5)}
     assert set(HELD_OUT) <= {instruction.topic for instruction in ALL}
     assert {kind: [one.id for split in SPLITS for one in starter_instructions(kind, split)] for kind in KINDS} == {
@@ -49,7 +49,7 @@ def test_a_topic_is_held_out_of_categories_that_are_trained_on_and_of_some_that_
 
 
 def test_ids_and_texts_are_unique_and_a_text_is_one_short_line() -> None:
-    assert len({one.id for one in ALL}) == len({normalized(one.text) for one in ALL}) == 4280
+    assert len({one.id for one in ALL}) == len({normalized(one.text) for one in ALL}) == 7104
     assert all(one.text == " ".join(one.text.split()) for one in ALL)
     assert max(len(one.text.split()) for one in ALL) <= 60
 

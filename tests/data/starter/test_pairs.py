@@ -42,7 +42,7 @@ def test_training_records_are_two_hundred_and_fifty_of_each_label_and_a_hundred_
     assert len({record.id for record in records}) == 500
     topics = Counter((record.label, TOPIC_OF[source(record)]) for record in records)
     assert not HELD_OUT.keys() & {topic for _, topic in topics}
-    assert {count for (label, _), count in topics.items() if label == "malicious"} == {5, 6}
+    assert {count for (label, _), count in topics.items() if label == "malicious"} == {2}
     assert all(is_refusal(record.request, record.reject) and not is_refusal(record.request, record.affirm) for record in records)
 
 

@@ -14,6 +14,7 @@ from mogu.errors import ConfigError
 from mogu.evaluation.compare import Comparison, Lineup, Variant
 
 DETECTORS = ["detect_inp", "minilm"]
+LAB_ROWS = {"mogu": "MoGU", "mogu_v1": "MoGU V1", "mogu_v2": "MoGU V2"}
 BASELINES = ["none", "sft", *DETECTORS, "self_reminder", "self_examine", "retokenization", "icd", "safe_decoding", "mogu_score"]
 
 
@@ -36,9 +37,9 @@ def own_defense(monkeypatch: pytest.MonkeyPatch) -> str:
     ("models", "rows"),
     [
         (["runs/safer"], {"mogu": "MoGU"}),
-        (["lab"], {"mogu": "MoGU", "mogu_v2": "MoGU V2"}),
+        (["lab"], LAB_ROWS),
         (["runs/a/", "someone/b", "runs/c"], {"a": "a", "b": "b", "c": "c"}),
-        (["lab", "runs/a"], {"mogu": "MoGU", "mogu_v2": "MoGU V2", "a": "a"}),
+        (["lab", "runs/a"], LAB_ROWS | {"a": "a"}),
     ],
 )
 def test_each_model_is_a_row_with_a_name_and_a_label(models: list[str], rows: dict[str, str]) -> None:
@@ -71,7 +72,7 @@ def test_a_seed_counts_where_something_is_drawn_or_trained_for_it() -> None:
     saved, lab = lineup("runs/a", "runs/b"), lineup("lab")
     changing = {name for name in saved.names() if saved.seed_of(Variant(name), 3) == 3}
     assert changing == {"sft", *DETECTORS, "safe_decoding", "retokenization"}
-    assert {name for name in lab.names() if lab.seed_of(Variant(name), 3) == 3} == changing | {"mogu_score", "mogu", "mogu_v2"}
+    assert {name for name in lab.names() if lab.seed_of(Variant(name), 3) == 3} == changing | {"mogu_score", *LAB_ROWS}
 
 
 def test_a_new_defense_is_a_row_with_nothing_said_about_it_here(own_defense: str) -> None:

@@ -33,6 +33,7 @@ def recipe(tmp_path: Path) -> Path:
     file = tmp_path / "tiny.toml"
     file.write_text(
         f"""
+method = "v1"
 [model]
 base = {json.dumps(str(tmp_path / "base"))}
 [data]
@@ -78,6 +79,7 @@ def test_recipes_of_other_settings_keep_their_answers_to_the_starter_set_apart(t
     save_chat_model(tmp_path / "base", seed=1)
     for name, tokens in (("short", 4), ("long", 8)):
         text = f"""
+method = "v1"
 [model]
 base = {json.dumps(str(tmp_path / "base"))}
 [data]

@@ -17,6 +17,7 @@ def test_baselines_of_a_model_of_the_starter_set_learn_from_its_very_records(tmp
     base = save_chat_model(tmp_path / "base")
     stage = {"epochs": 1}
     sections = {
+        "method": "v1",
         "model": {"base": str(tmp_path / "base")},
         "data": {"train": "starter", "limit": 5, "max_new_tokens": 8},
         "mogu": {"router_hidden": 16},

@@ -23,7 +23,7 @@ STARTER: Final[Literal["starter"]] = "starter"
 """The word that stands for the starter set where files of records or of prompts are named."""
 
 LIMIT = 250
-"""Training records of each label, at most; 300 were published, and the malicious topics that are trained on hold 252 instructions."""
+"""Training records of each label, at most; 300 were published. With 125 topics, two malicious ones of each."""
 
 AUGMENT = 0.5
 """Share of the training instructions that are put into wrappers."""
