@@ -1,10 +1,9 @@
-"""What a gate should read: gates on other readings, taps and penalties, held against each other on the starter set's dev prompts.
+"""What a gate should read, and learn from: gates held against each other on the starter set's dev prompts.
 
-    python -m experiments.gate smollm2 --out gate-readings
+    python -m experiments.gate smollm2 --out gate-states
 
-Every prompt is read once, at many layers, into a file that the next run finds again; fitting takes seconds. Prints, for each gate, the
-area under the ROC curve of malicious against all benign dev prompts, and the share of malicious ones, plain and varied, that are flagged
-where 1 and 5 % of all benign ones are.
+Every prompt is read once, into a file that the next run finds again. Prints, for each gate, the area under the ROC curve of malicious
+against all benign dev prompts, and the share of malicious ones, plain and varied, that are flagged where 1 and 5 % of all benign ones are.
 """
 
 from __future__ import annotations
@@ -22,14 +21,13 @@ from mogu.evaluation.score_intervals import auroc, recall_at
 from mogu.inference.padding import padding_id
 from mogu.inference.prompts import encode_prompt
 from mogu.inference.turns import find_turn_marks
-from mogu.modeling.gated.gate import PROMPT_READINGS
-from mogu.training.gated.fit import fit_logistic, read_prompts
+from mogu.training.gated.fit import fit_gate, fit_logistic, gate_logits, read_prompts
 from mogu.training.gated.prompts import GatePrompt, gate_prompts
 from mogu.training.inputs import recipe_tokenizer
 from mogu.training.pipeline import load_recipe_base
 from mogu.training.recipe import Recipe, recipe_from
 
-LAYERS = (7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27)
+LAYERS = (15, 23)
 """Decoder layers that are read."""
 
 
@@ -40,27 +38,38 @@ class Variant:
     Args:
         name: what is different about it.
         taps: the decoder layers it reads.
-        readings: which readings of each.
+        heads: kinds of tokens that it looks for; 0 is a logistic regression on ``readings``.
+        readings: of a linear one: the last token before the answer, the user's last, the mean over the user's.
         l2: its penalty.
+        share: of the training instructions, every so many-th.
+        plain: whether it learns from instructions as they are alone, without their other form.
     """
 
     name: str
-    taps: tuple[int, ...]
-    readings: tuple[str, ...] = PROMPT_READINGS
-    l2: float = 0.03
+    taps: tuple[int, ...] = LAYERS
+    heads: int = 8
+    readings: tuple[str, ...] = ("last", "end", "mean")
+    l2: float = 0.01
+    share: float = 1.0
+    plain: bool = False
 
 
 VARIANTS = (
-    Variant("last token, layer 15", (15,), ("last",)),
-    Variant("last token, layer 19", (19,), ("last",)),
-    Variant("mean, layer 19", (19,), ("mean",)),
-    Variant("last token and mean, layers 15 and 23", (15, 23), ("last", "mean")),
-    Variant("all three, layer 15", (15,)),
-    Variant("all three, layers 15 and 23, the default", (15, 23)),
-    Variant("the same, penalty 0.003", (15, 23), l2=0.003),
-    Variant("the same, penalty 0.3", (15, 23), l2=0.3),
-    Variant("all three, layers 11, 15, 19 and 23", (11, 15, 19, 23)),
-    Variant("all three, eleven layers, penalty 0.1", LAYERS, l2=0.1),
+    Variant("linear: last token, layer 15", (15,), 0, ("last",)),
+    Variant("linear: mean, layers 15 and 23", LAYERS, 0, ("mean",)),
+    Variant("linear: last, end, mean, layers 15 and 23", LAYERS, 0),
+    Variant("1 head", heads=1),
+    Variant("2 heads", heads=2),
+    Variant("4 heads", heads=4),
+    Variant("**8 heads, the default**"),
+    Variant("16 heads", heads=16),
+    Variant("8 heads, layer 15 alone", (15,)),
+    Variant("8 heads, layer 23 alone", (23,)),
+    Variant("8 heads, penalty 0.001", l2=0.001),
+    Variant("8 heads, penalty 0.1", l2=0.1),
+    Variant("8 heads, plain instructions alone", plain=True),
+    Variant("8 heads, half of the instructions", share=0.5),
+    Variant("8 heads, a quarter of the instructions", share=0.25),
 )
 
 
@@ -69,28 +78,33 @@ class Readings:
     """What was read of the prompts of a split.
 
     Args:
-        values: ``[prompts, layers, 3, d]``.
+        states: of each, ``[user's tokens + 1, layers, d]``.
         prompts: the prompts; the second half are the varied forms.
     """
 
-    values: Tensor
+    states: Sequence[Tensor]
     prompts: Sequence[GatePrompt]
 
-    def features(self, variant: Variant) -> Tensor:
-        layers = [LAYERS.index(tap) for tap in variant.taps]
-        kinds = [PROMPT_READINGS.index(name) for name in variant.readings]
-        return self.values[:, layers][:, :, kinds].flatten(1).float()
+    def at(self, taps: Sequence[int]) -> list[Tensor]:
+        """The states of some layers."""
+        layers = [LAYERS.index(tap) for tap in taps]
+        return [of_prompt[:, layers] for of_prompt in self.states]
 
     @property
     def malicious(self) -> Tensor:
         return torch.tensor([prompt.malicious for prompt in self.prompts])
 
+    def part(self, share: float, plain: bool) -> Readings:
+        """Every so many-th instruction, in both its forms or as it is alone."""
+        half, step = len(self.prompts) // 2, round(1 / share)
+        kept = [*range(0, half, step), *(() if plain else range(half, 2 * half, step))]
+        return Readings([self.states[index] for index in kept], [self.prompts[index] for index in kept])
+
 
 def read(base: str, folder: Path) -> dict[str, Readings]:
     """Read the prompts of both splits, unless a file holds them."""
     recipe: Recipe = recipe_from(
-        {"method": "gated", "model": {"base": base, "dtype": "bfloat16"}, "data": {"train": STARTER}, "run": {"output": "none"}},
-        source="experiments.gate",
+        {"model": {"base": base, "dtype": "bfloat16"}, "data": {"train": STARTER}, "run": {"output": "none"}}, source="experiments.gate"
     )
     tokenizer = recipe_tokenizer(recipe)
     found: dict[str, Readings] = {}
@@ -98,9 +112,8 @@ def read(base: str, folder: Path) -> dict[str, Readings]:
         prompts = gate_prompts(recipe, [], split)
         file = folder / f"{split}.pt"
         if not file.is_file():
-            model = load_recipe_base(recipe.model).eval()
-            values = read_prompts(
-                model,
+            states = read_prompts(
+                load_recipe_base(recipe.model).eval(),
                 [encode_prompt(tokenizer, prompt.prompt) for prompt in prompts],
                 taps=LAYERS,
                 marks=find_turn_marks(tokenizer),
@@ -108,27 +121,43 @@ def read(base: str, folder: Path) -> dict[str, Readings]:
                 batch_size=recipe.gate.batch_size,
             )
             folder.mkdir(parents=True, exist_ok=True)
-            torch.save(values.half(), file)
+            torch.save(states, file)
         found[split] = Readings(torch.load(file, weights_only=True), prompts)
     return found
 
 
-def compare(found: dict[str, Readings]) -> list[list[str]]:
-    """Fit every variant and measure it on dev."""
-    rows = []
-    train, dev = found["train"], found["dev"]
+def scores(variant: Variant, train: Readings, dev: Readings) -> Tensor:
+    """What a gate that learned from ``train`` says of ``dev``."""
+    train = train.part(variant.share, variant.plain)
+    if variant.heads:
+        gate = fit_gate(train.at(variant.taps), train.malicious, variant.taps, heads=variant.heads, l2=variant.l2)
+        return gate_logits(gate, dev.at(variant.taps))
+
+    def features(readings: Readings) -> Tensor:
+        rows = []
+        for of_prompt in readings.at(variant.taps):
+            of = {"last": of_prompt[-1], "end": of_prompt[-2], "mean": of_prompt[:-1].float().mean(0)}
+            rows.append(torch.cat([of[name].float().flatten() for name in variant.readings]))
+        return torch.stack(rows)
+
+    learned = features(train)
+    mean, scale = learned.mean(0), learned.std(0) + 1e-4
+    weights, _ = fit_logistic((learned - mean) / scale, train.malicious, l2=0.03)
+    return (features(dev) - mean) / scale @ weights
+
+
+def compare(found: dict[str, Readings]) -> None:
+    """Fit every variant, measure it on dev, and print its row."""
+    dev = found["dev"]
+    plain = torch.arange(len(dev.prompts)) < len(dev.prompts) // 2
     for variant in VARIANTS:
-        features = train.features(variant)
-        mean, scale = features.mean(0), features.std(0) + 1e-4
-        weights, _ = fit_logistic((features - mean) / scale, train.malicious, l2=variant.l2)
-        scores = (dev.features(variant) - mean) / scale @ weights
-        benign, plain = scores[~dev.malicious], torch.arange(len(scores)) < len(scores) // 2
-        cells = [f"{auroc([scores[dev.malicious].numpy()], [benign.numpy()]).value:.3f}"]
+        of = scores(variant, found["train"], dev)
+        benign = of[~dev.malicious]
+        cells = [f"{auroc([of[dev.malicious].numpy()], [benign.numpy()]).value:.3f}"]
         for of_form in (plain, ~plain):
-            malicious = scores[dev.malicious & of_form]
+            malicious = of[dev.malicious & of_form]
             cells += [f"{100 * recall_at([malicious.numpy()], [benign.numpy()], share).value:.0f}" for share in (0.01, 0.05)]
-        rows.append([variant.name, *cells])
-    return rows
+        print(f"| {' | '.join([variant.name, *cells])} |", flush=True)
 
 
 if __name__ == "__main__":
@@ -137,5 +166,4 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, required=True, help="folder for what was read")
     arguments = parser.parse_args()
     print("| gate | AUROC | plain, 1 % | plain, 5 % | varied, 1 % | varied, 5 % |\n|---|---|---|---|---|---|")
-    for row in compare(read(arguments.base, arguments.out)):
-        print(f"| {' | '.join(row)} |", flush=True)
+    compare(read(arguments.base, arguments.out))

@@ -49,7 +49,7 @@ def gated_pair(base: PreTrainedModel, config: MoguConfig) -> tuple[GatedModel, S
     slow = SlowGated(twin, randomized(model))
     random = torch.Generator().manual_seed(4)
     width = base.config.get_text_config().hidden_size
-    vectors = {tap: torch.randn(3, width, generator=random) * 0.05 for tap in (0, 1)}
+    vectors = {tap: torch.randn(2 + 2 * 3, width, generator=random) * 0.05 for tap in (0, 1)}
     stream = {1: torch.randn(2, width, generator=random) * 0.1}
     model.set_gate(Gate(vectors, -0.2), StreamHead(stream, 0.3, -0.1))
     return model, slow

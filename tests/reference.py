@@ -7,6 +7,7 @@ imported from ``mogu.modeling`` but names of transformers.
 from __future__ import annotations
 
 import copy
+import math
 import re
 from types import SimpleNamespace
 
@@ -128,10 +129,16 @@ class SlowGated:
 
     def logit(self, ids: list[int], vectors: dict[int, Tensor], bias: float, user: list[int], last: int, end: int) -> float:
         total = bias
-        for layer, (u, v, w) in vectors.items():
-            states = self.states(ids, layer)
-            mean = sum(states[index] for index in user) / len(user)
-            total += float((u.double() * states[last]).sum() + (v.double() * mean).sum() + (w.double() * states[end]).sum())
+        states = {layer: self.states(ids, layer) for layer in vectors}
+
+        def product(row: int, token: int) -> float:
+            return sum(float((vectors[layer][row].double() * states[layer][token]).sum()) for layer in vectors)
+
+        heads = (len(next(iter(vectors.values()))) - 2) // 2
+        total += product(0, last) + product(1, end)
+        for head in range(heads):
+            weights = {token: math.exp(product(2 + head, token)) for token in user}
+            total += sum(weights[token] * product(2 + heads + head, token) for token in user) / sum(weights.values())
         return total
 
     def stream_logits(self, prompt: list[int], answer: list[int], vectors: dict[int, Tensor], fixed: float) -> list[float]:

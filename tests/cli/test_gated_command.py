@@ -30,7 +30,7 @@ def saved_gated(saved_model: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     model = MoguModel.from_base(load_base(str(base)), config)
     assert isinstance(model, GatedModel)
     randomized(model)
-    model.set_gate(Gate({0: torch.randn(3, 32, generator=torch.Generator().manual_seed(0)) * 2}, 0.0))
+    model.set_gate(Gate({0: torch.randn(4, 32, generator=torch.Generator().manual_seed(0)) * 2}, 0.0))
     folder = tmp_path_factory.mktemp("gated") / "saved"
     model.save_pretrained(folder)
     return folder
@@ -48,7 +48,7 @@ def test_info_says_what_it_is(run_mogu: Mogu, saved_gated: Path) -> None:
     facts = json.loads(run_mogu("info", saved_gated, "--json")[1])
     assert (facts["method"], facts["responders"]) == ("gated", "unwill")
     assert facts["gate"] == {"refuse": 0.5, "careful": None, "listen": None}
-    assert facts["added_parameters"] == 2 * 2 * (32 + 32) + 3 * 32 + 1
+    assert facts["added_parameters"] == 2 * 2 * (32 + 32) + 4 * 32 + 1
 
 
 def test_scores_and_replies(run_mogu: Mogu, saved_gated: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from mogu.errors import ModelFileError
-from mogu.modeling.gated.gate import PROMPT_READINGS, STREAM_READINGS, Gate, StreamHead
+from mogu.modeling.gated.gate import ENDS, STREAM_READINGS, Gate, StreamHead
 
 PEFT_PREFIX = "base_model.model."
 
@@ -213,16 +213,16 @@ def read_gate(file: Path) -> tuple[Gate, StreamHead | None]:
     """
     tensors = read_tensors(file)
     prompt, stream = _by_tap(tensors, "gate"), _by_tap(tensors, "stream")
-    width = next((vectors.shape[-1] for vectors in prompt.values()), None)
+    rows, width = next((vectors.shape for vectors in prompt.values() if vectors.dim() == 2), (0, 0))
     known = {*(f"gate.{tap}.weight" for tap in prompt), "gate.bias"}
     if stream:
         known |= {*(f"stream.{tap}.weight" for tap in stream), "stream.prompt", "stream.bias"}
-    fits = all(vectors.shape == (len(PROMPT_READINGS), width) for vectors in prompt.values())
+    fits = rows > ENDS and rows % 2 == 0 and all(vectors.shape == (rows, width) for vectors in prompt.values())
     fits = fits and all(vectors.shape == (len(STREAM_READINGS), width) for vectors in stream.values())
     if not prompt or not fits or set(tensors) != known or any(tensors[key].numel() != 1 for key in known if not key.endswith(".weight")):
         raise ModelFileError(
             f"{file} holds {', '.join(f'{key} {list(tensor.shape)}' for key, tensor in sorted(tensors.items())) or 'nothing'}",
-            expected="gate.<layer>.weight [3, d] and gate.bias; with a stream head also stream.<layer>.weight [2, d], .prompt and .bias",
+            expected="gate.<layer>.weight [2 + 2·heads, d] and gate.bias; and of a stream head stream.<layer>.weight [2, d], .prompt .bias",
             action="use the gate that was saved with this model",
         )
     head = StreamHead(stream, float(tensors["stream.prompt"]), float(tensors["stream.bias"])) if stream else None

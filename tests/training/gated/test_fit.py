@@ -23,16 +23,15 @@ def test_what_is_read_of_prompts_is_what_the_model_hands_upward(make_base, famil
     base = make_base(family)
     random = torch.Generator().manual_seed(0)
     prompts = [[1, *system, 60, *torch.randint(3, 59, (count,), generator=random).tolist(), 61, 62] for count in (3, 9, 4, 6)]
-    readings = read_prompts(base, prompts, taps=[0, 1], marks=MARKS, pad_token_id=0, batch_size=3)
-    assert readings.shape == (4, 2, 3, 32)
+    found = read_prompts(base, prompts, taps=[0, 1], marks=MARKS, pad_token_id=0, batch_size=3)
     assert not any(isinstance(hook, _Ear) for module in base.modules() for hook in module._forward_hooks.values())
-    for prompt, found in zip(prompts, readings, strict=True):
+    for prompt, of_prompt in zip(prompts, found, strict=True):
         with torch.no_grad():
             states = base(input_ids=torch.tensor([prompt]), output_hidden_states=True).hidden_states
         for index, tap in enumerate((0, 1)):
             h = states[tap + 1][0]
-            expected = torch.stack([h[-1], h[2 + len(system) : -2].mean(0), h[-3]]).float()
-            assert torch.allclose(found[index], expected, atol=1e-5)
+            expected = torch.cat([h[2 + len(system) : -2], h[-1:]])
+            assert torch.allclose(of_prompt[:, index], expected, atol=1e-5)
 
 
 def test_a_logistic_regression_is_scikit_learn_s():
@@ -48,26 +47,52 @@ def test_a_logistic_regression_is_scikit_learn_s():
     assert float(bias) == pytest.approx(float(reference.intercept_[0]), abs=1e-4)
 
 
-def test_a_gate_tells_what_can_be_told_apart_and_is_calibrated_on_others():
+def needles(count: int, tokens: tuple[int, int]) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Prompts of which the malicious ones hold one telling token, wherever it stands; as likely a decoy stands in any of them."""
     random = torch.Generator().manual_seed(1)
-    malicious = torch.rand(400, generator=random) < 0.4
-    readings = torch.randn(400, 2, 3, 8, generator=random) * torch.tensor([1.0, 30.0])[:, None, None]
-    readings[malicious, 0, 1] += 1.2
-    gate = fit_gate(readings[:200], malicious[:200], [3, 5], l2=0.01)
-    logits = gate_logits(gate, readings[200:])
-    assert gate.taps == (3, 5)
-    assert ((logits > 0) == malicious[200:]).float().mean() > 0.85
-    # Logits that are ten times as sure as they may be become as sure as they may be.
-    bold = Gate({tap: vectors * 10 for tap, vectors in gate.vectors.items()}, gate.bias * 10 + 4)
-    again = calibrated(bold, gate_logits(bold, readings[200:]), malicious[200:])
-    fitted = gate_logits(again, readings[200:])
+    malicious = torch.rand(count, generator=random) < 0.4
+    prompts = []
+    for label in malicious.tolist():
+        length = int(torch.randint(*tokens, (1,), generator=random))
+        states = torch.randn(length + 1, 2, 8, generator=random) * torch.tensor([1.0, 30.0])[:, None]
+        if label:
+            states[int(torch.randint(length, (1,), generator=random)), 0, 1] += 8.0
+        prompts.append(states)
+    return prompts, malicious
+
+
+def test_a_gate_finds_one_telling_token_in_a_long_prompt_where_a_mean_over_it_does_not():
+    states, malicious = needles(1000, (10, 60))
+    gate = fit_gate(states[:800], malicious[:800], [3, 5], heads=2, l2=0.001)
+    assert (gate.taps, gate.heads) == ((3, 5), 2)
+    right = (gate_logits(gate, states[800:]) > 0) == malicious[800:]
+    assert right.float().mean() > 0.95
+    means = np.stack([of_prompt[:-1].mean(0).flatten().numpy() for of_prompt in states])
+    linear = LogisticRegression(max_iter=5000).fit(means[:800], malicious[:800].numpy())
+    assert linear.score(means[800:], malicious[800:].numpy()) < 0.85
+
+
+def test_the_same_prompts_give_the_same_gate():
+    states, malicious = needles(60, (3, 9))
+    first, second = (fit_gate(states, malicious, [3, 5], heads=2, l2=0.01) for _ in range(2))
+    assert first.bias == second.bias
+    assert all(torch.equal(first.vectors[tap], second.vectors[tap]) for tap in (3, 5))
+
+
+def test_logits_become_as_sure_as_they_may_be():
+    states, malicious = needles(400, (5, 9))
+    gate = fit_gate(states[:200], malicious[:200], [3, 5], heads=2, l2=0.01)
+    logits = gate_logits(gate, states[200:])
+    bold = gate.scaled(10.0, 4.0)
+    assert torch.allclose(gate_logits(bold, states[200:]), 10 * logits + 4, atol=1e-3)
+    fitted = gate_logits(calibrated(bold, gate_logits(bold, states[200:]), malicious[200:]), states[200:])
     reference, _ = fit_logistic(fitted[:, None], malicious[200:], l2=0.0)
     assert float(reference[0]) == pytest.approx(1.0, abs=1e-2)
-    assert torch.equal(fitted.argsort(), gate_logits(bold, readings[200:]).argsort())
+    assert float(torch.corrcoef(torch.stack([fitted, logits]))[0, 1]) > 0.9999
 
 
 def test_a_gate_that_is_worse_than_chance_is_not_turned_round():
-    gate = Gate({0: torch.ones(3, 2)}, 0.0)
+    gate = Gate({0: torch.ones(4, 2)}, 0.0)
     upside_down = calibrated(gate, torch.tensor([3.0, 2.0, -1.0, -2.0]), torch.tensor([False, False, True, True]))
     assert float(upside_down.vectors[0][0, 0]) > 0
 

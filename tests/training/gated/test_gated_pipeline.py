@@ -143,8 +143,8 @@ def test_the_starter_set_gives_a_gate_more_prompts_than_records(make: Any, tmp_p
     recipe = make(tmp_path, data={"train": "starter", "dev": "starter"})
     prompts = gate_prompts(recipe, [], "train")
     dev = gate_prompts(recipe, [], "dev")
-    assert len(prompts) == 2 * (938 + 1218 + 1320)
-    assert len(dev) == 2 * (112 + 192 + 200)
+    assert len(prompts) == 2 * (2000 + 2276 + 1720)
+    assert len(dev) == 2 * (224 + 304 + 280)
     texts = [{str(prompt.prompt) for prompt in split} for split in (prompts, dev)]
     assert not texts[0] & texts[1]
-    assert sum(prompt.malicious for prompt in prompts) == 2 * 938
+    assert sum(prompt.malicious for prompt in prompts) == 2 * 2000

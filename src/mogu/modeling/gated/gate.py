@@ -2,12 +2,16 @@
 
 .. code-block:: text
 
-    prompt:  z   = Σ_l  u_l·h_l[last] + v_l·mean_{i ∈ user} h_l[i] + w_l·h_l[end]  +  b  +  δ        p = σ(z)
-    answer:  z_t = Σ_l  a_l·h_l[t] + m_l·mean_{s ≤ t} h_l[s]  +  k·z  +  c                            p_t = σ(z_t)
+    prompt:  z   = Σ_l u_l·h_l[last] + w_l·h_l[end]  +  Σ_k Σ_{i ∈ user} a_k[i]·Σ_l v_kl·h_l[i]  +  b  +  δ        p = σ(z)
+             a_k = softmax over i ∈ user of Σ_l q_kl·h_l[i]
+    answer:  z_t = Σ_l a_l·h_l[t] + m_l·mean_{s ≤ t} h_l[s]  +  κ·z  +  c                                          p_t = σ(z_t)
 
 ``h_l`` is what decoder layer ``l`` hands upward, one of a few *taps*; ``last`` is the last token before the answer, ``user`` the tokens of
-all of the user's turns, ``end`` the last of these, and ``s ≤ t`` runs over the answer. Each is linear: a tap costs one small product a
-token. Knows hidden states and where things are in a prompt; knows nothing of models, files or of what follows from a probability.
+all of the user's turns, ``end`` the last of these, and ``s ≤ t`` runs over the answer. Each of the *heads* ``k`` looks for tokens of one
+kind and weighs what they say, wherever in a long text they are: a mean over all of it would drown them. A tap costs one small product a
+token, and a softmax can be summed up while a prompt is read in pieces.
+
+Knows hidden states and where things are in a prompt; knows nothing of models, files or of what follows from a probability.
 """
 
 from __future__ import annotations
@@ -20,8 +24,8 @@ from torch import Tensor
 
 from mogu.inference.turns import PromptSpans
 
-PROMPT_READINGS = ("last", "mean", "end")
-"""What a tap gives of a prompt, in the order of the rows of a gate's vectors."""
+ENDS = 2
+"""How many of the first rows of a gate's vectors weigh single tokens: the last one before the answer, and the user's last."""
 
 STREAM_READINGS = ("token", "mean")
 """What a tap gives of an answer at each token, in the order of the rows of a stream head's vectors."""
@@ -32,12 +36,23 @@ class Gate:
     """The weights of a prompt gate.
 
     Args:
-        vectors: by tap, the index of a decoder layer: ``u, v, w`` as ``[3, d]``, float32.
+        vectors: by tap, the index of a decoder layer: ``u, w``, all ``q_k`` and all ``v_k`` as ``[2 + 2·heads, d]``, float32.
         bias: ``b``.
     """
 
     vectors: Mapping[int, Tensor]
     bias: float
+
+    @property
+    def heads(self) -> int:
+        """How many kinds of tokens it looks for."""
+        return (len(next(iter(self.vectors.values()))) - ENDS) // 2
+
+    def scaled(self, slope: float, offset: float) -> Gate:
+        """The gate whose logits are ``slope·z + offset``."""
+        factors = torch.full((ENDS + 2 * self.heads, 1), slope)
+        factors[ENDS : ENDS + self.heads] = 1.0  # which tokens are looked at stays the same
+        return Gate({tap: vectors * factors for tap, vectors in self.vectors.items()}, self.bias * slope + offset)
 
     @property
     def taps(self) -> tuple[int, ...]:
@@ -51,7 +66,7 @@ class StreamHead:
 
     Args:
         vectors: by tap: ``a, m`` as ``[2, d]``, float32.
-        prompt: ``k``.
+        prompt: ``κ``.
         bias: ``c``.
     """
 
@@ -94,17 +109,6 @@ class Places:
         return cls(user.to(device), last.clamp(min=0).to(device), end.clamp(min=0).to(device))
 
 
-def prompt_readings(hidden: Tensor, places: Places) -> Tensor:
-    """What a gate reads of a tap's hidden states ``[batch, tokens, d]``: ``[batch, 3, d]``, float32 (last, mean, end)."""
-    rows = torch.arange(len(hidden), device=hidden.device)
-    user = places.user.to(hidden.device)
-    # Filled rather than multiplied by 0: values at padding must not count even if they are NaN.
-    total = hidden.masked_fill(~user[..., None], 0).sum(1, dtype=torch.float32)
-    mean = total / user.sum(1, keepdim=True).clamp(min=1)
-    last, end = (hidden[rows, place.to(hidden.device)].float() for place in (places.last, places.end))
-    return torch.stack([last, mean, end], dim=1)
-
-
 class PromptReading:
     """One pass over a batch of prompts, as the gate hears it.
 
@@ -115,22 +119,40 @@ class PromptReading:
 
     def __init__(self, gate: Gate, places: Places) -> None:
         self._gate, self._places = gate, places
-        self._sums: list[Tensor] = []
+        self._heard: list[tuple[Tensor, Tensor]] = []
 
     def read(self, tap: int, hidden: Tensor) -> None:
         """Take what a tap hands upward, ``[batch, tokens, d]``."""
-        if tap in self._gate.vectors:
-            readings = prompt_readings(hidden, self._places)
-            self._sums.append((readings * self._gate.vectors[tap].to(hidden.device)).sum((1, 2)).cpu())
+        if tap not in self._gate.vectors:
+            return
+        vectors = self._gate.vectors[tap].to(hidden.device)
+        rows = torch.arange(len(hidden), device=hidden.device)
+        last, end = (hidden[rows, place.to(hidden.device)].float() for place in (self._places.last, self._places.end))
+        self._heard.append((last @ vectors[0] + end @ vectors[1], hidden.float() @ vectors[ENDS:].t()))
 
     @property
     def complete(self) -> bool:
         """Whether every tap of the gate has been heard."""
-        return len(self._sums) == len(self._gate.vectors)
+        return len(self._heard) == len(self._gate.vectors)
 
     def logits(self) -> Tensor:
         """``z`` without the dial, ``[batch]``, float32, on the CPU."""
-        return torch.stack(self._sums).sum(0) + self._gate.bias
+        device = self._heard[0][0].device
+        ends, tokens = (torch.stack([part.to(device) for part in parts]).sum(0) for parts in zip(*self._heard, strict=True))
+        return (ends + attended(tokens, self._places.user.to(device))).cpu() + self._gate.bias
+
+
+def attended(tokens: Tensor, user: Tensor) -> Tensor:
+    """What the heads of a gate make of a batch of prompts: ``Σ_k Σ_i a_k[i]·v_k[i]``, ``[batch]``; 0 where no token is the users'.
+
+    Args:
+        tokens: at each token the logits of all heads' attention, and then what it says to each: ``[batch, tokens, 2·heads]``.
+        user: which tokens are the users', bool ``[batch, tokens]``.
+    """
+    queries, values = tokens.chunk(2, dim=-1)
+    # Filled rather than multiplied by 0: values at padding must not count even if they are NaN.
+    weights = queries.masked_fill(~user[..., None], torch.finfo(queries.dtype).min).softmax(1)
+    return (weights * values.masked_fill(~user[..., None], 0.0)).sum((1, 2))
 
 
 class StreamReading:

@@ -1,4 +1,4 @@
-"""Fitting a gate: hidden states of labeled prompts, a logistic regression on them, and a calibration on prompts it has not seen.
+"""Fitting a gate: hidden states of labeled prompts, a gate that tells their labels, and a calibration on prompts it has not seen.
 
 Knows models, token ids and labels; knows nothing of records or of what follows from a probability.
 """
@@ -6,7 +6,8 @@ Knows models, token ids and labels; knows nothing of records or of what follows 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -18,12 +19,18 @@ from transformers.cache_utils import DynamicCache
 from mogu.inference.batches import in_batches
 from mogu.inference.turns import TurnMarks
 from mogu.modeling.architectures import find_output_projections
-from mogu.modeling.gated.gate import PROMPT_READINGS, Gate, Places, prompt_readings
+from mogu.modeling.gated.gate import ENDS, Gate, Places, PromptReading, attended
 from mogu.modeling.gated.injection import listen_at
 from mogu.modeling.routing import RoutingController, RoutingScope
 from mogu.transformers_compat import cache_argument, cache_of
 
-_STEPS = 100
+_LOGISTIC_STEPS = 100
+_STEPS = 600
+_LEAST_EPOCHS = 2
+_BATCH = 128
+_RATE = 2e-3
+_FIRST_ATTENTION = 0.02  # heads that begin alike would stay alike
+_LEAST_SCALE = 1e-4
 
 
 def default_taps(layers: int) -> list[int]:
@@ -42,10 +49,10 @@ def read_prompts(
     batch_size: int,
     output_projection: str | None = None,
     advance: Callable[[int], None] | None = None,
-) -> Tensor:
-    """What a gate reads of each prompt, ``[prompts, taps, 3, d]``, float32, on the CPU: one pass of the base model, up to the last tap.
+) -> list[Tensor]:
+    """What a gate reads of each prompt: hidden states of the user's tokens, and then of the last token before the answer.
 
-    What all prompts begin with, such as a system prompt, is read once.
+    One pass of the base model, up to the last tap. What all prompts begin with, such as a system prompt, is read once.
 
     Args:
         base: the base model, plain, in evaluation mode.
@@ -56,6 +63,9 @@ def read_prompts(
         batch_size: prompts a pass, at most.
         output_projection: path of the attention output projection in a decoder layer, by which the layers are found.
         advance: is told how many prompts each pass had.
+
+    Returns:
+        For each prompt, ``[user's tokens + 1, taps, d]`` in the model's own dtype, on the CPU.
     """
     scope = RoutingScope()
     near = find_output_projections(base, output_projection)[0].name
@@ -76,10 +86,10 @@ def read_prompts(
         controller.reader = collecting = _Collecting(taps, places)
         with controller, suppress(_AllRead):
             base(input_ids=ids, **_behind(base, cache, len(indices)))
-        return list(torch.stack([collecting.readings[tap] for tap in taps], dim=1))
+        return collecting.states()
 
     try:
-        return torch.stack(in_batches(read, [len(prompt) - shared for prompt in prompts], most=lambda _: batch_size, advance=advance))
+        return in_batches(read, [len(prompt) - shared for prompt in prompts], most=lambda _: batch_size, advance=advance)
     finally:
         for handle in handles:
             handle.remove()
@@ -112,32 +122,99 @@ class _AllRead(Exception):
 class _Collecting:
     def __init__(self, taps: Sequence[int], places: Places) -> None:
         self._taps, self._places = taps, places
-        self.readings: dict[int, Tensor] = {}
+        self._heard: dict[int, list[Tensor]] = {}
 
     def read(self, tap: int, hidden: Tensor) -> None:
-        self.readings[tap] = prompt_readings(hidden, self._places).cpu()
-        if len(self.readings) == len(self._taps):
+        rows = zip(hidden, self._places.user, self._places.last, strict=True)
+        self._heard[tap] = [torch.cat([row[user], row[last][None]]).cpu() for row, user, last in rows]
+        if len(self._heard) == len(self._taps):
             raise _AllRead
 
+    def states(self) -> list[Tensor]:
+        return [torch.stack(of_taps, dim=1) for of_taps in zip(*(self._heard[tap] for tap in self._taps), strict=True)]
 
-def fit_gate(readings: Tensor, malicious: Tensor, taps: Sequence[int], *, l2: float) -> Gate:
-    """Fit a logistic regression on standardized readings, both labels weighing the same.
 
-    It minimizes ``mean_i w_i·log(1 + exp(−y_i z_i)) + l2·‖weights‖²`` over the standardized numbers, with ``y_i = ±1``; the standardization
-    is then folded into the weights.
+def fit_gate(states: Sequence[Tensor], malicious: Tensor, taps: Sequence[int], *, heads: int, l2: float) -> Gate:
+    """Fit a gate to labeled prompts, both labels weighing the same.
+
+    Adam minimizes ``mean_i w_i·log(1 + exp(−y_i z_i)) + l2·‖weights‖²`` with ``y_i = ±1``, on batches of prompts of like length, over
+    standardized hidden states; the standardization is then folded into the weights. The same prompts give the same gate.
 
     Args:
-        readings: ``[prompts, taps, 3, d]``.
+        states: of each prompt, as :func:`read_prompts` returns them.
         malicious: labels, bool ``[prompts]``.
         taps: the decoder layers that were read.
+        heads: kinds of tokens to look for.
         l2: strength of the penalty.
     """
-    features = readings.flatten(1)
-    mean, scale = features.mean(0), features.std(0) + 1e-4
-    weights, bias = fit_logistic((features - mean) / scale, malicious, l2=l2)
-    weights = weights / scale
-    per_tap = weights.view(len(taps), len(PROMPT_READINGS), -1)
-    return Gate({tap: vectors.clone() for tap, vectors in zip(taps, per_tap, strict=True)}, float(bias - (weights * mean).sum()))
+    flat = [of_prompt.flatten(1) for of_prompt in states]
+    token_mean, token_scale = _moments(flat)
+    ends = torch.stack([torch.cat([rows[-1], rows[-2]]).float() for rows in flat])  # the last token before the answer, the user's last
+    end_mean, end_scale = ends.mean(0), ends.std(0) + _LEAST_SCALE
+    ends = (ends - end_mean) / end_scale
+
+    width = flat[0].shape[1]
+    generator = torch.Generator().manual_seed(0)
+    queries = torch.randn(width, heads, generator=generator) * _FIRST_ATTENTION
+    values, of_ends, bias = torch.zeros(width, heads), torch.zeros(2 * width), torch.zeros(())
+    parameters = [queries, values, of_ends, bias]
+    for parameter in parameters:
+        parameter.requires_grad_()
+    optimizer = torch.optim.Adam(parameters, lr=_RATE)
+    batches = _batches([len(rows) for rows in flat])
+    steps = max(_STEPS, _LEAST_EPOCHS * len(batches))
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.02, steps)
+    truth = malicious.float()
+    each = torch.where(malicious, 0.5 / truth.mean(), 0.5 / (1 - truth).mean())
+    with torch.enable_grad():
+        for indices in _shuffled(batches, steps):
+            tokens, user = _padded([flat[index][:-1] for index in indices])
+            tokens = (tokens - token_mean) / token_scale
+            logits = attended(tokens @ torch.cat([queries, values], 1), user) + ends[indices] @ of_ends + bias
+            losses = F.binary_cross_entropy_with_logits(logits, truth[indices], reduction="none")
+            loss = (each[indices] * losses).mean() + l2 * sum((weights**2).sum() for weights in parameters[:-1])
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+    queries, values, of_ends, bias = (parameter.detach() for parameter in parameters)
+    # The standardization moves into the weights; a head's attention sums to 1, so that its mean becomes a constant.
+    values, of_ends = values / token_scale[:, None], of_ends / end_scale
+    offset = float(bias - token_mean @ values.sum(1) - end_mean @ of_ends)
+    rows = torch.cat([of_ends.view(ENDS, width), (queries / token_scale[:, None]).t(), values.t()])
+    per_tap = rows.view(len(rows), len(taps), -1)
+    return Gate({tap: per_tap[:, index].clone() for index, tap in enumerate(taps)}, offset)
+
+
+def _moments(flat: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of all of the users' tokens, number by number."""
+    count = sum(len(rows) - 1 for rows in flat)
+    zero = torch.zeros(flat[0].shape[1], dtype=torch.float64)
+    mean = sum((rows[:-1].double().sum(0) for rows in flat), zero) / count
+    variance = sum((((rows[:-1].double() - mean) ** 2).sum(0) for rows in flat), zero) / max(1, count - 1)
+    return mean.float(), variance.sqrt().float() + _LEAST_SCALE
+
+
+def _batches(lengths: Sequence[int]) -> list[list[int]]:
+    """Prompts of like length together."""
+    order = sorted(range(len(lengths)), key=lambda index: lengths[index])
+    return [order[start : start + _BATCH] for start in range(0, len(order), _BATCH)]
+
+
+def _shuffled(batches: Sequence[list[int]], steps: int) -> Iterator[list[int]]:
+    """As many batches as there are steps, each epoch in another order."""
+    order = random.Random(0)
+    left: list[list[int]] = []
+    for _ in range(steps):
+        left = left or order.sample(batches, len(batches))
+        yield left.pop()
+
+
+def _padded(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Rows of tokens side by side, ``[batch, tokens, width]`` in float32, and which of them are any, bool ``[batch, tokens]``."""
+    lengths = torch.tensor([len(row) for row in rows])
+    present = torch.arange(int(lengths.max())) < lengths[:, None]
+    return torch.nn.utils.rnn.pad_sequence([row.float() for row in rows], batch_first=True), present
 
 
 def fit_logistic(features: Tensor, positive: Tensor, *, l2: float, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -153,7 +230,7 @@ def fit_logistic(features: Tensor, positive: Tensor, *, l2: float, weights: Tens
     each = torch.ones_like(truth) if weights is None else weights.to(features.dtype)
     each = torch.where(positive, each / (2 * each[positive].sum()), each / (2 * each[~positive].sum()))
     parameters = torch.zeros(features.shape[1] + 1, dtype=features.dtype, requires_grad=True)
-    optimizer = torch.optim.LBFGS([parameters], max_iter=_STEPS, history_size=10, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS([parameters], max_iter=_LOGISTIC_STEPS, history_size=10, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         optimizer.zero_grad()
@@ -168,10 +245,19 @@ def fit_logistic(features: Tensor, positive: Tensor, *, l2: float, weights: Tens
     return fitted[:-1], fitted[-1]
 
 
-def gate_logits(gate: Gate, readings: Tensor) -> Tensor:
-    """``z`` of each prompt, ``[prompts]``, from what was read of it, ``[prompts, taps, 3, d]``."""
-    vectors = torch.stack([gate.vectors[tap] for tap in gate.taps])
-    return (readings * vectors).sum((1, 2, 3)) + gate.bias
+@torch.no_grad()
+def gate_logits(gate: Gate, states: Sequence[Tensor]) -> Tensor:
+    """``z`` of each prompt, ``[prompts]``, from its states, as :func:`read_prompts` returns them for the gate's taps."""
+    logits = torch.empty(len(states))
+    for indices in _batches([len(of_prompt) for of_prompt in states]):
+        lengths = torch.tensor([len(states[index]) - 1 for index in indices])
+        hidden, _ = _padded([states[index].flatten(1) for index in indices])
+        places = Places(torch.arange(hidden.shape[1]) < lengths[:, None], last=lengths, end=lengths - 1)
+        reading = PromptReading(gate, places)
+        for index, tap in enumerate(gate.taps):
+            reading.read(tap, hidden.chunk(len(gate.taps), dim=2)[index])
+        logits[indices] = reading.logits()
+    return logits
 
 
 def calibrated(gate: Gate, logits: Tensor, malicious: Tensor) -> Gate:
@@ -183,8 +269,7 @@ def calibrated(gate: Gate, logits: Tensor, malicious: Tensor) -> Gate:
         malicious: their labels; both weigh the same.
     """
     weight, bias = fit_logistic(logits[:, None], malicious, l2=0.0)
-    slope = max(float(weight[0]), 1e-3)  # a gate that is worse than chance must not be turned round
-    return Gate({tap: vectors * slope for tap, vectors in gate.vectors.items()}, gate.bias * slope + float(bias))
+    return gate.scaled(max(float(weight[0]), 1e-3), float(bias))  # a gate that is worse than chance must not be turned round
 
 
 def threshold_at(probabilities: Tensor, share: float) -> float:

@@ -122,10 +122,11 @@ class GatedRun:
         folder = self.workspace.begin("gate", settings, resume=self.resume)
         started = time.monotonic()
         train, dev = self._prompts["train"], self._prompts["dev"]
-        gate = fit_gate(self._read("train", "the gate's prompts"), _malicious(train), self.taps, l2=self.recipe.gate.l2)
-        readings = self._read("dev", "the gate's dev prompts")
-        gate = calibrated(gate, gate_logits(gate, readings), _malicious(dev))
-        probabilities = gate_logits(gate, readings).sigmoid()
+        section = self.recipe.gate
+        gate = fit_gate(self._read("train", "the gate's prompts"), _malicious(train), self.taps, heads=section.heads, l2=section.l2)
+        logits = gate_logits(gate, states := self._read("dev", "the gate's dev prompts"))
+        gate = calibrated(gate, logits, _malicious(dev))
+        probabilities = gate_logits(gate, states).sigmoid()
         write_gate(folder / ROUTER_FILE, gate, None)
         write_json(folder / _DEV_FILE, {"probabilities": probabilities.tolist(), "kinds": [prompt.kind for prompt in dev]})
         self.workspace.finish("gate", settings, seconds=time.monotonic() - started, prompts=len(train))
@@ -213,7 +214,7 @@ class GatedRun:
         assert content is not None  # the gate is finished
         return content["probabilities"], content["kinds"]
 
-    def _read(self, split: _Split, title: str) -> Tensor:
+    def _read(self, split: _Split, title: str) -> list[Tensor]:
         encoded = self._encoded[split]
         with progress_bars() as progress:
             task = progress.add_task(title, total=len(encoded), note="prompts")
@@ -254,7 +255,8 @@ class GatedRun:
             split: [[ids, prompt.kind] for ids, prompt in zip(self._encoded[split], prompts, strict=True)]
             for split, prompts in self._prompts.items()
         }
-        return fingerprint("gate", encoded, self.recipe.model.that_counts, self.taps, self.recipe.gate.l2, asdict(self.marks))
+        section = self.recipe.gate
+        return fingerprint("gate", encoded, self.recipe.model.that_counts, self.taps, [section.heads, section.l2], asdict(self.marks))
 
     def _expert_fingerprint(self, name: ExpertName) -> str:
         run, config = self.recipe.run, self.config
