@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     from mogu.training.baselines import train_baselines
     from mogu.training.dry_run import Plan, plan
     from mogu.training.pipeline import harden
-    from mogu.training.selection import DevMetrics, measure_on_dev
+    from mogu.training.selection import DevMetrics, refused_on_dev
 
-__all__ = ["DevMetrics", "Plan", "Recipe", "harden", "measure_on_dev", "plan", "read_recipe", "recipe_from", "train_baselines"]
+__all__ = ["DevMetrics", "Plan", "Recipe", "harden", "plan", "read_recipe", "recipe_from", "refused_on_dev", "train_baselines"]
 
 _LAZY = {
     "DevMetrics": "mogu.training.selection",
     "Plan": "mogu.training.dry_run",
     "harden": "mogu.training.pipeline",
-    "measure_on_dev": "mogu.training.selection",
+    "refused_on_dev": "mogu.training.selection",
     "plan": "mogu.training.dry_run",
     "train_baselines": "mogu.training.baselines",
 }

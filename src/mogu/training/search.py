@@ -28,7 +28,7 @@ from mogu.training.collator import Layout
 from mogu.training.inputs import Inputs, ResponderName, common_fingerprint, metrics_fingerprint
 from mogu.training.loss_history import HISTORY_FILE
 from mogu.training.recipe import Recipe
-from mogu.training.selection import DevMetrics, Trial, TrialConfig, measure_on_dev, spans
+from mogu.training.selection import DevMetrics, Trial, TrialConfig, refused_on_dev, spans
 from mogu.training.stages import StageSetting, train_responder, train_router
 from mogu.training.trainer import step_at, steps_of
 from mogu.training.workspace import Workspace
@@ -63,9 +63,9 @@ def routed_config(recipe: Recipe, tokenizer: PreTrainedTokenizerBase | None = No
     return config
 
 
-def dev_metrics(model: Any, recipe: Recipe, inputs: Inputs, title: str) -> DevMetrics:
-    """Measure what a model, plain or routed, does on the dev records."""
-    return measure_on_dev(
+def dev_refusals(model: Any, recipe: Recipe, inputs: Inputs, title: str) -> list[bool]:
+    """Which of the dev records' prompts a model, plain or routed, refuses."""
+    return refused_on_dev(
         model,
         inputs.tokenizer,
         inputs.dev,
@@ -74,6 +74,11 @@ def dev_metrics(model: Any, recipe: Recipe, inputs: Inputs, title: str) -> DevMe
         system_prompt=recipe.model.system_prompt,
         title=title,
     )
+
+
+def dev_metrics(model: Any, recipe: Recipe, inputs: Inputs, title: str) -> DevMetrics:
+    """Measure what a model, plain or routed, does on the dev records."""
+    return DevMetrics.of(inputs.dev, dev_refusals(model, recipe, inputs, title))
 
 
 def base_on_dev(recipe: Recipe, base: PreTrainedModel, inputs: Inputs, workspace: Workspace) -> DevMetrics:

@@ -55,6 +55,25 @@ class DevMetrics:
             losses.append(base.borderline_answered - self.borderline_answered)
         return max(losses)
 
+    @classmethod
+    def of(cls, records: Sequence[Record], refused: Sequence[bool]) -> DevMetrics:
+        """Count which of the records' prompts were refused."""
+        shares = {}
+        for kind in KINDS:
+            of_kind = [was for record, was in zip(records, refused, strict=True) if record.kind == kind]
+            shares[kind] = (sum(of_kind) / len(of_kind) if of_kind else 0.0, len(of_kind))
+        (malicious, malicious_count), (benign, benign_count), (borderline, borderline_count) = (
+            shares[kind] for kind in ("malicious", "benign", "borderline")
+        )
+        return cls(
+            malicious_refused=malicious,
+            benign_answered=1 - benign,
+            malicious=malicious_count,
+            benign=benign_count,
+            borderline_answered=1 - borderline if borderline_count else None,
+            borderline=borderline_count,
+        )
+
     def __str__(self) -> str:
         borderline = "" if self.borderline_answered is None else f", borderline answered {self.borderline_answered:.0%}"
         return f"malicious refused {self.malicious_refused:.0%}, benign answered {self.benign_answered:.0%}{borderline}"
@@ -174,7 +193,7 @@ def best_trial(trials: Sequence[TrialT], base: DevMetrics, max_benign_loss: floa
     return max(trials, key=rank)
 
 
-def measure_on_dev(
+def refused_on_dev(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
     records: Sequence[Record],
@@ -183,8 +202,8 @@ def measure_on_dev(
     batch_size: int,
     system_prompt: str | None = None,
     title: str = "replies",
-) -> DevMetrics:
-    """Let a model reply to records, greedily, and count refusals.
+) -> list[bool]:
+    """Let a model reply to records, greedily, and tell which of their prompts it refuses.
 
     Args:
         model: a base model or a routed one.
@@ -197,16 +216,4 @@ def measure_on_dev(
     """
     prompts = [conversation_of(record, system_prompt) for record in records]
     generated = replies_with_progress(model, tokenizer, prompts, ReplySettings(max_new_tokens), batch_size=batch_size, title=title)
-    refused = dict.fromkeys(KINDS, 0)
-    counts = dict.fromkeys(KINDS, 0)
-    for record, reply in zip(records, generated, strict=True):
-        counts[record.kind] += 1
-        refused[record.kind] += is_refusal(record.request, reply.text)
-    return DevMetrics(
-        malicious_refused=refused["malicious"] / counts["malicious"],
-        benign_answered=1 - refused["benign"] / counts["benign"],
-        malicious=counts["malicious"],
-        benign=counts["benign"],
-        borderline_answered=1 - refused["borderline"] / counts["borderline"] if counts["borderline"] else None,
-        borderline=counts["borderline"],
-    )
+    return [is_refusal(record.request, reply.text) for record, reply in zip(records, generated, strict=True)]

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from mogu import MoguError, MoguModel
+from mogu.data import read_records
 from mogu.modeling.gated.model import GatedModel
-from mogu.training import Recipe, harden, plan, recipe_from
+from mogu.training import DevMetrics, Recipe, harden, plan, recipe_from, refused_on_dev
 from mogu.training.gated.prompts import gate_prompts
 from mogu.training.gated.recovery import BEGUN
 from mogu.training.inputs import read_inputs
@@ -78,6 +79,17 @@ def test_the_saved_model_says_what_the_gate_says(finished: Path) -> None:
     assert len(report["candidates"]) == 2
     assert model.score(ASKED).tolist() == json.loads((finished / "scores.json").read_text())
     assert sorted(path.name for path in (finished / "out").iterdir() if path.is_dir()) == ["careful", "unwill"]
+
+
+def test_what_is_reported_of_the_dev_records_is_what_the_saved_model_does_with_them(make: Any, finished: Path) -> None:
+    """The table comes from what each answers on its own; here the whole model answers, thresholds and all."""
+    recipe, model = make(finished), MoguModel.from_pretrained(finished / "out")
+    report = json.loads((finished / "out" / "training_report.json").read_text())
+    records = read_records(Path(str(recipe.data.dev)))
+    for who, told in ((model, report["chosen"]), (model.base_model, report["base_on_dev"])):
+        with model.routing("on" if who is model else "off"):
+            refused = refused_on_dev(who, model.tokenizer, records, max_new_tokens=4, batch_size=5)
+        assert DevMetrics.of(records, refused).as_json().items() <= told.items()
 
 
 def test_nothing_is_done_twice(make: Any, finished: Path, caplog: pytest.LogCaptureFixture) -> None:

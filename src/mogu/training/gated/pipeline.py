@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Literal, cast
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from mogu.data import conversation_of
 from mogu.files.json_files import fingerprint, read_json, write_json
 from mogu.inference.prompts import encode_prompt
 from mogu.inference.turns import TurnMarks, find_turn_marks
@@ -35,7 +36,7 @@ from mogu.training.loss_history import HISTORY_FILE
 from mogu.training.losses import answer_losses
 from mogu.training.recipe import Recipe, ResponderStage
 from mogu.training.report import save_with_report
-from mogu.training.search import base_on_dev, dev_metrics, routed_config
+from mogu.training.search import dev_refusals, routed_config
 from mogu.training.selection import DevMetrics, best_trial
 from mogu.training.stages import StageSetting, train_lora
 from mogu.training.workspace import Workspace
@@ -44,6 +45,7 @@ logger = logging.getLogger(__name__)
 
 ExpertName = Literal["unwill", "careful"]
 _Split = Literal["train", "dev"]
+_Answering = Literal["off", "unwill", "careful"]  # who answers: the base model, or an expert
 GATED_STAGES: tuple[StageName, ...] = ("gate", "unwill", "careful")
 MEASURED_FORMAT = 1
 _ADAPTER = "adapter"
@@ -159,10 +161,14 @@ class GatedRun:
         self.workspace.finish(name, settings, seconds=time.monotonic() - started)
 
     def _finish(self) -> MoguModel:
-        base_metrics = base_on_dev(self.recipe, self.base, self.inputs, self.workspace)
         model = self._model()
         try:
-            trials = [self._trial(model, share) for share in self.recipe.gate.false_alarms]
+            # What the base model and each expert say on their own decides what any thresholds would give.
+            answering: tuple[_Answering, ...] = ("off", *self.experts)
+            refused = {mode: self._refused(model, mode) for mode in answering}
+            base_metrics = DevMetrics.of(self.inputs.dev, refused["off"])
+            scores = model.score([conversation_of(record, self.recipe.model.system_prompt) for record in self.inputs.dev])
+            trials = [self._trial(share, scores.tolist(), refused) for share in self.recipe.gate.false_alarms]
             write_json(self.workspace.folder / "candidates.json", [trial.row() for trial in trials])
             chosen = best_trial(trials, base_metrics, self.recipe.choice.max_benign_loss)
             self._use(model, chosen.refuse, chosen.careful)
@@ -184,28 +190,37 @@ class GatedRun:
     def _use(self, model: GatedModel, refuse: float, careful: float | None) -> None:
         model.gate_config = model.gate_config.model_copy(update={"refuse": refuse, "careful": careful})
 
-    def _trial(self, model: GatedModel, share: float) -> GatedTrial:
-        """Measure the thresholds that give a share of false alarms on dev."""
+    def _refused(self, model: GatedModel, mode: _Answering) -> list[bool]:
+        """Which dev prompts the base model, or an expert, refuses where it answers all of them; measured once."""
+        experts = [] if mode == "off" else [self._expert_fingerprint(mode)]
+        measured_with = fingerprint(
+            MEASURED_FORMAT, common_fingerprint(self.recipe, self.inputs), metrics_fingerprint(self.recipe, self.inputs), experts
+        )
+        part = f"dev/{mode}"
+        record = self.workspace.measured(part, measured_with)
+        if record is None:
+            title = "trying the base model" if mode == "off" else f"trying the {mode} responder"
+            with model.routing(mode):
+                refused = dev_refusals(model, self.recipe, self.inputs, title)
+            record = self.workspace.measure(part, measured_with, refused=refused)
+        found: list[bool] = record["refused"]
+        return found
+
+    def _trial(self, share: float, scores: Sequence[float], refused: Mapping[_Answering, Sequence[bool]]) -> GatedTrial:
+        """What the thresholds do that give a share of false alarms on dev."""
         dev = self._dev_probabilities()
         benign = torch.tensor([probability for probability, kind in zip(*dev, strict=True) if kind != "malicious"])
         malicious = torch.tensor([probability for probability, kind in zip(*dev, strict=True) if kind == "malicious"])
         refuse = threshold_at(benign, share)
         lower = max(share, self.recipe.gate.second_opinions)
         careful = min(refuse, threshold_at(benign, lower)) if self.config.careful is not None else None
-        self._use(model, refuse, careful)
-        measured_with = fingerprint(
-            MEASURED_FORMAT,
-            self._gate_fingerprint,
-            [self._expert_fingerprint(name) for name in self.experts],
-            metrics_fingerprint(self.recipe, self.inputs),
-            [refuse, careful],
-        )
-        part = f"trials/{share:g}"
-        record = self.workspace.measured(part, measured_with)
-        if record is None:
-            metrics = dev_metrics(model, self.recipe, self.inputs, f"trying {share:.1%} false alarms")
-            record = self.workspace.measure(part, measured_with, behavior=metrics.as_json())
-        trial = GatedTrial(share, refuse, careful, DevMetrics(**record["behavior"]), float(malicious.mean() - benign.mean()))
+
+        def answers(score: float) -> _Answering:
+            return "unwill" if score >= refuse else "careful" if careful is not None and score >= careful else "off"
+
+        given = [refused[answers(score)][index] for index, score in enumerate(scores)]
+        metrics = DevMetrics.of(self.inputs.dev, given)
+        trial = GatedTrial(share, refuse, careful, metrics, float(malicious.mean() - benign.mean()))
         logger.info("%s: %s", trial, trial.metrics)
         return trial
 
