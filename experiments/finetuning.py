@@ -157,7 +157,7 @@ def run_hardened(seed: int, base: Path, out: Path) -> None:
     folder = out / "hardened"
     tokenizer = load_tokenizer(str(base))
     if not folder.is_dir():
-        made = harden(lab_recipe(base, folder, method="v1"), records=lab_data(), resume=True)
+        made = harden(lab_recipe(base, folder), records=lab_data(), resume=True)
         assert made is not None
     for keep in (None, "carry", "retrain"):
         file = out / f"seed-{seed}" / f"mogu-{keep or 'before'}.json"

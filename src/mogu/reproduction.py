@@ -126,7 +126,7 @@ class Reproduction:
         if self.name not in RECIPES:
             raise ConfigError(f"There is no reproduction {self.name!r}", expected=f"one of {', '.join(RECIPES)}", action="correct the name")
         if self.base == "lab":
-            tree = lab_recipe(build_base(), self.out / "model", method="v1").model_dump()
+            tree = lab_recipe(build_base(), self.out / "model").model_dump()
         else:
             tree = read_recipe(shipped_recipe(RECIPES[self.name]).path).model_dump()
         tree["run"]["output"], tree["data"] = self.out / "model", {"train": self.pairs, "dev": self.dev}

@@ -69,7 +69,7 @@ def lab_baselines(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("lab") / "baselines"
     base_folder = build_base(progress=False)
     target = TargetModel.load(str(base_folder))
-    recipe = lab_recipe(base_folder, folder, method="v1")
+    recipe = lab_recipe(base_folder, folder)
     short = recipe.model_copy(update={"router": recipe.router.model_copy(update={"epochs": 3.0})})
     train_baselines(
         short,

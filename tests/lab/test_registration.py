@@ -38,7 +38,7 @@ def test_a_recipe_of_the_lab_names_records_that_are_found(tmp_path: Path) -> Non
 def test_it_trains_by_every_method_for_every_seed_in_folders_of_their_own(tmp_path: Path) -> None:
     comparison = Comparison(("lab",), tmp_path, ("lab",), seeds=2, settings=("glad.epochs=1",))
     recipes = {(model.name, seed): model.recipe(seed) for model in MODEL_SOURCES["lab"](comparison) for seed in (0, 1)}
-    methods = {"mogu": "gated", "mogu_v1": "v1", "mogu_v2": "v2"}
+    methods = {"mogu": "v1", "mogu_v2": "v2", "mogu_gated": "gated"}
     assert {key: recipe.method for key, recipe in recipes.items()} == {(name, seed): methods[name] for name in methods for seed in (0, 1)}
     assert len({recipe.run.output for recipe in recipes.values()}) == 6
     assert {recipe.run.seed for (_, seed), recipe in recipes.items() if seed == 1} == {1}

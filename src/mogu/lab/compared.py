@@ -24,7 +24,7 @@ from mogu.training.recipe import Method, has_section, recipe_from
 
 logger = getLogger(__name__)
 
-_ROWS: dict[Method, tuple[str, str]] = {"gated": ("mogu", "MoGU"), "v1": ("mogu_v1", "MoGU V1"), "v2": ("mogu_v2", "MoGU V2")}
+_ROWS: dict[Method, tuple[str, str]] = {"v1": ("mogu", "MoGU"), "v2": ("mogu_v2", "MoGU V2"), "gated": ("mogu_gated", "MoGU, gated")}
 
 
 class LabModel(HardenedModel):
@@ -32,7 +32,7 @@ class LabModel(HardenedModel):
 
     Args:
         comparison: the settings of the comparison; its ``settings`` override the lab's recipe.
-        method: ``"gated"``, ``"v1"`` or ``"v2"``.
+        method: ``"v1"``, ``"v2"`` or ``"gated"``.
     """
 
     def __init__(self, comparison: Comparison, method: Method) -> None:
@@ -46,7 +46,7 @@ class LabModel(HardenedModel):
 
     def folder(self, seed: int) -> Path:
         """Where the model of a seed is trained into."""
-        return self.comparison.out / "models" / f"seed-{seed}{'' if self.method == 'gated' else f'-{self.method}'}"
+        return self.comparison.out / "models" / f"seed-{seed}{'' if self.method == 'v1' else f'-{self.method}'}"
 
     def recipe(self, seed: int) -> Recipe:
         """The lab's recipe, with the comparison's overrides of sections that the method has."""

@@ -30,7 +30,11 @@ BASELINE_LEARNING_RATES: dict[Part, float] = {"expert": 2e-4}
 # parameters for the backbone.
 _OF_METHOD: dict[Method, dict[str, dict[str, Any]]] = {
     "gated": {
-        "gate": {"taps": [1, 2, 3], "false_alarms": [0.005, 0.01, 0.02, 0.03, 0.05, 0.08]},
+        "gate": {
+            "taps": [1, 2, 3],
+            "false_alarms": [0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.16],
+            "refusals": ["I am sorry, but I cannot help you with that."],
+        },
         "careful": {"learning_rate": 5e-4, "batch_size": 16},  # the pace of SFT in comparisons
     },
     "v1": {
@@ -55,7 +59,7 @@ _OF_METHOD: dict[Method, dict[str, dict[str, Any]]] = {
 }
 
 
-def lab_recipe(base_folder: Path, output: Path, *, seed: int = 0, method: Method = "gated") -> Recipe:
+def lab_recipe(base_folder: Path, output: Path, *, seed: int = 0, method: Method = "v1") -> Recipe:
     """Build the recipe that hardens the lab's model: the published settings, except where its size requires others.
 
     A model of a million parameters needs larger learning rates than one of seven billion, above all to learn to refuse everything: at

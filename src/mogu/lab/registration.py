@@ -30,7 +30,7 @@ def register() -> None:
 def _models(comparison: Comparison) -> Sequence[HardenedModel]:
     from mogu.lab.compared import LabModel
 
-    return [LabModel(comparison, method) for method in ("gated", "v1", "v2")]
+    return [LabModel(comparison, method) for method in ("v1", "v2", "gated")]
 
 
 def _records() -> dict[str, list[Record]]:

@@ -14,7 +14,7 @@ from mogu.errors import ConfigError
 from mogu.evaluation.compare import Comparison, Lineup, Variant
 
 DETECTORS = ["detect_inp", "minilm"]
-LAB_ROWS = {"mogu": "MoGU", "mogu_v1": "MoGU V1", "mogu_v2": "MoGU V2"}
+LAB_ROWS = {"mogu": "MoGU", "mogu_v2": "MoGU V2", "mogu_gated": "MoGU, gated"}
 BASELINES = ["none", "sft", *DETECTORS, "self_reminder", "self_examine", "retokenization", "icd", "safe_decoding", "mogu_score"]
 
 
