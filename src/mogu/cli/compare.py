@@ -83,7 +83,7 @@ def compare(
     results.json with a 95 % interval for every number, and logs for `inspect view`.
 
     Several models must share their base model; the report is about the first one, and shows how the others differ from it.
-    'lab' stands for MoGU and MoGU V2 on the lab's model. They and the baselines are trained for every seed, which takes about
+    'lab' stands for MoGU, MoGU V2 and gated MoGU on the lab's model. They and the baselines are trained for every seed, which takes about
     eight minutes a seed on two cores.
 
     Examples:

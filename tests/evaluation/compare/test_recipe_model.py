@@ -73,6 +73,9 @@ def test_one_recipe_is_the_row_of_mogu_and_several_have_their_own_names(recipe: 
     assert Lineup(one).names() == ["none", "mogu"]
     two = Comparison((str(recipe), "vicuna-7b"), tmp_path / "out", ("starter",), ("none", "mogu"))
     assert Lineup(two).names() == ["none", "tiny", "vicuna-7b"]
+    methods = Comparison(("vicuna-7b", "v1/vicuna-7b", "v2/vicuna-7b"), tmp_path / "out", ("starter",), ("none", "mogu"))
+    assert Lineup(methods).names() == ["none", "vicuna-7b", "v1-vicuna-7b", "v2-vicuna-7b"]
+    assert len({model.folder(0) for model in Lineup(methods).models}) == 3
 
 
 def test_recipes_of_other_settings_keep_their_answers_to_the_starter_set_apart(tmp_path: Path) -> None:

@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from logging import getLogger
-from pathlib import Path
 
 from mogu.defenses import DefenseInfo, defense_info, defense_names
 from mogu.errors import ConfigError, MoguError
 from mogu.evaluation.compare.config import Comparison
 from mogu.evaluation.compare.hardened import HardenedModel
-from mogu.evaluation.compare.recipe_model import RecipeModel, names_recipe
+from mogu.evaluation.compare.recipe_model import RecipeModel, names_recipe, recipe_row
 from mogu.evaluation.compare.saved_model import SavedModel, folder_name
 from mogu.evaluation.sources import MODEL_SOURCES
 
@@ -142,7 +141,7 @@ def _hardened_models(comparison: Comparison) -> list[HardenedModel]:
         if path in MODEL_SOURCES:
             models += MODEL_SOURCES[path](comparison)
             continue
-        kind, own_name = (RecipeModel, Path(path).stem) if names_recipe(path) else (SavedModel, folder_name(path))
+        kind, own_name = (RecipeModel, recipe_row(path)) if names_recipe(path) else (SavedModel, folder_name(path))
         alone = len(comparison.models) == 1
         name, label = (MODEL_DEFENSE, defense_info(MODEL_DEFENSE).label) if alone else (own_name, own_name)
         models.append(kind(path, comparison, name=name, label=label))

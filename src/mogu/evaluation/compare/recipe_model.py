@@ -33,6 +33,11 @@ def names_recipe(name: str) -> bool:
     return name.endswith(".toml") or any(recipe.name == name and recipe.command == "train" for recipe in shipped_recipes())
 
 
+def recipe_row(path: str) -> str:
+    """What a recipe is called among the rows, and its files: ``v2-smollm2`` for ``v2/smollm2``, and ``mine`` for ``runs/mine.toml``."""
+    return Path(path).stem if path.endswith(".toml") else path.replace("/", "-")
+
+
 class RecipeModel(HardenedModel):
     """What a recipe makes.
 
@@ -60,7 +65,7 @@ class RecipeModel(HardenedModel):
 
     def folder(self, seed: int) -> Path:
         """Where the model of a seed is trained into."""
-        return self.comparison.out / "models" / f"{Path(self.path).stem}-seed-{seed}"
+        return self.comparison.out / "models" / f"{recipe_row(self.path)}-seed-{seed}"
 
     def recipe(self, seed: int) -> Recipe:
         """The recipe with the comparison's overrides, for a seed."""
