@@ -15,7 +15,7 @@ import torch
 import transformers
 from rich.console import Console
 
-from benchmarks import memory, prefix_reuse, real_model, replies, speed, training
+from benchmarks import gated, memory, prefix_reuse, real_model, replies, speed, training
 from benchmarks.findings import Finding, save, show
 from benchmarks.models import FULL, SMALL, LlamaShape, RealModel, Subject
 from mogu.errors import MoguError
@@ -35,7 +35,7 @@ QUICK_PLANS: dict[str, Measure] = {
     "training": partial(training.measure_training, training.QUICK_PLAN),
 }
 
-REPLIES, REAL = "replies", "real_model"
+GATED, REPLIES, REAL = "gated", "replies", "real_model"
 
 
 def _machine(device: torch.device, dtype: torch.dtype) -> dict[str, str | int]:
@@ -75,7 +75,7 @@ def main() -> None:
         metavar="MODEL",
         help="the real model to measure in the end, as a folder, a name or a hub id; left out where it cannot be found",
     )
-    parser.add_argument("--only", choices=[*FULL_PLANS, REPLIES, REAL], nargs="*", help="measure these parts alone")
+    parser.add_argument("--only", choices=[*FULL_PLANS, GATED, REPLIES, REAL], nargs="*", help="measure these parts alone")
     parser.add_argument("--device", type=torch.device, default=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--out", type=Path, default=Path("bench-results"), help="folder for results.json and results.md")
@@ -88,11 +88,13 @@ def main() -> None:
     warnings.simplefilter("ignore", FutureWarning)  # PEFT and transformers warn about each other
 
     plans = dict(QUICK_PLANS if options.quick else FULL_PLANS)
-    wants_real = not options.only or {REPLIES, REAL} & set(options.only)
+    wants_real = not options.only or {GATED, REPLIES, REAL} & set(options.only)
     real = _real_model(options.smollm2, quick=options.quick, console=console) if wants_real else None
     if real is not None:
         asked = (replies.QUICK_PLAN, None) if options.quick else (replies.FULL_PLAN, options.smollm2)
         plans[REPLIES] = partial(replies.measure_replies, *asked)
+        gated_plan, subject = gated.QUICK_PLAN if options.quick else gated.FULL_PLAN, real
+        plans[GATED] = lambda _, device, dtype: gated.measure_gated(gated_plan, subject, device, dtype)
     findings: list[Finding] = []
     details: dict[str, Any] = {}
     for name, measure in plans.items():

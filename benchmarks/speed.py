@@ -101,7 +101,7 @@ def _time_replies(base: Any, published: Published, prompt: Tensor, new_tokens: i
 
     def kept(name: str, way: ReplyWay) -> Callable[[Pause], None]:
         def reply(pause: Pause) -> None:
-            tokens[name] = way(_EachToken(pause))[0, prompt.shape[1] :].tolist()
+            tokens[name] = way(EachToken(pause))[0, prompt.shape[1] :].tolist()
 
         return reply
 
@@ -116,7 +116,7 @@ def _time_replies(base: Any, published: Published, prompt: Tensor, new_tokens: i
     return {"seconds": seconds, "prefills": prefills, "tokens": tokens}
 
 
-class _EachToken(BaseStreamer):
+class EachToken(BaseStreamer):
     """Call a function for every token that ``generate`` streams."""
 
     def __init__(self, pause: Pause) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from accelerate import cpu_offload, dispatch_model
 
 from mogu import MoguConfig, MoguModel
 from mogu.transformers_compat import enable_checkpointing
+from tests.gated_models import gated_config
 
 pytestmark = pytest.mark.core
 
@@ -42,6 +44,45 @@ def test_a_text_generation_pipeline(make_pair, tokenizer, caplog):
     for message, output in zip(messages, outputs, strict=True):
         ids = tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=True, return_tensors="pt")["input_ids"]
         assert output[0]["generated_token_ids"][-6:] == slow.greedy(ids, routed_tokens=5, new_tokens=6)
+
+
+def test_a_pipeline_and_lm_eval_answer_as_the_gate_decides(make_gated, tokenizer, caplog):
+    huggingface = pytest.importorskip("lm_eval.models.huggingface", reason="lm-eval is not installed")
+    from lm_eval.api.instance import Instance
+
+    model, slow = make_gated(config=gated_config(before=(), after=()))  # no marks: all of a prompt is the user's
+    model.stream, model.tokenizer = None, tokenizer
+
+    def who_answers(ids):
+        logit = slow.logit(ids, model.gate.vectors, model.gate.bias, list(range(len(ids))), len(ids) - 1, len(ids) - 1)
+        probability = 1 / (1 + math.exp(-logit))
+        return "unwill" if probability >= 0.7 else "careful" if probability >= 0.4 else "base"
+
+    texts = ["hello", "what is this thing, and why?", "a", "tell me more", "this is it", "you", "why not, then?"]
+    conversations = [[{"role": "user", "content": text}] for text in texts]
+    logger = logging.getLogger("transformers")
+    logger.addHandler(caplog.handler)
+    try:
+        pipe = transformers.pipeline("text-generation", model=model, tokenizer=tokenizer)
+        outputs = pipe(conversations, max_new_tokens=6, do_sample=False, batch_size=3, return_tensors=True)
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+    answering = set()
+    for conversation, output in zip(conversations, outputs, strict=True):
+        ids = tokenizer.apply_chat_template(conversation, add_generation_prompt=True, return_dict=True)["input_ids"]
+        answering.add(who := who_answers(ids))
+        assert output[0]["generated_token_ids"][-6:] == slow.greedy(ids, who, 6)
+    assert len(answering) > 1
+
+    harness = huggingface.HFLM(pretrained=model, tokenizer=tokenizer, batch_size=2, max_length=64)
+    arguments = {"until": ["</s>"], "max_gen_toks": 6, "do_sample": False}
+    requests = [Instance("generate_until", {}, (text, arguments), 0) for text in texts]
+    for text, reply in zip(texts, harness.generate_until(requests, disable_tqdm=True), strict=True):
+        ids = tokenizer.encode(text)
+        answer = slow.greedy(ids, who_answers(ids), 6)
+        answer = answer[: answer.index(2)] if 2 in answer else answer
+        assert reply == tokenizer.decode(answer, skip_special_tokens=True)
 
 
 def test_lm_eval(make_pair, tokenizer):

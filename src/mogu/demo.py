@@ -61,7 +61,7 @@ def run_demo(output: Path, recipe_name: Path = Path(BASE)) -> SideBySide:
         raise type(error)(
             error.found, expected=error.expected, action=f"{error.action}; or run `mogu demo --lab`, which needs no download"
         ) from error
-    logger.info("2. Hardening it on the starter set: two responders, then the routers between them.")
+    logger.info("2. Hardening it on the starter set: a gate that hears each request, and a responder that refuses what it flags.")
     model = harden(recipe, resume=True)
     assert model is not None  # all stages were run
     logger.info("3. Asking both about topics and with wrappers that were never trained on.")

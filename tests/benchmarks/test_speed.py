@@ -22,6 +22,12 @@ def test_every_way_took_every_turn(quick: dict[str, Any]) -> None:
         assert all(len(tokens) == one["new_tokens"] for tokens in one["tokens"].values())
 
 
+def test_a_gate_and_a_listener_take_the_turns_of_the_base(quick: dict[str, Any]) -> None:
+    for one in quick["gated"]["replies"]:
+        assert set(one["decoding"]) == set(one["first_token"]) == {"base", "gate", "listening"}
+        assert len({len(turns) for rounds in one["decoding"].values() for turns in rounds}) == 1
+
+
 def test_recompute_costs_exactly_one_prefill_more(quick: dict[str, Any]) -> None:
     for one in quick["speed"]["replies"]:
         assert one["prefills"] == {"base": 1, "continue": 1, "recompute": 2, "published": 6}

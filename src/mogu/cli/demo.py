@@ -92,7 +92,7 @@ def _rows(result: SideBySide) -> dict[str, Any]:
     overhead = result.overhead
     return {
         "rates": result.rates(),
-        "seconds_per_reply": {"base": overhead.base, **{f"mogu_{handoff}": taken for handoff, taken in overhead.mogu.items()}},
+        "seconds_per_reply": {"base": overhead.base, **{f"mogu_{way}": taken for way, taken in overhead.mogu.items()}},
         "replies": [
             {
                 "id": before.prompt.id,
@@ -123,7 +123,9 @@ def _show(result: SideBySide, console: Console) -> None:
         table.add_row(title, f"{row['prompts']:.0f}", f"{row['base']:.0%}", f"{row['mogu']:.0%}")
     console.print(table)
     overhead = result.overhead
-    ratios = ", ".join(f"{taken / overhead.base:.2f} × with handoff {handoff}" for handoff, taken in overhead.mogu.items())
+    ratios = ", ".join(
+        f"{taken / overhead.base:.2f} ×{'' if way == 'gated' else f' with handoff {way}'}" for way, taken in overhead.mogu.items()
+    )
     console.print(f"Time of a reply of 48 tokens: {overhead.base * 1000:.0f} ms base; MoGU {ratios}.")
     for category, count in _EXAMPLES:
         for before, after in result.pairs(category)[:count]:

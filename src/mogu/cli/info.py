@@ -50,7 +50,7 @@ def _facts(path: str) -> dict[str, Any]:
         "base_model": config.base_model,
         "base_revision": config.base_revision,
         "base_shape": config.base_shape.model_dump() if config.base_shape else None,
-        "method": "gated" if config.gate is not None else "v1" if backbone is None else "v2",
+        "method": config.method,
         "routed_layers": len(adapters[0].weights),
         "responders": ", ".join(config.responders),
         "gate": config.gate.model_dump(include={"refuse", "careful", "listen"}) if config.gate is not None else None,

@@ -36,7 +36,7 @@ class StageChoice(StrEnum):
 def train(
     config: Annotated[Path, typer.Argument(help="The recipe: a TOML file, or the name of one that ships with mogu (mogu recipes ls).")],
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, such as glad.epochs=3; may be repeated.")
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, such as unwill.epochs=3; may be repeated.")
     ] = None,
     stage: Annotated[StageChoice | None, typer.Option(help="Run this stage alone; router, or a run without this, saves the model.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume a run that was stopped from its last checkpoint.")] = False,
@@ -50,11 +50,12 @@ def train(
     chat_template: ChatTemplate = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report, or the plan, as one JSON object.")] = False,
 ) -> None:
-    """Train two responders and a router on a base model, or a gate and its responder, choose the best, and save the hardened model.
+    """Fit a gate and train a responder beside a base model, choose the threshold, and save the hardened model.
 
-    Three stages run one after the other: 'glad' learns to answer anything, 'unwill' to refuse anything, 'router' when to be which. Several
-    checkpoints and penalties are tried, and the combination whose replies to held-out records are best is kept. With method = "gated", a
-    gate is fitted to the prompts, unwill learns to refuse, and held-out records choose the threshold. Progress goes to standard error.
+    The gate learns from the prompts which requests are malicious, 'unwill' learns to refuse, and held-out records choose from which
+    probability on it answers. With method = "v1" or "v2" there are three stages, MoGU as published: 'glad' learns to answer anything,
+    'unwill' to refuse anything, 'router' when to be which; several checkpoints and penalties are tried, and the combination whose replies
+    to held-out records are best is kept. Progress goes to standard error.
 
     Finished parts are kept in a working folder beside the output and never trained twice. After a kill or Ctrl-C, run the same command
     with --resume. The output folder appears at the end, complete, with the model card, training_report.json and the loss curve
@@ -64,9 +65,9 @@ def train(
 
     mogu train llama-2-7b-chat --dry-run
 
-    mogu train qwen2.5-7b-instruct --output safer-qwen --set glad.epochs=5
+    mogu train qwen2.5-7b-instruct --output safer-qwen --set unwill.epochs=5
 
-    mogu train qwen2.5-7b-instruct --output safer-qwen --set glad.epochs=5 --resume
+    mogu train qwen2.5-7b-instruct --output safer-qwen --set unwill.epochs=5 --resume
 
     mogu train qwen2.5-7b-instruct --set 'run.report_to=["tensorboard"]'
     """

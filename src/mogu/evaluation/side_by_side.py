@@ -36,7 +36,7 @@ class Overhead:
 
     Args:
         base: of the base model.
-        mogu: of the hardened model, by handoff.
+        mogu: of the hardened model, by handoff; of a gated one, which has none, as ``"gated"``.
     """
 
     base: float
@@ -122,7 +122,8 @@ def reply_times(
     model: MoguModel, tokenizer: PreTrainedTokenizerBase, timed: Sequence[EvalPrompt], *, rounds: int = 3, tokens: int = 48
 ) -> Overhead:
     """Time replies of a fixed length, one prompt at a time, with base model and handoffs taking turns."""
-    ways: dict[str, dict[str, Any]] = {"base": {}, "recompute": {"handoff": "recompute"}, "continue": {"handoff": "continue"}}
+    handoffs: dict[str, dict[str, Any]] = {"recompute": {"handoff": "recompute"}, "continue": {"handoff": "continue"}}
+    ways: dict[str, dict[str, Any]] = {"base": {}, **(handoffs if model.mogu_config.gate is None else {"gated": {}})}
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     fixed: dict[str, Any] = {"min_new_tokens": tokens, "max_new_tokens": tokens, "do_sample": False, "pad_token_id": tokenizer.pad_token_id}
     for _ in range(rounds):

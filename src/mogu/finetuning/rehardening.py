@@ -92,11 +92,11 @@ class HardenedModel:
 
     def _settings(self) -> dict[str, Any]:
         known, backbone = self.config.model_dump(), self.config.backbone
-        tree: dict[str, Any] = {"mogu": {name: known[name] for name in MoguSection.model_fields}}
+        tree: dict[str, Any] = {"method": self.config.method, "mogu": {name: known[name] for name in MoguSection.model_fields}}
         if self.config.gate is not None:
             careful = {} if self.config.careful is None else {"careful": self.config.careful.model_dump()}
-            return {**tree, "method": "gated", "gate": {"second_opinions": _SECOND_OPINIONS if careful else 0}, **careful}
-        return tree if backbone is None else {**tree, "method": "v2", "backbone": backbone.model_dump()}
+            return {**tree, "gate": {"second_opinions": _SECOND_OPINIONS if careful else 0}, **careful}
+        return tree if backbone is None else {**tree, "backbone": backbone.model_dump()}
 
 
 def resolved(recipe: FinetuneRecipe) -> tuple[FinetuneRecipe, HardenedModel | None]:

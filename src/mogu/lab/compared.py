@@ -17,10 +17,11 @@ from mogu.evaluation.compare.hardened import BaseSource, HardenedModel
 from mogu.lab.demo import lab_data, lab_recipe
 from mogu.lab.recipe import build_base
 from mogu.modeling.checkpoint import CONFIG_FILE
+from mogu.modeling.config import Method
 from mogu.modeling.shared_weights import share_weights
 from mogu.recipes.settings import override
 from mogu.training import Recipe, harden
-from mogu.training.recipe import Method, has_section, recipe_from
+from mogu.training.recipe import has_section, recipe_from
 
 logger = getLogger(__name__)
 

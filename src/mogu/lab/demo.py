@@ -15,9 +15,10 @@ from mogu.hub import load_tokenizer
 from mogu.lab.measure import MAX_NEW_TOKENS
 from mogu.lab.recipe import build_base
 from mogu.lab.splits import LAB_RECORDS, choice_records, prompts, records
+from mogu.modeling.config import Method
 from mogu.training import Recipe, harden
 from mogu.training.baselines import Part
-from mogu.training.recipe import Method, recipe_from
+from mogu.training.recipe import recipe_from
 
 logger = getLogger(__name__)
 

@@ -18,6 +18,7 @@ FORMAT_VERSION = 4
 version 4 has a gate. A model without one is saved in version 3."""
 _WITHOUT_GATE = 3
 
+Method = Literal["v1", "v2", "gated"]
 RouterKind = Literal["chain", "linear"]
 Responder = Literal["unwill", "glad", "careful"]
 Handoff = Literal["recompute", "continue"]
@@ -200,6 +201,11 @@ class MoguConfig(BaseModel):
     def scaling(self) -> float:
         """LoRA scaling ``s = lora_alpha / rank``."""
         return self.lora_alpha / self.rank
+
+    @property
+    def method(self) -> Method:
+        """How the model decides who answers, as a recipe calls it."""
+        return "gated" if self.gate is not None else "v1" if self.backbone is None else "v2"
 
     @property
     def responders(self) -> tuple[Responder, ...]:

@@ -38,7 +38,7 @@ MODEL_DEFAULT: Any = object()
 
 
 # A pipeline knows wrapped models by name, and logs an error for a name that it does not know.
-SUPPORTED_PEFT_TASKS["text-generation"].append("MoguModel")
+SUPPORTED_PEFT_TASKS["text-generation"] += ["MoguModel", "GatedModel"]
 
 
 class MoguModel(RoutedModule):

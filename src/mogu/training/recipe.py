@@ -15,10 +15,9 @@ from pydantic import BaseModel, Field, model_validator
 
 from mogu.data.refusal_bank import PLAIN_REFUSAL
 from mogu.data.starter import AUGMENT, LIMIT, STARTER
-from mogu.modeling.config import BackboneConfig, Handoff, MoguConfig, RoutedTokens, RouterKind
+from mogu.modeling.config import BackboneConfig, Handoff, Method, MoguConfig, RoutedTokens, RouterKind
 from mogu.recipes.settings import Section, checked, read_tree
 
-Method = Literal["v1", "v2", "gated"]
 Penalty = Literal["l1", "l2"]
 
 
