@@ -85,6 +85,20 @@ def test_a_shipped_recipe_is_planned_without_a_download(name: str, dry: Any, tmp
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_a_gate_is_planned_for_every_model_and_adds_less_than_v1(name: str, dry: Any, tmp_path: Path) -> None:
+    found = plan(dry(name))
+    shape = json.loads((RECIPES / "configs" / name / "config.json").read_text())
+    width, layers = shape["hidden_size"], shape["num_hidden_layers"]
+    unwill, gate = layers * 8 * 2 * width, 2 * (2 + 2 * 8) * width  # in two layers: two ends, and eight heads' queries and values
+    assert found.base_parameters == PARAMETERS[name]
+    assert found.added_parameters == unwill + gate < plan(dry(f"v1/{name}")).added_parameters
+    assert [(stage.name, stage.trained_parameters, stage.examples) for stage in found.stages] == [("unwill", unwill, 16)]
+    assert found.stages[0].memory_bytes > found.base_bytes + 16 * unwill
+    assert any("the gate reads the layers" in note for note in found.notes)
+    assert not list(tmp_path.iterdir())
+
+
 def test_published_settings_stand_in_the_recipes(dry: Any) -> None:
     llama, vicuna = dry("v1/llama-2-7b-chat"), dry("v1/vicuna-7b")
     assert (llama.glad.learning_rate, llama.glad.batch_size, llama.glad.epochs, llama.glad.dropout) == (5e-5, 8, 10, 0.05)
