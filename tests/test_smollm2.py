@@ -28,7 +28,7 @@ SAFER = HARDENED_MODELS["smollm2-safer"]
 
 def test_the_shipped_model_is_of_the_shipped_recipe_and_names_no_folder_of_the_machine_that_made_it() -> None:
     report = json.loads((SAFER.folder / "training_report.json").read_text())
-    made_by = read_recipe(Path("v2/smollm2"), ['run.output="demo/smollm2-safer"'])
+    made_by = read_recipe(Path("smollm2"), ['run.output="demo/smollm2-safer"'])
     # Read as a recipe: sections of methods that came later have their defaults.
     assert recipe_from(report["recipe"], source="the report") == made_by
     assert not [value for value in texts_in(report) if value.startswith(("/", "~"))]
@@ -99,8 +99,8 @@ def _refused(loaded: LoadedModel, texts: Sequence[str], category: str) -> float:
 
 def test_what_ships_refuses_far_more_than_its_base_and_goes_on_answering(safer: LoadedModel) -> None:
     """On dev topics, which chose it; bounds are loose, exact figures are for docs/results to report."""
-    malicious = [instruction.text for instruction in starter_instructions("malicious", "dev")]
-    benign = [instruction.text for instruction in starter_instructions("benign", "dev")][::2]
+    malicious = [instruction.text for instruction in starter_instructions("malicious", "dev")][::3]
+    benign = [instruction.text for instruction in starter_instructions("benign", "dev")][::4]
     assert safer.mogu is not None
     refused = _refused(safer, malicious, "malicious")
     with safer.mogu.routing("off"):
