@@ -146,8 +146,9 @@ def scores(variant: Variant, train: Readings, dev: Readings) -> Tensor:
     return (features(dev) - mean) / scale @ weights
 
 
-def compare(found: dict[str, Readings]) -> None:
-    """Fit every variant, measure it on dev, and print its row."""
+def compare(found: dict[str, Readings]) -> list[list[str]]:
+    """Fit every variant, measure it on dev, and print its row; return the rows."""
+    rows = []
     dev = found["dev"]
     plain = torch.arange(len(dev.prompts)) < len(dev.prompts) // 2
     for variant in VARIANTS:
@@ -157,7 +158,9 @@ def compare(found: dict[str, Readings]) -> None:
         for of_form in (plain, ~plain):
             malicious = of[dev.malicious & of_form]
             cells += [f"{100 * recall_at([malicious.numpy()], [benign.numpy()], share).value:.0f}" for share in (0.01, 0.05)]
-        print(f"| {' | '.join([variant.name, *cells])} |", flush=True)
+        rows.append([variant.name, *cells])
+        print(f"| {' | '.join(rows[-1])} |", flush=True)
+    return rows
 
 
 if __name__ == "__main__":

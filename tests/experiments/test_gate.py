@@ -1,4 +1,4 @@
-"""Gates held against each other, on readings of which only one says anything."""
+"""Gates held against each other, on prompts in which one layer's tokens say something, and nothing else does."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from mogu.training.gated.prompts import GatePrompt
 
 
 def readings(seed: int, informative: int) -> Readings:
-    """Half of the prompts are malicious; one layer's mean over the prompt shows it, nothing else does."""
+    """A third of the prompts are malicious; the tokens of the user's in one layer show it, neither the last ones nor another layer do."""
     random = torch.Generator().manual_seed(seed)
-    prompts = [GatePrompt([{"role": "user", "content": "x"}], "malicious" if number % 2 else "benign") for number in range(200)]
-    values = torch.randn(200, len(LAYERS), 3, 4, generator=random)
-    values[1::2, LAYERS.index(informative), 1] += 3
-    return Readings(values, prompts)
+    prompts = [GatePrompt([{"role": "user", "content": "x"}], "malicious" if number % 3 == 0 else "benign") for number in range(240)]
+    states = [torch.randn(6, len(LAYERS), 4, generator=random) for _ in prompts]
+    for of_prompt, prompt in zip(states, prompts, strict=True):
+        of_prompt[:4, LAYERS.index(informative)] += 3 * prompt.malicious
+    return Readings(states, prompts)
 
 
 def test_the_gates_that_read_what_says_something_win() -> None:
-    found = {"train": readings(0, 23), "dev": readings(1, 23)}
-    areas = {row[0]: float(row[1]) for row in compare(found)}
+    areas = {row[0]: float(row[1]) for row in compare({"train": readings(0, 23), "dev": readings(1, 23)})}
     assert set(areas) == {variant.name for variant in VARIANTS}
     for variant in VARIANTS:
-        reads = 23 in variant.taps and "mean" in variant.readings
+        reads = 23 in variant.taps and (variant.heads or "mean" in variant.readings)
         assert areas[variant.name] > 0.95 if reads else areas[variant.name] < 0.7

@@ -179,7 +179,7 @@ def uninterrupted(write_recipe: Write, run: Run, tmp_path_factory: pytest.TempPa
         ("mogu.training.training_state:discard", 8, "kill"),  # while older checkpoints are removed
         ("torch.optim:AdamW.step", 14, "kill"),  # the first router candidate
         ("mogu.training.search:write_routers", 1, "kill"),  # trained, not yet kept
-        ("mogu.training.search:measure_on_dev", 3, "kill"),  # while a candidate is tried
+        ("mogu.training.search:refused_on_dev", 3, "kill"),  # while a candidate is tried
         ("mogu.training.report:write_json", 1, "kill"),  # between the model and its report
         ("torch.optim:AdamW.step", 20, "interrupt"),  # Ctrl-C in the second router candidate
     ],

@@ -20,6 +20,7 @@ from mogu.attacks.surface import Evaluation, Surface, nats, precise
 from mogu.defenses.registry import Defense
 from mogu.defenses.target_model import TargetModel
 from mogu.inference.prompts import encode_marker
+from mogu.modeling.gated.gate import ENDS, attended
 from mogu.modeling.gated.model import GatedModel
 from mogu.modeling.routing import RoutingController
 from mogu.modeling.routing_schedule import RoutingSchedule
@@ -207,8 +208,8 @@ class GatedSurface(Surface):
         self._gate, self._marks = model.gate, model.marks
         self._dial = model.dial if dial is None else dial
         self._threshold = _logit(config.refuse if config.careful is None else config.careful)
-        self._sums: dict[int, Tensor] = {}
-        self._count = self._prefix = 0
+        self._said = torch.empty(0)
+        self._prefix = 0
 
     @torch.no_grad()
     def read(self, prefix: Sequence[int]) -> None:
@@ -218,8 +219,8 @@ class GatedSurface(Surface):
         spans = self._marks.spans([*prefix, 0, *self._marks.after]).user
         states = self.plain(self.embed(prefix).unsqueeze(0), keep=1, states=True).states
         user = [index for start, stop in spans for index in range(start, min(stop, len(prefix)))]
-        self._count, self._prefix = len(user), len(prefix)
-        self._sums = {tap: states[tap + 1][0, user].float().sum(0) for tap in self._gate.taps}
+        self._prefix = len(prefix)
+        self._said = self._tokens({tap: states[tap + 1][:, user] for tap in self._gate.taps})
 
     def _evaluate(self, rest: Tensor, targets: Tensor, target_ids: Tensor) -> Evaluation:
         loss, output = self._plain_loss(rest, targets, target_ids, states=True)
@@ -233,15 +234,19 @@ class GatedSurface(Surface):
 
     def _hear(self, states: Mapping[int, Tensor]) -> Tensor:
         """``z`` from the states of what stands between the prefix and the answer, ``[batch, r, d]`` a tap."""
-        logits: Tensor | float = self._gate.bias + self._dial
+        users = {tap: hidden[:, : hidden.shape[1] - len(self._marks.after)] for tap, hidden in states.items()}
+        tokens = self._tokens(users)
+        tokens = torch.cat([self._said.expand(len(tokens), -1, -1), tokens], dim=1)
+        logits = attended(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)) + self._gate.bias + self._dial
         for tap, hidden in states.items():
-            hidden = hidden.float()
-            user = hidden[:, : hidden.shape[1] - len(self._marks.after)]
-            mean = (self._sums[tap] + user.sum(1)) / (self._count + user.shape[1])
-            read = torch.stack([hidden[:, -1], mean, user[:, -1]], dim=1)
-            logits = logits + (read * self._gate.vectors[tap].to(hidden.device)).sum((1, 2))
-        assert isinstance(logits, Tensor)
+            vectors = self._gate.vectors[tap].to(hidden.device)
+            logits = logits + hidden[:, -1].float() @ vectors[0] + users[tap][:, -1].float() @ vectors[1]
         return logits
+
+    def _tokens(self, states: Mapping[int, Tensor]) -> Tensor:
+        """What each token of the user's says to the heads, ``[batch, tokens, 2·heads]``."""
+        said = [hidden.float() @ self._gate.vectors[tap][ENDS:].to(hidden.device).t() for tap, hidden in states.items()]
+        return torch.stack(said).sum(0)
 
 
 def surface_for(defense: Defense, *, aware: bool, meter: Meter | None = None) -> Surface:

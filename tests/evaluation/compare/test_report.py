@@ -57,7 +57,7 @@ def made_up() -> Results:
         variant: [[reply(prompt, strength, index) for index, prompt in enumerate(prompts)] for _ in range(2)]
         for variant, strength in strengths.items()
     }
-    added = {"mogu": 13_062, "mogu_v2": 5_382}
+    added = {"mogu": 13_062, "mogu_v2": 5_382, "mogu_gated": 9_000}
     costs = [
         SystemCost(name, [[0.1 + index / 50, 0.1 + index / 60] for _ in range(5)], [48.0] * 5, [60.0] * 5, 4_461_184, None, added.get(name))
         for index, name in enumerate(compared.names())
