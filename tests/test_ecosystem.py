@@ -30,17 +30,23 @@ def logits(model, ids=IDS):
         return model(input_ids=ids).logits
 
 
-def test_a_text_generation_pipeline(make_pair, tokenizer, caplog):
-    model, slow = make_pair("llama", torch.float32)
-    messages = [[{"role": "user", "content": "hello"}], [{"role": "user", "content": "what is this thing, and why?"}]]
+def pipeline_outputs(model, tokenizer, conversations, batch_size, caplog):
+    """What a text generation pipeline makes of conversations, without a word of complaint."""
     logger = logging.getLogger("transformers")
     logger.addHandler(caplog.handler)
     try:
         pipe = transformers.pipeline("text-generation", model=model, tokenizer=tokenizer)
-        outputs = pipe(messages, max_new_tokens=6, do_sample=False, batch_size=2, return_tensors=True)
+        outputs = pipe(conversations, max_new_tokens=6, do_sample=False, batch_size=batch_size, return_tensors=True)
     finally:
         logger.removeHandler(caplog.handler)
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+    return outputs
+
+
+def test_a_text_generation_pipeline(make_pair, tokenizer, caplog):
+    model, slow = make_pair("llama", torch.float32)
+    messages = [[{"role": "user", "content": "hello"}], [{"role": "user", "content": "what is this thing, and why?"}]]
+    outputs = pipeline_outputs(model, tokenizer, messages, 2, caplog)
     for message, output in zip(messages, outputs, strict=True):
         ids = tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=True, return_tensors="pt")["input_ids"]
         assert output[0]["generated_token_ids"][-6:] == slow.greedy(ids, routed_tokens=5, new_tokens=6)
@@ -60,14 +66,7 @@ def test_a_pipeline_and_lm_eval_answer_as_the_gate_decides(make_gated, tokenizer
 
     texts = ["hello", "what is this thing, and why?", "a", "tell me more", "this is it", "you", "why not, then?"]
     conversations = [[{"role": "user", "content": text}] for text in texts]
-    logger = logging.getLogger("transformers")
-    logger.addHandler(caplog.handler)
-    try:
-        pipe = transformers.pipeline("text-generation", model=model, tokenizer=tokenizer)
-        outputs = pipe(conversations, max_new_tokens=6, do_sample=False, batch_size=3, return_tensors=True)
-    finally:
-        logger.removeHandler(caplog.handler)
-    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+    outputs = pipeline_outputs(model, tokenizer, conversations, 3, caplog)
     answering = set()
     for conversation, output in zip(conversations, outputs, strict=True):
         ids = tokenizer.apply_chat_template(conversation, add_generation_prompt=True, return_dict=True)["input_ids"]

@@ -231,7 +231,8 @@ def read_gate(file: Path) -> tuple[Gate, StreamHead | None]:
 
 def _by_tap(tensors: Mapping[str, Tensor], part: str) -> dict[int, Tensor]:
     keys = [re.fullmatch(rf"{part}\.(\d+)\.weight", key) for key in tensors]
-    return {int(key[1]): tensors[key[0]].float() for key in sorted(filter(None, keys), key=lambda key: int(key[1]))}
+    # Copied: in a mapped file they may lie unaligned, and products with them would then round in another way than before saving.
+    return {int(key[1]): tensors[key[0]].float().clone() for key in sorted(filter(None, keys), key=lambda key: int(key[1]))}
 
 
 def write_gate(file: Path, gate: Gate, stream: StreamHead | None) -> None:

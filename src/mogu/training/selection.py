@@ -5,13 +5,14 @@ Knows models and records; does not know how a model is trained.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
-from mogu.data import KINDS, Record, conversation_of
+from mogu.data import Record, conversation_of
 from mogu.inference.replies import ReplySettings, replies_with_progress
 from mogu.refusals import is_refusal
 
@@ -58,20 +59,15 @@ class DevMetrics:
     @classmethod
     def of(cls, records: Sequence[Record], refused: Sequence[bool]) -> DevMetrics:
         """Count which of the records' prompts were refused."""
-        shares = {}
-        for kind in KINDS:
-            of_kind = [was for record, was in zip(records, refused, strict=True) if record.kind == kind]
-            shares[kind] = (sum(of_kind) / len(of_kind) if of_kind else 0.0, len(of_kind))
-        (malicious, malicious_count), (benign, benign_count), (borderline, borderline_count) = (
-            shares[kind] for kind in ("malicious", "benign", "borderline")
-        )
+        counts = Counter(record.kind for record in records)
+        of_kind = Counter(record.kind for record, was_refused in zip(records, refused, strict=True) if was_refused)
         return cls(
-            malicious_refused=malicious,
-            benign_answered=1 - benign,
-            malicious=malicious_count,
-            benign=benign_count,
-            borderline_answered=1 - borderline if borderline_count else None,
-            borderline=borderline_count,
+            malicious_refused=of_kind["malicious"] / counts["malicious"],
+            benign_answered=1 - of_kind["benign"] / counts["benign"],
+            malicious=counts["malicious"],
+            benign=counts["benign"],
+            borderline_answered=1 - of_kind["borderline"] / counts["borderline"] if counts["borderline"] else None,
+            borderline=counts["borderline"],
         )
 
     def __str__(self) -> str:

@@ -168,7 +168,8 @@ class GatedRun:
             refused = {mode: self._refused(model, mode) for mode in answering}
             base_metrics = DevMetrics.of(self.inputs.dev, refused["off"])
             scores = model.score([conversation_of(record, self.recipe.model.system_prompt) for record in self.inputs.dev])
-            trials = [self._trial(share, scores.tolist(), refused) for share in self.recipe.gate.false_alarms]
+            heard = self._dev_probabilities()
+            trials = [self._trial(share, heard, scores.tolist(), refused) for share in self.recipe.gate.false_alarms]
             write_json(self.workspace.folder / "candidates.json", [trial.row() for trial in trials])
             chosen = best_trial(trials, base_metrics, self.recipe.choice.max_benign_loss)
             self._use(model, chosen.refuse, chosen.careful)
@@ -206,11 +207,11 @@ class GatedRun:
         found: list[bool] = record["refused"]
         return found
 
-    def _trial(self, share: float, scores: Sequence[float], refused: Mapping[_Answering, Sequence[bool]]) -> GatedTrial:
+    def _trial(
+        self, share: float, heard: tuple[Tensor, Tensor], scores: Sequence[float], refused: Mapping[_Answering, Sequence[bool]]
+    ) -> GatedTrial:
         """What the thresholds do that give a share of false alarms on dev."""
-        dev = self._dev_probabilities()
-        benign = torch.tensor([probability for probability, kind in zip(*dev, strict=True) if kind != "malicious"])
-        malicious = torch.tensor([probability for probability, kind in zip(*dev, strict=True) if kind == "malicious"])
+        malicious, benign = heard
         refuse = threshold_at(benign, share)
         lower = max(share, self.recipe.gate.second_opinions)
         careful = min(refuse, threshold_at(benign, lower)) if self.config.careful is not None else None
@@ -224,10 +225,13 @@ class GatedRun:
         logger.info("%s: %s", trial, trial.metrics)
         return trial
 
-    def _dev_probabilities(self) -> tuple[list[float], list[str]]:
+    def _dev_probabilities(self) -> tuple[Tensor, Tensor]:
+        """The gate's probabilities of malicious dev prompts, and of all others."""
         content = read_json(self.workspace.folder / "gate" / _DEV_FILE)
         assert content is not None  # the gate is finished
-        return content["probabilities"], content["kinds"]
+        malicious = torch.tensor([kind == "malicious" for kind in content["kinds"]])
+        probabilities = torch.tensor(content["probabilities"])
+        return probabilities[malicious], probabilities[~malicious]
 
     def _read(self, split: _Split, title: str) -> list[Tensor]:
         encoded = self._encoded[split]
