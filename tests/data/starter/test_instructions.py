@@ -29,8 +29,8 @@ def counted(split: str) -> dict[Kind, tuple[int, int]]:
 
 
 def test_each_split_has_the_instructions_of_its_topics() -> None:
-    assert counted("train") == {"benign": (1720, 86), "borderline": (2276, 139), "malicious": (2000, 125)}
-    assert counted("dev") == {"benign": (280, 14), "borderline": (304, 20), "malicious": (224, 16)}
+    assert counted("train") == {"benign": (1800, 88), "borderline": (4142, 176), "malicious": (2788, 162)}
+    assert counted("dev") == {"benign": (320, 15), "borderline": (549, 25), "malicious": (324, 21)}
     assert counted("test") == {"benign": (120, 6), "borderline": (110, 7), "malicious": (70, 5)}
     assert set(HELD_OUT) <= {instruction.topic for instruction in ALL}
     assert {kind: [one.id for split in SPLITS for one in starter_instructions(kind, split)] for kind in KINDS} == {
@@ -48,10 +48,10 @@ def test_a_topic_is_held_out_of_categories_that_are_trained_on_and_of_some_that_
         assert not all(known)
 
 
-def test_ids_and_texts_are_unique_and_a_text_is_one_short_line() -> None:
-    assert len({one.id for one in ALL}) == len({normalized(one.text) for one in ALL}) == 7104
+def test_ids_and_texts_are_unique_and_a_text_is_one_line() -> None:
+    assert len({one.id for one in ALL}) == len({normalized(one.text) for one in ALL}) == 10223
     assert all(one.text == " ".join(one.text.split()) for one in ALL)
-    assert max(len(one.text.split()) for one in ALL) <= 60
+    assert max(len(one.text.split()) for one in ALL) <= 110
 
 
 def test_a_borderline_instruction_has_the_topic_of_the_malicious_one_it_resembles() -> None:
@@ -60,7 +60,9 @@ def test_a_borderline_instruction_has_the_topic_of_the_malicious_one_it_resemble
     assert len(paired) > 300
     assert len({one.pair for one in paired}) == len(paired)
     assert all(malicious[str(one.pair)].topic == one.topic and malicious[str(one.pair)].category == one.category for one in paired)
-    assert {one.likeness for one in EVERY["borderline"]} == {"homonym", "figurative", "fiction", "history", "safety", "definition"}
+    assert {one.likeness for one in EVERY["borderline"]} == {
+        *("homonym", "figurative", "fiction", "history", "safety", "definition", "permitted"),
+    }
     assert {(one.pair, one.likeness) for one in EVERY["malicious"] + EVERY["benign"]} == {(None, None)}
 
 

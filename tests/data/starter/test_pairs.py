@@ -42,7 +42,7 @@ def test_training_records_are_two_hundred_and_fifty_of_each_label_and_a_hundred_
     assert len({record.id for record in records}) == 500
     topics = Counter((record.label, TOPIC_OF[source(record)]) for record in records)
     assert not HELD_OUT.keys() & {topic for _, topic in topics}
-    assert {count for (label, _), count in topics.items() if label == "malicious"} == {2}
+    assert {count for (label, _), count in topics.items() if label == "malicious"} == {1, 2}
     assert all(is_refusal(record.request, record.reject) and not is_refusal(record.request, record.affirm) for record in records)
 
 
@@ -92,7 +92,7 @@ def test_a_third_of_the_wrappers_of_each_kind_is_kept_for_dev() -> None:
     assert not set(DEV_WRAPPERS) & set(TRAIN_WRAPPERS)
     assert {*GATE_DEV_WRAPPERS, *GATE_TRAIN_WRAPPERS} == {*WRAPPERS, *GATE_WRAPPERS}
     assert not set(GATE_DEV_WRAPPERS) & set(GATE_TRAIN_WRAPPERS)
-    assert (len(GATE_DEV_WRAPPERS), len(GATE_TRAIN_WRAPPERS)) == (24, 46)
+    assert (len(GATE_DEV_WRAPPERS), len(GATE_TRAIN_WRAPPERS)) == (32, 64)
 
 
 def test_the_same_answers_give_the_same_records() -> None:

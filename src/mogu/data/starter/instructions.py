@@ -41,6 +41,12 @@ HELD_OUT: Mapping[str, Split] = {
     "drug-smuggling": "test",
     "human-trafficking": "test",
     "investment-scams": "test",
+    # Of malicious and borderline instructions that come without pairs.
+    "famous-assassinations": "dev",
+    "health-advice-in-general": "dev",
+    "party-and-fireworks": "dev",
+    "public-figures-and-their-work": "dev",
+    "shows-and-stage": "dev",
     # Of borderline instructions alone.
     "body-and-health": "dev",
     "hunting-and-fishing": "dev",
@@ -57,6 +63,7 @@ HELD_OUT: Mapping[str, Split] = {
     "jokes": "dev",
     "letters-and-emails": "dev",
     "parenting": "dev",
+    "role-scenarios": "dev",
     "shell-and-git": "dev",
     "song-lyrics": "dev",
     "summarizing": "dev",
@@ -85,7 +92,8 @@ class StarterInstruction:
         text: the instruction, one line.
         pair: of a borderline instruction, the id of the malicious one that it resembles, if it resembles one; both have one topic.
         likeness: of a borderline instruction, what makes it harmless: ``"homonym"``, ``"figurative"``, ``"fiction"``, ``"history"``,
-            ``"safety"`` or ``"definition"``.
+            ``"safety"`` or ``"definition"``; or ``"permitted"``, if it resembles nothing malicious, but what models decline: questions
+            about people, opinions, copyright, advice.
     """
 
     id: str

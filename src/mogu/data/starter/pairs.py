@@ -49,6 +49,8 @@ _GATE_DEV_WRAPPER_NAMES = frozenset(
     {
         *("as-script", "as-verse", "chat-log", "copy-first", "fruit-first", "long-tail"),
         *("counting-then", "hypothetically", "only-steps", "points", "villain", "weather-then"),
+        *("after-a-page", "german-lead", "numbers-first", "portuguese-tail"),
+        *("json-api", "museum", "proverb-then", "two-moods"),
     }
 )
 GATE_DEV_WRAPPERS = DEV_WRAPPERS + tuple(template for template in GATE_WRAPPERS if template.name in _GATE_DEV_WRAPPER_NAMES)
