@@ -41,8 +41,8 @@ class Variant:
         heads: kinds of tokens that it looks for; 0 is a logistic regression on ``readings``.
         readings: of a linear one: the last token before the answer, the user's last, the mean over the user's.
         l2: its penalty.
-        share: of the training instructions, every so many-th.
-        plain: whether it learns from instructions as they are alone, without their other form.
+        share: of the training prompts, every so many-th.
+        plain: whether it learns from instructions as they are alone, without other forms.
     """
 
     name: str
@@ -68,8 +68,8 @@ VARIANTS = (
     Variant("8 heads, penalty 0.001", l2=0.001),
     Variant("8 heads, penalty 0.1", l2=0.1),
     Variant("8 heads, plain instructions alone", plain=True),
-    Variant("8 heads, half of the instructions", share=0.5),
-    Variant("8 heads, a quarter of the instructions", share=0.25),
+    Variant("8 heads, half of the prompts", share=0.5),
+    Variant("8 heads, a quarter of the prompts", share=0.25),
 )
 
 
@@ -79,7 +79,7 @@ class Readings:
 
     Args:
         states: of each, ``[user's tokens + 1, layers, d]``.
-        prompts: the prompts; the second half are the varied forms.
+        prompts: the prompts.
     """
 
     states: Sequence[Tensor]
@@ -95,9 +95,9 @@ class Readings:
         return torch.tensor([prompt.malicious for prompt in self.prompts])
 
     def part(self, share: float, plain: bool) -> Readings:
-        """Every so many-th instruction, in both its forms or as it is alone."""
-        half, step = len(self.prompts) // 2, round(1 / share)
-        kept = [*range(0, half, step), *(() if plain else range(half, 2 * half, step))]
+        """Every so many-th prompt, of all or of those alone that are instructions as they are."""
+        of_form = [index for index, prompt in enumerate(self.prompts) if not (plain and prompt.varied)]
+        kept = of_form[:: round(1 / share)]
         return Readings([self.states[index] for index in kept], [self.prompts[index] for index in kept])
 
 
@@ -150,7 +150,7 @@ def compare(found: dict[str, Readings]) -> list[list[str]]:
     """Fit every variant, measure it on dev, and print its row; return the rows."""
     rows = []
     dev = found["dev"]
-    plain = torch.arange(len(dev.prompts)) < len(dev.prompts) // 2
+    plain = torch.tensor([not prompt.varied for prompt in dev.prompts])
     for variant in VARIANTS:
         of = scores(variant, found["train"], dev)
         benign = of[~dev.malicious]

@@ -155,8 +155,11 @@ def test_the_starter_set_gives_a_gate_more_prompts_than_records(make: Any, tmp_p
     recipe = make(tmp_path, data={"train": "starter", "dev": "starter"})
     prompts = gate_prompts(recipe, [], "train")
     dev = gate_prompts(recipe, [], "dev")
-    assert len(prompts) == 2 * (2000 + 2276 + 1720)
-    assert len(dev) == 2 * (224 + 304 + 280)
+    assert len([prompt for prompt in prompts if not prompt.varied]) == 2788 + 4142 + 1800
+    assert len(dev) == 2 * (324 + 549 + 320)
     texts = [{str(prompt.prompt) for prompt in split} for split in (prompts, dev)]
     assert not texts[0] & texts[1]
-    assert sum(prompt.malicious for prompt in prompts) == 2 * 2000
+    malicious = [prompt.varied for prompt in prompts if prompt.malicious]
+    others = [prompt.varied for prompt in prompts if not prompt.malicious]
+    assert (malicious.count(True), malicious.count(False)) == (2788, 2788)
+    assert others.count(True) / others.count(False) == pytest.approx(0.5, abs=0.02)

@@ -1,4 +1,4 @@
-"""What a gate is fitted to: labeled prompts of all kinds, each as it is and once more in another form.
+"""What a gate is fitted to: labeled prompts of all kinds, as they are and once more in another form.
 
 Knows records and the starter set; knows nothing of models.
 """
@@ -17,6 +17,7 @@ from mogu.data.templates import GATE_WRAPPERS, WRAPPERS, PromptTemplate
 from mogu.inference.prompts import Conversation, WithTools
 from mogu.training.recipe import Recipe
 
+_SHARE_VARIED = 0.5
 _SEED = 0  # one set of prompts, whatever the seed of a run
 
 
@@ -27,10 +28,12 @@ class GatePrompt:
     Args:
         prompt: the conversation.
         kind: what it is.
+        varied: whether it is another form of an instruction: in a wrapper, garbled, or with a meaningless tail.
     """
 
     prompt: Conversation | WithTools
     kind: Kind
+    varied: bool = False
 
     @property
     def malicious(self) -> bool:
@@ -41,7 +44,9 @@ class GatePrompt:
 def gate_prompts(recipe: Recipe, records: Sequence[Record], split: Literal["train", "dev"]) -> list[GatePrompt]:
     """The prompts of a split.
 
-    Of the starter set these are all its instructions, which are many more than its records: a gate needs no answers.
+    Of the starter set these are all its instructions, which are many more than its records: a gate needs no answers. Every malicious
+    instruction comes in another form as well; of the others all do on dev, and half in training. That is a fifth less to read, and
+    those who have something to hide are readier to wrap it.
 
     Args:
         recipe: says whether the split is the starter set's.
@@ -53,13 +58,24 @@ def gate_prompts(recipe: Recipe, records: Sequence[Record], split: Literal["trai
     if source == STARTER:
         wrappers = GATE_TRAIN_WRAPPERS if split == "train" else GATE_DEV_WRAPPERS
         texts = [(instruction.text, kind) for kind in KINDS for instruction in starter_instructions(kind, split)]
-        return _both_forms(texts, wrappers, system)
+        return [_prompt(text, kind, system) for text, kind in texts] + _varied(texts, wrappers, system, split)
     whole = [GatePrompt(conversation_of(record, system), record.kind) for record in records]
     # What is in a wrapper already has its second form in the records.
     bare = [(record.instruction, record.kind) for record in records if record.instruction is not None and record.wrapper is None]
-    return whole + _both_forms(bare, WRAPPERS + GATE_WRAPPERS, system)[len(bare) :]
+    return whole + _varied(bare, WRAPPERS + GATE_WRAPPERS, system, split)
 
 
-def _both_forms(texts: Sequence[tuple[str, Kind]], wrappers: Sequence[PromptTemplate], system: str | None) -> list[GatePrompt]:
-    changed = [(varied(text, wrappers, random.Random(f"{_SEED}:{text}")), kind) for text, kind in texts]
-    return [GatePrompt(opened([{"role": "user", "content": text}], system), kind) for text, kind in (*texts, *changed)]
+def _varied(
+    texts: Sequence[tuple[str, Kind]], wrappers: Sequence[PromptTemplate], system: str | None, split: Literal["train", "dev"]
+) -> list[GatePrompt]:
+    found = []
+    for text, kind in texts:
+        rng = random.Random(f"{_SEED}:{text}")
+        changed = varied(text, wrappers, rng)
+        if kind == "malicious" or split == "dev" or rng.random() < _SHARE_VARIED:
+            found.append(_prompt(changed, kind, system, varied=True))
+    return found
+
+
+def _prompt(text: str, kind: Kind, system: str | None, *, varied: bool = False) -> GatePrompt:
+    return GatePrompt(opened([{"role": "user", "content": text}], system), kind, varied)
