@@ -18,6 +18,8 @@ from mogu.analysis.minilm import MiniLM, MinilmDetector
 from mogu.errors import ConfigError, DataError
 
 FOLDS = 5
+MOST_TO_CHOOSE_BY = 4000
+"""Prompts that a layer is chosen by, at most: thirty layers in five folds are 150 fits."""
 STRENGTH = 0.1
 """Inverse of the L2 penalty on standardized features: with more features than prompts, any labels can be separated without one."""
 
@@ -27,7 +29,7 @@ def fit_detector(
 ) -> tuple[Detector, dict[str, Any]]:
     """Fit a logistic regression on the base model's hidden state at the last prompt token.
 
-    The layer is the one with the smallest log loss on held-out prompts, in five folds.
+    The layer is the one with the smallest log loss on held-out prompts, in five folds of at most 4,000 prompts.
 
     Args:
         base: the base model, in evaluation mode.
@@ -98,15 +100,17 @@ def _fit_head(candidates: Callable[[], Mapping[int, Tensor]], malicious: Sequenc
     features = candidates()
     folds = StratifiedKFold(min(FOLDS, fewest), shuffle=True, random_state=0)
     truth = labels.numpy()
+    drawn = prompts_to_choose_by(labels)
+    drawn_labels = labels[drawn].double()
 
     def model() -> Any:
         return make_pipeline(StandardScaler(), LogisticRegression(C=STRENGTH, max_iter=1000))
 
     held_out_scores = {
-        key: torch.from_numpy(cross_val_predict(model(), values.numpy(), truth, cv=folds, method="predict_proba")[:, 1])
+        key: torch.from_numpy(cross_val_predict(model(), values[drawn].numpy(), truth[drawn], cv=folds, method="predict_proba")[:, 1])
         for key, values in features.items()
     }
-    losses = {key: float(torch.nn.functional.binary_cross_entropy(scores, labels.double())) for key, scores in held_out_scores.items()}
+    losses = {key: float(torch.nn.functional.binary_cross_entropy(scores, drawn_labels)) for key, scores in held_out_scores.items()}
     best = min(losses, key=lambda key: losses[key])
     scaler, regression = model().fit(features[best].numpy(), truth).named_steps.values()
     # Standardization is linear too, so it is folded into the weights.
@@ -115,11 +119,22 @@ def _fit_head(candidates: Callable[[], Mapping[int, Tensor]], malicious: Sequenc
     about = {
         "folds": folds.get_n_splits(),
         "log_loss": losses[best],
-        "accuracy": float(((held_out_scores[best] >= 0.5) == labels.bool()).double().mean()),
+        "accuracy": float(((held_out_scores[best] >= 0.5) == drawn_labels.bool()).double().mean()),
         "benign": int((1 - labels).sum()),
         "malicious": int(labels.sum()),
     }
     return best, LinearHead(tuple(float(weight) for weight in weights), bias), about
+
+
+def prompts_to_choose_by(labels: Tensor) -> Tensor:
+    """Indices of the prompts to choose by, in order: of each label its share, and as many as there are folds at least."""
+    generator = torch.Generator().manual_seed(0)
+    share = min(1.0, MOST_TO_CHOOSE_BY / len(labels))
+    found = []
+    for of_label in ((labels == label).nonzero()[:, 0] for label in (0, 1)):
+        count = max(FOLDS, round(share * len(of_label)))
+        found.append(of_label[torch.randperm(len(of_label), generator=generator)[:count]])
+    return torch.cat(found).sort().values
 
 
 def _all_states(base: PreTrainedModel, prompts: Sequence[list[int]], pad_token_id: int, batch_size: int) -> Tensor:

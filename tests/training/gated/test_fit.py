@@ -56,7 +56,7 @@ def needles(count: int, tokens: tuple[int, int]) -> tuple[list[torch.Tensor], to
         length = int(torch.randint(*tokens, (1,), generator=random))
         states = torch.randn(length + 1, 2, 8, generator=random) * torch.tensor([1.0, 30.0])[:, None]
         if label:
-            states[int(torch.randint(length, (1,), generator=random)), 0, 1] += 8.0
+            states[int(torch.randint(length, (1,), generator=random)), 0, 1:5] += 4.0  # in several numbers, as models have it
         prompts.append(states)
     return prompts, malicious
 

@@ -109,6 +109,10 @@ class Places:
         return cls(user.to(device), last.clamp(min=0).to(device), end.clamp(min=0).to(device))
 
 
+class AllRead(Exception):
+    """Raised by a reading that ends its pass: every tap has been read."""
+
+
 class PromptReading:
     """One pass over a batch of prompts, as the gate hears it.
 

@@ -17,12 +17,12 @@ from transformers import PreTrainedModel
 
 from mogu.errors import ConfigError, ModelFileError
 from mogu.inference.batches import in_batches
-from mogu.inference.padding import left_pad, padding_id
+from mogu.inference.padding import padding_id
 from mogu.inference.prompts import Prompt, WithTools, encode_prompt
 from mogu.inference.turns import TurnMarks
 from mogu.modeling.checkpoint import Checkpoint
 from mogu.modeling.config import GateConfig, Handoff, MoguConfig, RoutedTokens
-from mogu.modeling.gated.gate import Gate, PromptReading, StreamHead
+from mogu.modeling.gated.gate import AllRead, Gate, Places, PromptReading, StreamHead
 from mogu.modeling.gated.generation import GatedGeneration, experts_for, places_of
 from mogu.modeling.gated.injection import InjectedExperts, inject_experts, listen_at
 from mogu.modeling.model import MODEL_DEFAULT, MoguModel
@@ -151,9 +151,16 @@ class GatedModel(MoguModel):
         tokenizer = self.tokenizer
         ids = [encode_prompt(tokenizer, prompt) for prompt in listed]
 
+        gate, pad, device = self._fitted_gate(), padding_id(tokenizer), self.base_model.device
+
         def score(indices: list[int]) -> list[float]:
-            batch = left_pad([ids[index] for index in indices], padding_id(tokenizer), self.base_model.device)
-            scores: list[float] = self.prompt_logits(**batch).add(self.dial).sigmoid().tolist()
+            # Padded on the right and without a mask: causal attention never looks to the right, and reading is faster so.
+            rows = [ids[index] for index in indices]
+            width = max(map(len, rows))
+            batch = torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows], device=device)
+            places = Places.of([self.marks.spans(row) for row in rows], [0] * len(rows), width, device)
+            logits = self._hear(_UntilComplete(gate, places), input_ids=batch, use_cache=False)
+            scores: list[float] = (logits + self.dial).sigmoid().tolist()
             return scores
 
         return torch.tensor(in_batches(score, list(map(len, ids)), most=lambda _: batch_size))
@@ -165,13 +172,16 @@ class GatedModel(MoguModel):
             input_ids: ``[batch, tokens]``, padded on the left.
             attention_mask: 0 at padding.
         """
-        gate = self._fitted_gate()
-        reading = _UntilComplete(gate, places_of(input_ids, attention_mask, self.marks))
+        reading = _UntilComplete(self._fitted_gate(), places_of(input_ids, attention_mask, self.marks))
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        return self._hear(reading, input_ids=input_ids, attention_mask=mask, **prefill_options(self.base_model, mask))
+
+    def _hear(self, reading: _UntilComplete, **inputs: Any) -> Tensor:
+        """The logits of a pass of the plain base model, up to the last tap."""
         controller = RoutingController(self._scope, "off")
         controller.reader = reading
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        with controller, suppress(_AllHeard):
-            self.base_model(input_ids=input_ids, attention_mask=mask, **prefill_options(self.base_model, mask))
+        with controller, suppress(AllRead):
+            self.base_model(**inputs)
         return reading.logits()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -262,14 +272,10 @@ class GatedModel(MoguModel):
         return super().added_parameters() + sum(vectors.numel() for head in heads for vectors in head.vectors.values())
 
 
-class _AllHeard(Exception):
-    """Every tap has been heard: the rest of the pass is not needed."""
-
-
 class _UntilComplete(PromptReading):
     """A reading that ends the pass once it is complete."""
 
     def read(self, tap: int, hidden: Tensor) -> None:
         super().read(tap, hidden)
         if self.complete:
-            raise _AllHeard
+            raise AllRead

@@ -19,7 +19,7 @@ from transformers.cache_utils import DynamicCache
 from mogu.inference.batches import in_batches
 from mogu.inference.turns import TurnMarks
 from mogu.modeling.architectures import find_output_projections
-from mogu.modeling.gated.gate import ENDS, Gate, Places, PromptReading, attended
+from mogu.modeling.gated.gate import ENDS, AllRead, Gate, Places, PromptReading, attended
 from mogu.modeling.gated.injection import listen_at
 from mogu.modeling.routing import RoutingController, RoutingScope
 from mogu.transformers_compat import cache_argument, cache_of
@@ -85,7 +85,7 @@ def read_prompts(
         controller = RoutingController(scope, "off")
         places = Places.of([spans[index] for index in indices], [-shared] * len(indices), width, base.device)
         controller.reader = collecting = _Collecting(taps, places)
-        with controller, suppress(_AllRead):
+        with controller, suppress(AllRead):
             base(input_ids=ids, **_behind(base, cache, len(indices)))
         return collecting.states()
 
@@ -116,10 +116,6 @@ def _behind(base: Any, cache: Any, rows: int) -> dict[str, Any]:
     return {"use_cache": True, cache_argument(base): copied}
 
 
-class _AllRead(Exception):
-    """Every tap has been read: the rest of the pass is not needed."""
-
-
 class _Collecting:
     def __init__(self, taps: Sequence[int], places: Places) -> None:
         self._taps, self._places = taps, places
@@ -129,7 +125,7 @@ class _Collecting:
         rows = zip(hidden, self._places.user, self._places.last, strict=True)
         self._heard[tap] = [torch.cat([row[user], row[last][None]]).cpu() for row, user, last in rows]
         if len(self._heard) == len(self._taps):
-            raise _AllRead
+            raise AllRead
 
     def states(self) -> list[Tensor]:
         return [torch.stack(of_taps, dim=1) for of_taps in zip(*(self._heard[tap] for tap in self._taps), strict=True)]
