@@ -49,12 +49,12 @@ def test_a_backbone_is_packed_into_both_responders_of_routed_layers(make_pair, t
         gated = torch.cat([alpha * activations[:, :7], beta * activations[:, 7:14]], dim=1)
         assert torch.allclose(layer(x), (alpha + beta) * (x @ weight.T) + gated @ packed.expand.double().T, atol=1e-5)
     names = [f"model.layers.{index}.{path}" for index in (0, 2) for path in ("self_attn.q_proj", "mlp.down_proj")]
-    assert set(names) < set(adapter.backbone)
-    assert len(adapter.backbone) == 12  # all adapted modules but o_proj, in two layers
+    assert set(names) < set(adapter.plain)
+    assert len(adapter.plain) == 12  # all adapted modules but o_proj, in two layers
     assert adapter.module_names == ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
     for name in names:
         numbers = next(adapted.numbers for adapted in slow.adapted if adapted is slow.model.get_submodule(name))
-        lora_a, lora_b = adapter.backbone[name]
+        lora_a, lora_b = adapter.plain[name]
         assert torch.allclose(lora_b.double() @ lora_a.double(), numbers.scaling * numbers.b @ numbers.a, atol=1e-5)
 
 

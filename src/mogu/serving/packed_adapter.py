@@ -1,4 +1,4 @@
-"""A saved MoGU model packed into one LoRA of rank 2r + 2 on the routed projections, as vLLM serves it.
+"""A saved MoGU model as vLLM serves it: routed ones packed into one LoRA of rank 2r + 2, gated ones a plain LoRA and a gate.
 
 Knows the layout of saved models; knows nothing of vLLM.
 """
@@ -14,9 +14,14 @@ import torch
 from torch import Tensor
 
 from mogu.errors import ConfigError, ModelFileError
-from mogu.modeling.adapter_files import Adapter, read_adapter, read_routers
+from mogu.inference.turns import TurnMarks
+from mogu.modeling.adapter_files import Adapter, read_adapter, read_gate, read_routers
 from mogu.modeling.checkpoint import BACKBONE, CONFIG_FILE, ROUTER_FILE, read_config
-from mogu.modeling.config import MoguConfig
+from mogu.modeling.config import GateConfig, MoguConfig
+from mogu.modeling.gated.gate import Gate
+
+TAPS = "mogu_taps"
+"""The key of vLLM's additional configuration that names the decoder layers which the gates of a server read."""
 
 
 @dataclass(frozen=True)
@@ -40,28 +45,46 @@ class PackedLayer:
 
 
 @dataclass(frozen=True)
+class ServedGate:
+    """What a server needs to decide about a request.
+
+    Args:
+        gate: the prompt gate.
+        refuse: from this probability on, the adapter answers.
+        marks: what stands around the user's turns.
+    """
+
+    gate: Gate
+    refuse: float
+    marks: TurnMarks
+
+
+@dataclass(frozen=True)
 class PackedAdapter:
     """A saved model, ready for the LoRA slots of a server.
 
     Args:
         config: the settings of the saved model.
         layers: the routed projections, by their names in the base model.
-        backbone: the other layers that MoGU V2 adapts, by name: ``A [r, d_in]`` and the scaled ``s·B [d_out, r]``.
+        plain: layers with a LoRA that no router weighs, by name: ``A [r, d_in]`` and the scaled ``s·B [d_out, r]``. Those that MoGU V2
+            adapts beside the routed ones, or ``unwill`` of a gated model.
+        gate: of a gated model.
     """
 
     config: MoguConfig
     layers: Mapping[str, PackedLayer]
-    backbone: Mapping[str, tuple[Tensor, Tensor]]
+    plain: Mapping[str, tuple[Tensor, Tensor]]
+    gate: ServedGate | None = None
 
     @property
     def rank(self) -> int:
-        """Number of rows that a slot needs, ``2r + 2``."""
-        return max(len(layer.shrink) for layer in self.layers.values())
+        """Number of rows that a slot needs: ``2r + 2`` of routed layers."""
+        return max([len(layer.shrink) for layer in self.layers.values()] + [len(lora_a) for lora_a, _ in self.plain.values()])
 
     @property
     def module_names(self) -> list[str]:
         """Last name components of all adapted layers, such as ``o_proj``."""
-        return sorted({name.rpartition(".")[2] for name in [*self.layers, *self.backbone]})
+        return sorted({name.rpartition(".")[2] for name in [*self.layers, *self.plain]})
 
 
 def is_mogu_folder(folder: str | Path) -> bool:
@@ -78,11 +101,7 @@ def read_packed_adapter(folder: Path) -> PackedAdapter:
     """
     config = read_config(folder)
     if config.gate is not None:
-        raise ConfigError(
-            f"The model {folder} has a prompt gate, which the vLLM plugin does not support yet",
-            expected="a model of method v1 or v2",
-            action='use `mogu generate` or `mogu chat`, or train with method = "v2" to serve with vLLM',
-        )
+        return _read_gated(folder, config, config.gate)
     if config.answer_marker is not None:
         raise ConfigError(
             f"The model {folder} routes again after {config.answer_marker!r} (answer_marker), which the vLLM plugin does not support",
@@ -110,6 +129,19 @@ def read_packed_adapter(folder: Path) -> PackedAdapter:
         expand = torch.cat([lora_b for _, lora_b in lora_pairs], dim=1)
         layers[name] = PackedLayer(shrink, expand, biases.float())
     return PackedAdapter(config, layers, backbone)
+
+
+def _read_gated(folder: Path, config: MoguConfig, gate_config: GateConfig) -> PackedAdapter:
+    for name, threshold in (("careful", gate_config.careful), ("listen", gate_config.listen)):
+        if threshold is not None:
+            raise ConfigError(
+                f"The model {folder} has a threshold {name!r} in its gate, which the vLLM plugin does not support yet",
+                expected="a gate that refuses or leaves a request to the base model, once",
+                action=f"use `mogu generate` or `mogu chat`, or set gate.{name} to null in its mogu_config.json to serve it without that",
+            )
+    gate, _ = read_gate(folder / ROUTER_FILE)
+    served = ServedGate(gate, gate_config.refuse, TurnMarks(gate_config.before, gate_config.after, gate_config.header))
+    return PackedAdapter(config, {}, _scaled(read_adapter(folder / "unwill")), served)
 
 
 def _scaled(adapter: Adapter) -> dict[str, tuple[Tensor, Tensor]]:

@@ -27,6 +27,7 @@ def apply_patches() -> None:
         type(current_platform).get_punica_wrapper = classmethod(lambda _: "mogu.serving.cpu.GroupedPunicaWrapper")
     _patch_adapter_loading()
     _patch_token_mapping()
+    _patch_hidden_states()
     _patch_sampling()
     _patch_prefix_cache()
     _patch_scheduler()
@@ -68,15 +69,32 @@ def _patch_token_mapping() -> None:
     LoRAModelRunnerMixin.set_active_loras = set_active_loras
 
 
+def _patch_hidden_states() -> None:
+    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+
+    from mogu.serving.gating import hand_out_taps
+
+    original = GPUModelRunner._setup_eagle3_aux_hidden_state_outputs
+
+    @functools.wraps(original)
+    def setup_aux_hidden_state_outputs(self: Any) -> None:
+        if not hand_out_taps(self):
+            original(self)
+
+    GPUModelRunner._setup_eagle3_aux_hidden_state_outputs = setup_aux_hidden_state_outputs
+
+
 def _patch_sampling() -> None:
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
+    from mogu.serving.gating import hear
     from mogu.serving.worker import attach_scores
 
     original = GPUModelRunner.sample_tokens
 
     @functools.wraps(original)
     def sample_tokens(self: Any, grammar_output: Any) -> Any:
+        hear(self, self.execute_model_state)
         output = original(self, grammar_output)
         attach_scores(self, output)
         return output
@@ -87,7 +105,7 @@ def _patch_sampling() -> None:
 def _patch_prefix_cache() -> None:
     import vllm.v1.core.kv_cache_utils as kv_cache_utils
 
-    from mogu.serving.worker import settings_of
+    from mogu.serving.worker import flagged, settings_of
 
     original = kv_cache_utils.generate_block_hash_extra_keys
 
@@ -95,6 +113,8 @@ def _patch_prefix_cache() -> None:
     def generate_block_hash_extra_keys(request: Any, start_token_idx: int, end_token_idx: int, start_mm_idx: int) -> Any:
         keys, next_mm_idx = original(request, start_token_idx, end_token_idx, start_mm_idx)
         settings = settings_of(request)
+        if settings is not None and settings.gated and flagged(request) is not True:
+            return tuple(key for key in keys or () if key[0] != "lora") or None, next_mm_idx  # its blocks are those of the base model
         if settings is not None:
             keys = (*(keys or ()), settings.cache_key(request.num_prompt_tokens, end_token_idx))
         return keys, next_mm_idx

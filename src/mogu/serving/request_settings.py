@@ -32,9 +32,10 @@ class RequestSettings(BaseModel):
 
     Args:
         routed_tokens: ``m``, the number of tokens of the reply that are decoded with routing, or ``"all"``.
-        dial: ``δ``, added to the unwill logit and subtracted from the glad logit.
+        dial: ``δ``, added to the unwill logit and subtracted from the glad logit, or added to the gate's.
         handoff: ``"continue"`` drops the adapter after ``m`` tokens and keeps the cache; with ``"recompute"`` the base model
             reads prompt and opening again, as published.
+        gated: whether a gate decides about the request first; then its adapter answers, or the base model does.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -42,6 +43,7 @@ class RequestSettings(BaseModel):
     routed_tokens: RoutedTokens
     dial: float = Field(allow_inf_nan=False)
     handoff: Handoff
+    gated: bool = False
 
     @classmethod
     def with_overrides(cls, config: MoguConfig, overrides: object = None) -> RequestSettings:
@@ -60,6 +62,8 @@ class RequestSettings(BaseModel):
         settings |= {name: value for name, value in given.items() if value is not None}
         if "routed_tokens" in given and given["routed_tokens"] is None:
             settings["routed_tokens"] = "all"
+        if config.gate is not None:
+            settings |= {"gated": True, "handoff": "continue"}  # a gated answer is never read again
         return cls(**settings)
 
     def routed_count(self, computed: int, scheduled: int, prompt: int, generated: int) -> int:

@@ -15,6 +15,7 @@ from vllm.lora.utils import get_adapter_absolute_path
 from mogu.errors import LockedError, MoguError
 from mogu.modeling.checkpoint import CONFIG_FILE, read_config
 from mogu.modeling.config import MoguConfig
+from mogu.serving.gating import served_taps
 from mogu.serving.lock import ADMITTED, is_locked
 from mogu.serving.locked_requests import CHAT, check_parameters
 from mogu.serving.packed_adapter import is_mogu_folder
@@ -52,6 +53,8 @@ def validate_request(request: Any, vllm_config: Any) -> None:
     except MoguError as error:
         raise VLLMValidationError(str(error), parameter=FIELD) from error
     _check_engine(vllm_config, settings)
+    if settings.gated:
+        _check_gated(request, vllm_config)
     parameters.extra_args = {**extra, FIELD: settings.model_dump()}
 
 
@@ -66,6 +69,20 @@ def _check_engine(vllm_config: Any, settings: RequestSettings) -> None:
         raise VLLMValidationError(
             "handoff 'recompute' cannot be combined with speculative decoding, which generates several tokens per pass. Use 'continue'.",
             parameter=FIELD,
+        )
+
+
+def _check_gated(request: Any, vllm_config: Any) -> None:
+    if not served_taps(vllm_config):
+        raise VLLMValidationError("This server reads no layers for a gate. Start it with `mogu serve` and the gated model by name.")
+    if request.prompt_embeds is not None:
+        raise VLLMValidationError(
+            "A gate reads token ids, in which it finds the user's turns. Send text or tokens.", parameter="prompt_embeds"
+        )
+    if request.sampling_params.prompt_logprobs is not None:
+        raise VLLMValidationError(
+            "A gated model gives no prompt_logprobs: the base model reads a prompt before the gate speaks. Ask the base model for them.",
+            parameter="prompt_logprobs",
         )
 
 

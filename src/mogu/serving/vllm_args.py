@@ -6,6 +6,7 @@ in it may become an option on this command line.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,12 +16,13 @@ from mogu.hub import fetch_model_folder, resolve_source
 from mogu.modeling.base_model import base_name
 from mogu.modeling.checkpoint import CONFIG_FILE, TEMPLATE_FILE
 from mogu.modeling.config import MoguConfig, check_model_name
-from mogu.serving.packed_adapter import PackedAdapter, read_packed_adapter
+from mogu.serving.packed_adapter import TAPS, PackedAdapter, read_packed_adapter
 
 logger = logging.getLogger(__name__)
 
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the values that vLLM accepts for --max-lora-rank
 _LORA_MODULES = "--lora-modules"
+_ADDITIONAL = "--additional-config"
 
 
 def named_folders(sources: Sequence[str]) -> dict[str, Path]:
@@ -81,7 +83,22 @@ def serve_arguments(models: Mapping[str, Path], *, base_model: str | None, host:
         # Only these layers get LoRA slots, since no adapter needs the others.
         arguments += ["--lora-target-modules", *_target_modules(adapters)]
     arguments += _chat_template(models, configs, given)
+    arguments += _additional_config(adapters, given)
     return arguments + options
+
+
+def _additional_config(adapters: Sequence[PackedAdapter], given: set[str]) -> list[str]:
+    """Build ``--additional-config``, by which workers learn what the gates read before the model is compiled."""
+    taps = sorted({tap for adapter in adapters if adapter.gate is not None for tap in adapter.gate.gate.taps})
+    if not taps:
+        return []
+    if _ADDITIONAL in given:
+        raise ConfigError(
+            f"{_ADDITIONAL} is given, by which a gated model tells vLLM's workers what it reads",
+            expected="no such option beside a gated model",
+            action="leave it out",
+        )
+    return [_ADDITIONAL, json.dumps({TAPS: taps})]
 
 
 def _chat_template(models: Mapping[str, Path], configs: Sequence[MoguConfig], given: set[str]) -> list[str]:
@@ -146,6 +163,6 @@ def _slot_rank(rank: int) -> int:
             return slot_rank
     raise ConfigError(
         f"The saved model needs a LoRA rank of {rank}",
-        expected=f"a rank 2r + 2 of at most {_RANKS[-1]}",
+        expected=f"a rank (2r + 2 of a routed model) of at most {_RANKS[-1]}",
         action="train responders of a smaller rank",
     )

@@ -1,4 +1,4 @@
-"""A worker's part in routing: load saved models, decide which tokens of a step are routed at which dial, and collect scores.
+"""A worker's part in routing: load saved models, decide which tokens of a step have their adapter at which dial, and collect scores.
 
 Knows vLLM's batch and the buffers of a step; knows nothing of the computation inside a layer or of the API.
 """
@@ -16,8 +16,9 @@ from vllm.lora.lora_weights import LoRALayerWeights
 from vllm.lora.utils import parse_fine_tuned_lora_name
 
 from mogu.errors import ConfigError, ModelFileError
+from mogu.serving.gating import gates_of, probability
 from mogu.serving.layer import RoutedRowParallelLinear, step_buffers
-from mogu.serving.packed_adapter import read_packed_adapter
+from mogu.serving.packed_adapter import ServedGate, read_packed_adapter
 from mogu.serving.request_settings import FIELD, RequestSettings
 
 
@@ -40,6 +41,9 @@ def load_mogu_adapter(folder: Path, adapter_id: int, manager: Any) -> LoRAModel:
             expected=f"--max-lora-rank of at least {adapter.rank} (2r + 2)",
             action="start the server with `mogu serve`, or with that option",
         )
+    if adapter.gate is not None:
+        _check_gate(folder, adapter.gate, manager)
+        manager.__dict__.setdefault("mogu_gates", {})[adapter_id] = adapter.gate
     mapper = getattr(manager.model, "hf_to_vllm_mapper", None)
     mapper = mapper.get_rename_mapper() if mapper is not None else None
 
@@ -52,14 +56,32 @@ def load_mogu_adapter(folder: Path, adapter_id: int, manager: Any) -> LoRAModel:
         _check_layer(folder, name, layer, manager.modules.get(name))
         # vLLM passes lists on to set_lora as they are; `expand` already contains the scaling.
         loras[name] = LoRALayerWeights(name, adapter.rank, adapter.rank, [layer.shrink], [layer.expand, layer.biases], scaling=1)
-    for saved_name, (lora_a, lora_b) in adapter.backbone.items():
+    for saved_name, (lora_a, lora_b) in adapter.plain.items():
         name = name_in_vllm(saved_name)
-        _check_backbone(folder, name, manager)
+        _check_plain(folder, name, manager)
         loras[name] = LoRALayerWeights(name, len(lora_a), len(lora_a), lora_a, lora_b, scaling=1)
     return LoRAModel(adapter_id, adapter.rank, loras)
 
 
-def _check_backbone(folder: Path, name: str, manager: Any) -> None:
+def _check_gate(folder: Path, served: ServedGate, manager: Any) -> None:
+    taps = getattr(manager, "mogu_taps", [])
+    if not set(served.gate.taps) <= set(taps):
+        raise ConfigError(
+            f"The gate of {folder} reads the layers {list(served.gate.taps)}, and this server hands out {taps or 'none'}",
+            expected="a server that was started with this model",
+            action="start it with `mogu serve` and all gated models by name",
+        )
+    width = manager.model.config.get_text_config().hidden_size
+    found = next(iter(served.gate.vectors.values())).shape[1]
+    if found != width:
+        raise ModelFileError(
+            f"The gate of {folder} reads {found} numbers a token, and the base model has {width}",
+            expected="the base model it was trained on",
+            action="serve it on its own base model",
+        )
+
+
+def _check_plain(folder: Path, name: str, manager: Any) -> None:
     # vLLM merges q, k and v, and gate and up, into one module each. It packs such adapters itself and silently drops what does not fit.
     packed = {part for parts in manager.packed_modules.values() for part in parts}
     if name not in manager.modules and name not in packed:
@@ -93,6 +115,12 @@ def settings_of(request: Any) -> RequestSettings | None:
     return RequestSettings.model_construct(**settings) if isinstance(settings, dict) else None
 
 
+def flagged(request: Any) -> bool | None:
+    """What the gate has found about a request, in the worker or in the scheduler: ``None`` before it has heard all of the prompt."""
+    found: bool | None = getattr(request, "mogu_flagged", None)
+    return found
+
+
 @dataclass
 class StepPlan:
     """The adapter and dial of each token of a step, and the positions where prompts end.
@@ -102,12 +130,16 @@ class StepPlan:
         dials: the dial ``δ`` of each token, ``[tokens]``.
         adapters_in_use: the adapter ids that occur in ``token_adapters``, without 0.
         prompt_ends: by request id, the row of the last prompt token, for each routed request whose prompt ends in this step.
+        undecided: by request id, the adapter of each request whose gate is still to decide.
+        decided: those of them whose prompt ends in this step.
     """
 
     token_adapters: np.ndarray
     dials: np.ndarray
     adapters_in_use: set[int]
     prompt_ends: dict[str, int]
+    undecided: dict[str, int]
+    decided: list[str]
 
 
 def plan_step(batch: Any, requests: Any, scheduled: np.ndarray) -> StepPlan:
@@ -122,6 +154,8 @@ def plan_step(batch: Any, requests: Any, scheduled: np.ndarray) -> StepPlan:
     adapters, dials = np.zeros(counts.sum(), dtype=np.int64), np.zeros(counts.sum(), dtype=np.float32)
     in_use: set[int] = set()
     prompt_ends: dict[str, int] = {}
+    undecided: dict[str, int] = {}
+    decided: list[str] = []
     start = 0
     for row, count in enumerate(counts):
         adapter = int(batch.request_lora_mapping[row])
@@ -130,15 +164,21 @@ def plan_step(batch: Any, requests: Any, scheduled: np.ndarray) -> StepPlan:
             settings, routed = settings_of(request), int(count)
             if settings is not None:
                 computed, prompt = int(batch.num_computed_tokens_cpu[row]), int(batch.num_prompt_tokens[row])
+                ends = computed < prompt <= computed + int(count)
                 routed = settings.routed_count(computed, routed, prompt, len(request.output_token_ids))
-                dials[start : start + routed] = settings.dial
-                if 0 <= prompt - 1 - computed < routed:
+                if settings.gated:
+                    if settings.routed_tokens != 0 and flagged(request) is None:
+                        undecided[request.req_id] = adapter
+                        decided += [request.req_id] * ends
+                    routed *= flagged(request) is True
+                elif routed and ends and prompt - 1 - computed < routed:
                     prompt_ends[request.req_id] = start + prompt - 1 - computed
+                dials[start : start + routed] = settings.dial
             if routed:
                 adapters[start : start + routed] = adapter
                 in_use.add(adapter)
         start += int(count)
-    return StepPlan(adapters, dials, in_use, prompt_ends)
+    return StepPlan(adapters, dials, in_use, prompt_ends, undecided, decided)
 
 
 def set_active_loras(runner: Any, batch: Any, scheduled: np.ndarray, sampled: np.ndarray | None, mapping_type: Any) -> None:
@@ -147,7 +187,8 @@ def set_active_loras(runner: Any, batch: Any, scheduled: np.ndarray, sampled: np
     per_request = batch.request_lora_mapping[: batch.num_reqs]
     per_request = np.where(np.isin(per_request, list(plan.adapters_in_use)), per_request, 0)
     per_sample = per_request if sampled is None else per_request.repeat(sampled)
-    active = {batch.lora_id_to_lora_request[adapter] for adapter in plan.adapters_in_use}
+    # An adapter whose gate is asked has to be loaded, although no token has it yet.
+    active = {batch.lora_id_to_lora_request[adapter] for adapter in {*plan.adapters_in_use, *plan.undecided.values()}}
     runner._set_active_loras(tuple(per_sample), tuple(plan.token_adapters), active, mapping_type)
 
     step = step_buffers(_punica_wrapper(runner))
@@ -155,22 +196,34 @@ def set_active_loras(runner: Any, batch: Any, scheduled: np.ndarray, sampled: np
     step.dials[:tokens].copy_(torch.from_numpy(plan.dials), non_blocking=True)
     step.unwill_shares.zero_()
     step.routed_layers.zero_()
-    runner.mogu_prompt_ends = plan.prompt_ends
+    runner.mogu_plan = plan
 
 
 def attach_scores(runner: Any, output: Any) -> None:
-    """Attach the scores of all prompts that end in this step to its output, as ``mogu_scores`` by request id.
+    """Attach to the output of a step what was found out about prompts that end in it.
 
-    A score is the unwill share ``α / (α + β)`` at the last prompt token, averaged over the routed layers.
+    ``mogu_scores`` holds by request id the unwill share ``α / (α + β)`` at the last prompt token, averaged over the routed layers, or the
+    gate's probability; ``mogu_flagged`` the ids of those whose gate found them malicious.
     """
-    ends: dict[str, int] = runner.__dict__.pop("mogu_prompt_ends", {})
-    if not ends:
+    plan: StepPlan | None = runner.__dict__.pop("mogu_plan", None)
+    if plan is None or not (plan.prompt_ends or plan.decided):
         return
-    step = step_buffers(_punica_wrapper(runner))
-    rows = torch.tensor(list(ends.values()), device=step.unwill_shares.device)
-    scores = (step.unwill_shares[rows] / step.routed_layers[rows]).tolist()
+    scores: dict[str, float] = {}
+    if plan.prompt_ends:
+        step = step_buffers(_punica_wrapper(runner))
+        rows = torch.tensor(list(plan.prompt_ends.values()), device=step.unwill_shares.device)
+        scores |= zip(plan.prompt_ends, (step.unwill_shares[rows] / step.routed_layers[rows]).tolist(), strict=True)
+    malicious = set()
+    for request_id in plan.decided:
+        request, adapter = runner.requests[request_id], plan.undecided[request_id]
+        settings = settings_of(request)
+        assert settings is not None
+        scores[request_id] = probability(runner, request, adapter, settings.dial)
+        request.mogu_flagged = scores[request_id] >= gates_of(runner)[adapter].refuse
+        malicious |= {request_id} if request.mogu_flagged else set()
     # On a GPU, vLLM wraps the output so that it can copy tokens while the next step runs.
-    getattr(output, "_model_runner_output", output).mogu_scores = dict(zip(ends, scores, strict=True))
+    found = getattr(output, "_model_runner_output", output)
+    found.mogu_scores, found.mogu_flagged = scores, malicious
 
 
 def _punica_wrapper(runner: Any) -> Any:

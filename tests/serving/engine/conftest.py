@@ -26,9 +26,12 @@ from mogu import MoguConfig, MoguModel
 from mogu.hub import load_base, load_tokenizer
 from mogu.inference.padding import left_pad
 from mogu.inference.prompts import encode_prompt
+from mogu.inference.turns import find_turn_marks
 from mogu.lab import build_base, prompts
 from mogu.modeling.adapter_files import Adapter
-from mogu.modeling.config import BackboneConfig
+from mogu.modeling.config import BackboneConfig, GateConfig
+from mogu.modeling.gated.gate import Gate
+from mogu.modeling.gated.model import GatedModel
 
 if importlib.util.find_spec("vllm") is None:
     collect_ignore_glob = ["test_*.py"]
@@ -39,6 +42,8 @@ os.environ["VLLM_NO_USAGE_STATS"] = "1"
 
 KEY = "a-key-of-the-tests"
 NEW_TOKENS = 24
+TAPS = (1, 2)
+"""Decoder layers that the gated model reads."""
 
 Request = tuple[tuple[int, ...], str | None, tuple[tuple[str, Any], ...]]
 """Prompt tokens; the model (``None`` for the base model, ``"plain"`` for the LoRA, or a MoGU model); and overrides of its settings."""
@@ -80,10 +85,37 @@ def save_hardened(base) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def models(save_hardened, tmp_path_factory) -> dict[str, Path]:
-    """A MoGU model, ``"one"``, and a MoGU V2 model, ``"two"``."""
+def save_gated(base, tokenizer, lab_prompts) -> Callable[..., Path]:
+    """Save a gated model with a random expert that changes every reply, and a random gate that flags half of the prompts."""
+
+    def save(folder: Path, seed: int) -> Path:
+        generator = torch.Generator().manual_seed(seed)
+        marks = find_turn_marks(tokenizer)
+        settings = {"before": marks.before, "after": marks.after, "header": marks.header}
+        model = MoguModel.from_base(load_base(base), MoguConfig(base_model=base, routed_tokens="all", gate=GateConfig(**settings)))
+        assert isinstance(model, GatedModel)
+        expert = model.injected.responder("unwill")
+        weights = {
+            name: tuple(torch.randn(part.shape, generator=generator) * 0.2 for part in pair) for name, pair in expert.weights.items()
+        }
+        model.injected.set_responder("unwill", Adapter(weights, expert.rank, expert.lora_alpha))
+        width = model.base_model.config.hidden_size
+        model.set_gate(Gate({tap: torch.randn(2 + 2 * 3, width, generator=generator) * 0.1 for tap in TAPS}, 0.0))
+        logits = [float(model.prompt_logits(torch.tensor([prompt]))) for prompt in lab_prompts]
+        model.gate_config = model.gate_config.model_copy(update={"refuse": float(torch.tensor(logits).median().sigmoid())})
+        model.tokenizer = tokenizer
+        model.save_pretrained(folder)
+        return folder
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def models(save_hardened, save_gated, tmp_path_factory) -> dict[str, Path]:
+    """A MoGU model, ``"one"``, a MoGU V2 model, ``"two"``, and a gated one, ``"gated"``."""
     folder = tmp_path_factory.mktemp("models")
     return {
+        "gated": save_gated(folder / "gated", 5),
         "one": save_hardened(folder / "one", 1),
         "two": save_hardened(folder / "two", 2, layers=[1, 3], backbone=BackboneConfig(rank=3, lora_alpha=6)),
     }

@@ -13,6 +13,8 @@ from vllm.lora.request import LoRARequest
 
 from mogu.modeling.import_reference import import_reference
 
+from .conftest import TAPS
+
 Request = tuple[tuple[int, ...], str | None, tuple[tuple[str, Any], ...]]  # prompt, model, overrides
 NEW_TOKENS = 24
 
@@ -26,6 +28,8 @@ OVERRIDES = [
     (("routed_tokens", 0),),
 ]
 
+GATED_OVERRIDES = [(), (), (("dial", 0.3),), (("dial", -9.0),), (("routed_tokens", 3),)]
+
 
 def engine(base: str, **options) -> LLM:
     settings = {
@@ -33,7 +37,8 @@ def engine(base: str, **options) -> LLM:
         "dtype": "float32",
         "enable_lora": True,
         "max_lora_rank": 32,
-        "max_loras": 3,
+        "max_loras": 4,
+        "additional_config": {"mogu_taps": list(TAPS)},
         "disable_log_stats": False,
     }
     return LLM(model=base, **(settings | options))
@@ -61,6 +66,7 @@ def mixture(lab_prompts, seed: int) -> list[Request]:
     """Mix all kinds of requests."""
     draw = random.Random(seed)
     kinds = [(model, overrides) for model in ("one", "two") for overrides in OVERRIDES] + [(None, ()), ("plain", ())] * 4
+    kinds += [("gated", overrides) for overrides in GATED_OVERRIDES] * 3
     return [(tuple(prompt), *draw.choice(kinds)) for prompt in lab_prompts]
 
 
@@ -112,6 +118,7 @@ def test_all_kinds_of_requests_get_different_replies(library, lab_prompts):
     """Otherwise the tests below could not detect that requests are mixed up."""
     few = lab_prompts[:20]
     kinds = [(None, ()), ("plain", ()), ("one", ()), ("two", ()), ("one", OVERRIDES[1]), ("one", OVERRIDES[2]), ("one", OVERRIDES[5])]
+    kinds += [("gated", ()), ("gated", (("dial", 9.0),)), ("gated", (("routed_tokens", 3),))]
     answers = {kind: tuple(tuple(reply) for reply, _ in library.replies([(tuple(prompt), *kind) for prompt in few])) for kind in kinds}
     assert len(set(answers.values())) == len(kinds)
 
