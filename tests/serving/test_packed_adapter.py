@@ -9,6 +9,7 @@ from mogu import MoguConfig
 from mogu.errors import ConfigError
 from mogu.modeling.config import BackboneConfig
 from mogu.serving.packed_adapter import is_mogu_folder, read_packed_adapter
+from tests.gated_models import gated_config
 
 
 @pytest.fixture
@@ -66,9 +67,27 @@ def test_a_model_that_routes_again_after_a_marker_is_refused(saved):
         read_packed_adapter(folder)
 
 
-def test_a_gate_is_refused(make_gated, tmp_path):
-    model, _ = make_gated("llama")
-    model.stream = None
+@pytest.mark.parametrize(
+    ("gate", "refused"), [({"careful": 0.4}, "a threshold 'careful'"), ({"careful": None, "listen": 0.5}, "a threshold 'listen'")]
+)
+def test_a_gate_that_does_more_than_refuse_is_refused(make_gated, tmp_path, gate, refused):
+    model, _ = make_gated("llama", gated_config(**gate))
     model.save_pretrained(tmp_path / "gated")
-    with pytest.raises(ConfigError, match="has a prompt gate"):
+    with pytest.raises(ConfigError, match=f"{refused}.*set gate"):
         read_packed_adapter(tmp_path / "gated")
+
+
+def test_a_gated_model_is_a_plain_lora_and_a_gate(make_gated, tmp_path):
+    model, slow = make_gated("llama", gated_config(careful=None))
+    model.save_pretrained(tmp_path / "gated")
+    adapter = read_packed_adapter(tmp_path / "gated")
+    assert (adapter.layers, adapter.rank) == ({}, 4)
+    assert adapter.gate is not None
+    assert (adapter.gate.refuse, adapter.gate.marks) == (model.gate_config.refuse, model.marks)
+    assert {tap: vectors.tolist() for tap, vectors in adapter.gate.gate.vectors.items()} == {
+        tap: vectors.tolist() for tap, vectors in model.gate.vectors.items()
+    }
+    assert list(adapter.plain) == [f"model.layers.{layer}.self_attn.o_proj" for layer in range(len(adapter.plain))]
+    for name, (lora_a, lora_b) in adapter.plain.items():
+        base, unwill = (slow.models[who].get_submodule(name).weight for who in ("base", "unwill"))
+        assert torch.allclose((lora_b @ lora_a).to(base), unwill - base, atol=1e-5)

@@ -13,6 +13,7 @@ from mogu.errors import ConfigError, ModelFileError, MoguError
 from mogu.modeling.config import BackboneConfig
 from mogu.modeling.prompt_contract import record_prompt
 from mogu.serving.vllm_args import named_folders, serve_arguments
+from tests.gated_models import gated_config
 
 OPTIONS = ("--tool-parser-plugin=model/adapter_notes.py", "--trust-remote-code", "-h", "--", "-")
 UNPRINTABLE = ("", " ", " some/base", "some/base\n", "some/\x00base", "\x1b]0;title\x07", "some\u2028base", "some\x85base")
@@ -164,3 +165,14 @@ def test_models_are_served_with_the_template_they_were_trained_with(make_pair, t
     assert named[-2:] == ["--chat-template", "mine.jinja"]
     assert sum(one.startswith("--chat-template") for one in named) == 1
     assert str(other / "chat_template.jinja") in caplog.text
+
+
+def test_workers_are_told_what_the_gates_read(make_gated, v1_folder, tmp_path):
+    gated, _ = make_gated("llama", gated_config(careful=None).model_copy(update={"base_model": "some/base"}))
+    gated.save_pretrained(tmp_path / "gated")
+    host = {"base_model": "some/base", "host": "127.0.0.1"}
+    arguments = serve_arguments(named_folders([str(v1_folder), str(tmp_path / "gated")]), options=[], **host)
+    assert json.loads(arguments[arguments.index("--additional-config") + 1]) == {"mogu_taps": [0, 1]}
+    assert "--additional-config" not in serve_arguments(named_folders([str(v1_folder)]), options=[], **host)
+    with pytest.raises(ConfigError, match="--additional-config is given"):
+        serve_arguments(named_folders([str(tmp_path / "gated")]), options=["--additional-config={}"], **host)

@@ -20,6 +20,7 @@ from vllm.v1.structured_output import StructuredOutputManager
 
 from mogu.serving.plugin import register
 from mogu.serving.scheduling import add_routing
+from mogu.serving.worker import settings_of
 
 BLOCK, PROMPT, NEW_TOKENS = 32, 40, 12
 M = 5
@@ -39,8 +40,9 @@ def scheduler(request, base):
     return add_routing(request.param)(config, cache, StructuredOutputManager(config), BLOCK, hash_block_size=BLOCK, log_stats=True)
 
 
-def add(scheduler, name: str, handoff: str | None) -> Request:
-    settings = {"mogu": {"routed_tokens": M, "dial": 0.0, "handoff": handoff}} if handoff else None
+def add(scheduler, name: str, handoff: str | None, *, gated: bool = False) -> Request:
+    """Add a request to the base model, or to a saved one with its way of handing over."""
+    settings = {"mogu": {"routed_tokens": "all" if gated else M, "dial": 0.0, "handoff": handoff, "gated": gated}} if handoff else None
     request = Request(
         name,
         list(range(100, 100 + PROMPT)),
@@ -53,9 +55,14 @@ def add(scheduler, name: str, handoff: str | None) -> Request:
     return request
 
 
-def run(scheduler) -> list[dict[str, tuple[int, int, bool]]]:
-    """Run all requests; returns, for each step and request, the position of its first token, its tokens, and whether it has its adapter."""
-    steps, pending, tokens = [], deque(), 0
+def run(scheduler, *, malicious: bool = False) -> list[dict[str, tuple[int, int, bool]]]:
+    """Run all requests; returns, for each step and request, the position of its first token, its tokens, and whether it has its adapter.
+
+    Args:
+        scheduler: one of vLLM's, with routing.
+        malicious: what the worker's gates say of every prompt.
+    """
+    steps, pending, tokens, decided = [], deque(), 0, set()
     is_async = isinstance(scheduler, AsyncScheduler)
     while scheduler.has_unfinished_requests() or pending:
         before = {name: request.num_computed_tokens for name, request in scheduler.requests.items()}
@@ -71,11 +78,22 @@ def run(scheduler) -> list[dict[str, tuple[int, int, bool]]]:
             )
             names = list(step.num_scheduled_tokens)
             sampled = []
+            gates = {
+                name
+                for name in names
+                if (settings := settings_of(scheduler.requests[name])) is not None
+                and settings.gated
+                and name not in decided
+                and not scheduler.requests[name].is_prefill_chunk
+            }
+            decided |= gates
             for name in names:
                 request = scheduler.requests[name]
                 tokens += 1
                 sampled.append([] if request.is_prefill_chunk else [tokens])
-            pending.append((step, ModelRunnerOutput(names, {name: index for index, name in enumerate(names)}, sampled_token_ids=sampled)))
+            output = ModelRunnerOutput(names, {name: index for index, name in enumerate(names)}, sampled_token_ids=sampled)
+            output.mogu_scores, output.mogu_flagged = dict.fromkeys(gates, 0.7), gates if malicious else set()
+            pending.append((step, output))
         if len(pending) > is_async or (pending and not step.num_scheduled_tokens):
             scheduler.update_from_output(*pending.popleft())
     return steps
@@ -106,3 +124,31 @@ def test_after_the_handoff_base_blocks_are_shared_and_routed_ones_are_not(schedu
     steps = [step["routed"] for step in run(scheduler)]
     assert steps[0] == (0, PROMPT, True)  # no block of the base request is reused
     assert steps[M] == (BLOCK, PROMPT + M - BLOCK, False)  # the first block of the base request is reused
+
+
+def test_a_request_that_the_gate_finds_benign_is_read_once_and_shares_the_base_model_s_blocks(scheduler):
+    request = add(scheduler, "gated", "continue", gated=True)
+    assert [step["gated"][:2] for step in run(scheduler)] == [(0, PROMPT)] + [(PROMPT + token, 1) for token in range(NEW_TOKENS - 1)]
+    assert list(request.output_token_ids) == list(range(1, NEW_TOKENS + 1))
+    add(scheduler, "base", None)
+    assert run(scheduler)[0]["base"] == (BLOCK, PROMPT - BLOCK, False)  # the gated request's first block is reused,
+    add(scheduler, "again", "continue", gated=True)
+    assert run(scheduler)[0]["again"][:2] == (BLOCK, PROMPT - BLOCK)  # and the base model's by the next gated one
+
+
+def test_a_request_that_the_gate_flags_is_read_again_and_what_was_sampled_before_is_dropped(scheduler):
+    add(scheduler, "base", None)
+    run(scheduler)
+    request = add(scheduler, "gated", "continue", gated=True)
+    steps = [step["gated"][:2] for step in run(scheduler, malicious=True)]
+    assert steps[0] == (BLOCK, PROMPT - BLOCK)  # behind a block of the base model,
+    assert steps[1:] == [(0, PROMPT)] + [(PROMPT + token, 1) for token in range(NEW_TOKENS - 1)]  # and then all of it with its adapter
+    answer = list(request.output_token_ids)
+    assert len(answer) == NEW_TOKENS
+    assert answer == list(range(answer[0], answer[0] + NEW_TOKENS))
+    assert answer[0] == 2  # the first one was dropped
+    assert request.num_preemptions == 0
+    add(scheduler, "flagged too", "continue", gated=True)
+    steps = [step["flagged too"][:2] for step in run(scheduler, malicious=True)]
+    assert steps[:2] == [(BLOCK, PROMPT - BLOCK), (BLOCK, PROMPT - BLOCK)]  # blocks of both kinds are found, each among its own
+    assert scheduler.kv_cache_manager.block_pool.get_num_free_blocks() == 63

@@ -1,0 +1,103 @@
+"""Gated requests in vLLM's engine: decided by all of the prompt, wherever its tokens were computed, and the base model's unless flagged."""
+
+from __future__ import annotations
+
+import json
+
+import httpx
+import pytest
+import torch
+from vllm import LLM, SamplingParams
+from vllm.exceptions import VLLMValidationError
+from vllm.lora.request import LoRARequest
+
+from .conftest import NEW_TOKENS
+from .test_replies import assert_replies, engine, metric
+
+
+@pytest.fixture(scope="module")
+def decided(library, lab_prompts):
+    """Long prompts and, by whether their gate flags them, the library's replies."""
+    prompts = [tuple(prompt) for prompt in lab_prompts if len(prompt) > 64][:24]
+    replies = library.replies([(prompt, "gated", ()) for prompt in prompts])
+    refuse = library.models["gated"].gate_config.refuse
+    found = {flagged: [row for row in zip(prompts, replies, strict=True) if (row[1][1] >= refuse) == flagged] for flagged in (False, True)}
+    assert min(map(len, found.values())) >= 3
+    return found
+
+
+def ask(llm: LLM, models, prompts, name: str | None, **parameters):
+    lora = LoRARequest(name, 1, str(models[name])) if name else None
+    settings = SamplingParams(temperature=0, max_tokens=NEW_TOKENS, **parameters)
+    outputs = llm.generate([{"prompt_token_ids": list(prompt)} for prompt in prompts], settings, lora_request=lora, use_tqdm=False)
+    scores = [(output.kv_transfer_params or {}).get("mogu", {}).get("score") for output in outputs]
+    return [(list(output.outputs[0].token_ids), score) for output, score in zip(outputs, scores, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def llm(base, models) -> LLM:
+    """An engine that has loaded the gate, as a server does before its first request."""
+    llm = engine(base, block_size=32, max_model_len=512)
+    ask(llm, models, [(1, 2, 3)], "gated")
+    return llm
+
+
+@pytest.mark.parametrize("flagged", [False, True])
+def test_a_prompt_that_the_base_model_has_read_is_decided_all_the_same(llm, models, decided, flagged):
+    """All blocks but the last of each prompt come from the prefix cache, and the gate hears what they held."""
+    prompts, expected = zip(*decided[flagged], strict=True)
+    ask(llm, models, prompts, None)
+    before = metric(llm, "vllm:prefix_cache_hits")
+    requests = [(prompt, "gated", ()) for prompt in prompts]
+    assert_replies(ask(llm, models, prompts, "gated"), expected, requests)
+    assert metric(llm, "vllm:prefix_cache_hits") - before >= sum(len(prompt) // 32 - 1 for prompt in prompts) * 32
+
+
+def test_a_benign_answer_shares_its_blocks_with_the_base_model(base, models, decided):
+    llm = engine(base, block_size=32, max_model_len=512)
+    prompts, expected = zip(*decided[False], strict=True)
+    replies = ask(llm, models, prompts, "gated")
+    longer = [prompt + tuple(reply) for prompt, (reply, _) in zip(prompts, replies, strict=True)]
+    before = metric(llm, "vllm:prefix_cache_hits")
+    assert [reply for reply, _ in replies] == [reply for reply, _ in expected]
+    ask(llm, models, longer, None)
+    assert metric(llm, "vllm:prefix_cache_hits") - before == sum((len(prompt) - 1) // 32 * 32 for prompt in longer)
+
+
+def test_what_no_gate_has_heard_is_not_let_through(base, models, decided):
+    """Blocks from before a gate was loaded hold keys and values, and nothing for it."""
+    llm = engine(base, block_size=32, max_model_len=512)
+    (prompt, (_, score)), *_ = decided[False]
+    ask(llm, models, [prompt], None)
+    [(_, found)] = ask(llm, models, [prompt], "gated")
+    assert score < 1
+    assert found == 1.0
+
+
+def test_settings_that_a_gate_cannot_have_are_refused(base, llm, models, decided):
+    (prompt, _), *_ = decided[False]
+    with pytest.raises(VLLMValidationError, match="no prompt_logprobs"):
+        ask(llm, models, [prompt], "gated", prompt_logprobs=1)
+    without = engine(base, max_model_len=512, additional_config={})
+    with pytest.raises(VLLMValidationError, match="reads no layers for a gate"):
+        ask(without, models, [prompt], "gated")
+
+
+def test_a_gate_is_served_over_http(run_server, models, library, tokenizer, decided, tmp_path):
+    arguments = [str(models["gated"]), "--enforce-eager", "--dtype", "float32", "--max-model-len", "512"]
+    with run_server(arguments, tmp_path / "log") as server, httpx.Client(base_url=server.address, headers=server.headers) as client:
+        for flagged in (False, True):
+            for prompt, (reply, score) in decided[flagged][:3]:
+                body = {"model": "gated", "prompt": list(prompt), "temperature": 0, "max_tokens": NEW_TOKENS}
+                answer = client.post("/v1/completions", json=body, timeout=60).json()
+                assert answer["choices"][0]["text"] == tokenizer.decode(reply, skip_special_tokens=True)
+                assert answer["mogu"] == {"score": pytest.approx(score, abs=1e-4)}
+        (prompt, (_, score)), *_ = decided[False]
+        body = {"model": "gated", "prompt": list(prompt), "temperature": 0, "max_tokens": 4, "mogu": {"dial": 0.3}}
+        logit = torch.logit(torch.tensor(score)) + 0.3
+        assert client.post("/v1/completions", json=body, timeout=60).json()["mogu"]["score"] == pytest.approx(
+            float(logit.sigmoid()), abs=1e-3
+        )
+        stream = client.post("/v1/completions", json=body | {"stream": True}, timeout=60).text
+        events = [json.loads(line.removeprefix("data: ")) for line in stream.splitlines() if line.startswith("data: {")]
+        assert sum("mogu" in event for event in events) == 1
