@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -10,6 +11,8 @@ import torch
 from vllm import LLM, SamplingParams
 from vllm.exceptions import VLLMValidationError
 from vllm.lora.request import LoRARequest
+
+from mogu.serving.validation import validate_request
 
 from .conftest import NEW_TOKENS
 from .test_replies import assert_replies, engine, metric
@@ -34,11 +37,15 @@ def ask(llm: LLM, models, prompts, name: str | None, **parameters):
     return [(list(output.outputs[0].token_ids), score) for output, score in zip(outputs, scores, strict=True)]
 
 
+EARLY = tuple(range(100, 180))
+"""A prompt that the base model reads before there is a gate; no other begins like it."""
+
+
 @pytest.fixture(scope="module")
 def llm(base, models) -> LLM:
-    """An engine that has loaded the gate, as a server does before its first request."""
     llm = engine(base, block_size=32, max_model_len=512)
-    ask(llm, models, [(1, 2, 3)], "gated")
+    ask(llm, models, [EARLY], None)
+    ask(llm, models, [(1, 2, 3)], "gated")  # loads the gate, as a server does before its first request
     return llm
 
 
@@ -53,34 +60,45 @@ def test_a_prompt_that_the_base_model_has_read_is_decided_all_the_same(llm, mode
     assert metric(llm, "vllm:prefix_cache_hits") - before >= sum(len(prompt) // 32 - 1 for prompt in prompts) * 32
 
 
-def test_a_benign_answer_shares_its_blocks_with_the_base_model(base, models, decided):
-    llm = engine(base, block_size=32, max_model_len=512)
+def test_a_benign_answer_shares_its_blocks_with_the_base_model(llm, models, decided):
     prompts, expected = zip(*decided[False], strict=True)
     replies = ask(llm, models, prompts, "gated")
+    assert [reply for reply, _ in replies] == [reply for reply, _ in expected]
     longer = [prompt + tuple(reply) for prompt, (reply, _) in zip(prompts, replies, strict=True)]
     before = metric(llm, "vllm:prefix_cache_hits")
-    assert [reply for reply, _ in replies] == [reply for reply, _ in expected]
     ask(llm, models, longer, None)
     assert metric(llm, "vllm:prefix_cache_hits") - before == sum((len(prompt) - 1) // 32 * 32 for prompt in longer)
 
 
-def test_what_no_gate_has_heard_is_not_let_through(base, models, decided):
+def test_what_no_gate_has_heard_is_not_let_through(llm, models):
     """Blocks from before a gate was loaded hold keys and values, and nothing for it."""
-    llm = engine(base, block_size=32, max_model_len=512)
-    (prompt, (_, score)), *_ = decided[False]
-    ask(llm, models, [prompt], None)
-    [(_, found)] = ask(llm, models, [prompt], "gated")
+    assert [score for _, score in ask(llm, models, [EARLY], "gated")] == [1.0]
+    other = (*EARLY[40:], *EARLY[:40])
+    [(_, score)] = ask(llm, models, [other], "gated")
     assert score < 1
-    assert found == 1.0
 
 
-def test_settings_that_a_gate_cannot_have_are_refused(base, llm, models, decided):
-    (prompt, _), *_ = decided[False]
+def test_settings_that_a_gate_cannot_have_are_refused(llm, models, decided):
+    (prompt, _), *_ = decided[True]
     with pytest.raises(VLLMValidationError, match="no prompt_logprobs"):
         ask(llm, models, [prompt], "gated", prompt_logprobs=1)
-    without = engine(base, max_model_len=512, additional_config={})
+    config = SimpleNamespace(
+        use_v2_model_runner=False,
+        parallel_config=SimpleNamespace(pipeline_parallel_size=1),
+        speculative_config=None,
+        additional_config={"mogu_taps": [1, 2]},
+    )
+    lora = LoRARequest("gated", 1, str(models["gated"]))
+
+    def asked(**fields: object) -> SimpleNamespace:
+        return SimpleNamespace(**{"sampling_params": SamplingParams(), "lora_request": lora, "prompt_embeds": None} | fields)
+
+    validate_request(asked(), config)
+    with pytest.raises(VLLMValidationError, match="A gate reads token ids"):
+        validate_request(asked(prompt_embeds=torch.zeros(3, 8)), config)
+    config.additional_config = {}
     with pytest.raises(VLLMValidationError, match="reads no layers for a gate"):
-        ask(without, models, [prompt], "gated")
+        validate_request(asked(), config)
 
 
 def test_a_gate_is_served_over_http(run_server, models, library, tokenizer, decided, tmp_path):
@@ -92,7 +110,7 @@ def test_a_gate_is_served_over_http(run_server, models, library, tokenizer, deci
                 answer = client.post("/v1/completions", json=body, timeout=60).json()
                 assert answer["choices"][0]["text"] == tokenizer.decode(reply, skip_special_tokens=True)
                 assert answer["mogu"] == {"score": pytest.approx(score, abs=1e-4)}
-        (prompt, (_, score)), *_ = decided[False]
+        prompt, (_, score) = decided[False][0]
         body = {"model": "gated", "prompt": list(prompt), "temperature": 0, "max_tokens": 4, "mogu": {"dial": 0.3}}
         logit = torch.logit(torch.tensor(score)) + 0.3
         assert client.post("/v1/completions", json=body, timeout=60).json()["mogu"]["score"] == pytest.approx(
