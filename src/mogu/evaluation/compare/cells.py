@@ -107,8 +107,16 @@ class Cells:
 
     def rows(self, variant: Variant, seed: int) -> list[Row]:
         """The replies of a variant to all prompts, in their order; cells that are missing are measured."""
-        seed = self.pool.lineup.seed_of(variant, seed)
+        seed = self._measured_under(variant, seed)
         return [row for dataset in self.prompts for row in self._cell(dataset, variant, seed)]
+
+    def _measured_under(self, variant: Variant, seed: int) -> int:
+        """The seed under which a cell is measured for a given one: where nothing is drawn, the first that trained the very same parts."""
+        seed = self.pool.lineup.seed_of(variant, seed)
+        if not self.pool.lineup[variant.system].defense.deterministic:
+            return seed
+        trained = self.pool.fingerprint(variant.system, seed)
+        return next(earlier for earlier in range(seed + 1) if self.pool.fingerprint(variant.system, earlier) == trained)
 
     def file(self, dataset: str, variant: Variant, seed: int) -> Path:
         """Where a cell is kept."""
