@@ -42,7 +42,7 @@ def main() -> None:
     base = load_base(str(gated.mogu_config.base_model), dtype=gated.base_model.dtype).eval()
     tokenizer, pad = gated.tokenizer, padding_id(gated.tokenizer)
     for file in arguments.files:
-        prompts = [encode_prompt(tokenizer, text) for text in read_instructions(file)[: arguments.limit]]
+        prompts = [encode_prompt(tokenizer, one.text) for one in read_instructions(file)[: arguments.limit]]
         same = flagged = 0
         for ids in prompts:
             ours = answer(gated, ids, pad, arguments.max_new_tokens)

@@ -133,7 +133,7 @@ def test_starter_writes_lists_that_build_reads_and_overwrites_only_when_told_to(
     lists = ["--benign", tmp_path / "benign.jsonl", "--malicious", tmp_path / "set" / "train" / "malicious.jsonl"]
     built = mogu_data("build", *lists, "--out", tmp_path / "pairs.jsonl", "--dev", 0, "--test", 0)
     assert built.exit_code == 0, built.output
-    assert Counter(record.kind for record in read_records(tmp_path / "pairs.jsonl")) == {"benign": 1720, "malicious": 2000}
+    assert Counter(record.kind for record in read_records(tmp_path / "pairs.jsonl")) == {"benign": 1800, "malicious": 2788}
 
 
 def test_validate_names_line_field_and_reason(tmp_path):

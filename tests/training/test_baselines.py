@@ -279,4 +279,7 @@ def test_beside_a_gate_the_detector_learns_from_all_that_the_gate_learns_from(
         about = json.loads((tmp_path / name / "detector.json").read_text())
         counts[name] = (about["benign"], about["malicious"])
     of_a_label = len(records) // 2
-    assert counts == {"routed": (of_a_label, of_a_label), "gated": (2 * of_a_label, 2 * of_a_label)}  # bare, and in another form
+    assert counts["routed"] == (of_a_label, of_a_label)
+    benign, malicious = counts["gated"]
+    assert malicious == 2 * of_a_label  # bare, and in another form,
+    assert of_a_label < benign < 2 * of_a_label  # in which only some of the benign ones come
