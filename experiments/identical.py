@@ -1,6 +1,6 @@
 """How many answers of a gated model are the base model's, token for token, where neither shares a batch with anything.
 
-    python -m experiments.identical smollm2-safer alpaca_instructions.jsonl mt_bench_questions.jsonl --limit 40
+    python -m experiments.identical smollm2-safer alpaca_instructions.jsonl --limit 20
 
 The base model is loaded on its own and was never wrapped. Greedy answers, one prompt at a time.
 """
