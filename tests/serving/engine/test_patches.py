@@ -21,8 +21,9 @@ from vllm.v1.engine import EngineCoreOutput
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.input_processor import InputProcessor
 from vllm.v1.request import Request
+from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 from vllm.v1.worker.gpu_input_batch import InputBatch
-from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+from vllm.v1.worker.gpu_model_runner import ExecuteModelState, GPUModelRunner
 from vllm.v1.worker.lora_model_runner_mixin import LoRAModelRunnerMixin
 
 from mogu.errors import ConfigError
@@ -56,6 +57,7 @@ def test_every_patch_is_applied_once():
         WorkerLoRAManager._load_adapter,
         LoRAModelRunnerMixin.set_active_loras,
         GPUModelRunner.sample_tokens,
+        GPUModelRunner._setup_eagle3_aux_hidden_state_outputs,
         kv_cache_utils.generate_block_hash_extra_keys,
         SchedulerConfig.get_scheduler_cls,
         InputProcessor.process_inputs,
@@ -88,7 +90,7 @@ def test_vllm_has_the_names_and_arguments_that_the_patches_rely_on():
     assert parameters(kv_cache_utils.generate_block_hash_extra_keys) == ["request", "start_token_idx", "end_token_idx", "start_mm_idx"]
     assert parameters(InputProcessor.process_inputs)[:4] == ["self", "request_id", "prompt", "params"]
     assert parameters(app_module.init_entrypoints_middleware) == ["args", "app", "supported_tasks"]
-    assert parameters(Scheduler._preempt_request)[:3] == ["self", "request", "timestamp"]
+    assert parameters(Scheduler._preempt_request) == ["self", "request", "timestamp", "drop_stale_output"]
     assert parameters(RowParallelLinearWithLoRA._apply_lora_to_output) == ["self", "x", "output"]
     assert "request_lora_mapping" in source(InputBatch.make_lora_inputs)
     assert "set_active_loras" in source(GPUModelRunner._prepare_inputs)
@@ -99,6 +101,15 @@ def test_vllm_has_the_names_and_arguments_that_the_patches_rely_on():
     for name in ("lora_request", "block_hashes", "num_output_placeholders", "num_preemptions", "next_decode_eligible_step", "events"):
         assert f"self.{name}" in source(Request.__init__), name
     assert "self.waiting.prepend_request(request)" in source(Scheduler._preempt_request)
+    for name in ("num_in_flight_tokens", "num_stale_output_tokens", "drop_stale_output"):  # what is in flight is dropped with these
+        assert f"request.{name}" in source(Scheduler.update_from_output), name
+    assert '("lora",' in source(
+        kv_cache_utils._gen_lora_extra_hash_keys
+    )  # by which an undecided request's blocks are told from an adapter's
+    assert "aux_hidden_states" in ExecuteModelState._fields
+    assert "self.use_aux_hidden_state_outputs" in source(GPUModelRunner.execute_model)
+    for runner in (GPUModelRunner, CPUModelRunner):
+        assert "self._setup_eagle3_aux_hidden_state_outputs()" in source(runner.load_model)
     assert "PREEMPTED, timestamp" in source(Scheduler._preempt_request)  # the event that a handoff removes
 
 
