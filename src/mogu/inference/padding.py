@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -26,3 +27,9 @@ def left_pad(prompts: list[list[int]], pad_token_id: int, device: torch.device) 
         ids[row, longest - len(prompt) :] = torch.tensor(prompt, dtype=torch.long)
         mask[row, longest - len(prompt) :] = 1
     return {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
+
+
+def right_pad(rows: Sequence[Sequence[int]], pad_token_id: int, device: torch.device) -> Tensor:
+    """Token-id lists side by side, ``[batch, longest]``, filled up behind their ends."""
+    longest = max(map(len, rows))
+    return torch.tensor([[*row, *[pad_token_id] * (longest - len(row))] for row in rows], device=device)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mogu.errors import ConfigError
-from mogu.modeling.gated.gate import ENDS, attended
+from mogu.modeling.gated.gate import ENDS, Places, attended
 from mogu.serving.packed_adapter import TAPS, ServedGate
 
 
@@ -80,15 +80,13 @@ def hear(runner: Any, state: Any) -> None:
     gates = gates_of(runner)
     if not gates or state is None or state.aux_hidden_states is None:
         return
-    taps = served_taps(runner.vllm_config)
     count = state.scheduler_output.total_num_scheduled_tokens
     slots = runner.input_batch.block_table[0].slot_mapping.gpu[:count].long()
+    taps = runner.lora_manager._adapter_manager.mogu_taps
     hidden = {tap: states[:count].float() for tap, states in zip(taps, state.aux_hidden_states, strict=True)}
     for adapter_id in gates:
         heard = _heard(runner, adapter_id)
-        heard.tokens[slots] = sum(
-            (hidden[tap] @ weights.t() for tap, weights in heard.weights.items()), torch.zeros((), device=slots.device)
-        )
+        heard.tokens[slots] = torch.stack([hidden[tap] @ weights.t() for tap, weights in heard.weights.items()]).sum(0)
 
 
 def probability(runner: Any, request: Any, adapter_id: int, dial: float) -> float:
@@ -106,11 +104,8 @@ def probability(runner: Any, request: Any, adapter_id: int, dial: float) -> floa
     positions = torch.arange(len(ids), device=heard.tokens.device)
     blocks = torch.tensor(request.block_ids[0], device=heard.tokens.device)
     tokens = heard.tokens[blocks[positions // size] * size + positions % size]
-    spans = heard.gate.marks.spans(ids)
-    user = torch.zeros(len(ids), dtype=torch.bool, device=tokens.device)
-    for start, stop in spans.user:
-        user[start:stop] = True
-    logit = tokens[spans.last, 0] + tokens[spans.end, 1] + attended(tokens[None, :, ENDS:], user[None])[0]
+    places = Places.of([heard.gate.marks.spans(ids)], [0], len(ids), tokens.device)
+    logit = tokens[places.last, 0] + tokens[places.end, 1] + attended(tokens[None, :, ENDS:], places.user)
     found = float((logit + heard.gate.gate.bias + dial).sigmoid())
     return found if found == found else 1.0  # NaN: blocks from before the gate was loaded; what nobody has heard is not let through
 

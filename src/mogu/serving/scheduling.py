@@ -13,8 +13,8 @@ from typing import Any
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request, RequestStatus
 
-from mogu.serving.request_settings import FIELD, RequestSettings
-from mogu.serving.worker import flagged, settings_of
+from mogu.serving.request_settings import FIELD
+from mogu.serving.worker import is_undecided, settings_of
 
 
 class RoutedScheduling:
@@ -67,7 +67,7 @@ class RoutedScheduling:
             if settings is None:
                 continue
             prompt_is_read = request.num_computed_tokens >= request.num_prompt_tokens
-            if _is_undecided(request, settings) and prompt_is_read:  # nor may a token be decoded before the gate has spoken
+            if is_undecided(request, settings) and prompt_is_read:  # nor may a token be decoded before the gate has spoken
                 request.next_decode_eligible_step = sys.maxsize
             if settings.hands_over(request.num_output_tokens + request.num_output_placeholders):
                 request.next_decode_eligible_step = sys.maxsize
@@ -84,7 +84,7 @@ class RoutedScheduling:
                 continue
             request.mogu_score, request.mogu_score_is_new = score, True
             settings = settings_of(request)
-            if settings is not None and _is_undecided(request, settings) and not request.is_finished():
+            if settings is not None and is_undecided(request, settings) and not request.is_finished():
                 self._take_decision(request, request_id in malicious)
         results = super().update_from_output(scheduler_output, model_runner_output)  # type: ignore[misc]
         for outputs in results.values():
@@ -95,10 +95,6 @@ class RoutedScheduling:
                     request.mogu_score_is_new = False
                     output.kv_transfer_params = (output.kv_transfer_params or {}) | {FIELD: {"score": score}}
         return results
-
-
-def _is_undecided(request: Request, settings: RequestSettings) -> bool:
-    return settings.gated and settings.routed_tokens != 0 and flagged(request) is None
 
 
 def _hash_again(request: Request) -> None:

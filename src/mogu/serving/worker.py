@@ -121,6 +121,11 @@ def flagged(request: Any) -> bool | None:
     return found
 
 
+def is_undecided(request: Any, settings: RequestSettings) -> bool:
+    """Whether a gate is still to decide about a request, in the worker or in the scheduler."""
+    return settings.gated and settings.routed_tokens != 0 and flagged(request) is None
+
+
 @dataclass
 class StepPlan:
     """The adapter and dial of each token of a step, and the positions where prompts end.
@@ -164,14 +169,14 @@ def plan_step(batch: Any, requests: Any, scheduled: np.ndarray) -> StepPlan:
             settings, routed = settings_of(request), int(count)
             if settings is not None:
                 computed, prompt = int(batch.num_computed_tokens_cpu[row]), int(batch.num_prompt_tokens[row])
-                ends = computed < prompt <= computed + int(count)
                 routed = settings.routed_count(computed, routed, prompt, len(request.output_token_ids))
+                if is_undecided(request, settings):
+                    undecided[request.req_id] = adapter
+                    if computed < prompt <= computed + count:
+                        decided.append(request.req_id)
                 if settings.gated:
-                    if settings.routed_tokens != 0 and flagged(request) is None:
-                        undecided[request.req_id] = adapter
-                        decided += [request.req_id] * ends
                     routed *= flagged(request) is True
-                elif routed and ends and prompt - 1 - computed < routed:
+                elif 0 <= prompt - 1 - computed < routed:
                     prompt_ends[request.req_id] = start + prompt - 1 - computed
                 dials[start : start + routed] = settings.dial
             if routed:

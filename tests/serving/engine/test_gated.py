@@ -15,7 +15,7 @@ from vllm.lora.request import LoRARequest
 from mogu.serving.validation import validate_request
 
 from .conftest import NEW_TOKENS
-from .test_replies import assert_replies, engine, metric
+from .test_replies import ask, assert_replies, engine, metric
 
 
 @pytest.fixture(scope="module")
@@ -29,12 +29,8 @@ def decided(library, lab_prompts):
     return found
 
 
-def ask(llm: LLM, models, prompts, name: str | None, **parameters):
-    lora = LoRARequest(name, 1, str(models[name])) if name else None
-    settings = SamplingParams(temperature=0, max_tokens=NEW_TOKENS, **parameters)
-    outputs = llm.generate([{"prompt_token_ids": list(prompt)} for prompt in prompts], settings, lora_request=lora, use_tqdm=False)
-    scores = [(output.kv_transfer_params or {}).get("mogu", {}).get("score") for output in outputs]
-    return [(list(output.outputs[0].token_ids), score) for output, score in zip(outputs, scores, strict=True)]
+def asked_for(llm: LLM, models, prompts, name: str | None, **sampling):
+    return ask(llm, [(prompt, name, ()) for prompt in prompts], models, **sampling)
 
 
 EARLY = tuple(range(100, 180))
@@ -44,8 +40,8 @@ EARLY = tuple(range(100, 180))
 @pytest.fixture(scope="module")
 def llm(base, models) -> LLM:
     llm = engine(base, block_size=32, max_model_len=512)
-    ask(llm, models, [EARLY], None)
-    ask(llm, models, [(1, 2, 3)], "gated")  # loads the gate, as a server does before its first request
+    asked_for(llm, models, [EARLY], None)
+    asked_for(llm, models, [(1, 2, 3)], "gated")  # loads the gate, as a server does before its first request
     return llm
 
 
@@ -53,35 +49,35 @@ def llm(base, models) -> LLM:
 def test_a_prompt_that_the_base_model_has_read_is_decided_all_the_same(llm, models, decided, flagged):
     """All blocks but the last of each prompt come from the prefix cache, and the gate hears what they held."""
     prompts, expected = zip(*decided[flagged], strict=True)
-    ask(llm, models, prompts, None)
+    asked_for(llm, models, prompts, None)
     before = metric(llm, "vllm:prefix_cache_hits")
     requests = [(prompt, "gated", ()) for prompt in prompts]
-    assert_replies(ask(llm, models, prompts, "gated"), expected, requests)
+    assert_replies(asked_for(llm, models, prompts, "gated"), expected, requests)
     assert metric(llm, "vllm:prefix_cache_hits") - before >= sum(len(prompt) // 32 - 1 for prompt in prompts) * 32
 
 
 def test_a_benign_answer_shares_its_blocks_with_the_base_model(llm, models, decided):
     prompts, expected = zip(*decided[False], strict=True)
-    replies = ask(llm, models, prompts, "gated")
+    replies = asked_for(llm, models, prompts, "gated")
     assert [reply for reply, _ in replies] == [reply for reply, _ in expected]
     longer = [prompt + tuple(reply) for prompt, (reply, _) in zip(prompts, replies, strict=True)]
     before = metric(llm, "vllm:prefix_cache_hits")
-    ask(llm, models, longer, None)
+    asked_for(llm, models, longer, None)
     assert metric(llm, "vllm:prefix_cache_hits") - before == sum((len(prompt) - 1) // 32 * 32 for prompt in longer)
 
 
 def test_what_no_gate_has_heard_is_not_let_through(llm, models):
     """Blocks from before a gate was loaded hold keys and values, and nothing for it."""
-    assert [score for _, score in ask(llm, models, [EARLY], "gated")] == [1.0]
+    assert [score for _, score in asked_for(llm, models, [EARLY], "gated")] == [1.0]
     other = (*EARLY[40:], *EARLY[:40])
-    [(_, score)] = ask(llm, models, [other], "gated")
+    [(_, score)] = asked_for(llm, models, [other], "gated")
     assert score < 1
 
 
 def test_settings_that_a_gate_cannot_have_are_refused(llm, models, decided):
     (prompt, _), *_ = decided[True]
     with pytest.raises(VLLMValidationError, match="no prompt_logprobs"):
-        ask(llm, models, [prompt], "gated", prompt_logprobs=1)
+        asked_for(llm, models, [prompt], "gated", prompt_logprobs=1)
     config = SimpleNamespace(
         use_v2_model_runner=False,
         parallel_config=SimpleNamespace(pipeline_parallel_size=1),

@@ -44,11 +44,11 @@ def engine(base: str, **options) -> LLM:
     return LLM(model=base, **(settings | options))
 
 
-def ask(llm: LLM, requests: list[Request], folders: dict[str, str]) -> list[tuple[list[int], float | None]]:
+def ask(llm: LLM, requests: list[Request], folders: dict[str, str], **sampling: Any) -> list[tuple[list[int], float | None]]:
     names = sorted(folders)
     loras = [LoRARequest(model, names.index(model) + 1, str(folders[model])) if model else None for _, model, _ in requests]
     parameters = [
-        SamplingParams(temperature=0, max_tokens=NEW_TOKENS, extra_args={"mogu": dict(overrides)} if overrides else None)
+        SamplingParams(temperature=0, max_tokens=NEW_TOKENS, extra_args={"mogu": dict(overrides)} if overrides else None, **sampling)
         for _, _, overrides in requests
     ]
     outputs = llm.generate(

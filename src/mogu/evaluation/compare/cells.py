@@ -113,10 +113,10 @@ class Cells:
     def _measured_under(self, variant: Variant, seed: int) -> int:
         """The seed under which a cell is measured for a given one: where nothing is drawn, the first that trained the very same parts."""
         seed = self.pool.lineup.seed_of(variant, seed)
-        if not self.pool.lineup[variant.system].defense.deterministic:
+        if seed == 0 or not self.pool.lineup[variant.system].defense.deterministic:
             return seed
         trained = self.pool.fingerprint(variant.system, seed)
-        return next(earlier for earlier in range(seed + 1) if self.pool.fingerprint(variant.system, earlier) == trained)
+        return next((earlier for earlier in range(seed) if self.pool.fingerprint(variant.system, earlier) == trained), seed)
 
     def file(self, dataset: str, variant: Variant, seed: int) -> Path:
         """Where a cell is kept."""

@@ -20,7 +20,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 from mogu.errors import ConfigError
 from mogu.inference.call_view import view_for_call
 from mogu.inference.leaving_rows import LeavingRows
-from mogu.inference.padding import left_pad
+from mogu.inference.padding import left_pad, right_pad
 from mogu.inference.turns import TurnMarks
 from mogu.modeling.config import GateConfig, Responder
 from mogu.modeling.gated.gate import Gate, Places, PromptReading, StreamHead, StreamReading
@@ -236,8 +236,7 @@ class GatedGeneration:
         for row, tokens in zip(begun, again, strict=True):
             answer = begun[row] + tokens[batch["input_ids"].shape[1] :]
             rows[row] = rows[row][:length] + answer[:limit]
-        width = max(map(len, rows))
-        return output.new_tensor([[*tokens, *[pad] * (width - len(tokens))] for tokens in rows])
+        return right_pad(rows, pad, output.device)
 
     def _unpadded(self, row: int) -> list[int]:
         ids = self._prompt[row]

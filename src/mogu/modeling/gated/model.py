@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from mogu.errors import ConfigError, ModelFileError
 from mogu.inference.batches import in_batches
-from mogu.inference.padding import padding_id
+from mogu.inference.padding import padding_id, right_pad
 from mogu.inference.prompts import Prompt, WithTools, encode_prompt
 from mogu.inference.turns import TurnMarks
 from mogu.modeling.checkpoint import Checkpoint
@@ -156,9 +156,8 @@ class GatedModel(MoguModel):
         def score(indices: list[int]) -> list[float]:
             # Padded on the right and without a mask: causal attention never looks to the right, and reading is faster so.
             rows = [ids[index] for index in indices]
-            width = max(map(len, rows))
-            batch = torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows], device=device)
-            places = Places.of([self.marks.spans(row) for row in rows], [0] * len(rows), width, device)
+            batch = right_pad(rows, pad, device)
+            places = Places.of([self.marks.spans(row) for row in rows], [0] * len(rows), batch.shape[1], device)
             logits = self._hear(_UntilComplete(gate, places), input_ids=batch, use_cache=False)
             scores: list[float] = (logits + self.dial).sigmoid().tolist()
             return scores

@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
 from mogu.inference.batches import in_batches
+from mogu.inference.padding import right_pad
 from mogu.inference.turns import TurnMarks
 from mogu.modeling.architectures import find_output_projections
 from mogu.modeling.gated.gate import ENDS, AllRead, Gate, Places, PromptReading, attended
@@ -80,10 +81,9 @@ def read_prompts(
     def read(indices: list[int]) -> list[Tensor]:
         # Padded on the right and without a mask: causal attention never looks to the right, and reading is faster so.
         rest = [prompts[index][shared:] for index in indices]
-        width = max(map(len, rest))
-        ids = torch.tensor([[*tokens, *[pad_token_id] * (width - len(tokens))] for tokens in rest], device=base.device)
+        ids = right_pad(rest, pad_token_id, base.device)
         controller = RoutingController(scope, "off")
-        places = Places.of([spans[index] for index in indices], [-shared] * len(indices), width, base.device)
+        places = Places.of([spans[index] for index in indices], [-shared] * len(indices), ids.shape[1], base.device)
         controller.reader = collecting = _Collecting(taps, places)
         with controller, suppress(AllRead):
             base(input_ids=ids, **_behind(base, cache, len(indices)))
