@@ -21,8 +21,9 @@ from mogu.evaluation.score_intervals import auroc, recall_at
 from mogu.inference.padding import padding_id
 from mogu.inference.prompts import encode_prompt
 from mogu.inference.turns import find_turn_marks
-from mogu.training.gated.fit import fit_gate, fit_logistic, gate_logits, read_prompts
+from mogu.training.gated.fit import fit_gate, fit_logistic, gate_logits
 from mogu.training.gated.prompts import GatePrompt, gate_prompts
+from mogu.training.gated.reading import read_prompts
 from mogu.training.inputs import recipe_tokenizer
 from mogu.training.pipeline import load_recipe_base
 from mogu.training.recipe import Recipe, recipe_from

@@ -30,6 +30,7 @@ class StageChoice(StrEnum):
     UNWILL = "unwill"
     ROUTER = "router"
     GATE = "gate"
+    LISTEN = "listen"
     CAREFUL = "careful"
 
 

@@ -75,10 +75,10 @@ class Reply:
 
 
 @torch.no_grad()
-def reply_batch(
+def reply_tokens(
     model: Any, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[list[int]], settings: ReplySettings, **options: Any
-) -> list[Reply]:
-    """Replies to the prompts of one batch, in their order.
+) -> list[list[int]]:
+    """What a model says to the prompts of one batch, in their order, as token ids up to the token that ends a reply and with it.
 
     Args:
         model: a base model or a routed one, in evaluation mode.
@@ -97,7 +97,17 @@ def reply_batch(
         options["custom_generate"] = LeavingRows()
     with _seeded(settings.seed, model.device):
         output = model.generate(**batch, pad_token_id=pad, **options)
-    return [_reply(tokenizer, tokens, end, settings.stop) for tokens in output[:, batch["input_ids"].shape[1] :].tolist()]
+    rows: list[list[int]] = output[:, batch["input_ids"].shape[1] :].tolist()
+    return [row[: next((place + 1 for place, token in enumerate(row) if token in end), None)] for row in rows]
+
+
+def reply_batch(
+    model: Any, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[list[int]], settings: ReplySettings, **options: Any
+) -> list[Reply]:
+    """Replies to the prompts of one batch, in their order; arguments as of :func:`reply_tokens`."""
+    end = end_tokens(model, tokenizer)
+    rows = reply_tokens(model, tokenizer, prompts, settings, **options)
+    return [_reply(tokenizer, tokens, end, settings.stop) for tokens in rows]
 
 
 def replies(

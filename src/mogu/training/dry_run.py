@@ -18,7 +18,7 @@ from mogu.errors import ConfigError, ModelFileError
 from mogu.hub import load_config
 from mogu.inference.turns import TurnMarks
 from mogu.modeling.architectures import find_output_projections
-from mogu.modeling.gated.gate import ENDS
+from mogu.modeling.gated.gate import ENDS, STREAM_READINGS
 from mogu.modeling.gated.injection import expert_shape, find_expert_modules
 from mogu.modeling.model import MoguModel
 from mogu.progress import quiet_transformers
@@ -229,7 +229,8 @@ def _gated_stages(recipe: Recipe, base: PreTrainedModel, labels: list[Label], no
         for name, modules in find_expert_modules(base, config).items()
     }
     notes.append(f"the gate reads the layers {', '.join(map(str, taps))} of every prompt once, and is fitted in seconds")
-    gate = (ENDS + 2 * recipe.gate.heads) * len(taps) * int(text_config.hidden_size)
+    vectors = ENDS + 2 * recipe.gate.heads + (len(STREAM_READINGS) if recipe.gate.listen else 0)
+    gate = vectors * len(taps) * int(text_config.hidden_size)
     stages: list[_Stage] = [("unwill", len(labels), sizes["unwill"], 1)]
     if "careful" in sizes:
         stages.append(("careful", len(labels), sizes["careful"], 1))

@@ -28,7 +28,7 @@ from mogu.training.recipe import Recipe
 from mogu.training.starter import planned_pairs
 from mogu.training.workspace import MARKER
 
-StageName = Literal["glad", "unwill", "router", "gate", "careful"]
+StageName = Literal["glad", "unwill", "router", "gate", "listen", "careful"]
 ResponderName = Literal["glad", "unwill"]
 RESPONDER_DATA: dict[ResponderName, tuple[Label, str]] = {"glad": ("malicious", "affirm"), "unwill": ("benign", "reject")}
 """The label of the records that a responder learns from, and the answer that it learns to give (MoGU, section 3.1)."""

@@ -90,7 +90,7 @@ def harden(
         workspace = Workspace(recipe.run.work_folder, date=date)
         with workspace.locked():
             if restart:
-                for part in (stage,) if stage else ("glad", "unwill", "router", "probe", "gate", "careful", STARTER):
+                for part in (stage,) if stage else ("glad", "unwill", "router", "probe", "gate", "listen", "careful", STARTER):
                     discard(workspace.folder / part)
             if records is None and recipe.data.train == STARTER and _learns_answers(recipe):
                 answered = answered_pairs(recipe, base, inputs.tokenizer, workspace)

@@ -213,6 +213,8 @@ class GateSection(Section):
         false_alarms: shares of the benign dev prompts of all kinds, borderline and wrapped ones among them, that may reach the
             probability from which on ``unwill`` answers; each is tried.
         second_opinions: the share that may reach the lower probability from which on the careful responder answers; 0 trains none.
+        listen: the share of the base model's answers to benign dev prompts that may be taken back by a stream head, which goes on
+            hearing the taps while the base model answers; 0 fits none.
         refusals: what ``unwill`` says, one of them a prompt.
         batch_size: prompts read at a time.
     """
@@ -222,6 +224,7 @@ class GateSection(Section):
     l2: float = Field(default=0.01, ge=0)
     false_alarms: list[Annotated[float, Field(ge=0, lt=1)]] = Field(default=[0.01, 0.02, 0.03, 0.05], min_length=1)
     second_opinions: float = Field(default=0.0, ge=0, lt=1)
+    listen: float = Field(default=0.0, ge=0, lt=1)
     refusals: list[Annotated[str, Field(pattern=r"\S")]] = Field(default=[PLAIN_REFUSAL], min_length=1)
     batch_size: int = Field(default=32, ge=1)
 

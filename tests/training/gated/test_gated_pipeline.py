@@ -7,13 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from mogu import MoguError, MoguModel
 from mogu.data import read_records
+from mogu.inference.prompts import encode_prompt
 from mogu.modeling.gated.model import GatedModel
 from mogu.training import DevMetrics, Recipe, harden, plan, recipe_from, refused_on_dev
 from mogu.training.gated.prompts import gate_prompts
+from mogu.training.gated.reading import read_answers
 from mogu.training.gated.recovery import BEGUN
+from mogu.training.gated.stream import alarms
 from mogu.training.inputs import read_inputs
 
 pytestmark = pytest.mark.core
@@ -111,9 +115,37 @@ def test_a_gate_alone_needs_no_careful_responder(make: Any, tmp_path: Path) -> N
     assert not (tmp_path / "out" / "careful").exists()
 
 
+def test_an_ear_is_fitted_to_answers_and_takes_back_no_more_benign_ones_than_allowed(make: Any, tmp_path: Path) -> None:
+    recipe = make(tmp_path, gate={"second_opinions": 0.0, "listen": 0.2, "false_alarms": [0.0]})
+    promised = plan(recipe)
+    assert harden(recipe, stage="gate") is None
+    assert harden(recipe, stage="listen") is None
+    model = harden(recipe)
+    assert isinstance(model, GatedModel)
+    report = json.loads((tmp_path / "out" / "training_report.json").read_text())
+    assert promised.added_parameters == report["added_parameters"] == model.added_parameters()
+    loaded = MoguModel.from_pretrained(tmp_path / "out")
+    assert isinstance(loaded, GatedModel)
+    assert loaded.stream is not None
+    assert model.stream is not None
+    assert loaded.gate_config.listen == model.gate_config.listen
+    assert all(torch.equal(loaded.stream.vectors[tap], model.stream.vectors[tap]) for tap in model.stream.vectors)
+    # What the report says is what the whole model does, ear and all.
+    records = read_records(Path(str(recipe.data.dev)))
+    refused = refused_on_dev(loaded, loaded.tokenizer, records, max_new_tokens=4, batch_size=5)
+    assert DevMetrics.of(records, refused).as_json().items() <= report["chosen"].items()
+    prompts = [one for one in gate_prompts(recipe, records, "dev") if not one.malicious]
+    ids = [encode_prompt(loaded.tokenizer, one.prompt) for one in prompts]
+    states = read_answers(loaded.base_model, loaded.tokenizer, ids, taps=sorted(loaded.stream.vectors), max_new_tokens=32, batch_size=4)
+    logits = torch.cat([loaded.prompt_logits(torch.tensor([row])) for row in ids])
+    rung = alarms(loaded.stream, states, logits)
+    assert float((rung >= float(loaded.gate_config.listen or 0)).float().mean()) <= 0.2
+
+
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
+        ({"gate": {"listen": 1.0}}, "listen"),
         ({"gate": {"false_alarms": []}}, "false_alarms"),
         ({"gate": {"refusals": [" "]}}, "refusals"),
         ({"gate": {"l2": -1}}, "l2"),

@@ -1,29 +1,18 @@
-"""Fitting a gate: hidden states of labeled prompts, a gate that tells their labels, and a calibration on prompts it has not seen.
+"""Fitting a gate: one that tells labels of prompts from their hidden states, and a calibration on prompts it has not seen.
 
-Knows models, token ids and labels; knows nothing of records or of what follows from a probability.
+Knows hidden states and labels; knows nothing of models, records or of what follows from a probability.
 """
 
 from __future__ import annotations
 
-import copy
 import random
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers.cache_utils import DynamicCache
 
-from mogu.inference.batches import in_batches
-from mogu.inference.padding import right_pad
-from mogu.inference.turns import TurnMarks
-from mogu.modeling.architectures import find_output_projections
-from mogu.modeling.gated.gate import ENDS, AllRead, Gate, Places, PromptReading, attended
-from mogu.modeling.gated.injection import listen_at
-from mogu.modeling.routing import RoutingController, RoutingScope
-from mogu.transformers_compat import cache_argument, cache_of
+from mogu.modeling.gated.gate import ENDS, Gate, Places, PromptReading, attended
 
 _LOGISTIC_STEPS = 100
 _STEPS = 1500
@@ -40,97 +29,6 @@ def default_taps(layers: int) -> list[int]:
     return sorted({layers // 2, (4 * layers) // 5 - (layers > 1)})
 
 
-@torch.no_grad()
-def read_prompts(
-    base: Any,
-    prompts: Sequence[list[int]],
-    *,
-    taps: Sequence[int],
-    marks: TurnMarks,
-    pad_token_id: int,
-    batch_size: int,
-    output_projection: str | None = None,
-    advance: Callable[[int], None] | None = None,
-) -> list[Tensor]:
-    """What a gate reads of each prompt: hidden states of the user's tokens, and then of the last token before the answer.
-
-    One pass of the base model, up to the last tap. What all prompts begin with, such as a system prompt, is read once.
-
-    Args:
-        base: the base model, plain, in evaluation mode.
-        prompts: token ids of each.
-        taps: the decoder layers to read.
-        marks: what stands around the user's turns.
-        pad_token_id: fills up rows.
-        batch_size: prompts a pass, at most.
-        output_projection: path of the attention output projection in a decoder layer, by which the layers are found.
-        advance: is told how many prompts each pass had.
-
-    Returns:
-        For each prompt, ``[user's tokens + 1, taps, d]`` in the model's own dtype, on the CPU.
-    """
-    scope = RoutingScope()
-    near = find_output_projections(base, output_projection)[0].name
-    handles = listen_at(base, scope, taps, near)
-    spans = [marks.spans(prompt) for prompt in prompts]
-    shared = min(_common_start(prompts), *(found.user[0][0] for found in spans))
-    cache = _read_once(base, prompts[0][:shared]) if shared else None
-    if type(cache) is not DynamicCache:  # of a kind that cannot be had for several rows
-        shared, cache = 0, None
-
-    def read(indices: list[int]) -> list[Tensor]:
-        # Padded on the right and without a mask: causal attention never looks to the right, and reading is faster so.
-        rest = [prompts[index][shared:] for index in indices]
-        ids = right_pad(rest, pad_token_id, base.device)
-        controller = RoutingController(scope, "off")
-        places = Places.of([spans[index] for index in indices], [-shared] * len(indices), ids.shape[1], base.device)
-        controller.reader = collecting = _Collecting(taps, places)
-        with controller, suppress(AllRead):
-            base(input_ids=ids, **_behind(base, cache, len(indices)))
-        return collecting.states()
-
-    try:
-        return in_batches(read, [len(prompt) - shared for prompt in prompts], most=lambda _: batch_size, advance=advance)
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _common_start(prompts: Sequence[Sequence[int]]) -> int:
-    """How many tokens all prompts begin with alike, such as a system prompt; each keeps one of its own at least."""
-    first, shortest = prompts[0], min(map(len, prompts)) - 1
-    return next((index for index in range(shortest) if any(prompt[index] != first[index] for prompt in prompts)), shortest)
-
-
-def _read_once(base: Any, tokens: Sequence[int]) -> Any:
-    """The key-value cache of what all prompts begin with."""
-    return cache_of(base(input_ids=torch.tensor([list(tokens)], device=base.device), use_cache=True))
-
-
-def _behind(base: Any, cache: Any, rows: int) -> dict[str, Any]:
-    """Options of a pass behind what has been read once."""
-    if cache is None:
-        return {"use_cache": False}
-    copied = copy.deepcopy(cache)  # a pass writes into its cache
-    copied.batch_repeat_interleave(rows)
-    return {"use_cache": True, cache_argument(base): copied}
-
-
-class _Collecting:
-    def __init__(self, taps: Sequence[int], places: Places) -> None:
-        self._taps, self._places = taps, places
-        self._heard: dict[int, list[Tensor]] = {}
-
-    def read(self, tap: int, hidden: Tensor) -> None:
-        rows = zip(hidden, self._places.user, self._places.last, strict=True)
-        self._heard[tap] = [torch.cat([row[user], row[last][None]]).cpu() for row, user, last in rows]
-        if len(self._heard) == len(self._taps):
-            raise AllRead
-
-    def states(self) -> list[Tensor]:
-        return [torch.stack(of_taps, dim=1) for of_taps in zip(*(self._heard[tap] for tap in self._taps), strict=True)]
-
-
 def fit_gate(states: Sequence[Tensor], malicious: Tensor, taps: Sequence[int], *, heads: int, l2: float) -> Gate:
     """Fit a gate to labeled prompts, both labels weighing the same.
 
@@ -139,7 +37,7 @@ def fit_gate(states: Sequence[Tensor], malicious: Tensor, taps: Sequence[int], *
     The same prompts give the same gate.
 
     Args:
-        states: of each prompt, as :func:`read_prompts` returns them.
+        states: of each prompt, as :func:`mogu.training.gated.reading.read_prompts` returns them.
         malicious: labels, bool ``[prompts]``.
         taps: the decoder layers that were read.
         heads: kinds of tokens to look for.
@@ -247,7 +145,7 @@ def fit_logistic(features: Tensor, positive: Tensor, *, l2: float, weights: Tens
 
 @torch.no_grad()
 def gate_logits(gate: Gate, states: Sequence[Tensor]) -> Tensor:
-    """``z`` of each prompt, ``[prompts]``, from its states, as :func:`read_prompts` returns them for the gate's taps."""
+    """``z`` of each prompt, ``[prompts]``, from its states at the gate's taps, as :func:`fit_gate` takes them."""
     logits = torch.empty(len(states))
     for indices in _batches([len(of_prompt) for of_prompt in states]):
         lengths = torch.tensor([len(states[index]) - 1 for index in indices])

@@ -1,4 +1,4 @@
-"""From a recipe to a gated model: gate, responders, thresholds, choice, save.
+"""From a recipe to a gated model: gate, stream head, responders, thresholds, choice, save.
 
 Knows the order of the steps; each step itself is elsewhere in this package.
 """
@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, Literal, cast
+from itertools import product
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -28,8 +29,11 @@ from mogu.modeling.gated.injection import expert_shape, find_expert_modules
 from mogu.modeling.gated.model import GatedModel
 from mogu.modeling.model import MoguModel
 from mogu.progress import progress_bars
-from mogu.training.gated.fit import calibrated, default_taps, fit_gate, gate_logits, read_prompts, threshold_at
+from mogu.training.gated.choice import Answering, trial_at
+from mogu.training.gated.fit import calibrated, default_taps, fit_gate, gate_logits, threshold_at
 from mogu.training.gated.prompts import GatePrompt, gate_prompts
+from mogu.training.gated.reading import read_answers, read_prompts
+from mogu.training.gated.stream import alarms, fit_stream_head
 from mogu.training.inputs import Inputs, StageName, common_fingerprint, metrics_fingerprint
 from mogu.training.loss_curve import LossCurve
 from mogu.training.loss_history import HISTORY_FILE
@@ -45,39 +49,13 @@ logger = logging.getLogger(__name__)
 
 ExpertName = Literal["unwill", "careful"]
 _Split = Literal["train", "dev"]
-_Answering = Literal["off", "unwill", "careful"]  # who answers: the base model, or an expert
-GATED_STAGES: tuple[StageName, ...] = ("gate", "unwill", "careful")
+GATED_STAGES: tuple[StageName, ...] = ("gate", "listen", "unwill", "careful")
 MEASURED_FORMAT = 1
 _ADAPTER = "adapter"
 _DEV_FILE = "dev.json"
-
-
-@dataclass(frozen=True)
-class GatedTrial:
-    """Thresholds, measured.
-
-    Args:
-        false_alarms: the share of benign dev prompts that may reach ``refuse``.
-        refuse: from this probability on, ``unwill`` answers.
-        careful: from this probability on, the careful responder does; ``None`` where there is none.
-        metrics: what the model did on the dev records.
-        separation: mean probability of malicious dev prompts minus that of benign ones.
-    """
-
-    false_alarms: float
-    refuse: float
-    careful: float | None
-    metrics: DevMetrics
-    separation: float
-
-    def __str__(self) -> str:
-        lower = "" if self.careful is None else f", careful from {self.careful:.3f}"
-        return f"{self.false_alarms:.1%} false alarms, unwill from {self.refuse:.3f}{lower}"
-
-    def row(self) -> dict[str, Any]:
-        """The trial as a row of the saved table."""
-        thresholds = {name: value for name, value in asdict(self).items() if name != "metrics"}
-        return {**thresholds, **self.metrics.as_json(), "balanced_accuracy": self.metrics.balanced_accuracy}
+_ALARM_FILE = "alarm.json"
+_ANSWERS = {"train": 400, "dev": 150}  # of malicious and of other prompts, as they are and in another form, that are answered for the ear
+_ANSWER_TOKENS = 32
 
 
 @dataclass
@@ -111,6 +89,8 @@ class GatedRun:
         modules = find_expert_modules(self.base, self.config)  # what cannot be found comes to light before anything is trained
         if stage in (None, "gate"):
             self._fit_gate()
+        if self.recipe.gate.listen and stage in (None, "listen"):
+            self._fit_stream_head()
         for name in self.experts:
             if stage in (None, name):
                 self._train_expert(name, modules[name])
@@ -125,14 +105,49 @@ class GatedRun:
         started = time.monotonic()
         train, dev = self._prompts["train"], self._prompts["dev"]
         section = self.recipe.gate
-        gate = fit_gate(self._read("train", "the gate's prompts"), _malicious(train), self.taps, heads=section.heads, l2=section.l2)
-        logits = gate_logits(gate, states := self._read("dev", "the gate's dev prompts"))
+        gate = fit_gate(
+            self._read(self._encoded["train"], "the gate's prompts"), _malicious(train), self.taps, heads=section.heads, l2=section.l2
+        )
+        logits = gate_logits(gate, states := self._read(self._encoded["dev"], "the gate's dev prompts"))
         gate = calibrated(gate, logits, _malicious(dev))
         probabilities = gate_logits(gate, states).sigmoid()
         write_gate(folder / ROUTER_FILE, gate, None)
         write_json(folder / _DEV_FILE, {"probabilities": probabilities.tolist(), "kinds": [prompt.kind for prompt in dev]})
         self.workspace.finish("gate", settings, seconds=time.monotonic() - started, prompts=len(train))
         logger.info("The gate hears %d prompts; on dev it tells malicious from others by %.3f.", len(train), _auroc(probabilities, dev))
+
+    def _fit_stream_head(self) -> None:
+        settings = self._listen_fingerprint
+        if self.workspace.finished("listen", settings) is not None:
+            logger.info("The stream head is fitted already.")
+            return
+        gate, _ = read_gate(self.workspace.folder / "gate" / ROUTER_FILE)
+        folder = self.workspace.begin("listen", settings, resume=self.resume)
+        started = time.monotonic()
+        labels: dict[_Split, Tensor] = {}
+        heard: dict[_Split, tuple[list[Tensor], Tensor]] = {}
+        for split in ("train", "dev"):
+            chosen = self._answered(split)
+            labels[split] = _malicious([self._prompts[split][index] for index in chosen])
+            encoded = [self._encoded[split][index] for index in chosen]
+            logits = gate_logits(gate, self._read(encoded, f"the ear's {split} prompts"))
+            heard[split] = self._read_answers(encoded, f"the ear's {split} answers"), logits
+        head = fit_stream_head(*heard["train"], labels["train"], self.taps, l2=self.recipe.gate.l2)
+        rung = alarms(head, *heard["dev"])
+        threshold = threshold_at(rung[~labels["dev"]], self.recipe.gate.listen)
+        write_gate(folder / ROUTER_FILE, gate, head)
+        write_json(folder / _ALARM_FILE, {"threshold": threshold})
+        self.workspace.finish("listen", settings, seconds=time.monotonic() - started, answers=len(labels["train"]))
+        found = float((rung[labels["dev"]] >= threshold).float().mean())
+        logger.info("The ear takes back %.0f%% of the answers to malicious dev prompts; %.3f is its threshold.", 100 * found, threshold)
+
+    def _answered(self, split: _Split) -> list[int]:
+        """The prompts of a split whose answers the ear learns from: as many of each label and form, drawn evenly."""
+        found: list[int] = []
+        for malicious, varied in product((True, False), repeat=2):
+            of = [index for index, one in enumerate(self._prompts[split]) if (one.malicious, one.varied) == (malicious, varied)]
+            found += of[:: max(1, len(of) // _ANSWERS[split])][: _ANSWERS[split]]
+        return found
 
     def _train_expert(self, name: ExpertName, modules: Sequence[Projection]) -> None:
         settings = self._expert_fingerprint(name)
@@ -164,12 +179,18 @@ class GatedRun:
         model = self._model()
         try:
             # What the base model and each expert say on their own decides what any thresholds would give.
-            answering: tuple[_Answering, ...] = ("off", *self.experts)
+            answering: tuple[Answering, ...] = ("off", *self.experts, *(("listened",) if self.recipe.gate.listen else ()))
             refused = {mode: self._refused(model, mode) for mode in answering}
             base_metrics = DevMetrics.of(self.inputs.dev, refused["off"])
             scores = model.score([conversation_of(record, self.recipe.model.system_prompt) for record in self.inputs.dev])
             heard = self._dev_probabilities()
-            trials = [self._trial(share, heard, scores.tolist(), refused) for share in self.recipe.gate.false_alarms]
+            lower = self.recipe.gate.second_opinions or None
+            trials = [
+                trial_at(share, lower, *heard, scores=scores.tolist(), refused=refused, dev=self.inputs.dev)
+                for share in self.recipe.gate.false_alarms
+            ]
+            for trial in trials:
+                logger.info("%s: %s", trial, trial.metrics)
             write_json(self.workspace.folder / "candidates.json", [trial.row() for trial in trials])
             chosen = best_trial(trials, base_metrics, self.recipe.choice.max_benign_loss)
             self._use(model, chosen.refuse, chosen.careful)
@@ -185,45 +206,38 @@ class GatedRun:
         model.tokenizer = self.inputs.tokenizer
         for name in self.experts:
             model.injected.set_responder(name, read_adapter(self.workspace.folder / name / _ADAPTER))
-        model.set_gate(*read_gate(self.workspace.folder / "gate" / ROUTER_FILE))
+        part = "listen" if self.recipe.gate.listen else "gate"
+        model.set_gate(*read_gate(self.workspace.folder / part / ROUTER_FILE))
         return model
 
     def _use(self, model: GatedModel, refuse: float, careful: float | None) -> None:
-        model.gate_config = model.gate_config.model_copy(update={"refuse": refuse, "careful": careful})
+        listen = None
+        if self.recipe.gate.listen:
+            alarm = read_json(self.workspace.folder / "listen" / _ALARM_FILE)
+            assert alarm is not None  # the stage is finished
+            listen = alarm["threshold"]
+        model.gate_config = model.gate_config.model_copy(update={"refuse": refuse, "careful": careful, "listen": listen})
 
-    def _refused(self, model: GatedModel, mode: _Answering) -> list[bool]:
+    def _refused(self, model: GatedModel, mode: Answering) -> list[bool]:
         """Which dev prompts the base model, or an expert, refuses where it answers all of them; measured once."""
-        experts = [] if mode == "off" else [self._expert_fingerprint(mode)]
+        experts = {"off": [], "listened": ["unwill"]}.get(mode, [mode])
+        parts = [self._expert_fingerprint(cast(ExpertName, name)) for name in experts]
+        if mode == "listened":
+            parts.append(self._listen_fingerprint)
         measured_with = fingerprint(
-            MEASURED_FORMAT, common_fingerprint(self.recipe, self.inputs), metrics_fingerprint(self.recipe, self.inputs), experts
+            MEASURED_FORMAT, common_fingerprint(self.recipe, self.inputs), metrics_fingerprint(self.recipe, self.inputs), parts
         )
         part = f"dev/{mode}"
         record = self.workspace.measured(part, measured_with)
         if record is None:
-            title = "trying the base model" if mode == "off" else f"trying the {mode} responder"
-            with model.routing(mode):
+            title = {"off": "trying the base model", "listened": "listening to the base model"}.get(mode, f"trying the {mode} responder")
+            if mode == "listened":
+                self._use(model, 1.0, None)  # a gate that flags nothing
+            with model.routing("on" if mode == "listened" else mode):
                 refused = dev_refusals(model, self.recipe, self.inputs, title)
             record = self.workspace.measure(part, measured_with, refused=refused)
         found: list[bool] = record["refused"]
         return found
-
-    def _trial(
-        self, share: float, heard: tuple[Tensor, Tensor], scores: Sequence[float], refused: Mapping[_Answering, Sequence[bool]]
-    ) -> GatedTrial:
-        """What the thresholds do that give a share of false alarms on dev."""
-        malicious, benign = heard
-        refuse = threshold_at(benign, share)
-        lower = max(share, self.recipe.gate.second_opinions)
-        careful = min(refuse, threshold_at(benign, lower)) if self.config.careful is not None else None
-
-        def answers(score: float) -> _Answering:
-            return "unwill" if score >= refuse else "careful" if careful is not None and score >= careful else "off"
-
-        given = [refused[answers(score)][index] for index, score in enumerate(scores)]
-        metrics = DevMetrics.of(self.inputs.dev, given)
-        trial = GatedTrial(share, refuse, careful, metrics, float(malicious.mean() - benign.mean()))
-        logger.info("%s: %s", trial, trial.metrics)
-        return trial
 
     def _dev_probabilities(self) -> tuple[Tensor, Tensor]:
         """The gate's probabilities of malicious dev prompts, and of all others."""
@@ -233,8 +247,7 @@ class GatedRun:
         probabilities = torch.tensor(content["probabilities"])
         return probabilities[malicious], probabilities[~malicious]
 
-    def _read(self, split: _Split, title: str) -> list[Tensor]:
-        encoded = self._encoded[split]
+    def _read(self, encoded: Sequence[list[int]], title: str) -> list[Tensor]:
         with progress_bars() as progress:
             task = progress.add_task(title, total=len(encoded), note="prompts")
             return read_prompts(
@@ -244,6 +257,20 @@ class GatedRun:
                 marks=self.marks,
                 pad_token_id=self.inputs.pad_token_id,
                 batch_size=self.recipe.gate.batch_size,
+                output_projection=self.recipe.mogu.output_projection,
+                advance=lambda count: progress.advance(task, count),
+            )
+
+    def _read_answers(self, encoded: Sequence[list[int]], title: str) -> list[Tensor]:
+        with progress_bars() as progress:
+            task = progress.add_task(title, total=len(encoded), note="answers")
+            return read_answers(
+                self.base,
+                self.inputs.tokenizer,
+                encoded,
+                taps=self.taps,
+                max_new_tokens=_ANSWER_TOKENS,
+                batch_size=self.recipe.choice.batch_size,
                 output_projection=self.recipe.mogu.output_projection,
                 advance=lambda count: progress.advance(task, count),
             )
@@ -265,6 +292,8 @@ class GatedRun:
 
     def _seconds(self) -> dict[str, float]:
         parts = {"gate": self.workspace.finished("gate", self._gate_fingerprint)}
+        if self.recipe.gate.listen:
+            parts["stream head"] = self.workspace.finished("listen", self._listen_fingerprint)
         parts |= {f"{name} responder": self.workspace.finished(name, self._expert_fingerprint(name)) for name in self.experts}
         return {part: record["seconds"] for part, record in parts.items() if record is not None}
 
@@ -276,6 +305,10 @@ class GatedRun:
         }
         section = self.recipe.gate
         return fingerprint("gate", encoded, self.recipe.model.that_counts, self.taps, [section.heads, section.l2], asdict(self.marks))
+
+    @cached_property
+    def _listen_fingerprint(self) -> str:
+        return fingerprint("listen", self._gate_fingerprint, self.recipe.gate.listen, _ANSWERS, _ANSWER_TOKENS)
 
     def _expert_fingerprint(self, name: ExpertName) -> str:
         run, config = self.recipe.run, self.config
