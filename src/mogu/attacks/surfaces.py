@@ -237,7 +237,9 @@ class GatedSurface(Surface):
         users = {tap: hidden[:, : hidden.shape[1] - len(self._marks.after)] for tap, hidden in states.items()}
         tokens = self._tokens(users)
         tokens = torch.cat([self._said.expand(len(tokens), -1, -1), tokens], dim=1)
-        logits = attended(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)) + self._gate.bias + self._dial
+        logits = (
+            attended(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)).sum(1) + self._gate.bias + self._dial
+        )
         for tap, hidden in states.items():
             vectors = self._gate.vectors[tap].to(hidden.device)
             logits = logits + hidden[:, -1].float() @ vectors[0] + users[tap][:, -1].float() @ vectors[1]

@@ -105,7 +105,7 @@ def probability(runner: Any, request: Any, adapter_id: int, dial: float) -> floa
     blocks = torch.tensor(request.block_ids[0], device=heard.tokens.device)
     tokens = heard.tokens[blocks[positions // size] * size + positions % size]
     places = Places.of([heard.gate.marks.spans(ids)], [0], len(ids), tokens.device)
-    logit = tokens[places.last, 0] + tokens[places.end, 1] + attended(tokens[None, :, ENDS:], places.user)
+    logit = tokens[places.last, 0] + tokens[places.end, 1] + attended(tokens[None, :, ENDS:], places.user).sum(1)
     found = float((logit + heard.gate.gate.bias + dial).sigmoid())
     return found if found == found else 1.0  # NaN: blocks from before the gate was loaded; what nobody has heard is not let through
 

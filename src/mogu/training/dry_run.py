@@ -229,7 +229,7 @@ def _gated_stages(recipe: Recipe, base: PreTrainedModel, labels: list[Label], no
         for name, modules in find_expert_modules(base, config).items()
     }
     notes.append(f"the gate reads the layers {', '.join(map(str, taps))} of every prompt once, and is fitted in seconds")
-    vectors = ENDS + 2 * recipe.gate.heads + (len(STREAM_READINGS) if recipe.gate.listen else 0)
+    vectors = ENDS + 2 * recipe.gate.heads * recipe.gate.members + (len(STREAM_READINGS) if recipe.gate.listen else 0)
     gate = vectors * len(taps) * int(text_config.hidden_size)
     stages: list[_Stage] = [("unwill", len(labels), sizes["unwill"], 1)]
     if "careful" in sizes:

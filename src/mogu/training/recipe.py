@@ -208,7 +208,8 @@ class GateSection(Section):
 
     Args:
         taps: indices of the decoder layers that are read; by default one in the middle, and one after four fifths.
-        heads: kinds of tokens that it looks for, wherever in a prompt they are.
+        heads: kinds of tokens that each member looks for, wherever in a prompt they are.
+        members: how many gates are fitted side by side; their mean is one gate with all of their heads.
         l2: strength of the penalty on the gate's weights.
         false_alarms: shares of the benign dev prompts of all kinds, borderline and wrapped ones among them, that may reach the
             probability from which on ``unwill`` answers; each is tried.
@@ -221,6 +222,7 @@ class GateSection(Section):
 
     taps: list[Annotated[int, Field(ge=0)]] | None = Field(default=None, min_length=1)
     heads: int = Field(default=8, ge=1)
+    members: int = Field(default=5, ge=1)
     l2: float = Field(default=0.01, ge=0)
     false_alarms: list[Annotated[float, Field(ge=0, lt=1)]] = Field(default=[0.01, 0.02, 0.03, 0.05], min_length=1)
     second_opinions: float = Field(default=0.0, ge=0, lt=1)

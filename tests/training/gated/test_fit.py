@@ -51,9 +51,26 @@ def test_a_gate_finds_one_telling_token_in_a_long_prompt_where_a_mean_over_it_do
     assert linear.score(means[800:], malicious[800:].numpy()) < 0.85
 
 
+def test_the_mean_of_several_gates_is_one_gate():
+    states, malicious = needles(1200, (10, 60))
+    several = fit_gate(states[:300], malicious[:300], [3, 5], heads=1, l2=0.001, members=8)
+    assert several.heads == 8
+    assert ((gate_logits(several, states[300:]) > 0) == malicious[300:]).float().mean() > 0.95
+    # One gate of several heads says what the gates that it is the mean of say on average.
+    parts = [
+        Gate(
+            {tap: torch.cat([rows[:2], rows[2 + head, None], 8 * rows[10 + head, None]]) for tap, rows in several.vectors.items()},
+            several.bias,
+        )
+        for head in range(8)
+    ]
+    mean = torch.stack([gate_logits(part, states[300:320]) for part in parts]).mean(0)
+    assert torch.allclose(mean, gate_logits(several, states[300:320]), atol=1e-4)
+
+
 def test_the_same_prompts_give_the_same_gate():
     states, malicious = needles(60, (3, 9))
-    first, second = (fit_gate(states, malicious, [3, 5], heads=2, l2=0.01) for _ in range(2))
+    first, second = (fit_gate(states, malicious, [3, 5], heads=2, l2=0.01, members=2) for _ in range(2))
     assert first.bias == second.bias
     assert all(torch.equal(first.vectors[tap], second.vectors[tap]) for tap in (3, 5))
 

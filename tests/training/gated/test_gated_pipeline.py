@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +192,8 @@ def test_the_starter_set_gives_a_gate_more_prompts_than_records(make: Any, tmp_p
     assert len(dev) == 2 * (324 + 549 + 320)
     texts = [{str(prompt.prompt) for prompt in split} for split in (prompts, dev)]
     assert not texts[0] & texts[1]
-    malicious = [prompt.varied for prompt in prompts if prompt.malicious]
-    others = [prompt.varied for prompt in prompts if not prompt.malicious]
-    assert (malicious.count(True), malicious.count(False)) == (2788, 2788)
-    assert others.count(True) / others.count(False) == pytest.approx(0.5, abs=0.02)
+    # Another form of each malicious instruction and of half of the others; and six, two and a half and five in ten beside another request.
+    forms = Counter((prompt.kind, prompt.varied) for prompt in prompts)
+    assert forms["malicious", False] == 2788
+    for kind, share in (("malicious", 1.6), ("borderline", 0.75), ("benign", 1.0)):
+        assert forms[kind, True] / forms[kind, False] == pytest.approx(share, abs=0.03)

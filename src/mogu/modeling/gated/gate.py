@@ -143,11 +143,11 @@ class PromptReading:
         """``z`` without the dial, ``[batch]``, float32, on the CPU."""
         device = self._heard[0][0].device
         ends, tokens = (torch.stack([part.to(device) for part in parts]).sum(0) for parts in zip(*self._heard, strict=True))
-        return (ends + attended(tokens, self._places.user.to(device))).cpu() + self._gate.bias
+        return (ends + attended(tokens, self._places.user.to(device)).sum(1)).cpu() + self._gate.bias
 
 
 def attended(tokens: Tensor, user: Tensor) -> Tensor:
-    """What the heads of a gate make of a batch of prompts: ``Σ_k Σ_i a_k[i]·v_k[i]``, ``[batch]``; 0 where no token is the users'.
+    """What each head of a gate makes of a batch of prompts: ``Σ_i a_k[i]·v_k[i]``, ``[batch, heads]``; 0 where no token is the users'.
 
     Args:
         tokens: at each token the logits of all heads' attention, and then what it says to each: ``[batch, tokens, 2·heads]``.
@@ -156,7 +156,7 @@ def attended(tokens: Tensor, user: Tensor) -> Tensor:
     queries, values = tokens.chunk(2, dim=-1)
     # Filled rather than multiplied by 0: values at padding must not count even if they are NaN.
     weights = queries.masked_fill(~user[..., None], torch.finfo(queries.dtype).min).softmax(1)
-    return (weights * values.masked_fill(~user[..., None], 0.0)).sum((1, 2))
+    return (weights * values.masked_fill(~user[..., None], 0.0)).sum(1)
 
 
 class StreamReading:

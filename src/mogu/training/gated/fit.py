@@ -29,19 +29,21 @@ def default_taps(layers: int) -> list[int]:
     return sorted({layers // 2, (4 * layers) // 5 - (layers > 1)})
 
 
-def fit_gate(states: Sequence[Tensor], malicious: Tensor, taps: Sequence[int], *, heads: int, l2: float) -> Gate:
+def fit_gate(states: Sequence[Tensor], malicious: Tensor, taps: Sequence[int], *, heads: int, l2: float, members: int = 1) -> Gate:
     """Fit a gate to labeled prompts, both labels weighing the same.
 
     Adam minimizes ``mean_i w_i·log(1 + exp(−y_i z_i)) + l2·‖weights‖²`` with ``y_i = ±1``, on batches of prompts of like length, over
     standardized hidden states of which each batch sees a random 70 % of the numbers; the standardization is then folded into the weights.
+    Several gates, which begin otherwise and miss other numbers, are fitted side by side; their mean is one gate with all of their heads.
     The same prompts give the same gate.
 
     Args:
         states: of each prompt, as :func:`mogu.training.gated.reading.read_prompts` returns them.
         malicious: labels, bool ``[prompts]``.
         taps: the decoder layers that were read.
-        heads: kinds of tokens to look for.
+        heads: kinds of tokens that each member looks for.
         l2: strength of the penalty.
+        members: how many gates the mean is of.
     """
     flat = [of_prompt.flatten(1) for of_prompt in states]
     mean, scale = _moments(flat)
@@ -51,8 +53,8 @@ def fit_gate(states: Sequence[Tensor], malicious: Tensor, taps: Sequence[int], *
 
     width = flat[0].shape[1]
     generator = torch.Generator().manual_seed(0)
-    queries = torch.randn(width, heads, generator=generator) * _FIRST_ATTENTION
-    values, of_ends, bias = torch.zeros(width, heads), torch.zeros(2 * width), torch.zeros(())
+    queries = torch.randn(width, members, heads, generator=generator) * _FIRST_ATTENTION
+    values, of_ends, bias = torch.zeros(width, members, heads), torch.zeros(ENDS * width, members), torch.zeros(members)
     parameters = [queries, values, of_ends, bias]
     for parameter in parameters:
         parameter.requires_grad_()
@@ -65,21 +67,24 @@ def fit_gate(states: Sequence[Tensor], malicious: Tensor, taps: Sequence[int], *
     with torch.enable_grad():
         for indices in _shuffled(batches, steps):
             tokens, user = _padded([flat[index][:-1] for index in indices])
-            kept = (torch.rand(width, generator=generator) >= _LEFT_OUT).float() / (1 - _LEFT_OUT)
+            kept = (torch.rand(width, members, generator=generator) >= _LEFT_OUT).float() / (1 - _LEFT_OUT)
             # Standardized by way of the weights: of millions of tokens, each is then touched once a step.
-            weights = torch.cat([queries, values], 1) * (kept / scale)[:, None]
-            logits = attended(tokens.float() @ weights - mean @ weights, user) + ends[indices] @ (of_ends * kept.repeat(ENDS)) + bias
-            losses = F.binary_cross_entropy_with_logits(logits, truth[indices], reduction="none")
-            loss = (each[indices] * losses).mean() + l2 * sum((weights**2).sum() for weights in parameters[:-1])
+            weights = (torch.stack([queries, values], 1) * (kept / scale[:, None])[:, None, :, None]).flatten(1)
+            heard = attended(tokens.float() @ weights - mean @ weights, user).view(-1, members, heads).sum(2)
+            logits = heard + ends[indices] @ (of_ends * kept.repeat(ENDS, 1)) + bias
+            losses = F.binary_cross_entropy_with_logits(logits, truth[indices, None].expand_as(logits), reduction="none")
+            # The members share no number, so that the sum of their losses trains each of them as if it were alone.
+            loss = (each[indices] @ losses).sum() / len(indices) + l2 * sum((weights**2).sum() for weights in parameters[:-1])
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
     queries, values, of_ends, bias = (parameter.detach() for parameter in parameters)
     # A head's attention sums to 1, so that the mean of what it says becomes a constant.
-    values, of_ends = values / scale[:, None], of_ends / end_scale
-    offset = float(bias - mean @ values.sum(1) - end_mean @ of_ends)
-    rows = torch.cat([of_ends.view(ENDS, width), (queries / scale[:, None]).t(), values.t()])
+    queries, values = queries.flatten(1) / scale[:, None], values.flatten(1) / scale[:, None] / members
+    ends_weights = of_ends.mean(1) / end_scale
+    offset = float(bias.mean() - mean @ values.sum(1) - end_mean @ ends_weights)
+    rows = torch.cat([ends_weights.view(ENDS, width), queries.t(), values.t()])
     per_tap = rows.view(len(rows), len(taps), -1)
     return Gate({tap: per_tap[:, index].clone() for index, tap in enumerate(taps)}, offset)
 

@@ -105,9 +105,9 @@ class GatedRun:
         started = time.monotonic()
         train, dev = self._prompts["train"], self._prompts["dev"]
         section = self.recipe.gate
-        gate = fit_gate(
-            self._read(self._encoded["train"], "the gate's prompts"), _malicious(train), self.taps, heads=section.heads, l2=section.l2
-        )
+        states = self._read(self._encoded["train"], "the gate's prompts")
+        gate = fit_gate(states, _malicious(train), self.taps, heads=section.heads, l2=section.l2, members=section.members)
+        del states  # a gigabyte, for ten thousand prompts
         logits = gate_logits(gate, states := self._read(self._encoded["dev"], "the gate's dev prompts"))
         gate = calibrated(gate, logits, _malicious(dev))
         probabilities = gate_logits(gate, states).sigmoid()
@@ -304,7 +304,9 @@ class GatedRun:
             for split, prompts in self._prompts.items()
         }
         section = self.recipe.gate
-        return fingerprint("gate", encoded, self.recipe.model.that_counts, self.taps, [section.heads, section.l2], asdict(self.marks))
+        return fingerprint(
+            "gate", encoded, self.recipe.model.that_counts, self.taps, [section.heads, section.members, section.l2], asdict(self.marks)
+        )
 
     @cached_property
     def _listen_fingerprint(self) -> str:

@@ -1,4 +1,4 @@
-"""What a gate is fitted to: labeled prompts of all kinds, as they are and once more in another form.
+"""What a gate is fitted to: labeled prompts of all kinds, as they are, once more in another form, and beside another request.
 
 Knows records and the starter set; knows nothing of models.
 """
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mogu.data import KINDS, Kind, Record, conversation_of, opened
+from mogu.data.joins import joined
 from mogu.data.noise import varied
 from mogu.data.starter import GATE_DEV_WRAPPERS, GATE_TRAIN_WRAPPERS, STARTER, starter_instructions
 from mogu.data.templates import GATE_WRAPPERS, WRAPPERS, PromptTemplate
@@ -18,6 +19,7 @@ from mogu.inference.prompts import Conversation, WithTools
 from mogu.training.recipe import Recipe
 
 _SHARE_VARIED = 0.5
+_SHARES_JOINED = {"malicious": 0.6, "borderline": 0.25, "benign": 0.5}
 _SEED = 0  # one set of prompts, whatever the seed of a run
 
 
@@ -28,7 +30,7 @@ class GatePrompt:
     Args:
         prompt: the conversation.
         kind: what it is.
-        varied: whether it is another form of an instruction: in a wrapper, garbled, or with a meaningless tail.
+        varied: whether it is another form of an instruction: in a wrapper, garbled, with a meaningless tail, or beside another request.
     """
 
     prompt: Conversation | WithTools
@@ -46,7 +48,8 @@ def gate_prompts(recipe: Recipe, records: Sequence[Record], split: Literal["trai
 
     Of the starter set these are all its instructions, which are many more than its records: a gate needs no answers. Every malicious
     instruction comes in another form as well; of the others all do on dev, and half in training. That is a fifth less to read, and
-    those who have something to hide are readier to wrap it.
+    those who have something to hide are readier to wrap it. In training, part of them come again beside a benign request, which
+    makes none of them harmless.
 
     Args:
         recipe: says whether the split is the starter set's.
@@ -58,11 +61,18 @@ def gate_prompts(recipe: Recipe, records: Sequence[Record], split: Literal["trai
     if source == STARTER:
         wrappers = GATE_TRAIN_WRAPPERS if split == "train" else GATE_DEV_WRAPPERS
         texts = [(instruction.text, kind) for kind in KINDS for instruction in starter_instructions(kind, split)]
-        return [_prompt(text, kind, system) for text, kind in texts] + _varied(texts, wrappers, system, split)
+        return [_prompt(text, kind, system) for text, kind in texts] + _other_forms(texts, wrappers, system, split)
     whole = [GatePrompt(conversation_of(record, system), record.kind) for record in records]
     # What is in a wrapper already has its second form in the records.
     bare = [(record.instruction, record.kind) for record in records if record.instruction is not None and record.wrapper is None]
-    return whole + _varied(bare, WRAPPERS + GATE_WRAPPERS, system, split)
+    return whole + _other_forms(bare, WRAPPERS + GATE_WRAPPERS, system, split)
+
+
+def _other_forms(
+    texts: Sequence[tuple[str, Kind]], wrappers: Sequence[PromptTemplate], system: str | None, split: Literal["train", "dev"]
+) -> list[GatePrompt]:
+    found = _varied(texts, wrappers, system, split)
+    return found + _joined(texts, system) if split == "train" else found
 
 
 def _varied(
@@ -74,6 +84,16 @@ def _varied(
         changed = varied(text, wrappers, rng)
         if kind == "malicious" or split == "dev" or rng.random() < _SHARE_VARIED:
             found.append(_prompt(changed, kind, system, varied=True))
+    return found
+
+
+def _joined(texts: Sequence[tuple[str, Kind]], system: str | None) -> list[GatePrompt]:
+    others = [text for text, kind in texts if kind == "benign"]
+    found = []
+    for text, kind in texts:
+        rng = random.Random(f"{_SEED}:joined:{text}")
+        if rng.random() < _SHARES_JOINED[kind] and others:
+            found.append(_prompt(joined(text, others, rng), kind, system, varied=True))
     return found
 
 
