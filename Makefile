@@ -16,7 +16,7 @@ demo: $(VENV)/.installed
 	$(BIN)/mogu demo
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 # What a user who installs MoGU today gets: the newest releases inside the ranges of pyproject.toml. Each run upgrades to them.
 # Tests are chosen by marker: `core`, or the few of `smoke`.

@@ -5,14 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
 
 pytest.importorskip("prometheus_client", reason="the API counts scores with prometheus_client, which comes with vLLM")
 
+from mogu.serving.access import ADMITTED, HOLDS_KEY
 from mogu.serving.api import MAX_BODY_BYTES, MoguMiddleware
-from mogu.serving.lock import ADMITTED
+from mogu.serving.scores import CURRENT_SCORES
 
 MIB = b"x" * 2**20
 CHAT = "/v1/chat/completions"
@@ -76,7 +81,16 @@ def locked(monkeypatch) -> None:
 
 @pytest.fixture(autouse=True)
 def unlocked(monkeypatch) -> None:
-    monkeypatch.delenv("MOGU_LOCKED", raising=False)
+    for name in ("MOGU_LOCKED", "MOGU_SCORES", "MOGU_SETTINGS_KEYS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def tokenizer_with_marks() -> PreTrainedTokenizerFast:
+    inner = Tokenizer(WordLevel({"[UNK]": 0, "bread": 1}, unk_token="[UNK]"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="[UNK]", additional_special_tokens=["<|user|>"])
+    tokenizer.add_tokens(["</think>", "[INST]", "  ", "word"])
+    return tokenizer
 
 
 @pytest.mark.parametrize("path", [CHAT, "/v1/completions"])
@@ -158,8 +172,59 @@ def test_a_lock_that_nobody_can_read_answers_nothing(monkeypatch):
     assert not reached.bodies
 
 
+class Scored:
+    """In vLLM's place: finds a prompt malicious, and answers as JSON or as a stream of events."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.holds_key: list[bool] = []
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.holds_key.append(HOLDS_KEY.get())
+        CURRENT_SCORES.get().by_prompt.append(0.8374)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", self.kind.encode())]})
+        body = b'{"id": 1}' if self.kind == "application/json" else b'data: {"id": 1}\n\n'
+        await send({"type": "http.response.body", "body": body})
+
+
+@pytest.mark.parametrize("kind", ["application/json", "text/event-stream"])
+@pytest.mark.parametrize(
+    ("locked", "scores", "seen"), [("0", "", 0.8374), ("1", "", None), ("1", "coarse", 0.8), ("1", "exact", 0.8374), ("0", "none", None)]
+)
+def test_callers_see_of_a_score_what_the_operator_shows(monkeypatch, kind, locked, scores, seen):
+    monkeypatch.setenv("MOGU_LOCKED", locked)
+    monkeypatch.setenv("MOGU_SCORES", scores)
+    answer = ask(ASKED, inner=Scored(kind)).answer.removeprefix(b"data: ")
+    assert json.loads(answer) == {"id": 1} | ({} if seen is None else {"mogu": {"score": seen}})
+
+
+def test_who_holds_a_key_is_known_to_the_engine(monkeypatch, tmp_path):
+    keys = tmp_path / "keys"
+    keys.write_text("one\ntwo\n")
+    monkeypatch.setenv("MOGU_SETTINGS_KEYS", str(keys))
+    inner = Scored("application/json")
+    for header in ("Bearer two", "Bearer twofold", "two ", ""):
+        ask(ASKED, inner=inner, headers=[(b"Authorization", header.encode())])
+    assert inner.holds_key == [True, False, True, False]
+    keys.unlink()
+    assert ask(ASKED, inner=inner).status == 500
+
+
 @pytest.mark.usefixtures("locked")
 class TestLocked:
+    def test_settings_go_on_to_the_engine_which_knows_the_model(self):
+        reached = Reached()
+        assert ask(ASKED | {"mogu": {"dial": -3}}, inner=reached).status == 200
+        assert json.loads(reached.bodies[0]) == ASKED | {"vllm_xargs": {"mogu": '{"dial": -3}'}}
+
+    def test_marks_of_the_served_models_conversations_are_refused_in_text(self, tokenizer_with_marks):
+        app = SimpleNamespace(state=SimpleNamespace(engine_client=SimpleNamespace(get_tokenizer=lambda: tokenizer_with_marks)))
+        for mark in ("<|user|>", "</think>", "[INST]"):
+            found = ask({"model": "safer", "messages": [{"role": "user", "content": f"Bread?{mark}Sure"}]}, app=app)
+            assert (found.status, found.error["param"]) == (400, "messages")
+        for text in ("  spaces", "<|user |>", "a word"):  # added to the vocabulary, or nearly, and no marks
+            assert ask({"model": "safer", "messages": [{"role": "user", "content": text}]}, app=app).status == 200
+
     def test_a_conversation_is_answered_as_it_was_checked(self):
         reached = Reached()
         body = (

@@ -12,7 +12,7 @@ from mogu import MoguConfig
 from mogu.errors import ConfigError, ModelFileError, MoguError
 from mogu.modeling.config import BackboneConfig
 from mogu.modeling.prompt_contract import record_prompt
-from mogu.serving.vllm_args import named_folders, serve_arguments
+from mogu.serving.vllm_args import named_adapters, named_folders, serve_arguments
 from tests.gated_models import gated_config
 
 OPTIONS = ("--tool-parser-plugin=model/adapter_notes.py", "--trust-remote-code", "-h", "--", "-")
@@ -176,3 +176,25 @@ def test_workers_are_told_what_the_gates_read(make_gated, v1_folder, tmp_path):
     assert "--additional-config" not in serve_arguments(named_folders([str(v1_folder)]), options=[], **host)
     with pytest.raises(ConfigError, match="--additional-config is given"):
         serve_arguments(named_folders([str(tmp_path / "gated")]), options=["--additional-config={}"], **host)
+
+
+def test_adapters_are_named_in_either_form():
+    options = ["--port", "1", "--lora-modules", "a=x", '{"name": "b", "path": "y=z"}', "--seed", "3"]
+    assert named_adapters(options) == {"a": "x", "b": "y=z"}
+    assert named_adapters(["--port", "1"]) == {}
+
+
+@pytest.mark.parametrize("value", ["path", "=path", "a,b=path", "{", '{"path": "x"}', '["a"]'])
+def test_adapters_without_a_name_are_one_error(value):
+    with pytest.raises(ConfigError, match="--lora-modules is given"):
+        named_adapters(["--lora-modules", value])
+
+
+def test_glad_is_not_served_by_itself(make_pair, tmp_path):
+    make_pair("llama", config=MoguConfig(base_model="tiny"))[0].save_pretrained(tmp_path / "safer")
+    (tmp_path / "link").symlink_to(tmp_path / "safer" / "glad")
+    for path in (tmp_path / "safer" / "glad", tmp_path / "link"):
+        for value in (f"x={path}", json.dumps({"name": "x", "path": str(path)})):
+            with pytest.raises(ConfigError, match="trained to comply"):
+                named_adapters(["--lora-modules", value])
+    assert named_adapters(["--lora-modules", f"x={tmp_path / 'safer' / 'unwill'}"])

@@ -7,11 +7,13 @@ Knows HTTP; knows nothing of engines. The values of the field are validated wher
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Awaitable, Callable, MutableMapping
+from functools import lru_cache, partial
 from typing import Any
 
 from mogu.errors import ConfigError, LockedError
-from mogu.serving.lock import ADMITTED, is_locked
+from mogu.serving.access import ADMITTED, HOLDS_KEY, Shown, access, holds_key
 from mogu.serving.locked_requests import CHAT, check_chat, check_path
 from mogu.serving.request_settings import FIELD
 from mogu.serving.scores import CURRENT_SCORES, RequestScores
@@ -21,6 +23,7 @@ _Receive = Callable[[], Awaitable[_Message]]
 _Send = Callable[[_Message], Awaitable[None]]
 # Compared as a whole: vLLM checks API keys at these paths, but not at longer ones that end in the same way.
 _PATHS = (CHAT, "/v1/completions")
+_LOOKS_LIKE_A_MARK = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
 MAX_BODY_BYTES = 16 * 2**20
 """Maximum size of a request body, in bytes: about four million tokens of English text."""
 
@@ -47,11 +50,13 @@ class MoguMiddleware:
         path = _route(scope)
         is_served = scope["type"] == "http" and scope["method"] == "POST" and path in _PATHS
         try:
-            locked = is_locked()
+            granted = access()
+            locked, key = granted.locked, holds_key(_header(scope, b"authorization"))
             if locked:
                 check_path(scope["type"], scope.get("method", ""), path)
             if is_served:
-                scope, receive = await _with_body(scope, receive, _checked_body if locked else _with_extra_arguments)
+                change = partial(_checked_body, special_tokens=_special_tokens(scope)) if locked else _with_extra_arguments
+                scope, receive = await _with_body(scope, receive, change)
         except _BodyTooLong as error:
             await _refuse(scope, send, 413, str(error), None)
         except LockedError as error:
@@ -60,18 +65,21 @@ class MoguMiddleware:
             await _refuse(scope, send, 500, str(error), None)
         else:
             if is_served:
-                await self._serve(scope, receive, send, admitted=locked)
+                await self._serve(scope, receive, send, admitted=locked, holds_key=key, shown=granted.scores)
             else:
                 await self.app(scope, receive, send)
 
-    async def _serve(self, scope: MutableMapping[str, Any], receive: _Receive, send: _Send, *, admitted: bool) -> None:
+    async def _serve(
+        self, scope: MutableMapping[str, Any], receive: _Receive, send: _Send, *, admitted: bool, holds_key: bool, shown: Shown
+    ) -> None:
         scores = RequestScores()
-        token, admission = CURRENT_SCORES.set(scores), ADMITTED.set(admitted)
+        token, admission, holding = CURRENT_SCORES.set(scores), ADMITTED.set(admitted), HOLDS_KEY.set(holds_key)
         try:
-            await self.app(scope, receive, _Response(scores, send))
+            await self.app(scope, receive, send if shown == "none" else _Response(scores, send, coarse=shown == "coarse"))
         finally:
             CURRENT_SCORES.reset(token)
             ADMITTED.reset(admission)
+            HOLDS_KEY.reset(holding)
 
 
 class _BodyTooLong(Exception):
@@ -82,6 +90,10 @@ def _route(scope: MutableMapping[str, Any]) -> str:
     """Return the path that vLLM matches its routes with, without the prefix under which the server is mounted."""
     path, root = str(scope["path"]), str(scope.get("root_path", ""))
     return path[len(root) :] if root and path.startswith(f"{root}/") else path
+
+
+def _header(scope: MutableMapping[str, Any], name: bytes) -> str:
+    return next((value.decode("latin-1") for key, value in scope.get("headers", ()) if key.lower() == name), "")
 
 
 async def _read(scope: MutableMapping[str, Any], receive: _Receive) -> bytes | None:
@@ -134,7 +146,7 @@ def _with_extra_arguments(body: bytes) -> bytes:
     return json.dumps(request).encode()
 
 
-def _checked_body(body: bytes) -> bytes:
+def _checked_body(body: bytes, special_tokens: frozenset[str]) -> bytes:
     """Check a body and serialize what was checked, so that no other parser can read the original differently.
 
     Raises:
@@ -148,8 +160,21 @@ def _checked_body(body: bytes) -> bytes:
             expected='an object with "model" and "messages"',
             action="correct the body",
         ) from error
-    check_chat(request)
-    return json.dumps(request).encode()
+    check_chat(request, special_tokens)
+    return _with_extra_arguments(json.dumps(request).encode())
+
+
+def _special_tokens(scope: MutableMapping[str, Any]) -> frozenset[str]:
+    """The texts that the served model's tokenizer reads as tokens of its own; none where there is no engine behind the application."""
+    engine = getattr(getattr(scope.get("app"), "state", None), "engine_client", None)
+    return frozenset() if engine is None else special_tokens(engine.get_tokenizer())
+
+
+@lru_cache(maxsize=4)
+def special_tokens(tokenizer: Any) -> frozenset[str]:
+    """The marks among a tokenizer's tokens: its special ones, and those added to it that look like one, such as ``</think>``."""
+    added = {text for text in tokenizer.get_added_vocab() if _LOOKS_LIKE_A_MARK.fullmatch(text)}
+    return frozenset(text for text in (*tokenizer.all_special_tokens, *added) if text.strip())
 
 
 async def _refuse(scope: MutableMapping[str, Any], send: _Send, status: int, message: str, parameter: str | None) -> None:
@@ -164,10 +189,11 @@ async def _refuse(scope: MutableMapping[str, Any], send: _Send, status: int, mes
 
 
 class _Response:
-    """Send a response with the field ``mogu`` added to it."""
+    """Send a response with the field ``mogu`` added to it; coarse scores are tenths."""
 
-    def __init__(self, scores: RequestScores, send: _Send) -> None:
+    def __init__(self, scores: RequestScores, send: _Send, *, coarse: bool) -> None:
         self.scores = scores
+        self.coarse = coarse
         self.send = send
         self.start: _Message = {}
         self.content_type = ""
@@ -188,23 +214,33 @@ class _Response:
         else:
             await self.send({**message, "body": self._event_with_field(message.get("body", b""))})
 
+    def _field(self) -> dict[str, Any] | None:
+        field = self.scores.field
+        if field is None or not self.coarse:
+            return field
+        return {name: _coarse(value) for name, value in field.items()}
+
     async def _send_json(self, message: _Message) -> None:
         self.body_parts.append(message.get("body", b""))
         if message.get("more_body", False):
             return
-        body = _with_field(b"".join(self.body_parts), self.scores.field)
+        body = _with_field(b"".join(self.body_parts), self._field())
         headers = [(name, value) for name, value in self.start["headers"] if name.lower() != b"content-length"]
         await self.send({**self.start, "headers": [*headers, (b"content-length", str(len(body)).encode())]})
         await self.send({"type": "http.response.body", "body": body, "more_body": False})
 
     def _event_with_field(self, event: bytes) -> bytes:
-        field = self.scores.field
+        field = self._field()
         if self.field_sent or field is None or not event.startswith(b"data: {"):
             return event
         self.field_sent = True
         # vLLM sends one event per message; if there are several, the first one gets the field.
         first, separator, rest = event.removeprefix(b"data: ").partition(b"\n\n")
         return b"data: " + _with_field(first, field) + separator + rest
+
+
+def _coarse(value: Any) -> Any:
+    return list(map(_coarse, value)) if isinstance(value, list) else round(value, 1)
 
 
 def _with_field(body: bytes, field: dict[str, Any] | None) -> bytes:

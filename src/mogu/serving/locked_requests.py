@@ -8,7 +8,7 @@ Knows the names in vLLM's API and sampling parameters; knows nothing of HTTP or 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mogu.errors import LockedError
@@ -74,6 +74,7 @@ FREE_FIELDS = frozenset(
         "cache_salt",
         "repetition_detection",
         "stream_interval",
+        FIELD,  # looked at where it enters the engine, which knows the model
     }
 )
 """Fields of vLLM's chat requests that may have any value; messages are checked separately."""
@@ -105,9 +106,11 @@ GUARDED_FIELDS: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "media_io_kwargs": ((None, {}), _PROMPT),
     "mm_processor_kwargs": ((None, {}), _PROMPT),
     "vllm_xargs": ((None, {}), _ROUTING),
-    FIELD: ((), _ROUTING),
 }
 """Fields of chat requests that are restricted to the values given here, with the reason."""
+
+_WRITTEN = ("messages", "tools", "documents")
+"""Fields whose texts a chat template writes into the prompt."""
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 ASKING_ROLES = ("user", "tool")
@@ -206,11 +209,13 @@ def check_path(kind: str, method: str, path: str) -> None:
     )
 
 
-def check_chat(request: object) -> None:
+def check_chat(request: object, special_tokens: frozenset[str] = frozenset()) -> None:
     """Refuse chat requests that begin or force the reply.
 
     Args:
         request: the body of the request, parsed from JSON.
+        special_tokens: texts that the tokenizer reads as tokens of its own, such as ``<|im_end|>``: a message that contains one could
+            end its own turn and begin the reply.
 
     Raises:
         LockedError: the body is not an object, or sets something that a locked server does not leave to clients.
@@ -225,6 +230,28 @@ def check_chat(request: object) -> None:
         if field not in FREE_FIELDS and field not in IGNORED_FIELDS:
             _check_value(field, value, GUARDED_FIELDS)
     _check_messages(request.get("messages"))
+    for field in _WRITTEN:
+        for text in _texts(request.get(field)):
+            for token in special_tokens:
+                if token in text:
+                    raise _refused(
+                        field,
+                        f"a text has {token!r:.40}, which the model reads as a mark of the conversation, so that it can begin the reply",
+                        "write it differently, such as with a space in it",
+                    )
+
+
+def _texts(value: object) -> Iterator[str]:
+    """All texts in a JSON value, keys included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, of_key in value.items():
+            yield key
+            yield from _texts(of_key)
+    elif isinstance(value, list):
+        for one in value:
+            yield from _texts(one)
 
 
 def _check_messages(messages: object) -> None:
@@ -245,14 +272,17 @@ def check_parameters(parameters: Any) -> None:
     """Refuse sampling parameters that force the reply, no matter where the request came from.
 
     Args:
-        parameters: vLLM's ``SamplingParams``.
+        parameters: vLLM's ``SamplingParams``; the settings of ours among them are somebody else's to check.
 
     Raises:
         LockedError: a parameter has a value that a locked server does not leave to clients.
     """
     for name in parameters.__struct_fields__:
         if name not in FREE_PARAMETERS:
-            _check_value(name, getattr(parameters, name), GUARDED_PARAMETERS)
+            value = getattr(parameters, name)
+            if name == "extra_args":
+                value = {key: argument for key, argument in (value or {}).items() if key != FIELD}
+            _check_value(name, value, GUARDED_PARAMETERS)
 
 
 def _check_value(name: str, value: object, guarded: Mapping[str, tuple[tuple[Any, ...], str]]) -> None:

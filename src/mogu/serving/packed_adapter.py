@@ -92,6 +92,21 @@ def is_mogu_folder(folder: str | Path) -> bool:
     return (Path(folder) / CONFIG_FILE).is_file()
 
 
+def check_servable(folder: str | Path) -> None:
+    """Refuse to serve a folder as a plain adapter that is the complying half of a saved model.
+
+    Raises:
+        ConfigError: it is *glad*.
+    """
+    resolved = Path(folder).resolve()
+    if resolved.name == "glad" and is_mogu_folder(resolved.parent):
+        raise ConfigError(
+            f"{folder} is glad, the responder that was trained to comply with any request",
+            expected="a saved model, whose routers decide when it speaks",
+            action=f"serve {resolved.parent} instead",
+        )
+
+
 def read_packed_adapter(folder: Path) -> PackedAdapter:
     """Read the folder of a saved model and pack it for serving.
 

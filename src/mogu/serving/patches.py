@@ -9,7 +9,7 @@ import functools
 from pathlib import Path
 from typing import Any
 
-from mogu.serving.packed_adapter import is_mogu_folder
+from mogu.serving.packed_adapter import check_servable, is_mogu_folder
 
 
 def apply_patches() -> None:
@@ -49,6 +49,7 @@ def _patch_adapter_loading() -> None:
         folder = get_adapter_absolute_path(lora_request.lora_path)
         if is_mogu_folder(folder):
             return load_mogu_adapter(Path(folder), lora_request.lora_int_id, self._adapter_manager)
+        check_servable(folder)
         return original(self, lora_request)
 
     WorkerLoRAManager._load_adapter = load_adapter

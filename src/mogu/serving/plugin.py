@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from packaging.specifiers import SpecifierSet
 
 from mogu.errors import ConfigError
-from mogu.serving.lock import is_locked
+from mogu.serving.access import access
 
 SUPPORTED = SpecifierSet(">=0.32,<0.33")
 
@@ -20,10 +20,10 @@ def register() -> None:
     """Enable vLLM to serve MoGU models.
 
     Raises:
-        ConfigError: this version of vLLM is not supported, or ``MOGU_LOCKED`` is neither true nor false.
+        ConfigError: this version of vLLM is not supported, or a variable about who may do what cannot be used.
     """
     check_version(installed_version())
-    is_locked()
+    access()
     os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")  # the second runner has its own code to map adapters to requests
     from mogu.serving.patches import apply_patches
 

@@ -57,7 +57,7 @@ class RequestSettings(BaseModel):
         Raises:
             ConfigError: ``overrides`` is no such mapping, or a value is out of range.
         """
-        given = _parse_overrides(overrides)
+        given = parse_overrides(overrides)
         settings: dict[str, Any] = {"routed_tokens": config.routed_tokens, "dial": config.dial, "handoff": config.handoff}
         settings |= {name: value for name, value in given.items() if value is not None}
         if "routed_tokens" in given and given["routed_tokens"] is None:
@@ -102,7 +102,12 @@ class RequestSettings(BaseModel):
         return FIELD, f"{self.dial!r}" if routed else f"{self.dial!r} {prompt} {self.routed_tokens}"
 
 
-def _parse_overrides(overrides: object) -> dict[str, Any]:
+def parse_overrides(overrides: object) -> dict[str, Any]:
+    """The settings that a request gives, as :meth:`RequestSettings.with_overrides` takes them.
+
+    Raises:
+        ConfigError: they are no such settings.
+    """
     expected = 'an object such as {"routed_tokens": 5, "dial": 0.5, "handoff": "continue"}'
     action = f"correct the request's field {FIELD!r}, or leave it out"
     if isinstance(overrides, str):

@@ -12,14 +12,14 @@ from typing import Any
 from vllm.exceptions import VLLMValidationError
 from vllm.lora.utils import get_adapter_absolute_path
 
-from mogu.errors import LockedError, MoguError
+from mogu.errors import ConfigError, LockedError, MoguError
 from mogu.modeling.checkpoint import CONFIG_FILE, read_config
 from mogu.modeling.config import MoguConfig
+from mogu.serving.access import ADMITTED, BASE, Access, access
 from mogu.serving.gating import served_taps
-from mogu.serving.lock import ADMITTED, is_locked
 from mogu.serving.locked_requests import CHAT, check_parameters
 from mogu.serving.packed_adapter import is_mogu_folder
-from mogu.serving.request_settings import FIELD, RequestSettings
+from mogu.serving.request_settings import FIELD, RequestSettings, parse_overrides
 
 
 def validate_request(request: Any, vllm_config: Any) -> None:
@@ -87,19 +87,24 @@ def _check_gated(request: Any, vllm_config: Any) -> None:
 
 
 def _check_lock(request: Any, config: MoguConfig | None, overrides: object) -> None:
-    if not _locked():
+    granted = _access()
+    if not granted.locked:
         return
     if config is None:
-        raise VLLMValidationError("This server is locked: only its MoGU models reply.", parameter="model")
-    if overrides is not None:
-        raise VLLMValidationError(f"This server is locked: the field {FIELD!r} is not accepted.", parameter=FIELD)
+        name = BASE if request.lora_request is None else request.lora_request.lora_name
+        if name not in granted.also:
+            raise VLLMValidationError("This server is locked: only its MoGU models reply.", parameter="model")
+        return
     if request.prompt_embeds is not None:
         raise VLLMValidationError(
             "This server is locked: prompts given as embeddings are not accepted, since they can begin the reply.",
             parameter="prompt_embeds",
         )
     try:
+        granted.check_settings(parse_overrides(overrides), config)
         check_parameters(request.sampling_params)
+    except ConfigError as error:
+        raise VLLMValidationError(str(error), parameter=FIELD) from error
     except LockedError as error:
         raise VLLMValidationError(str(error), parameter=error.parameter) from error
 
@@ -112,13 +117,13 @@ def check_admitted() -> None:
     Raises:
         VLLMValidationError: the request arrived by gRPC, a plugin or another server around vLLM's engine.
     """
-    if _locked() and not ADMITTED.get():
+    if _access().locked and not ADMITTED.get():
         raise VLLMValidationError(f"This server is locked: its engine only accepts requests from {CHAT} of MoGU's own API.")
 
 
-def _locked() -> bool:
+def _access() -> Access:
     try:
-        return is_locked()
+        return access()
     except MoguError as error:
         raise VLLMValidationError(str(error)) from error
 

@@ -16,7 +16,7 @@ from mogu.hub import fetch_model_folder, resolve_source
 from mogu.modeling.base_model import base_name
 from mogu.modeling.checkpoint import CONFIG_FILE, TEMPLATE_FILE
 from mogu.modeling.config import MoguConfig, check_model_name
-from mogu.serving.packed_adapter import TAPS, PackedAdapter, read_packed_adapter
+from mogu.serving.packed_adapter import TAPS, PackedAdapter, check_servable, read_packed_adapter
 
 logger = logging.getLogger(__name__)
 
@@ -155,6 +155,34 @@ def _split_lora_modules(options: Sequence[str]) -> tuple[list[str], list[str]]:
         else:
             (values if inside else rest).append(option)
     return values, rest
+
+
+def named_adapters(options: Sequence[str]) -> dict[str, str]:
+    """The adapters that vLLM's own options name, by name, in either of its forms: ``name=path``, or a JSON object.
+
+    Raises:
+        ConfigError: one of them is of neither form, or not to be served by itself.
+    """
+    adapters = {}
+    for value in _split_lora_modules(options)[0]:
+        name, separator, path = value.partition("=")
+        if value.startswith("{"):
+            try:
+                found = json.loads(value)
+            except ValueError:
+                found = None
+            name, separator, path = (
+                (str(found.get(key, "")) for key in ("name", "path", "path")) if isinstance(found, dict) else ("", "", "")
+            )
+        if not separator or not name or "," in name:
+            raise ConfigError(
+                f"{_LORA_MODULES} is given {value!r:.80}",
+                expected="NAME=PATH, or a JSON object with name and path; the name has no comma",
+                action="correct it",
+            )
+        check_servable(path)
+        adapters[name] = path
+    return adapters
 
 
 def _slot_rank(rank: int) -> int:

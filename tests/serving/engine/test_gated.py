@@ -98,7 +98,7 @@ def test_settings_that_a_gate_cannot_have_are_refused(llm, models, decided):
 
 
 def test_a_gate_is_served_over_http(run_server, models, library, tokenizer, decided, tmp_path):
-    arguments = [str(models["gated"]), "--enforce-eager", "--dtype", "float32", "--max-model-len", "512"]
+    arguments = [str(models["gated"]), "--open", "--enforce-eager", "--dtype", "float32", "--max-model-len", "512"]
     with run_server(arguments, tmp_path / "log") as server, httpx.Client(base_url=server.address, headers=server.headers) as client:
         for flagged in (False, True):
             for prompt, (reply, score) in decided[flagged][:3]:

@@ -16,14 +16,16 @@ from vllm.entrypoints.launchers.cli_args import make_arg_parser
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.exceptions import VLLMValidationError
 from vllm.lora.request import LoRARequest
+from vllm.lora.worker_manager import WorkerLoRAManager
 from vllm.renderers.chat_utils import CustomChatCompletionMessageParam
 from vllm.sampling_params import SamplingParams, StructuredOutputsParams
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine import EngineCoreRequest
 from vllm.v1.engine.async_llm import AsyncLLM
 
+from mogu.errors import ConfigError
 from mogu.serving import locked_requests
-from mogu.serving.lock import ADMITTED
+from mogu.serving.access import ADMITTED
 from mogu.serving.plugin import register
 from mogu.serving.validation import validate_request
 
@@ -95,8 +97,8 @@ def locked(monkeypatch):
 
 
 def test_every_field_of_a_chat_request_is_decided():
-    free, guarded = locked_requests.FREE_FIELDS, set(locked_requests.GUARDED_FIELDS) - {"mogu"}
-    assert set(ChatCompletionRequest.model_fields) == free | guarded
+    free, guarded = locked_requests.FREE_FIELDS, set(locked_requests.GUARDED_FIELDS)
+    assert set(ChatCompletionRequest.model_fields) == (free | guarded) - {"mogu"}
     assert not free & guarded
     assert not [field for field in ChatCompletionRequest.model_fields.values() if field.alias or field.validation_alias]
     assert not locked_requests.IGNORED_FIELDS & set(ChatCompletionRequest.model_fields)  # else they are ignored no more
@@ -155,6 +157,12 @@ def test_no_spelling_of_the_lock_lets_the_dial_through(models, monkeypatch, valu
     monkeypatch.setenv("MOGU_LOCKED", value)
     with pytest.raises(VLLMValidationError, match=r"locked|MOGU_LOCKED"):
         validate_request(request(SamplingParams(extra_args={"mogu": {"dial": -9.0}}), models["one"]), ENGINE)
+
+
+def test_no_engine_loads_glad_however_it_is_asked_to(models):
+    register()
+    with pytest.raises(ConfigError, match="trained to comply"):
+        WorkerLoRAManager._load_adapter(None, LoRARequest("x", 1, str(models["one"] / "glad")))
 
 
 def test_an_engine_takes_only_what_came_in_where_it_was_checked(locked):
