@@ -44,12 +44,12 @@ class Reached:
 class Asked:
     """One request, sent in pieces: its status, its answer, and how many pieces were taken before the answer."""
 
-    def __init__(self, app: Any, path: str, pieces: Iterator[bytes], *, hang_up: bool = False, **scope: Any) -> None:
+    def __init__(self, middleware: Any, path: str, pieces: Iterator[bytes], *, hang_up: bool = False, **scope: Any) -> None:
         self.status, self.answer, self.taken = 0, b"", 0
         self.closed: Any = None
         self.pieces, self.hang_up = pieces, hang_up
         scope = {"type": "http", "method": "POST", "path": path, "headers": [(b"content-type", b"application/json")]} | scope
-        asyncio.run(app(scope, self.receive, self.send))
+        asyncio.run(middleware(scope, self.receive, self.send))
 
     async def receive(self) -> dict[str, Any]:
         self.taken += 1
@@ -81,7 +81,7 @@ def locked(monkeypatch) -> None:
 
 @pytest.fixture(autouse=True)
 def unlocked(monkeypatch) -> None:
-    for name in ("MOGU_LOCKED", "MOGU_SCORES", "MOGU_SETTINGS_KEYS"):
+    for name in ("MOGU_LOCKED", "MOGU_SCORES", "MOGU_SETTINGS_KEYS", "MOGU_LIMIT_SIMILAR"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -208,6 +208,30 @@ def test_who_holds_a_key_is_known_to_the_engine(monkeypatch, tmp_path):
     assert inner.holds_key == [True, False, True, False]
     keys.unlink()
     assert ask(ASKED, inner=inner).status == 500
+
+
+@pytest.mark.parametrize("is_locked", ["0", "1"])
+def test_a_caller_who_asks_nearly_the_same_too_often_gets_429(monkeypatch, is_locked):
+    monkeypatch.setenv("MOGU_LOCKED", is_locked)
+    monkeypatch.setenv("MOGU_LIMIT_SIMILAR", "2")
+    app = MoguMiddleware(Reached())
+
+    def status(text: str, key: str = "one", client: str = "1.2.3.4") -> int:
+        body = json.dumps({"model": "safer", "messages": [{"role": "user", "content": text}]}).encode()
+        return Asked(app, CHAT, iter([body]), headers=[(b"authorization", key.encode())], client=(client, 1)).status
+
+    asked = "How do I bake a loaf of bread without any yeast?"
+    assert [status(asked + tail) for tail in ("", " !x", " zz", " please")] == [200, 200, 429, 429]
+    assert status(asked, key="two") == 200
+    assert status("Which birds sing at night in June?") == 200
+    assert [status(asked, key="", client="5.6.7.8") for _ in range(3)] == [200, 200, 429]
+    found = Asked(
+        app,
+        CHAT,
+        iter([json.dumps(ASKED | {"messages": [{"role": "user", "content": asked}]}).encode()]),
+        headers=[(b"authorization", b"one")],
+    )
+    assert "Nearly the same prompt came 2 times within 10 minutes" in found.error["message"]
 
 
 @pytest.mark.usefixtures("locked")

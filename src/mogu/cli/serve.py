@@ -54,6 +54,15 @@ def serve(
             show_default=False,
         ),
     ] = None,
+    limit_similar: Annotated[
+        int | None,
+        typer.Option(min=1, help="Refuse a caller's prompt (429) that is nearly the same as this many of the last ten minutes."),
+    ] = None,
+    audit: Annotated[
+        Path | None,
+        typer.Option(help="Append one JSON line for each answer to this file: score, threshold, decision, digests, and no text."),
+    ] = None,
+    audit_text: Annotated[bool, typer.Option("--audit-text", help="The audit log has the texts of prompts as well.")] = False,
     base_model: BaseModel = None,
     show: Annotated[bool, typer.Option("--show", help="Print the vLLM command instead of running it.")] = False,
 ) -> None:
@@ -68,7 +77,8 @@ def serve(
     import shlex
     import sys
 
-    from mogu.serving import access
+    from mogu.serving import access, similar
+    from mogu.serving import audit as audit_log
     from mogu.serving.plugin import check_version, installed_version
     from mogu.serving.vllm_args import named_adapters, named_folders, serve_arguments
 
@@ -82,12 +92,17 @@ def serve(
         access.SETTINGS_KEYS: str(settings_keys.resolve()) if settings_keys is not None else "",
         access.ALSO_SERVED: ",".join(also),
         access.SCORES: scores.value if scores is not None else "",
+        similar.LIMIT: str(limit_similar or ""),
+        audit_log.AUDIT: str(audit.resolve()) if audit is not None else "",
+        audit_log.AUDIT_TEXT: "1" if audit_text else "",
     }
     # Otherwise modules in the current folder would shadow those of Python and vLLM, here and in processes that vLLM starts.
     environment = {"PYTHONSAFEPATH": "1"} | {name: value for name, value in values.items() if value}
     access.parse_settings(allow_request_settings)
     if settings_keys is not None:
         access.read_keys(settings_keys)
+    if audit is not None and not show:
+        audit_log.check_file(audit)
     arguments = ["serve", *serve_arguments(named_folders([path, *paths]), base_model=base_model, host=host, options=options)]
     if show:
         print(shlex.join([*(f"{name}={value}" for name, value in environment.items()), "vllm", *arguments]))

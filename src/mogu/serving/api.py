@@ -17,6 +17,7 @@ from mogu.serving.access import ADMITTED, HOLDS_KEY, Shown, access, holds_key
 from mogu.serving.locked_requests import CHAT, check_chat, check_path
 from mogu.serving.request_settings import FIELD
 from mogu.serving.scores import CURRENT_SCORES, RequestScores
+from mogu.serving.similar import WINDOW, limit_of_environment
 
 _Message = MutableMapping[str, Any]
 _Receive = Callable[[], Awaitable[_Message]]
@@ -41,6 +42,7 @@ class MoguMiddleware:
 
     def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
         self.app = app
+        self.similar = limit_of_environment()
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: _Receive, send: _Send) -> None:
         """Handle one request, as specified by ASGI."""
@@ -56,9 +58,11 @@ class MoguMiddleware:
                 check_path(scope["type"], scope.get("method", ""), path)
             if is_served:
                 change = partial(_checked_body, special_tokens=_special_tokens(scope)) if locked else _with_extra_arguments
-                scope, receive = await _with_body(scope, receive, change)
+                scope, receive = await _with_body(scope, receive, lambda body: self._admitted(scope, change(body)))
         except _BodyTooLong as error:
             await _refuse(scope, send, 413, str(error), None)
+        except _TooSimilar as error:
+            await _refuse(scope, send, 429, str(error), None)
         except LockedError as error:
             await _refuse(scope, send, 400, str(error), error.parameter)
         except ConfigError as error:  # it is unknown whether the server is locked, so it must not reply
@@ -68,6 +72,16 @@ class MoguMiddleware:
                 await self._serve(scope, receive, send, admitted=locked, holds_key=key, shown=granted.scores)
             else:
                 await self.app(scope, receive, send)
+
+    def _admitted(self, scope: MutableMapping[str, Any], body: bytes) -> bytes:
+        if self.similar is not None:
+            client = scope.get("client")
+            caller = _header(scope, b"authorization") or str(client[0] if client else "")
+            if not self.similar.admits(caller, _asked_text(body)):
+                raise _TooSimilar(
+                    f"Nearly the same prompt came {self.similar.limit} times within {WINDOW / 60:g} minutes. Ask something else, or later."
+                )
+        return body
 
     async def _serve(
         self, scope: MutableMapping[str, Any], receive: _Receive, send: _Send, *, admitted: bool, holds_key: bool, shown: Shown
@@ -84,6 +98,21 @@ class MoguMiddleware:
 
 class _BodyTooLong(Exception):
     """The body of a request is longer than ``MAX_BODY_BYTES``."""
+
+
+class _TooSimilar(Exception):
+    """A caller has asked nearly the same thing too often."""
+
+
+def _asked_text(body: bytes) -> str:
+    """The last message of the user, or the prompt; of a body that cannot be read, all of it."""
+    try:
+        request = json.loads(body)
+        messages = request.get("messages")
+        asked = messages[-1]["content"] if messages else request.get("prompt")
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
+        return body.decode("utf-8", "replace")
+    return asked if isinstance(asked, str) else json.dumps(asked)
 
 
 def _route(scope: MutableMapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from packaging.specifiers import SpecifierSet
 
 from mogu.errors import ConfigError
 from mogu.serving.access import access
+from mogu.serving.similar import limit_of_environment
 
 SUPPORTED = SpecifierSet(">=0.32,<0.33")
 
@@ -24,6 +25,7 @@ def register() -> None:
     """
     check_version(installed_version())
     access()
+    limit_of_environment()
     os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")  # the second runner has its own code to map adapters to requests
     from mogu.serving.patches import apply_patches
 

@@ -1,4 +1,4 @@
-"""Prompt scores on their way from the engine to vLLM's metrics and to the HTTP response they belong to.
+"""Prompt scores on their way from the engine to vLLM's metrics, to the audit log, and to the HTTP response they belong to.
 
 Knows vLLM's outputs and Prometheus; knows nothing of HTTP.
 """
@@ -6,13 +6,19 @@ Knows vLLM's outputs and Prometheus; knows nothing of HTTP.
 from __future__ import annotations
 
 import functools
+import inspect
+import logging
 from collections.abc import AsyncGenerator, Callable
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
 
 from prometheus_client import Counter, Histogram
 
+from mogu.serving.audit import audit_line, is_on, wants_text, write_line
 from mogu.serving.request_settings import FIELD
+
+logger = logging.getLogger(__name__)
 
 _ROUTED_REQUESTS = Counter("mogu:routed_requests", "Requests answered by a MoGU model.", ["model_name"])
 _SCORES = Histogram(
@@ -53,13 +59,38 @@ def record_scores(generate: Callable[..., Any]) -> Callable[..., Any]:
         prompt_index = len(scores.by_prompt) if scores is not None else None
         if scores is not None:
             scores.by_prompt.append(None)
-        return _record(outputs, lora_request.lora_name, scores, prompt_index)
+        audited = (
+            functools.partial(_audit, args[0], _argument(generate, "sampling_params", args, kwargs), lora_request) if is_on() else None
+        )
+        return _record(outputs, lora_request.lora_name, scores, prompt_index, audited)
 
     return generate_and_record
 
 
+def _argument(function: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return inspect.signature(function).bind(*args, **kwargs).arguments.get(name)
+
+
+def _audit(engine: Any, parameters: Any, lora_request: Any, output: Any, score: float) -> None:
+    from vllm.lora.utils import get_adapter_absolute_path
+
+    overrides = (getattr(parameters, "extra_args", None) or {}).get(FIELD)
+    ids = output.prompt_token_ids
+    text = engine.get_tokenizer().decode(ids) if wants_text() and ids else None
+    folder = Path(get_adapter_absolute_path(lora_request.lora_path))
+    line = audit_line(request=output.request_id, model=lora_request.lora_name, folder=folder, score=score, overrides=overrides, text=text)
+    try:
+        write_line(line)
+    except OSError as error:
+        logger.error("The audit log cannot be written: %s", error)
+
+
 async def _record(
-    outputs: AsyncGenerator[Any, None], model: str, scores: RequestScores | None, prompt_index: int | None
+    outputs: AsyncGenerator[Any, None],
+    model: str,
+    scores: RequestScores | None,
+    prompt_index: int | None,
+    audited: Callable[[Any, float], None] | None,
 ) -> AsyncGenerator[Any, None]:
     is_first = True
     try:
@@ -72,6 +103,8 @@ async def _record(
                 if is_first:
                     _ROUTED_REQUESTS.labels(model).inc()
                     _SCORES.labels(model).observe(score)
+                    if audited is not None:
+                        audited(output, score)
                 is_first = False
             yield output
     finally:

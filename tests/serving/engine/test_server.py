@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import httpx
@@ -155,7 +156,7 @@ def locked(run_server, models, plain_lora, tmp_path_factory):
         "--allow-request-settings",
         "dial:-0.5..1",
     ]
-    arguments += ["--enforce-eager", "--dtype", "float32", "--max-model-len", "512"]
+    arguments += ["--audit", str(folder / "audit.jsonl"), "--audit-text", "--enforce-eager", "--dtype", "float32", "--max-model-len", "512"]
     with run_server(arguments, tmp_path_factory.mktemp("locked") / "log", folder=folder) as running:
         yield running, mark
 
@@ -182,6 +183,18 @@ def test_a_caller_of_a_locked_server_makes_it_stricter_or_what_he_may(locked_cli
             chat(locked_client, TEXTS[0], extra_body={"mogu": given})
     with pytest.raises(openai.BadRequestError, match="locked"):
         chat(locked_client, TEXTS[0], extra_body={"vllm_xargs": {"mogu": json.dumps({"dial": 7.0})}})
+
+
+def test_each_answer_of_a_hardened_model_is_a_line_of_the_audit_log(locked, locked_client, models):
+    file = locked[1].parent / "audit.jsonl"
+    before = len(file.read_text().splitlines())
+    score = chat(locked_client, TEXTS[2], extra_body={"mogu": {"dial": 1.0}}).model_extra["mogu"]["score"]
+    chat(locked_client, TEXTS[2], "plain")
+    [line] = [json.loads(line) for line in file.read_text().splitlines()[before:]]
+    assert (line["model"], line["score"], line["decision"], line["threshold"]) == ("one", score, "routed", None)
+    assert line["config"] == hashlib.sha256((models["one"] / "mogu_config.json").read_bytes()).hexdigest()
+    assert line["mogu"]["dial"] == 1.0
+    assert TEXTS[2] in line["text"]
 
 
 def test_a_message_with_a_mark_of_the_conversation_is_refused(locked_client):
