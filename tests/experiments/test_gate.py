@@ -19,7 +19,12 @@ def readings(seed: int, informative: int) -> Readings:
 
 
 def test_the_gates_that_read_what_says_something_win() -> None:
-    areas = {row[0]: float(row[1]) for row in compare({"train": readings(0, 23), "dev": readings(1, 23)})}
+    dev = readings(1, 23)
+    malicious = [index for index, prompt in enumerate(dev.prompts) if prompt.malicious]
+    first = Readings([dev.states[index] for index in malicious] * 2, [dev.prompts[index] for index in malicious] * 2)
+    found = compare({"train": readings(0, 23), "dev": dev, "first": first})
+    assert all(row[-2:] == ["100", "100"] for row in found)  # the very same prompts again: what is flagged stays so
+    areas = {row[0]: float(row[1]) for row in found}
     assert set(areas) == {variant.name for variant in VARIANTS}
     for variant in VARIANTS:
         reads = 23 in variant.taps and (variant.heads or "mean" in variant.readings)

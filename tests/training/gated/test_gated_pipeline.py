@@ -188,12 +188,12 @@ def test_the_starter_set_gives_a_gate_more_prompts_than_records(make: Any, tmp_p
     recipe = make(tmp_path, data={"train": "starter", "dev": "starter"})
     prompts = gate_prompts(recipe, [], "train")
     dev = gate_prompts(recipe, [], "dev")
-    assert len([prompt for prompt in prompts if not prompt.varied]) == 2788 + 4142 + 1800
+    assert len([prompt for prompt in prompts if prompt.form == "plain"]) == 2788 + 4142 + 1800
     assert len(dev) == 2 * (324 + 549 + 320)
     texts = [{str(prompt.prompt) for prompt in split} for split in (prompts, dev)]
     assert not texts[0] & texts[1]
-    # Another form of each malicious instruction and of half of the others; and six, two and a half and five in ten beside another request.
-    forms = Counter((prompt.kind, prompt.varied) for prompt in prompts)
-    assert forms["malicious", False] == 2788
-    for kind, share in (("malicious", 1.6), ("borderline", 0.75), ("benign", 1.0)):
-        assert forms[kind, True] / forms[kind, False] == pytest.approx(share, abs=0.03)
+    forms = Counter((prompt.kind, prompt.form) for prompt in prompts)
+    for kind, varied, joined in (("malicious", 1.0, 0.6), ("borderline", 0.5, 0.25), ("benign", 0.5, 0.5)):
+        assert forms[kind, "varied"] / forms[kind, "plain"] == pytest.approx(varied, abs=0.03)
+        assert forms[kind, "joined"] / forms[kind, "plain"] == pytest.approx(joined, abs=0.03)
+    assert {prompt.form for prompt in dev} == {"plain", "varied"}

@@ -144,8 +144,8 @@ class GatedRun:
     def _answered(self, split: _Split) -> list[int]:
         """The prompts of a split whose answers the ear learns from: as many of each label and form, drawn evenly."""
         found: list[int] = []
-        for malicious, varied in product((True, False), repeat=2):
-            of = [index for index, one in enumerate(self._prompts[split]) if (one.malicious, one.varied) == (malicious, varied)]
+        for malicious, plain in product((True, False), repeat=2):
+            of = [index for index, one in enumerate(self._prompts[split]) if (one.malicious, one.form == "plain") == (malicious, plain)]
             found += of[:: max(1, len(of) // _ANSWERS[split])][: _ANSWERS[split]]
         return found
 

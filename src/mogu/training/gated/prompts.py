@@ -20,6 +20,9 @@ from mogu.training.recipe import Recipe
 
 _SHARE_VARIED = 0.5
 _SHARES_JOINED = {"malicious": 0.6, "borderline": 0.25, "benign": 0.5}
+Form = Literal["plain", "varied", "joined"]
+"""A prompt is an instruction as it is; in a wrapper, garbled, or with a meaningless tail; or beside another request."""
+
 _SEED = 0  # one set of prompts, whatever the seed of a run
 
 
@@ -30,12 +33,12 @@ class GatePrompt:
     Args:
         prompt: the conversation.
         kind: what it is.
-        varied: whether it is another form of an instruction: in a wrapper, garbled, with a meaningless tail, or beside another request.
+        form: of the instruction.
     """
 
     prompt: Conversation | WithTools
     kind: Kind
-    varied: bool = False
+    form: Form = "plain"
 
     @property
     def malicious(self) -> bool:
@@ -83,7 +86,7 @@ def _varied(
         rng = random.Random(f"{_SEED}:{text}")
         changed = varied(text, wrappers, rng)
         if kind == "malicious" or split == "dev" or rng.random() < _SHARE_VARIED:
-            found.append(_prompt(changed, kind, system, varied=True))
+            found.append(_prompt(changed, kind, system, "varied"))
     return found
 
 
@@ -93,9 +96,9 @@ def _joined(texts: Sequence[tuple[str, Kind]], system: str | None) -> list[GateP
     for text, kind in texts:
         rng = random.Random(f"{_SEED}:joined:{text}")
         if rng.random() < _SHARES_JOINED[kind] and others:
-            found.append(_prompt(joined(text, others, rng), kind, system, varied=True))
+            found.append(_prompt(joined(text, others, rng), kind, system, "joined"))
     return found
 
 
-def _prompt(text: str, kind: Kind, system: str | None, *, varied: bool = False) -> GatePrompt:
-    return GatePrompt(opened([{"role": "user", "content": text}], system), kind, varied)
+def _prompt(text: str, kind: Kind, system: str | None, form: Form = "plain") -> GatePrompt:
+    return GatePrompt(opened([{"role": "user", "content": text}], system), kind, form)
