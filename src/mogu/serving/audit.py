@@ -45,32 +45,47 @@ def audit_line(
         ``decision`` is ``refuse`` or ``base`` for a gated model, whose ``threshold`` the score was held against; the score includes the
         dial. A routed model mixes both responders: ``routed``. ``config`` and ``weights`` are SHA-256 digests.
     """
-    config, digests = _saved(folder, (folder / CONFIG_FILE).stat().st_mtime_ns)
+    config, modified = _config(folder)
     threshold = config.gate.refuse if config.gate is not None else None
-    decision: Decision = "routed" if threshold is None else "base" if score < threshold else "refuse"
     line: dict[str, Any] = {
         "time": (now or datetime.now(UTC)).isoformat(timespec="milliseconds"),
         "request": request,
         "model": model,
         "score": score if score == score else None,  # not a number has no JSON
         "threshold": threshold,
-        "decision": decision,
-        **digests,
+        "decision": decision_of(folder, score),
+        **_digests(folder, modified),
     }
     if overrides is not None:
         line[FIELD] = json.loads(overrides) if isinstance(overrides, str) else overrides
     return line if text is None else line | {"text": text}
 
 
+def decision_of(folder: Path, score: float) -> Decision:
+    """Who answers a request: see :func:`audit_line`."""
+    gate = _config(folder)[0].gate
+    return "routed" if gate is None else "base" if score < gate.refuse else "refuse"
+
+
+def _config(folder: Path) -> tuple[MoguConfig, int]:
+    modified = (folder / CONFIG_FILE).stat().st_mtime_ns
+    return _read(folder, modified), modified
+
+
 @lru_cache(maxsize=64)
-def _saved(folder: Path, modified: int) -> tuple[MoguConfig, dict[str, str]]:
+def _read(folder: Path, modified: int) -> MoguConfig:
+    return read_config(folder)
+
+
+@lru_cache(maxsize=64)
+def _digests(folder: Path, modified: int) -> dict[str, str]:
     weights = hashlib.sha256()
     for file in sorted(folder.rglob("*.safetensors")):
         weights.update(file.relative_to(folder).as_posix().encode() + b"\0")
         with file.open("rb") as content:
             weights.update(hashlib.file_digest(content, "sha256").digest())
     config = hashlib.sha256((folder / CONFIG_FILE).read_bytes()).hexdigest()
-    return read_config(folder), {"config": config, "weights": weights.hexdigest()}
+    return {"config": config, "weights": weights.hexdigest()}
 
 
 def write_line(line: Mapping[str, Any]) -> None:

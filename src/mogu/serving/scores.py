@@ -15,12 +15,13 @@ from typing import Any
 
 from prometheus_client import Counter, Histogram
 
-from mogu.serving.audit import audit_line, is_on, wants_text, write_line
+from mogu.serving.audit import audit_line, decision_of, is_on, wants_text, write_line
 from mogu.serving.request_settings import FIELD
 
 logger = logging.getLogger(__name__)
 
 _ROUTED_REQUESTS = Counter("mogu:routed_requests", "Requests answered by a MoGU model.", ["model_name"])
+_DECISIONS = Counter("mogu:decisions", "Who answered: refuse or base behind a gate, or routed.", ["model_name", "decision"])
 _SCORES = Histogram(
     "mogu:malicious_score",
     "Malicious score of a prompt, from 0 to 1: the unwill share at its last token, averaged over routed layers.",
@@ -59,26 +60,25 @@ def record_scores(generate: Callable[..., Any]) -> Callable[..., Any]:
         prompt_index = len(scores.by_prompt) if scores is not None else None
         if scores is not None:
             scores.by_prompt.append(None)
-        audited = (
-            functools.partial(_audit, args[0], _argument(generate, "sampling_params", args, kwargs), lora_request) if is_on() else None
-        )
-        return _record(outputs, lora_request.lora_name, scores, prompt_index, audited)
+        parameters = inspect.signature(generate).bind(*args, **kwargs).arguments.get("sampling_params")
+        return _record(outputs, scores, prompt_index, functools.partial(_count, args[0], parameters, lora_request))
 
     return generate_and_record
 
 
-def _argument(function: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return inspect.signature(function).bind(*args, **kwargs).arguments.get(name)
-
-
-def _audit(engine: Any, parameters: Any, lora_request: Any, output: Any, score: float) -> None:
+def _count(engine: Any, parameters: Any, lora_request: Any, output: Any, score: float) -> None:
     from vllm.lora.utils import get_adapter_absolute_path
 
+    name, folder = lora_request.lora_name, Path(get_adapter_absolute_path(lora_request.lora_path))
+    _ROUTED_REQUESTS.labels(name).inc()
+    _SCORES.labels(name).observe(score)
+    _DECISIONS.labels(name, decision_of(folder, score)).inc()
+    if not is_on():
+        return
     overrides = (getattr(parameters, "extra_args", None) or {}).get(FIELD)
     ids = output.prompt_token_ids
     text = engine.get_tokenizer().decode(ids) if wants_text() and ids else None
-    folder = Path(get_adapter_absolute_path(lora_request.lora_path))
-    line = audit_line(request=output.request_id, model=lora_request.lora_name, folder=folder, score=score, overrides=overrides, text=text)
+    line = audit_line(request=output.request_id, model=name, folder=folder, score=score, overrides=overrides, text=text)
     try:
         write_line(line)
     except OSError as error:
@@ -86,11 +86,7 @@ def _audit(engine: Any, parameters: Any, lora_request: Any, output: Any, score: 
 
 
 async def _record(
-    outputs: AsyncGenerator[Any, None],
-    model: str,
-    scores: RequestScores | None,
-    prompt_index: int | None,
-    audited: Callable[[Any, float], None] | None,
+    outputs: AsyncGenerator[Any, None], scores: RequestScores | None, prompt_index: int | None, count: Callable[[Any, float], None]
 ) -> AsyncGenerator[Any, None]:
     is_first = True
     try:
@@ -101,10 +97,7 @@ async def _record(
                 if scores is not None and prompt_index is not None:
                     scores.by_prompt[prompt_index] = score
                 if is_first:
-                    _ROUTED_REQUESTS.labels(model).inc()
-                    _SCORES.labels(model).observe(score)
-                    if audited is not None:
-                        audited(output, score)
+                    count(output, score)
                 is_first = False
             yield output
     finally:

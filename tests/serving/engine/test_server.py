@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+from pathlib import Path
 
 import httpx
 import openai
@@ -134,10 +136,31 @@ def test_metrics_count_routed_requests_and_scores(client, server):
         return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(f'{name}{{model_name="one"}}'))
 
     before = counted("mogu:routed_requests_total"), counted("mogu:malicious_score_count"), counted("mogu:malicious_score_sum")
+    decided = httpx.get(f"{server.address}/metrics").text
     scores = [chat(client, text).model_extra["mogu"]["score"] for text in TEXTS[:3]]
     chat(client, TEXTS[0], "plain")
     after = counted("mogu:routed_requests_total"), counted("mogu:malicious_score_count"), counted("mogu:malicious_score_sum")
     assert [new - old for new, old in zip(after, before, strict=True)] == [3, 3, pytest.approx(sum(scores))]
+    counts = [
+        [
+            float(line.rsplit(" ", 1)[1])
+            for line in text.splitlines()
+            if line.startswith('mogu:decisions_total{decision="routed",model_name="one"}')
+        ]
+        for text in (decided, httpx.get(f"{server.address}/metrics").text)
+    ]
+    assert counts[1][0] - sum(counts[0]) == 3
+
+
+def test_the_dashboard_asks_for_metrics_that_are_there(client, server):
+    chat(client, TEXTS[0])
+    exported = set(re.findall(r"^([a-z_]+:[a-z_]+)", httpx.get(f"{server.address}/metrics").text, re.MULTILINE))
+    dashboard = json.loads((Path(__file__).parents[3] / "deploy" / "grafana.json").read_text())
+    asked = {
+        name for panel in dashboard["panels"] for target in panel["targets"] for name in re.findall(r"[a-z_]+:[a-z_]+", target["expr"])
+    }
+    assert len(asked) >= 8
+    assert asked <= exported
 
 
 @pytest.fixture(scope="module")
