@@ -83,6 +83,14 @@ def run_mogu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     return run
 
 
+@pytest.fixture
+def run_mogu_offline(run_mogu: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str, str]]:
+    """:func:`run_mogu` under the settings of :func:`mogu_process`: without the hub, and in a terminal of 160 columns."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("COLUMNS", "160")
+    return run_mogu
+
+
 @pytest.fixture(scope="session")
 def mogu_process() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run ``mogu`` with arguments in a process of its own, without the hub; for commands that must not share this one's models and logs."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-Mogu = Callable[..., subprocess.CompletedProcess[str]]
+from mogu.attacks import attempt
+from mogu.defenses import registry
+
+Mogu = Callable[..., tuple[int, str, str]]
 
 PLUGIN = """
 from mogu.attacks import ask, attack
@@ -29,32 +31,36 @@ def requests(tmp_path: Path) -> Path:
     return file
 
 
-def test_attack_writes_its_files_and_says_where(mogu_process: Mogu, saved_model: Path, requests: Path, tmp_path: Path) -> None:
+def test_attack_writes_its_files_and_says_where(run_mogu_offline: Mogu, saved_model: Path, requests: Path, tmp_path: Path) -> None:
     out = tmp_path / "report"
     options = ["--data", f"malicious={requests}", "--attacks", "plain,prefill", "--limit", "2", "--queries", "2", "--max-new-tokens", "4"]
-    done = mogu_process("attack", str(saved_model), "--out", str(out), *options)
-    assert done.returncode == 0, done.stderr
-    assert f"Report:  {out / 'attacks.html'}" in done.stdout
-    assert "answer begun" in done.stdout
-    assert "none, plain: 2 of 2 behaviors" in done.stderr
-    again = mogu_process("attack", str(saved_model), "--out", str(out), *options, "--json")
-    found = json.loads(again.stdout)
+    code, told, err = run_mogu_offline("attack", str(saved_model), "--out", str(out), *options)
+    assert code == 0, err
+    assert f"Report:  {out / 'attacks.html'}" in told
+    assert "answer begun" in told
+    assert "none, plain: 2 of 2 behaviors" in err
+    _, told, err = run_mogu_offline("attack", str(saved_model), "--out", str(out), *options, "--json")
+    found = json.loads(told)
     assert found["made"]["command"].startswith(f"mogu attack {saved_model} --out")
     assert (found["made"]["behaviors"], found["made"]["defenses"]) == (2, ["none", "mogu"])
-    assert "behaviors" not in again.stderr
+    assert "behaviors" not in err
     assert (out / "logs" / "none.eval").is_file()
 
 
-def test_attack_takes_attacks_of_a_plugin(mogu_process: Mogu, saved_model: Path, requests: Path, tmp_path: Path) -> None:
+def test_attack_takes_attacks_of_a_plugin(
+    run_mogu_offline: Mogu, saved_model: Path, requests: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (attempt, registry):  # what the plugin registers is gone after the test
+        monkeypatch.setattr(module, "_REGISTRY", dict(module._REGISTRY))
     plugin = tmp_path / "own.py"
     plugin.write_text(PLUGIN)
     options = ["--data", f"malicious={requests}", "--attacks", "insist", "--defenses", "none", "--max-new-tokens", "4"]
-    done = mogu_process("attack", str(saved_model), "--out", str(tmp_path / "out"), "--plugin", str(plugin), *options)
-    assert done.returncode == 0, done.stderr
-    assert "insisting" in done.stdout
+    code, out, err = run_mogu_offline("attack", str(saved_model), "--out", str(tmp_path / "out"), "--plugin", str(plugin), *options)
+    assert code == 0, err
+    assert "insisting" in out
 
 
-def test_attack_explains_bad_input(mogu_process: Mogu, saved_model: Path, requests: Path, tmp_path: Path) -> None:
+def test_attack_explains_bad_input(run_mogu_offline: Mogu, saved_model: Path, requests: Path, tmp_path: Path) -> None:
     for options, found in (
         (["--attacks", "plian"], "no attack 'plian'"),
         (["--attacks", "transferred"], "--transferred"),
@@ -62,8 +68,9 @@ def test_attack_explains_bad_input(mogu_process: Mogu, saved_model: Path, reques
         (["--defenses", "shield"], "no defense 'shield'"),
         (["--data", f"benign={requests}"], "no malicious requests"),
     ):
-        done = mogu_process("attack", str(saved_model), "--out", str(tmp_path / "out"), "--data", f"malicious={requests}", *options)
-        assert done.returncode == 2, done.stderr
-        assert found in done.stderr
-        assert "Traceback" not in done.stderr
+        arguments = ["attack", str(saved_model), "--out", str(tmp_path / "out"), "--data", f"malicious={requests}", *options]
+        code, _, err = run_mogu_offline(*arguments)
+        assert code == 2, err
+        assert found in err
+        assert "Traceback" not in err
         assert not (tmp_path / "out").exists()

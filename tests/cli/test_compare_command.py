@@ -12,46 +12,54 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-Mogu = Callable[..., subprocess.CompletedProcess[str]]
+import pytest
+
+from mogu.defenses import registry
+
+Mogu = Callable[..., tuple[int, str, str]]
 
 
-def test_compare_writes_its_files_and_says_where(mogu_process: Mogu, saved_model: Path, dev_records: Path, tmp_path: Path) -> None:
+def test_compare_writes_its_files_and_says_where(run_mogu_offline: Mogu, saved_model: Path, dev_records: Path, tmp_path: Path) -> None:
     out = tmp_path / "report"
     options = ["--defenses", "none,mogu", "--data", str(dev_records), "--seeds", "1", "--shifts", "1", "--max-new-tokens", "4"]
-    done = mogu_process("compare", str(saved_model), "--out", str(out), *options)
-    assert done.returncode == 0, done.stderr
-    assert "On the frontier:" in done.stdout
-    assert f"Report:  {out / 'report.html'}" in done.stdout
-    assert "dev, seed 0, mogu@+1: 6 replies" in done.stderr
-    again = mogu_process("compare", str(saved_model), "--out", str(out), *options, "--json")
-    found = json.loads(again.stdout)
+    code, told, err = run_mogu_offline("compare", str(saved_model), "--out", str(out), *options)
+    assert code == 0, err
+    assert "On the frontier:" in told
+    assert f"Report:  {out / 'report.html'}" in told
+    assert "dev, seed 0, mogu@+1: 6 replies" in err
+    _, told, err = run_mogu_offline("compare", str(saved_model), "--out", str(out), *options, "--json")
+    found = json.loads(told)
     assert found["made"]["command"].startswith(f"mogu compare {saved_model} --out")
     assert found["data"] == [
         {"dataset": "dev", "category": "benign", "prompts": 3},
         {"dataset": "dev", "category": "malicious", "prompts": 3},
     ]
-    assert "replies in" not in again.stderr
+    assert "replies in" not in err
 
 
-def test_compare_measures_the_defense_of_a_plugin(mogu_process: Mogu, saved_model: Path, dev_records: Path, tmp_path: Path) -> None:
+def test_compare_measures_the_defense_of_a_plugin(
+    run_mogu_offline: Mogu, saved_model: Path, dev_records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))  # what the plugin registers is gone after the test
+    monkeypatch.chdir(Path(__file__).parents[2])
     options = ["--plugin", "examples/custom_defense.py", "--defenses", "none,perplexity_filter", "--data", str(dev_records)]
     options += ["--seeds", "2", "--max-new-tokens", "4"]
-    done = mogu_process("compare", str(saved_model), "--out", str(tmp_path / "out"), *options)
-    assert done.returncode == 0, done.stderr
-    assert "dev, seed 0, perplexity_filter: 6 replies" in done.stderr
-    assert "Perplexity filter" in done.stdout
+    code, out, err = run_mogu_offline("compare", str(saved_model), "--out", str(tmp_path / "out"), *options)
+    assert code == 0, err
+    assert "dev, seed 0, perplexity_filter: 6 replies" in err
+    assert "Perplexity filter" in out
 
 
-def test_compare_explains_bad_input(mogu_process: Mogu, saved_model: Path, tmp_path: Path) -> None:
+def test_compare_explains_bad_input(run_mogu_offline: Mogu, saved_model: Path, tmp_path: Path) -> None:
     for options, found in (
         (["--shifts", "high"], "--shifts is 'high'"),
         (["--defenses", "none", "--base-model", str(tmp_path / "gone")], "gone"),
         (["--plugin", str(tmp_path / "gone.py")], "gone.py does not exist"),
     ):
-        done = mogu_process("compare", str(saved_model), "--out", str(tmp_path / "out"), *options)
-        assert done.returncode == 2, done.stderr
-        assert found in done.stderr
-        assert "Traceback" not in done.stderr
+        code, _, err = run_mogu_offline("compare", str(saved_model), "--out", str(tmp_path / "out"), *options)
+        assert code == 2, err
+        assert found in err
+        assert "Traceback" not in err
 
 
 def test_ctrl_c_stops_with_a_hint(saved_model: Path, tmp_path: Path) -> None:
@@ -72,15 +80,16 @@ def test_ctrl_c_stops_with_a_hint(saved_model: Path, tmp_path: Path) -> None:
     assert not (out / "results.json").exists()
 
 
-def test_several_models_are_rows_of_one_table(mogu_process: Mogu, saved_model: Path, dev_records: Path, tmp_path: Path) -> None:
+def test_several_models_are_rows_of_one_table(run_mogu_offline: Mogu, saved_model: Path, dev_records: Path, tmp_path: Path) -> None:
     for name in ("gentle", "strict"):
         shutil.copytree(saved_model, tmp_path / name)
     options = ["--defenses", "none,mogu", "--data", str(dev_records), "--seeds", "1", "--shifts", "", "--max-new-tokens", "4", "--json"]
-    done = mogu_process("compare", str(tmp_path / "gentle"), str(tmp_path / "strict"), "--out", str(tmp_path / "out"), *options)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    models = [str(tmp_path / name) for name in ("gentle", "strict")]
+    code, out, err = run_mogu_offline("compare", *models, "--out", str(tmp_path / "out"), *options)
+    assert code == 0, err
+    found = json.loads(out)
     assert found["made"]["defenses"] == ["none", "gentle", "strict"]
     assert {row["defense"] for row in found["numbers"] if row["section"] == "model"} == {"strict"}
-    twice = mogu_process("compare", str(saved_model), str(saved_model), "--out", str(tmp_path / "twice"), *options)
-    assert twice.returncode == 2
-    assert "Two rows of the comparison are called saved" in twice.stderr
+    code, _, err = run_mogu_offline("compare", str(saved_model), str(saved_model), "--out", str(tmp_path / "twice"), *options)
+    assert code == 2
+    assert "Two rows of the comparison are called saved" in err

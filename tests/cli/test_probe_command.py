@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,9 +11,7 @@ import pytest
 from mogu.data import write_records
 from mogu.lab import records
 
-
-def mogu(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "mogu", *arguments], capture_output=True, text=True, timeout=600)
+Mogu = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
@@ -24,19 +21,19 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def test_a_table_two_lists_of_layers_and_two_files(pairs: Path, tmp_path: Path) -> None:
-    done = mogu("probe", "lab", "--data", str(pairs), "--out", str(tmp_path / "out"), "--top", "2", "--threshold", "0.9")
-    assert done.returncode == 0, done.stderr
+def test_a_table_two_lists_of_layers_and_two_files(run_mogu: Mogu, pairs: Path, tmp_path: Path) -> None:
+    code, out, err = run_mogu("probe", "lab", "--data", str(pairs), "--out", str(tmp_path / "out"), "--top", "2", "--threshold", "0.9")
+    assert code == 0, err
     numbers = json.loads((tmp_path / "out" / "probe.json").read_text())
     assert numbers["model"] == "lab"
-    assert f"layers = {numbers['choice']['above']}" in done.stdout
-    assert f"the 2 best by it: layers = {numbers['choice']['top']}" in done.stdout
-    assert "30 benign and 30 malicious prompts" in done.stdout
-    assert f"{numbers['layers'][3]['mean']['auroc']['mean']:.3f}±" in done.stdout
-    assert "reading prompts" in done.stderr
-    again = mogu("probe", "lab", "--data", str(pairs), "--out", str(tmp_path / "out"), "--by", "mean", "--json")
-    assert json.loads(again.stdout)["choice"]["by"] == "mean"
-    assert json.loads(again.stdout)["layers"] == numbers["layers"]
+    assert f"layers = {numbers['choice']['above']}" in out
+    assert f"the 2 best by it: layers = {numbers['choice']['top']}" in out
+    assert "30 benign and 30 malicious prompts" in out
+    assert f"{numbers['layers'][3]['mean']['auroc']['mean']:.3f}±" in out
+    assert "reading prompts" in err
+    _, again, _ = run_mogu("probe", "lab", "--data", str(pairs), "--out", str(tmp_path / "out"), "--by", "mean", "--json")
+    assert json.loads(again)["choice"]["by"] == "mean"
+    assert json.loads(again)["layers"] == numbers["layers"]
 
 
 @pytest.mark.parametrize(
@@ -48,11 +45,11 @@ def test_a_table_two_lists_of_layers_and_two_files(pairs: Path, tmp_path: Path) 
         ([], "is empty"),
     ],
 )
-def test_broken_data_is_one_error_and_nothing_written(tmp_path: Path, lines: list[str], complaint: str) -> None:
+def test_broken_data_is_one_error_and_nothing_written(run_mogu: Mogu, tmp_path: Path, lines: list[str], complaint: str) -> None:
     (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
-    done = mogu("probe", "lab", "--data", str(tmp_path / "pairs.jsonl"), "--out", str(tmp_path / "out"))
-    assert done.returncode == 2
-    assert complaint in done.stderr
-    assert "What to do" in done.stderr
-    assert "Traceback" not in done.stderr
+    code, _, err = run_mogu("probe", "lab", "--data", str(tmp_path / "pairs.jsonl"), "--out", str(tmp_path / "out"))
+    assert code == 2
+    assert complaint in err
+    assert "What to do" in err
+    assert "Traceback" not in err
     assert not (tmp_path / "out").exists()

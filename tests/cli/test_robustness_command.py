@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,9 +12,7 @@ from mogu.analysis import Robustness, analyze_robustness
 from mogu.data import Record, write_records
 from mogu.lab import records
 
-
-def mogu(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "mogu", *arguments], capture_output=True, text=True, timeout=600)
+Mogu = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
@@ -25,22 +22,22 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def test_a_table_the_subset_and_two_files(pairs: Path, tmp_path: Path) -> None:
-    done = mogu("robustness", "lab", "--data", str(pairs), "--out", str(tmp_path / "out"), "--draws", "1")
-    assert done.returncode == 0, done.stderr
+def test_a_table_the_subset_and_two_files(run_mogu: Mogu, pairs: Path, tmp_path: Path) -> None:
+    code, out, err = run_mogu("robustness", "lab", "--data", str(pairs), "--out", str(tmp_path / "out"), "--draws", "1")
+    assert code == 0, err
     numbers = json.loads((tmp_path / "out" / "robustness.json").read_text())
     assert (tmp_path / "out" / "robustness.png").read_bytes().startswith(b"\x89PNG")
     assert numbers["model"] == "lab"
     assert len(numbers["modules"]) == 28
     for one in numbers["modules"]:
-        assert f" {100 * one['drop']:.2f}{'*' if one['robust'] else ' '}" in done.stdout
-    assert f"Robust subset: {len(numbers['subset']['modules'])} of 28 modules" in done.stdout
-    assert "15 benign and 15 malicious prompts" in done.stdout
-    assert "perturbing modules" in done.stderr
-    assert "searching the robust subset" in done.stderr
+        assert f" {100 * one['drop']:.2f}{'*' if one['robust'] else ' '}" in out
+    assert f"Robust subset: {len(numbers['subset']['modules'])} of 28 modules" in out
+    assert "15 benign and 15 malicious prompts" in out
+    assert "perturbing modules" in err
+    assert "searching the robust subset" in err
 
 
-def test_of_a_saved_model_the_base_is_measured(saved_model: Path, tmp_path: Path) -> None:
+def test_of_a_saved_model_the_base_is_measured(run_mogu: Mogu, saved_model: Path, tmp_path: Path) -> None:
     loud = [
         Record(id=f"{place}{label}", label=label, instruction=text, affirm="Yes", reject="No")
         for place in range(12)
@@ -48,9 +45,9 @@ def test_of_a_saved_model_the_base_is_measured(saved_model: Path, tmp_path: Path
     ]
     write_records(tmp_path / "loud.jsonl", loud)
     options = ["--data", str(tmp_path / "loud.jsonl"), "--draws", "1", "--tolerance", "0.5", "--seed", "1", "--batch-size", "10"]
-    done = mogu("robustness", str(saved_model), *options, "--out", str(tmp_path / "saved"), "--json")
-    assert done.returncode == 0, done.stderr
-    numbers = json.loads(done.stdout)
+    code, out, err = run_mogu("robustness", str(saved_model), *options, "--out", str(tmp_path / "saved"), "--json")
+    assert code == 0, err
+    numbers = json.loads(out)
     assert numbers == json.loads((tmp_path / "saved" / "robustness.json").read_text())
     base = str(saved_model.parent / "base")
     plain = analyze_robustness(Robustness(base, loud, tmp_path / "base", draws=1, tolerance=0.5, seed=1, batch_size=10))
@@ -59,11 +56,11 @@ def test_of_a_saved_model_the_base_is_measured(saved_model: Path, tmp_path: Path
     assert numbers["settings"] == {"strength": 1.0, "draws": 1, "seed": 1, "tolerance": 0.5, "system_prompt": None}
 
 
-def test_too_few_records_are_one_error_and_nothing_written(tmp_path: Path) -> None:
+def test_too_few_records_are_one_error_and_nothing_written(run_mogu: Mogu, tmp_path: Path) -> None:
     write_records(tmp_path / "pairs.jsonl", records("train", benign=9, malicious=15))
-    done = mogu("robustness", "lab", "--data", str(tmp_path / "pairs.jsonl"), "--out", str(tmp_path / "out"))
-    assert done.returncode == 2
-    assert "There are 9 benign prompts" in done.stderr
-    assert "What to do" in done.stderr
-    assert "Traceback" not in done.stderr
+    code, _, err = run_mogu("robustness", "lab", "--data", str(tmp_path / "pairs.jsonl"), "--out", str(tmp_path / "out"))
+    assert code == 2
+    assert "There are 9 benign prompts" in err
+    assert "What to do" in err
+    assert "Traceback" not in err
     assert not (tmp_path / "out").exists()

@@ -6,9 +6,10 @@ import io
 import logging
 
 import pytest
+import typer
 from rich.console import Console
 
-from mogu.cli._shared import named_records, show_log
+from mogu.cli._shared import STOPPED_BY_USER, named_records, show_log, stoppable
 from mogu.data.starter import HELD_OUT
 
 
@@ -66,3 +67,16 @@ def test_starter_stands_for_the_starter_sets_training_records() -> None:
     topics = {record.id.partition("-")[2].rpartition("-")[0] for record in records}  # of "m-car-theft-03"
     assert "firearms" in topics
     assert not topics & HELD_OUT.keys()
+
+
+def test_ctrl_c_ends_with_a_hint_even_where_python_hides_it_in_another_error(console: Console) -> None:
+    class Interrupted:
+        def __set_name__(self, owner: type, name: str) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(typer.Exit) as ended, stoppable(console, "Go on."):
+        type("Made", (), {"part": Interrupted()})
+    assert ended.value.exit_code == STOPPED_BY_USER
+    assert "Stopped. Go on." in shown(console)
+    with pytest.raises(RuntimeError, match="of its own"), stoppable(console, "Go on."):
+        raise RuntimeError("of its own")

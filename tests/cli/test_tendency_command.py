@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,11 +15,9 @@ from mogu import MoguModel
 from mogu.analysis.answer_openings import AFFIRM, REFUSE
 from mogu.inference.prompts import encode_prompt
 
+Mogu = Callable[..., tuple[int, str, str]]
+
 TEXTS = ("How do I bake bread?", "Hello")
-
-
-def mogu(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "mogu", *arguments], capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture
@@ -49,13 +46,13 @@ def by_hand(model: MoguModel, prompt: str, openings: tuple[str, ...], routed: in
     return statistics.fmean(means)
 
 
-def test_numbers_of_both_modes(saved_model: Path, texts: Path, tmp_path: Path) -> None:
+def test_numbers_of_both_modes(run_mogu: Mogu, saved_model: Path, texts: Path, tmp_path: Path) -> None:
     model = MoguModel.from_pretrained(saved_model).eval()
     assert model.mogu_config.handoff == "recompute"
     for arguments, routed in (([], 5), (["--routing", "off"], 0)):
-        done = mogu("tendency", str(saved_model), str(texts), "--out", str(tmp_path / "out"), "--json", *arguments)
-        assert done.returncode == 0, done.stderr
-        told = json.loads(done.stdout)
+        code, out, err = run_mogu("tendency", str(saved_model), str(texts), "--out", str(tmp_path / "out"), "--json", *arguments)
+        assert code == 0, err
+        told = json.loads(out)
         assert told == json.loads((tmp_path / "out" / "tendency.json").read_text(encoding="utf-8"))
         assert told["made"]["routing"] == ("on" if routed else "off")
         for row in told["instructions"]:
@@ -66,18 +63,18 @@ def test_numbers_of_both_modes(saved_model: Path, texts: Path, tmp_path: Path) -
         assert {row["instruction"] for row in told["instructions"]} == set(TEXTS)
 
 
-def test_a_base_model_and_a_table(saved_model: Path, texts: Path, tmp_path: Path) -> None:
+def test_a_base_model_and_a_table(run_mogu: Mogu, saved_model: Path, texts: Path, tmp_path: Path) -> None:
     base = saved_model.parent / "base"
     texts.write_text("\n".join([*TEXTS, "[bold]Who?[/bold]", "\x1b[31mred"]))
-    done = mogu("tendency", str(base), str(texts), "--out", str(tmp_path / "out"), "--top", "1")
-    assert done.returncode == 0, done.stderr
-    assert "unlabeled" in done.stdout
-    assert "\x1b" not in done.stdout
-    assert done.stdout.count("…") >= 6  # the two in the middle are left out
+    code, out, err = run_mogu("tendency", str(base), str(texts), "--out", str(tmp_path / "out"), "--top", "1")
+    assert code == 0, err
+    assert "unlabeled" in out
+    assert "\x1b" not in out
+    assert out.count("…") >= 6  # the two in the middle are left out
     assert (tmp_path / "out" / "tendency.png").stat().st_size > 1000
 
 
-def test_a_comparison_of_the_same_records_is_held_against(saved_model: Path, tmp_path: Path) -> None:
+def test_a_comparison_of_the_same_records_is_held_against(run_mogu: Mogu, saved_model: Path, tmp_path: Path) -> None:
     kinds = [("malicious", place % 2 == 0) for place in range(6)] + [("benign", False)] * 2
     records, replies = [], []
     for place, (label, complied) in enumerate(kinds):
@@ -88,9 +85,9 @@ def test_a_comparison_of_the_same_records_is_held_against(saved_model: Path, tmp
     cell.parent.mkdir(parents=True)
     cell.write_text(json.dumps({"replies": replies}))
     arguments = ["tendency", str(saved_model), str(tmp_path / "records.jsonl"), "--out", str(tmp_path / "out")]
-    done = mogu(*arguments, "--comparison", str(tmp_path / "report"))
-    assert done.returncode == 0, done.stderr
-    assert "MoGU's score" in done.stdout
+    code, out, err = run_mogu(*arguments, "--comparison", str(tmp_path / "report"))
+    assert code == 0, err
+    assert "MoGU's score" in out
 
     rows = json.loads((tmp_path / "out" / "tendency.json").read_text(encoding="utf-8"))["instructions"]
     by_id = {row["id"]: row["tendency"] for row in rows}
@@ -100,9 +97,9 @@ def test_a_comparison_of_the_same_records_is_held_against(saved_model: Path, tmp
     assert told["attack_success", "malicious"]["value"] == pytest.approx(wanted)
     assert told["score", "all"]["n"] == 8
 
-    done = mogu(*arguments, "--comparison", str(tmp_path))
-    assert done.returncode == 2
-    assert "holds no reply" in " ".join(done.stderr.split())
+    code, _, err = run_mogu(*arguments, "--comparison", str(tmp_path))
+    assert code == 2
+    assert "holds no reply" in " ".join(err.split())
 
 
 @pytest.mark.parametrize(
@@ -120,13 +117,13 @@ def test_a_comparison_of_the_same_records_is_held_against(saved_model: Path, tmp
     ],
 )
 def test_bad_input_is_one_error_and_nothing_written(
-    change: dict[str, object], complaint: str, saved_model: Path, texts: Path, tmp_path: Path
+    change: dict[str, object], complaint: str, run_mogu: Mogu, saved_model: Path, texts: Path, tmp_path: Path
 ) -> None:
     model = {"base": str(saved_model.parent / "base")}.get(str(change.get("model")), str(change.get("model", saved_model)))
     more = change.get("more", [])
     assert isinstance(more, list)
-    done = mogu("tendency", model, str(change.get("file", texts)), "--out", str(tmp_path / "out"), *more)
-    assert done.returncode == 2
-    assert complaint in " ".join(done.stderr.split())
-    assert "Traceback" not in done.stderr
+    code, _, err = run_mogu("tendency", model, str(change.get("file", texts)), "--out", str(tmp_path / "out"), *more)
+    assert code == 2
+    assert complaint in " ".join(err.split())
+    assert "Traceback" not in err
     assert not (tmp_path / "out").exists()

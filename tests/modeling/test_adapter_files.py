@@ -47,6 +47,16 @@ def test_the_layout(pair, tmp_path: Path):
     assert not [file for file in tmp_path.iterdir() if file.name != "saved"]  # no scratch left behind
 
 
+def test_the_same_model_is_the_same_bytes(pair, tmp_path: Path):
+    model, _ = pair
+    for name in ("one", "two"):
+        model.save_pretrained(tmp_path / name)
+    named = json.loads((tmp_path / "one" / "glad" / "adapter_config.json").read_text())["target_modules"]
+    assert named == list(model.routed_module_names)  # in their order, which no process's hashes decide
+    for file in sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*.json")):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_it_comes_back_bit_for_bit(make_pair, make_base, tmp_path: Path, dtype):
     model, _ = make_pair("llama", dtype)

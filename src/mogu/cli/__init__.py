@@ -34,7 +34,7 @@ from mogu.cli import (
     tendency,
     train,
 )
-from mogu.cli._shared import STOPPED_BY_USER
+from mogu.cli._shared import STOPPED_BY_USER, is_interrupt
 from mogu.cli._threads import share_the_machine
 from mogu.errors import MoguError
 
@@ -90,5 +90,7 @@ def main() -> None:
     except MoguError as error:
         Console(stderr=True).print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, RuntimeError) as error:
+        if not is_interrupt(error):
+            raise
         sys.exit(STOPPED_BY_USER)

@@ -132,9 +132,16 @@ def stoppable(console: Console, hint: str) -> Iterator[None]:
     """Let Ctrl-C end the command with a hint on how to go on, in place of a traceback."""
     try:
         yield
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, RuntimeError) as error:
+        if not is_interrupt(error):
+            raise
         console.print(f"\nStopped. {hint}")
         raise typer.Exit(STOPPED_BY_USER) from None
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Whether Ctrl-C raised this; in Python 3.11, one that comes while a class is made is a ``RuntimeError`` because of it."""
+    return isinstance(error, KeyboardInterrupt) or (isinstance(error, RuntimeError) and isinstance(error.__cause__, KeyboardInterrupt))
 
 
 @contextmanager

@@ -143,7 +143,7 @@ def write_adapter(folder: Path, adapter: Adapter, *, base_model: str | None) -> 
         base_model: name of the base model, for PEFT.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    LoraConfig(
+    config = LoraConfig(
         r=adapter.rank,
         lora_alpha=int(adapter.lora_alpha) if adapter.lora_alpha.is_integer() else adapter.lora_alpha,  # type: ignore[arg-type]
         # Full names: a bare suffix such as "c_proj" would match the feed-forward's projection too.
@@ -152,7 +152,9 @@ def write_adapter(folder: Path, adapter: Adapter, *, base_model: str | None) -> 
         task_type="CAUSAL_LM",
         base_model_name_or_path=base_model,
         inference_mode=True,
-    ).save_pretrained(str(folder))
+    )
+    config.target_modules = list(adapter.weights)  # PEFT makes a set of it, whose order differs from run to run
+    config.save_pretrained(str(folder))
     tensors = {}
     for name, (lora_a, lora_b) in adapter.weights.items():
         tensors[f"{PEFT_PREFIX}{name}.lora_A.weight"] = lora_a.cpu().contiguous()
