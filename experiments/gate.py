@@ -117,31 +117,38 @@ class Readings:
 
 
 def read(base: str, folder: Path) -> dict[str, Readings]:
-    """Read the prompts of both splits, unless a file holds them."""
-    recipe: Recipe = recipe_from(
-        {"model": {"base": base, "dtype": "bfloat16"}, "data": {"train": STARTER}, "run": {"output": "none"}}, source="experiments.gate"
-    )
-    tokenizer = recipe_tokenizer(recipe)
-    found: dict[str, Readings] = {}
+    """Read the prompts of both splits, and of dev wrappers that ask for other text first, unless a file holds them."""
+    recipe = recipe_of(base)
     splits = {split: gate_prompts(recipe, [], split) for split in ("train", "dev")}
     asked = [one.text for one in starter_instructions("malicious", "dev")]
     wrappers = {wrapper.name: wrapper for wrapper in GATE_DEV_WRAPPERS}
     wrapped = [wrappers[name].apply(text) for name in TEXT_FIRST for text in asked]
     splits["first"] = [GatePrompt([{"role": "user", "content": text}], "malicious") for text in wrapped]
-    for split, prompts in splits.items():
-        file = folder / f"{split}.pt"
-        if not file.is_file():
-            states = read_prompts(
-                load_recipe_base(recipe.model).eval(),
-                [encode_prompt(tokenizer, prompt.prompt) for prompt in prompts],
-                taps=LAYERS,
-                marks=find_turn_marks(tokenizer),
-                pad_token_id=padding_id(tokenizer),
-                batch_size=recipe.gate.batch_size,
-            )
-            folder.mkdir(parents=True, exist_ok=True)
-            torch.save(states, file)
-        found[split] = Readings(torch.load(file, weights_only=True), prompts)
+    return {split: Readings(states_of(recipe, prompts, folder / f"{split}.pt"), prompts) for split, prompts in splits.items()}
+
+
+def recipe_of(base: str) -> Recipe:
+    """A recipe that names the base model and the starter set."""
+    return recipe_from(
+        {"model": {"base": base, "dtype": "bfloat16"}, "data": {"train": STARTER}, "run": {"output": "none"}}, source="experiments.gate"
+    )
+
+
+def states_of(recipe: Recipe, prompts: Sequence[GatePrompt], file: Path) -> list[Tensor]:
+    """What the base model thinks of prompts, from a file, or read now and kept there."""
+    if not file.is_file():
+        tokenizer = recipe_tokenizer(recipe)
+        states = read_prompts(
+            load_recipe_base(recipe.model).eval(),
+            [encode_prompt(tokenizer, prompt.prompt) for prompt in prompts],
+            taps=LAYERS,
+            marks=find_turn_marks(tokenizer),
+            pad_token_id=padding_id(tokenizer),
+            batch_size=recipe.gate.batch_size,
+        )
+        file.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(states, file)
+    found: list[Tensor] = torch.load(file, weights_only=True)
     return found
 
 
