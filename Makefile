@@ -10,7 +10,7 @@ LATEST_BIN := $(LATEST_VENV)/bin
 LATEST_TORCH ?= torch
 LATEST_TESTS ?= core
 
-.PHONY: demo test test-latest test-vllm test-wheel bench bench-vllm lint docs clean
+.PHONY: demo test test-latest test-vllm test-wheel test-gpu bench bench-gpu bench-vllm lint docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/mogu demo
@@ -46,6 +46,13 @@ docs: $(VENV)/.installed-docs
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks
+
+# On a machine with a GPU, a few minutes each.
+test-gpu: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest tests/gpu
+
+bench-gpu: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks --device cuda --dtype bfloat16 --only speed gated
 
 bench-vllm: $(VLLM_VENV)/.installed
 	$(VLLM_BIN)/python -m benchmarks.serving
