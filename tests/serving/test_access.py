@@ -176,3 +176,11 @@ def test_a_file_without_keys_is_one_error_at_start(monkeypatch, saved, tmp_path,
     result = CliRunner().invoke(app, ["serve", saved, "--settings-keys", str(file)])
     assert isinstance(result.exception, ConfigError)
     assert "keys" in str(result.exception)
+
+
+def test_a_front_end_past_the_checks_does_not_start_a_locked_server(monkeypatch):
+    monkeypatch.setattr(plugin, "installed_version", lambda: "0.32.0")
+    monkeypatch.setenv("VLLM_USE_RUST_FRONTEND", "1")
+    monkeypatch.setenv("MOGU_LOCKED", "1")
+    with pytest.raises(ConfigError, match="VLLM_USE_RUST_FRONTEND is set"):
+        plugin.register()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import os
 import sys
 from itertools import pairwise
@@ -53,6 +55,14 @@ def ray_llm() -> dict[str, Any]:
     [application] = ray_config()["applications"]
     [llm] = application["args"]["llm_configs"]
     return llm
+
+
+def cli_args() -> Any:
+    """vLLM's module of command-line options, which 0.33 moved."""
+    for folder in ("common", "launchers"):
+        with contextlib.suppress(ModuleNotFoundError):
+            return importlib.import_module(f"vllm.entrypoints.{folder}.cli_args")
+    raise AssertionError("vLLM has moved its options again")
 
 
 DEPLOYMENTS = pytest.mark.parametrize("deployment", [resource("Deployment"), patched()], ids=["server", "data-parallel"])
@@ -158,10 +168,9 @@ def test_mogu_serve_knows_the_arguments(deployment, saved_model, monkeypatch):
 @DEPLOYMENTS
 def test_vllm_knows_the_arguments(deployment, saved_model, monkeypatch):
     pytest.importorskip("vllm", reason="vLLM's parser comes with vLLM")
-    from vllm.entrypoints.launchers.cli_args import make_arg_parser
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-    parsed = make_arg_parser(FlexibleArgumentParser()).parse_args(vllm_arguments(deployment, saved_model, monkeypatch)[1:])
+    parsed = cli_args().make_arg_parser(FlexibleArgumentParser()).parse_args(vllm_arguments(deployment, saved_model, monkeypatch)[1:])
     assert (parsed.host, parsed.port, parsed.enable_lora) == ("0.0.0.0", 8000, True)
     assert parsed.shutdown_timeout == 120
     assert [module.name for module in parsed.lora_modules] == [saved_model.name]
@@ -189,9 +198,7 @@ def test_ray_serve_llm_accepts_the_config():
 
 def test_vllm_accepts_rays_arguments_of_the_api():
     pytest.importorskip("vllm", reason="vLLM's arguments come with vLLM")
-    from vllm.entrypoints.launchers.cli_args import FrontendArgs
-
-    [module] = FrontendArgs(lora_modules=ray_llm()["engine_kwargs"]["lora_modules"]).lora_modules
+    [module] = cli_args().FrontendArgs(lora_modules=ray_llm()["engine_kwargs"]["lora_modules"]).lora_modules
     assert (module.name, module.path) == ("safer-model", "/models/safer-model")
 
 

@@ -74,10 +74,14 @@ FREE_FIELDS = frozenset(
         "cache_salt",
         "repetition_detection",
         "stream_interval",
+        "return_weight_versions",
         FIELD,  # looked at where it enters the engine, which knows the model
     }
 )
 """Fields of vLLM's chat requests that may have any value; messages are checked separately."""
+
+LATER_FIELDS = frozenset({"return_weight_versions"})
+"""Those that vLLM has from 0.33 on."""
 
 IGNORED_FIELDS = frozenset({"metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"})
 """Fields that clients of OpenAI's API send and that vLLM ignores."""

@@ -14,22 +14,35 @@ from mogu.errors import ConfigError
 from mogu.serving.access import access
 from mogu.serving.similar import limit_of_environment
 
-SUPPORTED = SpecifierSet(">=0.32,<0.33")
+_RUST_FRONT_END = "VLLM_USE_RUST_FRONTEND"
+SUPPORTED = SpecifierSet(">=0.32,<0.34")
+"""0.32 is what the tests run; of 0.33, which has no build for CPUs yet, every seam was compared in its source."""
 
 
 def register() -> None:
     """Enable vLLM to serve MoGU models.
 
     Raises:
-        ConfigError: this version of vLLM is not supported, or a variable about who may do what cannot be used.
+        ConfigError: this version of vLLM is not supported, a variable about who may do what cannot be used, or requests to a locked
+            server would come in where nobody checks them.
     """
     check_version(installed_version())
-    access()
+    if access().locked:
+        _check_front_end()
     limit_of_environment()
     os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")  # the second runner has its own code to map adapters to requests
     from mogu.serving.patches import apply_patches
 
     apply_patches()
+
+
+def _check_front_end() -> None:
+    if os.environ.get(_RUST_FRONT_END, "").strip() not in ("", "0"):
+        raise ConfigError(
+            f"{_RUST_FRONT_END} is set, and this server is locked: requests would reach the engine past its checks",
+            expected="vLLM's front end in Python",
+            action=f"unset {_RUST_FRONT_END}, or start with `mogu serve --open`",
+        )
 
 
 def installed_version() -> str:

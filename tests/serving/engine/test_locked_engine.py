@@ -6,13 +6,13 @@ Decide whether it can begin or force an answer, and put it into the lists of `mo
 from __future__ import annotations
 
 import asyncio
+import importlib
 import inspect
 from types import SimpleNamespace
 
 import pytest
 import torch
 import vllm.entrypoints.launchers.app as app_module
-from vllm.entrypoints.launchers.cli_args import make_arg_parser
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.exceptions import VLLMValidationError
 from vllm.lora.request import LoRARequest
@@ -22,12 +22,16 @@ from vllm.sampling_params import SamplingParams, StructuredOutputsParams
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine import EngineCoreRequest
 from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.version import __version_tuple__
 
 from mogu.errors import ConfigError
 from mogu.serving import locked_requests
 from mogu.serving.access import ADMITTED
 from mogu.serving.plugin import register
 from mogu.serving.validation import validate_request
+
+IS_032 = __version_tuple__[:2] == (0, 32)
+cli_args = importlib.import_module(f"vllm.entrypoints.{'launchers' if IS_032 else 'common'}.cli_args")
 
 ENGINE = SimpleNamespace(use_v2_model_runner=False, parallel_config=SimpleNamespace(pipeline_parallel_size=1), speculative_config=None)
 FORCING = {
@@ -65,7 +69,7 @@ POST_ENDPOINTS = {  # path: whether a locked server takes requests there
     "/invocations": False,
     "/scale_elastic_ep": False,
     "/is_scaling_elastic_ep": False,
-}
+} | ({} if IS_032 else {"/v1/decisions": False})
 
 
 def request(parameters: SamplingParams, folder, prompt_embeds=None) -> EngineCoreRequest:
@@ -87,7 +91,7 @@ def request(parameters: SamplingParams, folder, prompt_embeds=None) -> EngineCor
 def app():
     """vLLM's whole application with the plugin in it, as a server with a key makes it."""
     register()
-    options = make_arg_parser(FlexibleArgumentParser()).parse_args(["base", "--api-key", "SECRET"])
+    options = cli_args.make_arg_parser(FlexibleArgumentParser()).parse_args(["base", "--api-key", "SECRET"])
     return app_module.build_app(options, ("generate",))
 
 
@@ -98,7 +102,7 @@ def locked(monkeypatch):
 
 def test_every_field_of_a_chat_request_is_decided():
     free, guarded = locked_requests.FREE_FIELDS, set(locked_requests.GUARDED_FIELDS)
-    assert set(ChatCompletionRequest.model_fields) == (free | guarded) - {"mogu"}
+    assert set(ChatCompletionRequest.model_fields) == (free | guarded) - {"mogu"} - (locked_requests.LATER_FIELDS if IS_032 else set())
     assert not free & guarded
     assert not [field for field in ChatCompletionRequest.model_fields.values() if field.alias or field.validation_alias]
     assert not locked_requests.IGNORED_FIELDS & set(ChatCompletionRequest.model_fields)  # else they are ignored no more

@@ -144,6 +144,6 @@ def test_on_a_cpu_adapters_apply_to_their_own_tokens_only():
 
 def test_the_supported_versions_are_checked():
     check_version(installed_version())
-    for version in ("0.31.2", "0.33.0", "1.0"):
+    for version in ("0.31.2", "0.34.0", "1.0"):
         with pytest.raises(ConfigError, match=version):
             check_version(version)
