@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from mogu.attacks import attempt
-from mogu.defenses import registry
-
 Mogu = Callable[..., tuple[int, str, str]]
+Process = Callable[..., subprocess.CompletedProcess[str]]
 
 PLUGIN = """
 from mogu.attacks import ask, attack
@@ -47,17 +46,14 @@ def test_attack_writes_its_files_and_says_where(run_mogu_offline: Mogu, saved_mo
     assert (out / "logs" / "none.eval").is_file()
 
 
-def test_attack_takes_attacks_of_a_plugin(
-    run_mogu_offline: Mogu, saved_model: Path, requests: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for module in (attempt, registry):  # what the plugin registers is gone after the test
-        monkeypatch.setattr(module, "_REGISTRY", dict(module._REGISTRY))
+def test_attack_takes_attacks_of_a_plugin(mogu_process: Process, saved_model: Path, requests: Path, tmp_path: Path) -> None:
+    """In a process of its own, since a plugin registers for good."""
     plugin = tmp_path / "own.py"
     plugin.write_text(PLUGIN)
     options = ["--data", f"malicious={requests}", "--attacks", "insist", "--defenses", "none", "--max-new-tokens", "4"]
-    code, out, err = run_mogu_offline("attack", str(saved_model), "--out", str(tmp_path / "out"), "--plugin", str(plugin), *options)
-    assert code == 0, err
-    assert "insisting" in out
+    done = mogu_process("attack", str(saved_model), "--out", str(tmp_path / "out"), "--plugin", str(plugin), *options)
+    assert done.returncode == 0, done.stderr
+    assert "insisting" in done.stdout
 
 
 def test_attack_explains_bad_input(run_mogu_offline: Mogu, saved_model: Path, requests: Path, tmp_path: Path) -> None:

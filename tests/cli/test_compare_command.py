@@ -12,11 +12,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
-from mogu.defenses import registry
-
 Mogu = Callable[..., tuple[int, str, str]]
+Process = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def test_compare_writes_its_files_and_says_where(run_mogu_offline: Mogu, saved_model: Path, dev_records: Path, tmp_path: Path) -> None:
@@ -37,17 +34,14 @@ def test_compare_writes_its_files_and_says_where(run_mogu_offline: Mogu, saved_m
     assert "replies in" not in err
 
 
-def test_compare_measures_the_defense_of_a_plugin(
-    run_mogu_offline: Mogu, saved_model: Path, dev_records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))  # what the plugin registers is gone after the test
-    monkeypatch.chdir(Path(__file__).parents[2])
+def test_compare_measures_the_defense_of_a_plugin(mogu_process: Process, saved_model: Path, dev_records: Path, tmp_path: Path) -> None:
+    """In a process of its own, since a plugin registers for good."""
     options = ["--plugin", "examples/custom_defense.py", "--defenses", "none,perplexity_filter", "--data", str(dev_records)]
     options += ["--seeds", "2", "--max-new-tokens", "4"]
-    code, out, err = run_mogu_offline("compare", str(saved_model), "--out", str(tmp_path / "out"), *options)
-    assert code == 0, err
-    assert "dev, seed 0, perplexity_filter: 6 replies" in err
-    assert "Perplexity filter" in out
+    done = mogu_process("compare", str(saved_model), "--out", str(tmp_path / "out"), *options)
+    assert done.returncode == 0, done.stderr
+    assert "dev, seed 0, perplexity_filter: 6 replies" in done.stderr
+    assert "Perplexity filter" in done.stdout
 
 
 def test_compare_explains_bad_input(run_mogu_offline: Mogu, saved_model: Path, tmp_path: Path) -> None:

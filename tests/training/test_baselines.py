@@ -281,5 +281,6 @@ def test_beside_a_gate_the_detector_learns_from_all_that_the_gate_learns_from(
     of_a_label = len(records) // 2
     assert counts["routed"] == (of_a_label, of_a_label)
     benign, malicious = counts["gated"]
-    assert malicious == 2 * of_a_label  # bare, and in another form,
-    assert of_a_label < benign < 2 * of_a_label  # in which only some of the benign ones come
+    # Each malicious one comes bare and in another form, and some beside another request; of the benign ones, some in each of these.
+    assert 2 * of_a_label < malicious < 3 * of_a_label
+    assert of_a_label < benign < malicious

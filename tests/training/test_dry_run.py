@@ -90,7 +90,10 @@ def test_a_gate_is_planned_for_every_model_and_adds_less_than_v1(name: str, dry:
     found = plan(dry(name))
     shape = json.loads((RECIPES / "configs" / name / "config.json").read_text())
     width, layers = shape["hidden_size"], shape["num_hidden_layers"]
-    unwill, gate = layers * 8 * 2 * width, 2 * (2 + 2 * 8) * width  # in two layers: two ends, and eight heads' queries and values
+    unwill, gate = (
+        layers * 8 * 2 * width,
+        2 * (2 + 2 * 40) * width,
+    )  # in two layers: two ends, and queries and values of five times eight heads
     assert found.base_parameters == PARAMETERS[name]
     assert found.added_parameters == unwill + gate < plan(dry(f"v1/{name}")).added_parameters
     assert [(stage.name, stage.trained_parameters, stage.examples) for stage in found.stages] == [("unwill", unwill, 16)]
