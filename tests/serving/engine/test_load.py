@@ -13,7 +13,7 @@ import pytest
 
 from mogu.lab import prompts
 
-OPTIONS = ["--enforce-eager", "--dtype", "float32", "--max-model-len", "512"]
+OPTIONS = ["--open", "--enforce-eager", "--dtype", "float32", "--max-model-len", "512"]
 NEW_TOKENS = 32
 
 
