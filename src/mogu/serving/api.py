@@ -168,11 +168,15 @@ def _with_extra_arguments(body: bytes) -> bytes:
         return body
     try:
         request = json.loads(body)
-        overrides = request.pop(FIELD)
-        request["vllm_xargs"] = {**(request.get("vllm_xargs") or {}), FIELD: json.dumps(overrides)}
+        _move_settings(request)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return body  # not a field, or a body that vLLM itself will refuse
     return json.dumps(request).encode()
+
+
+def _move_settings(request: dict[str, Any]) -> None:
+    overrides = request.pop(FIELD)
+    request["vllm_xargs"] = {**(request.get("vllm_xargs") or {}), FIELD: json.dumps(overrides)}
 
 
 def _checked_body(body: bytes, special_tokens: frozenset[str]) -> bytes:
@@ -190,7 +194,9 @@ def _checked_body(body: bytes, special_tokens: frozenset[str]) -> bytes:
             action="correct the body",
         ) from error
     check_chat(request, special_tokens)
-    return _with_extra_arguments(json.dumps(request).encode())
+    if FIELD in request:
+        _move_settings(request)
+    return json.dumps(request).encode()
 
 
 def _special_tokens(scope: MutableMapping[str, Any]) -> frozenset[str]:

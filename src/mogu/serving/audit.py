@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mogu.errors import ConfigError
-from mogu.modeling.checkpoint import CONFIG_FILE, read_config
-from mogu.modeling.config import MoguConfig
+from mogu.modeling.checkpoint import CONFIG_FILE
+from mogu.serving.packed_adapter import served_config
 from mogu.serving.request_settings import FIELD
 
 AUDIT = "MOGU_AUDIT"
@@ -45,16 +45,15 @@ def audit_line(
         ``decision`` is ``refuse`` or ``base`` for a gated model, whose ``threshold`` the score was held against; the score includes the
         dial. A routed model mixes both responders: ``routed``. ``config`` and ``weights`` are SHA-256 digests.
     """
-    config, modified = _config(folder)
-    threshold = config.gate.refuse if config.gate is not None else None
+    gate = served_config(folder).gate
     line: dict[str, Any] = {
         "time": (now or datetime.now(UTC)).isoformat(timespec="milliseconds"),
         "request": request,
         "model": model,
         "score": score if score == score else None,  # not a number has no JSON
-        "threshold": threshold,
+        "threshold": None if gate is None else gate.refuse,
         "decision": decision_of(folder, score),
-        **_digests(folder, modified),
+        **_digests(folder, (folder / CONFIG_FILE).stat().st_mtime_ns),
     }
     if overrides is not None:
         line[FIELD] = json.loads(overrides) if isinstance(overrides, str) else overrides
@@ -63,18 +62,8 @@ def audit_line(
 
 def decision_of(folder: Path, score: float) -> Decision:
     """Who answers a request: see :func:`audit_line`."""
-    gate = _config(folder)[0].gate
+    gate = served_config(folder).gate
     return "routed" if gate is None else "base" if score < gate.refuse else "refuse"
-
-
-def _config(folder: Path) -> tuple[MoguConfig, int]:
-    modified = (folder / CONFIG_FILE).stat().st_mtime_ns
-    return _read(folder, modified), modified
-
-
-@lru_cache(maxsize=64)
-def _read(folder: Path, modified: int) -> MoguConfig:
-    return read_config(folder)
 
 
 @lru_cache(maxsize=64)

@@ -5,6 +5,7 @@ Knows the layout of saved models; knows nothing of vLLM.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -90,6 +91,16 @@ class PackedAdapter:
 def is_mogu_folder(folder: str | Path) -> bool:
     """Tell whether this is the folder of a saved MoGU model."""
     return (Path(folder) / CONFIG_FILE).is_file()
+
+
+def served_config(folder: Path) -> MoguConfig:
+    """The config of a saved model, read again only after it has changed, as `mogu calibrate --write` does."""
+    return _config_of_time(folder, (folder / CONFIG_FILE).stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=256)
+def _config_of_time(folder: Path, modified: int) -> MoguConfig:
+    return read_config(folder)
 
 
 def check_servable(folder: str | Path) -> None:

@@ -51,6 +51,8 @@ CURRENT_SCORES: ContextVar[RequestScores] = ContextVar("mogu_current_scores")
 def record_scores(generate: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap ``AsyncLLM.generate`` so that it counts routed requests and records their scores for the current HTTP request."""
 
+    signature = inspect.signature(generate)
+
     @functools.wraps(generate)
     def generate_and_record(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
         lora_request, scores = kwargs.get("lora_request"), CURRENT_SCORES.get(None)
@@ -60,7 +62,7 @@ def record_scores(generate: Callable[..., Any]) -> Callable[..., Any]:
         prompt_index = len(scores.by_prompt) if scores is not None else None
         if scores is not None:
             scores.by_prompt.append(None)
-        parameters = inspect.signature(generate).bind(*args, **kwargs).arguments.get("sampling_params")
+        parameters = signature.bind(*args, **kwargs).arguments.get("sampling_params")
         return _record(outputs, scores, prompt_index, functools.partial(_count, args[0], parameters, lora_request))
 
     return generate_and_record

@@ -13,12 +13,11 @@ from vllm.exceptions import VLLMValidationError
 from vllm.lora.utils import get_adapter_absolute_path
 
 from mogu.errors import ConfigError, LockedError, MoguError
-from mogu.modeling.checkpoint import CONFIG_FILE, read_config
 from mogu.modeling.config import MoguConfig
 from mogu.serving.access import ADMITTED, BASE, Access, access
 from mogu.serving.gating import served_taps
 from mogu.serving.locked_requests import CHAT, check_parameters
-from mogu.serving.packed_adapter import is_mogu_folder
+from mogu.serving.packed_adapter import is_mogu_folder, served_config
 from mogu.serving.request_settings import FIELD, RequestSettings, parse_overrides
 
 
@@ -132,15 +131,9 @@ def _config_of(lora_request: Any) -> MoguConfig | None:
     if lora_request is None:
         return None
     folder = _folder(lora_request.lora_path)
-    file = folder / CONFIG_FILE
-    return _read(folder, file.stat().st_mtime_ns) if is_mogu_folder(folder) else None
+    return served_config(folder) if is_mogu_folder(folder) else None
 
 
 @functools.lru_cache(maxsize=256)
 def _folder(path: str) -> Path:
     return Path(get_adapter_absolute_path(path))
-
-
-@functools.lru_cache(maxsize=256)
-def _read(folder: Path, modified: int) -> MoguConfig:
-    return read_config(folder)  # read again after `mogu calibrate --write` has changed the dial
