@@ -15,7 +15,7 @@ import torch
 import transformers
 from rich.console import Console
 
-from benchmarks import gated, memory, prefix_reuse, real_model, replies, speed, training
+from benchmarks import gated, judging, memory, prefix_reuse, real_model, replies, speed, training
 from benchmarks.findings import Finding, save, show
 from benchmarks.models import FULL, SMALL, LlamaShape, RealModel, Subject
 from mogu.errors import MoguError
@@ -27,12 +27,14 @@ FULL_PLANS: dict[str, Measure] = {
     "prefix_reuse": partial(prefix_reuse.measure_prefix_reuse, prefix_reuse.FULL_PLAN),
     "memory": partial(memory.measure_memory, memory.FULL_PLAN),
     "training": partial(training.measure_training, training.FULL_PLAN),
+    "judging": partial(judging.measure_judging, judging.FULL_PLAN),
 }
 QUICK_PLANS: dict[str, Measure] = {
     "speed": partial(speed.measure_speed, speed.QUICK_PLAN),
     "prefix_reuse": partial(prefix_reuse.measure_prefix_reuse, prefix_reuse.QUICK_PLAN),
     "memory": partial(memory.measure_memory, memory.QUICK_PLAN),
     "training": partial(training.measure_training, training.QUICK_PLAN),
+    "judging": partial(judging.measure_judging, judging.QUICK_PLAN),
 }
 
 GATED, REPLIES, REAL = "gated", "replies", "real_model"

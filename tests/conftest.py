@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +15,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreT
 
 from mogu import MoguConfig, MoguModel
 from mogu.analysis.minilm import MiniLM
+from mogu.attacks import attempt
+from mogu.defenses import registry
 from mogu.errors import MoguError
 from mogu.hub import load_base
 from mogu.modeling.adapter_files import Adapter
@@ -157,6 +159,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test that takes ``every_family`` runs once for every family."""
     if "every_family" in metafunc.fixturenames:
         metafunc.parametrize("every_family", [*sorted(FAMILIES), "baichuan"])
+
+
+@pytest.fixture(autouse=True)
+def own_registries() -> Iterator[None]:
+    """A defense or attack that a test registers, or a page of the docs that it runs, is gone after it."""
+    before = [(entries, dict(entries)) for entries in (attempt._REGISTRY, registry._REGISTRY)]
+    yield
+    for entries, builtin in before:
+        entries.clear()
+        entries.update(builtin)
 
 
 @pytest.fixture(scope="session")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mogu.attacks import attack_info, attack_names, attempt, load_plugin
-from mogu.defenses import defense_names, registry
+from mogu.attacks import attack_info, attack_names, load_plugin
+from mogu.defenses import defense_names
 from mogu.errors import ConfigError
 
 ATTACK = """
@@ -24,12 +24,6 @@ from mogu.defenses import defense
 def mine(target):
     return lambda conversations, settings: []
 """
-
-
-@pytest.fixture(autouse=True)
-def own_registries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attempt, "_REGISTRY", dict(attempt._REGISTRY))
-    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
 
 
 def write(folder: Path, text: str) -> Path:

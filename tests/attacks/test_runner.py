@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from mogu.attacks.attempt import _REGISTRY, Attempts, Context, ask, attack
+from mogu.attacks.attempt import Attempts, Context, ask, attack
 from mogu.attacks.passes import flops_per_token
 from mogu.attacks.runner import Budget, run_attack
 from mogu.defenses import Defense, TargetModel, make_defense
@@ -37,19 +38,16 @@ def by_outcome(defense: Defense) -> dict[str, list[EvalPrompt]]:
 
 
 @pytest.fixture
-def add() -> Iterator[Callable[..., str]]:
-    """``add(function, queries=3)`` registers an attack for the time of a test, and returns its name."""
-    added = []
+def add() -> Callable[..., str]:
+    """``add(function, queries=3)`` registers an attack, and returns its name."""
+    numbers = itertools.count()
 
     def register(function: Callable[[EvalPrompt, Context], Attempts], **fields: int) -> str:
-        name = f"test-{len(added)}"
+        name = f"test-{next(numbers)}"
         attack(name, label=name, family="direct", **fields)(function)
-        added.append(name)
         return name
 
-    yield register
-    for name in added:
-        del _REGISTRY[name]
+    return register
 
 
 def run(name: str, defense: Defense, behaviors: list[EvalPrompt], budget: Budget = AMPLE, **others: object) -> list:

@@ -20,11 +20,6 @@ def mine(target):
 """
 
 
-@pytest.fixture(autouse=True)
-def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
-
-
 def write(folder: Path, text: str, name: str = "mine.py") -> Path:
     folder.mkdir(exist_ok=True)
     file = folder / name

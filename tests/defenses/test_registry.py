@@ -96,9 +96,7 @@ def test_unusable_options_are_refused(name: str, options: dict[str, object], mes
     assert message in str(caught.value)
 
 
-def test_a_custom_defense_is_found_by_its_name(lab_target: TargetModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry_module, "_REGISTRY", dict(registry_module._REGISTRY))
-
+def test_a_custom_defense_is_found_by_its_name(lab_target: TargetModel) -> None:
     @defense("always_no")
     def always_no(target: TargetModel, *, politely: bool = True) -> Answer:
         def answer(conversations: Sequence[Conversation], settings: ReplySettings) -> list[DefendedReply]:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from mogu.defenses import REFUSAL, TargetModel, defense_info, defense_names, load_plugin, make_defense, registry
+from mogu.defenses import REFUSAL, TargetModel, defense_info, defense_names, load_plugin, make_defense
 from mogu.errors import ConfigError
 from mogu.evaluation.compare import Comparison, compare
 from mogu.inference.prompts import as_conversation
@@ -21,9 +21,8 @@ EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "custom_defense.py"
 
 
 @pytest.fixture
-def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the example, whose defense is registered during the test only."""
-    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
+def plugin(tmp_path: Path) -> Path:
+    """A copy of the example, whose defense is registered."""
     file = Path(shutil.copy(EXAMPLE, tmp_path))
     assert load_plugin(file) == ["perplexity_filter"]
     return file

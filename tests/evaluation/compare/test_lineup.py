@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from mogu.defenses import REFUSAL, DefendedReply, TargetModel, defense
-from mogu.defenses import registry as defense_registry
 from mogu.defenses.registry import Answer
 from mogu.errors import ConfigError
 from mogu.evaluation.compare import Comparison, Lineup, Variant
@@ -23,9 +22,7 @@ def lineup(*models: str, defenses: tuple[str, ...] = (), shifts: tuple[float, ..
 
 
 @pytest.fixture
-def own_defense(monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(defense_registry, "_REGISTRY", dict(defense_registry._REGISTRY))
-
+def own_defense() -> str:
     @defense("always_no", label="Always no", deterministic=True)
     def always_no(target: TargetModel) -> Answer:
         return lambda conversations, settings: [DefendedReply(REFUSAL, 0, True, intervened=True) for _ in conversations]

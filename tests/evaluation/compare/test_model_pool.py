@@ -13,7 +13,6 @@ from safetensors.torch import load_file, save_file
 
 from mogu import MoguConfig, MoguModel
 from mogu.defenses import REFUSAL, DefendedReply, TargetModel, defense, make_defense
-from mogu.defenses import registry as defense_registry
 from mogu.defenses.registry import Answer
 from mogu.errors import ConfigError
 from mogu.evaluation.compare import Comparison, Lineup, compare
@@ -42,13 +41,10 @@ def v2_model(lab_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_any_number_of_models_is_measured_and_a_new_defense_with_them(
-    lab_mogu: Path, v2_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_any_number_of_models_is_measured_and_a_new_defense_with_them(lab_mogu: Path, v2_model: Path, tmp_path: Path) -> None:
     third = shutil.copytree(lab_mogu, tmp_path / "third")
     config = json.loads((third / "mogu_config.json").read_text())
     (third / "mogu_config.json").write_text(json.dumps({**config, "dial": 4.0}))
-    monkeypatch.setattr(defense_registry, "_REGISTRY", dict(defense_registry._REGISTRY))
 
     @defense("always_no", label="Always no", deterministic=True)
     def always_no(target: TargetModel) -> Answer:
