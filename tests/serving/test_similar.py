@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 
-from mogu.attacks.sampling import NOISY, noisy
+import pytest
+
 from mogu.data.noise import with_tail
 from mogu.data.starter import starter_instructions
 from mogu.serving.similar import SimilarPrompts
@@ -28,9 +29,12 @@ def test_a_search_over_suffixes_is_stopped_after_so_many_tries():
 
 
 def test_small_changes_are_no_way_round():
+    sampling = pytest.importorskip(
+        "mogu.attacks.sampling", reason="attacks write logs of Inspect, which the extra eval brings", exc_type=ImportError
+    )
     limit = SimilarPrompts(3)
     rng = random.Random(0)
-    texts = [REQUEST, REQUEST.upper(), REQUEST.replace(" ", "  "), *(noisy(REQUEST, NOISY, rng) for _ in range(5))]
+    texts = [REQUEST, REQUEST.upper(), REQUEST.replace(" ", "  "), *(sampling.noisy(REQUEST, sampling.NOISY, rng) for _ in range(5))]
     assert [limit.admits("a", text) for text in texts] == [True] * 3 + [False] * 5
 
 
