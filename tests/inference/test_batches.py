@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
 
 import psutil
@@ -9,7 +11,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from mogu.inference.batches import in_batches, rows_in_memory
+from mogu.inference.batches import in_batches, in_batches_side_by_side, rows_in_memory
 from mogu.transformers_compat import cache_of
 
 LENGTHS = [5, 9, 2, 7, 7, 4]
@@ -62,6 +64,44 @@ def test_memory_too_short_for_one_prompt_is_an_error() -> None:
 
 def test_no_prompts_no_batch() -> None:
     assert in_batches(lambda batch: [1], [], most=lambda longest: 1) == []
+
+
+def test_batches_side_by_side_are_the_same_ones_and_results_in_the_order_of_the_prompts() -> None:
+    begun: list[list[int]] = []
+    told: list[int] = []
+    meeting = threading.Barrier(2, timeout=30)  # passed only by two at once
+    threads = torch.get_num_threads()
+
+    def work(batch: list[int]) -> list[int]:
+        meeting.wait()
+        begun.append(batch)
+        assert torch.get_num_threads() == 2
+        return [10 * index for index in batch]
+
+    torch.set_num_threads(2 * 8)
+    try:
+        results = in_batches_side_by_side(work, [*LENGTHS, 1, 1], most=lambda longest: 2, advance=told.append)
+        assert torch.get_num_threads() == 2 * 8
+    finally:
+        torch.set_num_threads(threads)
+    assert sorted(begun) == [[0, 4], [1, 3], [2, 5], [6, 7]]
+    assert results == [0, 10, 20, 30, 40, 50, 60, 70]
+    assert told == [2, 2, 2, 2]
+
+
+def test_what_has_not_begun_is_not_begun_after_an_error() -> None:
+    begun: list[list[int]] = []
+
+    def work(batch: list[int]) -> list[int]:
+        begun.append(batch)
+        if len(begun) == 1:
+            raise ValueError("no")
+        time.sleep(0.01)
+        return batch
+
+    with pytest.raises(ValueError, match="no"):
+        in_batches_side_by_side(work, [1] * 1000, most=lambda longest: 1)
+    assert len(begun) < 1000
 
 
 @pytest.mark.parametrize("family", ["llama", "llama-3", "gpt2", "opt", "phi3", "gemma"])

@@ -1,17 +1,22 @@
-"""Work on prompts in batches: the longest first, as many at a time as memory allows, and fewer where it did not.
+"""Work on prompts in batches: the longest first, as many at a time as memory allows, and fewer where it did not; or several at once.
 
 Knows lengths and memory; knows nothing of what is done with a batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import psutil
 import torch
 
 ResultT = TypeVar("ResultT")
+
+_SIDE_BY_SIDE = 8
+"""Batches at a time, at most: each has activations of its own."""
 
 
 def in_batches(
@@ -38,12 +43,11 @@ def in_batches(
     Raises:
         torch.OutOfMemoryError: there is too little memory for one prompt alone.
     """
-    waiting = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    waiting = _longest_first(lengths)
     results: dict[int, ResultT] = {}
     fitting = len(waiting)
     while waiting:
-        longest = lengths[waiting[0]]
-        batch = sorted(index for index in waiting[: min(fitting, most(longest))] if 2 * lengths[index] >= longest)
+        batch = _next_batch(waiting, lengths, most, fitting)
         try:
             made = work(batch)
         except torch.OutOfMemoryError:
@@ -56,6 +60,63 @@ def in_batches(
         if advance is not None:
             advance(len(batch))
     return [results[index] for index in range(len(lengths))]
+
+
+def in_batches_side_by_side(
+    work: Callable[[list[int]], Sequence[ResultT]],
+    lengths: Sequence[int],
+    *,
+    most: Callable[[int], int],
+    advance: Callable[[int], None] | None = None,
+) -> list[ResultT]:
+    """Work on all prompts in the batches of :func:`in_batches`, several of them at a time on the cores of a CPU.
+
+    Cores that share each operation wait for one another after all of them, and other work on the machine makes the wait long. A small
+    model on two cores reads a quarter more so; results are the same.
+
+    Args:
+        work: as of :func:`in_batches`; it is called in several threads at once.
+        lengths: as of :func:`in_batches`.
+        most: as of :func:`in_batches`.
+        advance: as of :func:`in_batches`; it is called in this thread.
+
+    Returns:
+        The results, in the order of the prompts.
+    """
+    waiting = _longest_first(lengths)
+    results: dict[int, ResultT] = {}
+    batches = []
+    while waiting:
+        batches.append(_next_batch(waiting, lengths, most, len(waiting)))
+        del waiting[: len(batches[-1])]
+    with _threads_of_their_own() as pool:
+        for batch, made in zip(batches, pool.map(work, batches), strict=True):
+            results.update(zip(batch, made, strict=True))
+            if advance is not None:
+                advance(len(batch))
+    return [results[index] for index in range(len(lengths))]
+
+
+def _longest_first(lengths: Sequence[int]) -> list[int]:
+    return sorted(range(len(lengths)), key=lambda index: -lengths[index])
+
+
+def _next_batch(waiting: Sequence[int], lengths: Sequence[int], most: Callable[[int], int], fitting: int) -> list[int]:
+    longest = lengths[waiting[0]]
+    return sorted(index for index in waiting[: min(fitting, most(longest))] if 2 * lengths[index] >= longest)
+
+
+@contextmanager
+def _threads_of_their_own() -> Iterator[ThreadPoolExecutor]:
+    """Threads that share no operation, or as few of PyTorch's as there are cores to spare."""
+    cores = torch.get_num_threads()
+    threads = min(cores, _SIDE_BY_SIDE)
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(cores // threads,))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)  # after an error, or Ctrl-C, what has not begun is not wanted
+        torch.set_num_threads(cores)
 
 
 def rows_in_memory(model: Any, tokens: int) -> int:

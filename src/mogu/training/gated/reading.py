@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicCache
 
-from mogu.inference.batches import in_batches, rows_in_memory
+from mogu.inference.batches import in_batches, in_batches_side_by_side, rows_in_memory
 from mogu.inference.padding import padding_id, right_pad
 from mogu.inference.replies import ReplySettings, reply_tokens
 from mogu.inference.turns import TurnMarks
@@ -61,13 +61,15 @@ def read_prompts(
     if type(cache) is not DynamicCache:  # of a kind that cannot be had for several rows
         shared, cache = 0, None
 
+    @torch.no_grad()  # in a thread of its own
     def read(indices: list[int]) -> list[Tensor]:
         of_users = [torch.cat([torch.arange(*turn) for turn in spans[index].user]) for index in indices]
         columns = [torch.cat([user, torch.tensor([spans[index].last])]) - shared for index, user in zip(indices, of_users, strict=True)]
         return hear([prompts[index][shared:] for index in indices], columns, **_behind(base, cache, len(indices)))
 
     with _hearing(base, taps, pad_token_id, output_projection) as hear:
-        return in_batches(read, [len(prompt) - shared for prompt in prompts], most=lambda _: batch_size, advance=advance)
+        spread = in_batches_side_by_side if base.device.type == "cpu" else in_batches
+        return spread(read, [len(prompt) - shared for prompt in prompts], most=lambda _: batch_size, advance=advance)
 
 
 @torch.no_grad()
