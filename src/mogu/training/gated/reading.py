@@ -53,7 +53,7 @@ def read_prompts(
         advance: is told how many prompts each pass had.
 
     Returns:
-        For each prompt, ``[user's tokens + 1, taps, d]`` in the model's own dtype, on the CPU.
+        For each prompt, ``[user's tokens + 1, taps, d]`` in the model's own dtype, on the CPU: all of them parts of one tensor.
     """
     spans = [marks.spans(prompt) for prompt in prompts]
     shared = min(_common_start(prompts), *(found.user[0][0] for found in spans))
@@ -61,15 +61,24 @@ def read_prompts(
     if type(cache) is not DynamicCache:  # of a kind that cannot be had for several rows
         shared, cache = 0, None
 
+    of_users = [torch.cat([torch.arange(*turn) for turn in found.user]) for found in spans]
+    columns = [torch.cat([user, torch.tensor([found.last])]) - shared for user, found in zip(of_users, spans, strict=True)]
+    # Thousands of small tensors would leave holes in memory that nothing large fits into once they are gone.
+    states = torch.empty(sum(map(len, columns)), len(taps), base.config.get_text_config().hidden_size, dtype=base.dtype)
+    by_prompt = states.split_with_sizes(list(map(len, columns)))
+
     @torch.no_grad()  # in a thread of its own
-    def read(indices: list[int]) -> list[Tensor]:
-        of_users = [torch.cat([torch.arange(*turn) for turn in spans[index].user]) for index in indices]
-        columns = [torch.cat([user, torch.tensor([spans[index].last])]) - shared for index, user in zip(indices, of_users, strict=True)]
-        return hear([prompts[index][shared:] for index in indices], columns, **_behind(base, cache, len(indices)))
+    def read(indices: list[int]) -> list[None]:
+        rows = [prompts[index][shared:] for index in indices]
+        heard = hear(rows, [columns[index] for index in indices], **_behind(base, cache, len(indices)))
+        for index, of_prompt in zip(indices, heard, strict=True):
+            by_prompt[index].copy_(of_prompt)
+        return [None] * len(indices)
 
     with _hearing(base, taps, pad_token_id, output_projection) as hear:
         spread = in_batches_side_by_side if base.device.type == "cpu" else in_batches
-        return spread(read, [len(prompt) - shared for prompt in prompts], most=lambda _: batch_size, advance=advance)
+        spread(read, [len(prompt) - shared for prompt in prompts], most=lambda _: batch_size, advance=advance)
+    return list(by_prompt)
 
 
 @torch.no_grad()
