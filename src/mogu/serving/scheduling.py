@@ -57,7 +57,8 @@ class RoutedScheduling:
     def _take_back(self: Any, request: Request, harmless: int) -> None:
         """Go on with the adapter from the last whole sentence among an answer's first harmless tokens, or from what was shown."""
         held = _held(request)
-        safe = sentence_boundary(cached_tokenizer_from_config(self.vllm_config.model_config), request.output_token_ids[:harmless])
+        tokenizer = cached_tokenizer_from_config(self.vllm_config.model_config)  # None on a server without one
+        safe = sentence_boundary(tokenizer, request.output_token_ids[:harmless]) if tokenizer is not None else 0
         keep = max(safe, held.shown)
         held.take_back(keep)
         del request._output_token_ids[keep:]
