@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from mogu import MoguConfig
-from mogu.errors import ConfigError
+from mogu.errors import ConfigError, ModelFileError
+from mogu.modeling.adapter_files import write_gate
 from mogu.modeling.config import BackboneConfig
 from mogu.serving.packed_adapter import is_mogu_folder, read_packed_adapter
 from tests.gated_models import gated_config
@@ -67,13 +68,30 @@ def test_a_model_that_routes_again_after_a_marker_is_refused(saved):
         read_packed_adapter(folder)
 
 
-@pytest.mark.parametrize(
-    ("gate", "refused"), [({"careful": 0.4}, "a threshold 'careful'"), ({"careful": None, "listen": 0.5}, "a threshold 'listen'")]
-)
-def test_a_gate_that_does_more_than_refuse_is_refused(make_gated, tmp_path, gate, refused):
-    model, _ = make_gated("llama", gated_config(**gate))
+def test_a_gate_that_asks_for_second_opinions_is_refused(make_gated, tmp_path):
+    model, _ = make_gated("llama", gated_config(careful=0.4))
     model.save_pretrained(tmp_path / "gated")
-    with pytest.raises(ConfigError, match=f"{refused}.*set gate"):
+    with pytest.raises(ConfigError, match=r"a threshold 'careful'.*set gate\.careful"):
+        read_packed_adapter(tmp_path / "gated")
+
+
+def test_a_stream_head_stands_below_the_gate(make_gated, tmp_path):
+    """What is made of a token's hidden states ``h_l`` is ``Σ_l W_l h_l``, of the gate and of the stream head."""
+    model, _ = make_gated("llama", gated_config(careful=None, listen=0.5))
+    model.save_pretrained(tmp_path / "gated")
+    served = read_packed_adapter(tmp_path / "gated").gate
+    hidden = {tap: torch.randn(32, generator=torch.Generator().manual_seed(tap)) for tap in served.taps}
+    found = sum(weights @ hidden[tap] for tap, weights in served.weights().items())
+    of_gate, of_stream = (sum(vectors @ hidden[tap] for tap, vectors in part.vectors.items()) for part in (model.gate, model.stream))
+    assert torch.allclose(found, torch.cat([of_gate, of_stream]), atol=1e-5)
+    assert len(found) == served.rows
+
+
+def test_a_stream_head_that_is_not_there_cannot_listen(make_gated, tmp_path):
+    model, _ = make_gated("llama", gated_config(careful=None, listen=0.5))
+    model.save_pretrained(tmp_path / "gated")
+    write_gate(tmp_path / "gated" / "router.safetensors", model.gate, None)
+    with pytest.raises(ModelFileError, match=r"has no stream head"):
         read_packed_adapter(tmp_path / "gated")
 
 

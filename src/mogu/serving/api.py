@@ -16,7 +16,7 @@ from mogu.errors import ConfigError, LockedError
 from mogu.serving.access import ADMITTED, HOLDS_KEY, Shown, access, holds_key
 from mogu.serving.locked_requests import CHAT, check_chat, check_path
 from mogu.serving.request_settings import FIELD
-from mogu.serving.scores import CURRENT_SCORES, RequestScores
+from mogu.serving.scores import CURRENT_SCORES, LISTENED, RequestScores
 from mogu.serving.similar import WINDOW, limit_of_environment
 
 _Message = MutableMapping[str, Any]
@@ -33,8 +33,8 @@ class MoguMiddleware:
     """ASGI middleware around vLLM's chat and completion endpoints; it runs after vLLM has checked the API key.
 
     The field ``mogu`` of a request body is moved into vLLM's own extra arguments. The response gets ``"mogu": {"score": …}``,
-    in its body or, when streaming, in the first event after the prompt has been read. A locked server accepts few other
-    endpoints, and only requests that leave the reply to the model.
+    in its body or, when streaming, in the first event after the prompt has been read; while somebody listens to the answer, each event
+    gets ``"mogu": {"listened": …}``. A locked server accepts few other endpoints, and only requests that leave the reply to the model.
 
     Args:
         app: the ASGI application to wrap.
@@ -266,7 +266,9 @@ class _Response:
 
     def _event_with_field(self, event: bytes) -> bytes:
         field = self._field()
-        if self.field_sent or field is None or not event.startswith(b"data: {"):
+        if field is not None and self.field_sent:
+            field = {name: value for name, value in field.items() if name == LISTENED}
+        if not field or not event.startswith(b"data: {"):
             return event
         self.field_sent = True
         # vLLM sends one event per message; if there are several, the first one gets the field.

@@ -28,7 +28,16 @@ Decision = Literal["refuse", "base", "routed"]
 
 
 def audit_line(
-    *, request: str, model: str, folder: Path, score: float, overrides: object = None, text: str | None = None, now: datetime | None = None
+    *,
+    request: str,
+    model: str,
+    folder: Path,
+    score: float,
+    listened: float | None = None,
+    taken_back: bool = False,
+    overrides: object = None,
+    text: str | None = None,
+    now: datetime | None = None,
 ) -> dict[str, Any]:
     """What the log says of a request.
 
@@ -37,6 +46,8 @@ def audit_line(
         model: the name that it asked for.
         folder: of the saved model behind that name.
         score: how malicious the model found the prompt, from 0 to 1; not a number where nobody could tell.
+        listened: the highest that a stream head said of the answer, from 0 to 1; ``None`` where nobody listened.
+        taken_back: whether the answer was.
         overrides: the settings that the request gave.
         text: the prompt, where the log is to have it.
         now: the time; by default what the clock says.
@@ -55,6 +66,8 @@ def audit_line(
         "decision": decision_of(folder, score),
         **_digests(folder, (folder / CONFIG_FILE).stat().st_mtime_ns),
     }
+    if listened is not None:
+        line |= {"listened": listened, "taken_back": taken_back}
     if overrides is not None:
         line[FIELD] = json.loads(overrides) if isinstance(overrides, str) else overrides
     return line if text is None else line | {"text": text}

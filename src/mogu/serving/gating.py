@@ -1,4 +1,4 @@
-"""A worker's part in gating: what the gates hear of every token, kept beside the cache, and what they say of a whole prompt.
+"""A worker's part in gating: what the gates hear of every token, kept beside the cache, and what they say of prompts and answers.
 
 A gate weighs each of a prompt's tokens, wherever they were computed: in an earlier chunk, before a preemption, or for another request whose
 blocks the prefix cache shares. So the few numbers that it makes of a token lie in a buffer with the slots of the key-value cache, and are
@@ -9,6 +9,8 @@ Knows vLLM's runner and caches; knows nothing of schedulers or of the API.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +18,7 @@ import torch
 from torch import Tensor
 
 from mogu.errors import ConfigError
-from mogu.modeling.gated.gate import ENDS, Places, attended
+from mogu.modeling.gated.gate import ENDS, STREAM_READINGS, Places, attended
 from mogu.serving.packed_adapter import TAPS, ServedGate
 
 
@@ -26,8 +28,8 @@ class Heard:
 
     Args:
         gate: the gate.
-        weights: by tap, ``[2 + 2·heads, d]``, on the device.
-        tokens: what the gate makes of each token in the cache, ``[slots, 2 + 2·heads]``; NaN where nothing has been heard.
+        weights: by tap, ``[rows, d]``, on the device: the gate's ``2 + 2·heads``, and a stream head's two.
+        tokens: what they make of each token in the cache, ``[slots, rows]``; NaN where nothing has been heard.
     """
 
     gate: ServedGate
@@ -89,25 +91,80 @@ def hear(runner: Any, state: Any) -> None:
         heard.tokens[slots] = torch.stack([hidden[tap] @ weights.t() for tap, weights in heard.weights.items()]).sum(0)
 
 
-def probability(runner: Any, request: Any, adapter_id: int, dial: float) -> float:
-    """What a gate says of a request whose prompt has been read; 1 if it has not heard some of it.
+def prompt_logit(runner: Any, request: Any, adapter_id: int, dial: float) -> float:
+    """What a gate says of a request whose prompt has been read, ``z + δ``; infinite if it has not heard some of it.
 
     Args:
         runner: vLLM's model runner.
         request: its state of the request.
         adapter_id: vLLM's id of the adapter that the gate belongs to.
-        dial: ``δ``, added to the logit.
+        dial: ``δ``.
     """
     heard = _heard(runner, adapter_id)
     ids = request.prompt_token_ids
-    size = runner.kv_cache_config.kv_cache_groups[0].kv_cache_spec.block_size
-    positions = torch.arange(len(ids), device=heard.tokens.device)
-    blocks = torch.tensor(request.block_ids[0], device=heard.tokens.device)
-    tokens = heard.tokens[blocks[positions // size] * size + positions % size]
+    tokens = heard.tokens[_slots(runner, request, 0, len(ids))]
     places = Places.of([heard.gate.marks.spans(ids)], [0], len(ids), tokens.device)
-    logit = tokens[places.last, 0] + tokens[places.end, 1] + attended(tokens[None, :, ENDS:], places.user).sum(1)
-    found = float((logit + heard.gate.gate.bias + dial).sigmoid())
-    return found if found == found else 1.0  # NaN: blocks from before the gate was loaded; what nobody has heard is not let through
+    of_heads = tokens[None, :, ENDS : ENDS + 2 * heard.gate.gate.heads]
+    logit = tokens[places.last, 0] + tokens[places.end, 1] + attended(of_heads, places.user).sum(1)
+    found = float(logit + heard.gate.gate.bias + dial)
+    return found if found == found else math.inf  # NaN: blocks from before the gate was loaded; what nobody has heard is not let through
+
+
+@dataclass
+class Spoken:
+    """What a stream head has heard of an answer so far.
+
+    Args:
+        fixed: ``κ·z + c``.
+        prompt: length of the prompt.
+        read: tokens of the answer that were read.
+        total: the sum of what the mean is of.
+        calm: how many of them stood before the last one at which the answer was harmless, that one included.
+        alarming: whether the answer has become malicious.
+    """
+
+    fixed: float
+    prompt: int
+    read: int = 0
+    total: float = 0.0
+    calm: int = 0
+    alarming: bool = False
+
+
+def listen(runner: Any, adapter_id: int, answers: Mapping[str, tuple[Spoken, int]]) -> dict[str, float]:
+    """Take in what the last pass has read of answers; return ``p_t`` of each that has new tokens.
+
+    Args:
+        runner: vLLM's model runner.
+        adapter_id: vLLM's id of the adapter that the stream head belongs to.
+        answers: by request id, what was heard, and how many tokens of the answer have been read.
+    """
+    heard = _heard(runner, adapter_id)
+    new = {name: (spoken, read) for name, (spoken, read) in answers.items() if read > spoken.read}  # after a preemption, old ones are
+    if not new or heard.gate.stream is None:
+        return {}
+    requests = {name: runner.requests[name] for name in new}
+    slots = [_slots(runner, requests[name], of.prompt + of.read, of.prompt + read) for name, (of, read) in new.items()]
+    # One look at the device for all of them.
+    parts = torch.cat([heard.tokens[of_answer, -len(STREAM_READINGS) :] for of_answer in slots]).double().cpu().split(list(map(len, slots)))
+    found = {}
+    for (name, (spoken, read)), part in zip(new.items(), parts, strict=True):
+        spoken.total, spoken.read = spoken.total + float(part[:, 1].sum()), read
+        logit = spoken.fixed + float(part[-1, 0]) + spoken.total / read
+        found[name] = _sigmoid(logit)
+    return found
+
+
+def _sigmoid(logit: float) -> float:
+    return float(torch.tensor(logit, dtype=torch.float64).sigmoid())
+
+
+def _slots(runner: Any, request: Any, start: int, stop: int) -> Tensor:
+    """Where a request's tokens lie in the cache."""
+    size = runner.kv_cache_config.kv_cache_groups[0].kv_cache_spec.block_size
+    positions = torch.arange(start, stop)
+    blocks = torch.tensor(request.block_ids[0])
+    return (blocks[positions // size] * size + positions % size).to(runner.device)
 
 
 def gates_of(runner: Any) -> dict[int, ServedGate]:
@@ -123,6 +180,6 @@ def _heard(runner: Any, adapter_id: int) -> Heard:
         served = gates_of(runner)[adapter_id]
         groups = runner.kv_cache_config.kv_cache_groups
         slots = runner.kv_cache_config.num_blocks * groups[0].kv_cache_spec.block_size
-        tokens = torch.full((slots, ENDS + 2 * served.gate.heads), torch.nan, device=runner.device)
-        heard[adapter_id] = Heard(served, {tap: vectors.to(runner.device) for tap, vectors in served.gate.vectors.items()}, tokens)
+        tokens = torch.full((slots, served.rows), torch.nan, device=runner.device)
+        heard[adapter_id] = Heard(served, {tap: vectors.to(runner.device) for tap, vectors in served.weights().items()}, tokens)
     return heard[adapter_id]

@@ -19,7 +19,7 @@ from mogu.inference.turns import TurnMarks
 from mogu.modeling.adapter_files import Adapter, read_adapter, read_gate, read_routers
 from mogu.modeling.checkpoint import BACKBONE, CONFIG_FILE, ROUTER_FILE, read_config
 from mogu.modeling.config import GateConfig, MoguConfig
-from mogu.modeling.gated.gate import Gate
+from mogu.modeling.gated.gate import ENDS, STREAM_READINGS, Gate, StreamHead
 
 TAPS = "mogu_taps"
 """The key of vLLM's additional configuration that names the decoder layers which the gates of a server read."""
@@ -53,11 +53,35 @@ class ServedGate:
         gate: the prompt gate.
         refuse: from this probability on, the adapter answers.
         marks: what stands around the user's turns.
+        stream: the stream head; ``None`` where nobody listens.
     """
 
     gate: Gate
     refuse: float
     marks: TurnMarks
+    stream: StreamHead | None = None
+
+    @property
+    def taps(self) -> tuple[int, ...]:
+        """The decoder layers that are read, in order."""
+        return tuple(sorted({*self.gate.taps, *(self.stream.vectors if self.stream is not None else ())}))
+
+    @property
+    def rows(self) -> int:
+        """How many numbers are kept of a token."""
+        return ENDS + 2 * self.gate.heads + (len(STREAM_READINGS) if self.stream is not None else 0)
+
+    def weights(self) -> dict[int, Tensor]:
+        """By tap, what makes a token's numbers of its hidden state, ``[rows, d]``: those of the gate, and then those of the stream head."""
+        found = {}
+        for tap in self.taps:
+            of_stream = self.stream.vectors if self.stream is not None else {}
+            width = next(iter(self.gate.vectors.values())).shape[1]
+            parts = [self.gate.vectors.get(tap, torch.zeros(ENDS + 2 * self.gate.heads, width))]
+            if self.stream is not None:
+                parts.append(of_stream.get(tap, torch.zeros(len(STREAM_READINGS), width)))
+            found[tap] = torch.cat(parts)
+        return found
 
 
 @dataclass(frozen=True)
@@ -158,15 +182,21 @@ def read_packed_adapter(folder: Path) -> PackedAdapter:
 
 
 def _read_gated(folder: Path, config: MoguConfig, gate_config: GateConfig) -> PackedAdapter:
-    for name, threshold in (("careful", gate_config.careful), ("listen", gate_config.listen)):
-        if threshold is not None:
-            raise ConfigError(
-                f"The model {folder} has a threshold {name!r} in its gate, which the vLLM plugin does not support yet",
-                expected="a gate that refuses or leaves a request to the base model, once",
-                action=f"use `mogu generate` or `mogu chat`, or set gate.{name} to null in its mogu_config.json to serve it without that",
-            )
-    gate, _ = read_gate(folder / ROUTER_FILE)
-    served = ServedGate(gate, gate_config.refuse, TurnMarks(gate_config.before, gate_config.after, gate_config.header))
+    if gate_config.careful is not None:
+        raise ConfigError(
+            f"The model {folder} has a threshold 'careful' in its gate, which the vLLM plugin does not support yet",
+            expected="a gate that refuses or leaves a request to the base model",
+            action="use `mogu generate` or `mogu chat`, or set gate.careful to null in its mogu_config.json to serve it without that",
+        )
+    gate, stream = read_gate(folder / ROUTER_FILE)
+    if gate_config.listen is not None and stream is None:
+        raise ModelFileError(
+            f"The model {folder} is to listen from {gate_config.listen:g} on, and {ROUTER_FILE} has no stream head",
+            expected="the stream head that was saved with it",
+            action="copy the folder again, or set gate.listen to null in its mogu_config.json",
+        )
+    marks = TurnMarks(gate_config.before, gate_config.after, gate_config.header)
+    served = ServedGate(gate, gate_config.refuse, marks, stream if gate_config.listen is not None else None)
     return PackedAdapter(config, {}, _scaled(read_adapter(folder / "unwill")), served)
 
 

@@ -36,6 +36,8 @@ class RequestSettings(BaseModel):
         handoff: ``"continue"`` drops the adapter after ``m`` tokens and keeps the cache; with ``"recompute"`` the base model
             reads prompt and opening again, as published.
         gated: whether a gate decides about the request first; then its adapter answers, or the base model does.
+        listen: from this probability on, an answer of the base model is taken back, and the adapter goes on; ``None`` does not listen.
+        hold_back: tokens that a caller gets late while somebody listens.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -44,6 +46,8 @@ class RequestSettings(BaseModel):
     dial: float = Field(allow_inf_nan=False)
     handoff: Handoff
     gated: bool = False
+    listen: float | None = None
+    hold_back: int = 0
 
     @classmethod
     def with_overrides(cls, config: MoguConfig, overrides: object = None) -> RequestSettings:
@@ -63,7 +67,8 @@ class RequestSettings(BaseModel):
         if "routed_tokens" in given and given["routed_tokens"] is None:
             settings["routed_tokens"] = "all"
         if config.gate is not None:
-            settings |= {"gated": True, "handoff": "continue"}  # a gated answer is never read again
+            gate = {"gated": True, "listen": config.gate.listen, "hold_back": config.gate.hold_back}
+            settings |= {**gate, "handoff": "continue"}  # a gated answer is never handed over
         return cls(**settings)
 
     def routed_count(self, computed: int, scheduled: int, prompt: int, generated: int) -> int:

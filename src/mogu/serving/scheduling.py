@@ -1,4 +1,4 @@
-"""The scheduler's part in routing: handoffs that recompute the prompt, requests that a gate flags, and scores on their way to the API.
+"""The scheduler's part in routing: handoffs that read again, requests that a gate flags, answers taken back, and scores for the API.
 
 Knows vLLM's scheduler; knows nothing of layers or of the API.
 """
@@ -10,11 +10,15 @@ import sys
 import time
 from typing import Any
 
+from vllm.sampling_params import RequestOutputKind
+from vllm.tokenizers import cached_tokenizer_from_config
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request, RequestStatus
 
+from mogu.modeling.gated.listening import sentence_boundary
+from mogu.serving.hold_back import HeldOutputs
 from mogu.serving.request_settings import FIELD
-from mogu.serving.worker import is_undecided, settings_of
+from mogu.serving.worker import flagged, is_undecided, settings_of, was_taken_back
 
 
 class RoutedScheduling:
@@ -26,6 +30,9 @@ class RoutedScheduling:
 
     A gated request is one to the base model, blocks and all, until its prompt has been read, and stays one unless its gate flags it. Then
     it is preempted, what was sampled meanwhile is dropped, and it is read again with its adapter, whose blocks are its own.
+
+    Where a stream head listens, an answer of the base model that becomes malicious goes the same way, without the tokens behind its last
+    harmless sentence. Its caller gets tokens late, so that those were not shown.
     """
 
     def schedule(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -46,6 +53,18 @@ class RoutedScheduling:
         if self.log_stats:
             request.events.pop()
         request.next_decode_eligible_step = 0
+
+    def _take_back(self: Any, request: Request, harmless: int) -> None:
+        """Go on with the adapter from the last whole sentence among an answer's first harmless tokens, or from what was shown."""
+        held = _held(request)
+        tokenizer = cached_tokenizer_from_config(self.vllm_config.model_config)  # None on a server without one
+        safe = sentence_boundary(tokenizer, request.output_token_ids[:harmless]) if tokenizer is not None else 0
+        keep = max(safe, held.shown)
+        held.take_back(keep)
+        del request._output_token_ids[keep:]
+        del request._all_token_ids[request.num_prompt_tokens + keep :]
+        request.mogu_taken_back = True
+        self._take_decision(request, True)
 
     def _take_decision(self: Any, request: Request, found: bool) -> None:
         request.mogu_flagged = found
@@ -86,15 +105,49 @@ class RoutedScheduling:
             settings = settings_of(request)
             if settings is not None and is_undecided(request, settings) and not request.is_finished():
                 self._take_decision(request, request_id in malicious)
+        for request_id, probability in getattr(model_runner_output, "mogu_listened", {}).items():
+            if (request := requests[request_id]) is not None:
+                request.mogu_listened = probability
+        for request_id, harmless in getattr(model_runner_output, "mogu_alarms", {}).items():
+            request = requests[request_id]
+            if request is not None and not request.is_finished() and not was_taken_back(request):
+                self._take_back(request, harmless)
         results = super().update_from_output(scheduler_output, model_runner_output)  # type: ignore[misc]
         for outputs in results.values():
-            for output in outputs.outputs:
-                request = requests.get(output.request_id)
-                score = getattr(request, "mogu_score", None)
-                if request is not None and score is not None and (request.mogu_score_is_new or output.finished):
-                    request.mogu_score_is_new = False
-                    output.kv_transfer_params = (output.kv_transfer_params or {}) | {FIELD: {"score": score}}
+            outputs.outputs = [late for output in outputs.outputs for late in _with_findings(requests.get(output.request_id), output)]
         return results
+
+
+def _with_findings(request: Request | None, output: Any) -> list[Any]:
+    """What the caller of a request gets now that there is a new output: it, with what was found out, or none yet, or several."""
+    score = getattr(request, "mogu_score", None)
+    if request is None or score is None:
+        return [output]
+    settings = settings_of(request)
+    listening = settings is not None and settings.listen is not None
+    if request.mogu_score_is_new or output.finished or listening:
+        request.mogu_score_is_new = False
+        found = {"score": score}
+        if listening:
+            found |= {"listened": getattr(request, "mogu_listened", None), "taken_back": was_taken_back(request)}
+        output.kv_transfer_params = (output.kv_transfer_params or {}) | {FIELD: found}
+    if not listening:
+        return [output]
+    held = _held(request)
+    return held.after(output) if flagged(request) is False else [*held.all(), output]
+
+
+def _held(request: Request) -> HeldOutputs:
+    """The outputs of a request that is listened to which its caller has not got yet."""
+    held: HeldOutputs | None = getattr(request, "mogu_held", None)
+    if held is None:
+        settings, parameters = settings_of(request), request.sampling_params
+        assert settings is not None
+        assert parameters is not None
+        # Who gets the whole answer alone need not see parts of it; but stop strings are looked for in what was handed on.
+        whole = parameters.output_kind == RequestOutputKind.FINAL_ONLY and not parameters.stop
+        held = request.mogu_held = HeldOutputs(None if whole else settings.hold_back)
+    return held
 
 
 def _hash_again(request: Request) -> None:

@@ -89,7 +89,7 @@ def serve_arguments(models: Mapping[str, Path], *, base_model: str | None, host:
 
 def _additional_config(adapters: Sequence[PackedAdapter], given: set[str]) -> list[str]:
     """Build ``--additional-config``, by which workers learn what the gates read before the model is compiled."""
-    taps = sorted({tap for adapter in adapters if adapter.gate is not None for tap in adapter.gate.gate.taps})
+    taps = sorted({tap for adapter in adapters if adapter.gate is not None for tap in adapter.gate.taps})
     if not taps:
         return []
     if _ADDITIONAL in given:

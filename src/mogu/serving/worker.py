@@ -16,7 +16,8 @@ from vllm.lora.lora_weights import LoRALayerWeights
 from vllm.lora.utils import parse_fine_tuned_lora_name
 
 from mogu.errors import ConfigError, ModelFileError
-from mogu.serving.gating import gates_of, probability
+from mogu.modeling.gated.listening import CALM
+from mogu.serving.gating import Spoken, gates_of, listen, prompt_logit
 from mogu.serving.layer import RoutedRowParallelLinear, step_buffers
 from mogu.serving.packed_adapter import ServedGate, read_packed_adapter
 from mogu.serving.request_settings import FIELD, RequestSettings
@@ -65,9 +66,9 @@ def load_mogu_adapter(folder: Path, adapter_id: int, manager: Any) -> LoRAModel:
 
 def _check_gate(folder: Path, served: ServedGate, manager: Any) -> None:
     taps = getattr(manager, "mogu_taps", [])
-    if not set(served.gate.taps) <= set(taps):
+    if not set(served.taps) <= set(taps):
         raise ConfigError(
-            f"The gate of {folder} reads the layers {list(served.gate.taps)}, and this server hands out {taps or 'none'}",
+            f"The gate of {folder} reads the layers {list(served.taps)}, and this server hands out {taps or 'none'}",
             expected="a server that was started with this model",
             action="start it with `mogu serve` and all gated models by name",
         )
@@ -112,13 +113,26 @@ def settings_of(request: Any) -> RequestSettings | None:
     """Return the settings of a routed request, which were completed and checked when it arrived; ``None`` for other requests."""
     parameters = request.sampling_params if request.lora_request else None
     settings = ((parameters and parameters.extra_args) or {}).get(FIELD)
-    return RequestSettings.model_construct(**settings) if isinstance(settings, dict) else None
+    if not isinstance(settings, dict):
+        return None
+    # An answer that was taken back is the adapter's to its end.
+    return RequestSettings.model_construct(**settings | ({"routed_tokens": "all"} if was_taken_back(request) else {}))
 
 
 def flagged(request: Any) -> bool | None:
     """What the gate has found about a request, in the worker or in the scheduler: ``None`` before it has heard all of the prompt."""
     found: bool | None = getattr(request, "mogu_flagged", None)
     return found
+
+
+def was_taken_back(request: Any) -> bool:
+    """Whether an answer of the base model to a request became malicious, in the worker or in the scheduler."""
+    return getattr(request, "mogu_taken_back", False)
+
+
+def listens(request: Any, settings: RequestSettings) -> bool:
+    """Whether somebody listens to the answer to a request, in the worker or in the scheduler."""
+    return settings.listen is not None and flagged(request) is False
 
 
 def is_undecided(request: Any, settings: RequestSettings) -> bool:
@@ -137,6 +151,7 @@ class StepPlan:
         prompt_ends: by request id, the row of the last prompt token, for each routed request whose prompt ends in this step.
         undecided: by request id, the adapter of each request whose gate is still to decide.
         decided: those of them whose prompt ends in this step.
+        listening: by the adapter whose stream head listens, and by request id, how many tokens of the answer have been read after the step.
     """
 
     token_adapters: np.ndarray
@@ -145,6 +160,7 @@ class StepPlan:
     prompt_ends: dict[str, int]
     undecided: dict[str, int]
     decided: list[str]
+    listening: dict[int, dict[str, int]]
 
 
 def plan_step(batch: Any, requests: Any, scheduled: np.ndarray) -> StepPlan:
@@ -161,19 +177,24 @@ def plan_step(batch: Any, requests: Any, scheduled: np.ndarray) -> StepPlan:
     prompt_ends: dict[str, int] = {}
     undecided: dict[str, int] = {}
     decided: list[str] = []
+    listening: dict[int, dict[str, int]] = {}
     start = 0
     for row, count in enumerate(counts):
         adapter = int(batch.request_lora_mapping[row])
         if adapter:
             request = requests[batch.req_ids[row]]
+            computed, prompt = int(batch.num_computed_tokens_cpu[row]), int(batch.num_prompt_tokens[row])
+            if _is_read_again(request, computed - prompt):
+                request.mogu_flagged = request.mogu_taken_back = True
             settings, routed = settings_of(request), int(count)
             if settings is not None:
-                computed, prompt = int(batch.num_computed_tokens_cpu[row]), int(batch.num_prompt_tokens[row])
                 routed = settings.routed_count(computed, routed, prompt, len(request.output_token_ids))
                 if is_undecided(request, settings):
                     undecided[request.req_id] = adapter
                     if computed < prompt <= computed + count:
                         decided.append(request.req_id)
+                if listens(request, settings) and computed + count > prompt:
+                    listening.setdefault(adapter, {})[request.req_id] = computed + int(count) - prompt
                 if settings.gated:
                     routed *= flagged(request) is True
                 elif 0 <= prompt - 1 - computed < routed:
@@ -183,7 +204,13 @@ def plan_step(batch: Any, requests: Any, scheduled: np.ndarray) -> StepPlan:
                 adapters[start : start + routed] = adapter
                 in_use.add(adapter)
         start += int(count)
-    return StepPlan(adapters, dials, in_use, prompt_ends, undecided, decided)
+    return StepPlan(adapters, dials, in_use, prompt_ends, undecided, decided, listening)
+
+
+def _is_read_again(request: Any, answered: int) -> bool:
+    """Whether a request's answer was taken back. Until the scheduler has done so, steps that it had begun before are the base model's."""
+    spoken: Spoken | None = getattr(request, "mogu_spoken", None)
+    return spoken is not None and spoken.alarming and answered < spoken.read
 
 
 def set_active_loras(runner: Any, batch: Any, scheduled: np.ndarray, sampled: np.ndarray | None, mapping_type: Any) -> None:
@@ -193,7 +220,7 @@ def set_active_loras(runner: Any, batch: Any, scheduled: np.ndarray, sampled: np
     per_request = np.where(np.isin(per_request, list(plan.adapters_in_use)), per_request, 0)
     per_sample = per_request if sampled is None else per_request.repeat(sampled)
     # An adapter whose gate is asked has to be loaded, although no token has it yet.
-    active = {batch.lora_id_to_lora_request[adapter] for adapter in {*plan.adapters_in_use, *plan.undecided.values()}}
+    active = {batch.lora_id_to_lora_request[adapter] for adapter in {*plan.adapters_in_use, *plan.undecided.values(), *plan.listening}}
     runner._set_active_loras(tuple(per_sample), tuple(plan.token_adapters), active, mapping_type)
 
     step = step_buffers(_punica_wrapper(runner))
@@ -208,10 +235,11 @@ def attach_scores(runner: Any, output: Any) -> None:
     """Attach to the output of a step what was found out about prompts that end in it.
 
     ``mogu_scores`` holds by request id the unwill share ``α / (α + β)`` at the last prompt token, averaged over the routed layers, or the
-    gate's probability; ``mogu_flagged`` the ids of those whose gate found them malicious.
+    gate's probability; ``mogu_flagged`` the ids of those whose gate found them malicious. ``mogu_listened`` holds the stream head's
+    probability of each answer that it listens to, and ``mogu_alarms`` how many tokens stood before what gave rise to an alarm.
     """
     plan: StepPlan | None = runner.__dict__.pop("mogu_plan", None)
-    if plan is None or not (plan.prompt_ends or plan.decided):
+    if plan is None or not (plan.prompt_ends or plan.decided or plan.listening):
         return
     scores: dict[str, float] = {}
     if plan.prompt_ends:
@@ -223,12 +251,35 @@ def attach_scores(runner: Any, output: Any) -> None:
         request, adapter = runner.requests[request_id], plan.undecided[request_id]
         settings = settings_of(request)
         assert settings is not None
-        scores[request_id] = probability(runner, request, adapter, settings.dial)
-        request.mogu_flagged = scores[request_id] >= gates_of(runner)[adapter].refuse
+        served, logit = gates_of(runner)[adapter], prompt_logit(runner, request, adapter, settings.dial)
+        scores[request_id] = float(torch.tensor(logit).sigmoid())
+        request.mogu_flagged = scores[request_id] >= served.refuse
         malicious |= {request_id} if request.mogu_flagged else set()
+        if served.stream is not None:
+            request.mogu_spoken = Spoken(served.stream.prompt * logit + served.stream.bias, len(request.prompt_token_ids))
+    listened, alarms = _listen(runner, plan)
     # On a GPU, vLLM wraps the output so that it can copy tokens while the next step runs.
     found = getattr(output, "_model_runner_output", output)
     found.mogu_scores, found.mogu_flagged = scores, malicious
+    found.mogu_listened, found.mogu_alarms = listened, alarms
+
+
+def _listen(runner: Any, plan: StepPlan) -> tuple[dict[str, float], dict[str, int]]:
+    listened: dict[str, float] = {}
+    alarms: dict[str, int] = {}
+    for adapter, answers in plan.listening.items():
+        listened |= listen(runner, adapter, {name: (runner.requests[name].mogu_spoken, read) for name, read in answers.items()})
+    for name, probability in listened.items():
+        request = runner.requests[name]
+        settings = settings_of(request)
+        assert settings is not None
+        assert settings.listen is not None
+        if probability >= settings.listen:
+            request.mogu_spoken.alarming = True
+            alarms[name] = request.mogu_spoken.calm
+        elif probability < CALM * settings.listen:
+            request.mogu_spoken.calm = request.mogu_spoken.read
+    return listened, alarms
 
 
 def _punica_wrapper(runner: Any) -> Any:

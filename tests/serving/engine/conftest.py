@@ -30,7 +30,7 @@ from mogu.inference.turns import find_turn_marks
 from mogu.lab import build_base, prompts
 from mogu.modeling.adapter_files import Adapter
 from mogu.modeling.config import BackboneConfig, GateConfig
-from mogu.modeling.gated.gate import Gate
+from mogu.modeling.gated.gate import Gate, StreamHead
 from mogu.modeling.gated.model import GatedModel
 
 if importlib.util.find_spec("vllm") is None:
@@ -43,7 +43,9 @@ os.environ["VLLM_NO_USAGE_STATS"] = "1"
 KEY = "a-key-of-the-tests"
 NEW_TOKENS = 24
 TAPS = (1, 2)
-"""Decoder layers that the gated model reads."""
+"""Decoder layers that the gated models read."""
+LISTEN, HOLD_BACK = 0.9, 3
+"""From which probability on answers are taken back, and how many tokens callers get late."""
 
 Request = tuple[tuple[int, ...], str | None, tuple[tuple[str, Any], ...]]
 """Prompt tokens; the model (``None`` for the base model, ``"plain"`` for the LoRA, or a MoGU model); and overrides of its settings."""
@@ -86,9 +88,12 @@ def save_hardened(base) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def save_gated(base, tokenizer, lab_prompts) -> Callable[..., Path]:
-    """Save a gated model with a random expert that changes every reply, and a random gate that flags half of the prompts."""
+    """Save a gated model with a random expert that changes every reply, and a random gate that flags half of the prompts.
 
-    def save(folder: Path, seed: int) -> Path:
+    With a threshold, a random stream head listens to the answers of the base model.
+    """
+
+    def save(folder: Path, seed: int, listen: float | None = None) -> Path:
         generator = torch.Generator().manual_seed(seed)
         marks = find_turn_marks(tokenizer)
         settings = {"before": marks.before, "after": marks.after, "header": marks.header}
@@ -100,9 +105,12 @@ def save_gated(base, tokenizer, lab_prompts) -> Callable[..., Path]:
         }
         model.injected.set_responder("unwill", Adapter(weights, expert.rank, expert.lora_alpha))
         width = model.base_model.config.hidden_size
-        model.set_gate(Gate({tap: torch.randn(2 + 2 * 3, width, generator=generator) * 0.1 for tap in TAPS}, 0.0))
+        gate = Gate({tap: torch.randn(2 + 2 * 3, width, generator=generator) * 0.1 for tap in TAPS}, 0.0)
+        head = StreamHead({tap: torch.randn(2, width, generator=generator) * 0.15 for tap in TAPS}, 0.3, 0.0)
+        model.set_gate(gate, None if listen is None else head)
         logits = [float(model.prompt_logits(torch.tensor([prompt]))) for prompt in lab_prompts]
-        model.gate_config = model.gate_config.model_copy(update={"refuse": float(torch.tensor(logits).median().sigmoid())})
+        refuse = float(torch.tensor(logits).median().sigmoid())
+        model.gate_config = model.gate_config.model_copy(update={"refuse": refuse, "listen": listen, "hold_back": HOLD_BACK})
         model.tokenizer = tokenizer
         model.save_pretrained(folder)
         return folder
@@ -112,10 +120,11 @@ def save_gated(base, tokenizer, lab_prompts) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def models(save_hardened, save_gated, tmp_path_factory) -> dict[str, Path]:
-    """A MoGU model, ``"one"``, a MoGU V2 model, ``"two"``, and a gated one, ``"gated"``."""
+    """A MoGU model, ``"one"``, a MoGU V2 model, ``"two"``, a gated one, ``"gated"``, and one that listens as well."""
     folder = tmp_path_factory.mktemp("models")
     return {
         "gated": save_gated(folder / "gated", 5),
+        "listening": save_gated(folder / "listening", 6, listen=LISTEN),
         "one": save_hardened(folder / "one", 1),
         "two": save_hardened(folder / "two", 2, layers=[1, 3], backbone=BackboneConfig(rank=3, lora_alpha=6)),
     }

@@ -15,11 +15,14 @@ from vllm.lora.layers import RowParallelLinearWithLoRA
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 from vllm.lora.worker_manager import WorkerLoRAManager
 from vllm.platforms import current_platform
+from vllm.sampling_params import RequestOutputKind
+from vllm.tokenizers import cached_tokenizer_from_config
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine import EngineCoreOutput
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.input_processor import InputProcessor
+from vllm.v1.engine.output_processor import RequestState
 from vllm.v1.request import Request
 from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 from vllm.v1.worker.gpu_input_batch import InputBatch
@@ -96,7 +99,13 @@ def test_vllm_has_the_names_and_arguments_that_the_patches_rely_on():
     assert "set_active_loras" in source(GPUModelRunner._prepare_inputs)
     assert "init_entrypoints_middleware" in source(app_module.build_app)
     assert "generate_block_hash_extra_keys" in source(kv_cache_utils.get_request_block_hasher)
-    assert "kv_transfer_params" in EngineCoreOutput.__struct_fields__
+    assert {"kv_transfer_params", "new_token_ids"} <= set(EngineCoreOutput.__struct_fields__)
+    assert isinstance(EngineCoreOutput.finished, property)
+    for name in ("_output_token_ids", "_all_token_ids"):  # of which an answer that is taken back loses some
+        assert f"self.{name}" in source(Request.__init__), name
+    assert "del req_state.output_token_ids[num_output_tokens:]" in source(GPUModelRunner._update_states)  # and the worker with it
+    assert parameters(cached_tokenizer_from_config)[0] == "model_config"
+    assert RequestOutputKind.FINAL_ONLY.name in source(RequestState.make_request_output)
     assert "next_decode_eligible_step" in source(Scheduler.schedule)
     for name in ("lora_request", "block_hashes", "num_output_placeholders", "num_preemptions", "next_decode_eligible_step", "events"):
         assert f"self.{name}" in source(Request.__init__), name

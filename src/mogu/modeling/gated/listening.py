@@ -5,6 +5,8 @@ Knows probabilities and token ids; knows nothing of models, caches or of what is
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,8 +15,16 @@ from transformers import StoppingCriteria
 
 from mogu.modeling.gated.gate import StreamReading
 
-_CALM = 0.5
+CALM = 0.5
 """Share of the threshold below which an answer counts as still harmless."""
+
+_ENDS_A_SENTENCE = re.compile(r"[.!?:;…][\"'”’)\]*]*\s*$|\n\s*$")
+
+
+def sentence_boundary(tokenizer: Any, answer: Sequence[int]) -> int:
+    """How many tokens of an answer stand before the end of its last whole sentence."""
+    texts = ((count, str(tokenizer.decode(list(answer[:count])))) for count in range(len(answer), 0, -1))
+    return next((count for count, text in texts if _ENDS_A_SENTENCE.search(text)), 0)
 
 
 class Ear(StoppingCriteria):
@@ -64,7 +74,7 @@ class Ear(StoppingCriteria):
 
     def harmless_tokens(self, row: int) -> int:
         """How many tokens of an alarming answer stand before what gave rise to the alarm."""
-        calm = [index for index, probability in enumerate(self._heard[row]) if probability < _CALM * self._threshold]
+        calm = [index for index, probability in enumerate(self._heard[row]) if probability < CALM * self._threshold]
         return calm[-1] + 1 if calm else 0
 
 

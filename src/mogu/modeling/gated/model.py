@@ -5,9 +5,9 @@ Puts together what the other files of this room do. Knows nothing of training da
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,13 +25,12 @@ from mogu.modeling.config import GateConfig, Handoff, MoguConfig, RoutedTokens
 from mogu.modeling.gated.gate import AllRead, Gate, Places, PromptReading, StreamHead
 from mogu.modeling.gated.generation import GatedGeneration, experts_for, places_of
 from mogu.modeling.gated.injection import InjectedExperts, inject_experts, listen_at
+from mogu.modeling.gated.listening import sentence_boundary
 from mogu.modeling.model import MODEL_DEFAULT, MoguModel
 from mogu.modeling.routing import RoutingController, current_controller
 from mogu.modeling.routing_schedule import RoutingSchedule
 from mogu.modeling.scoring import prefill_options
 from mogu.transformers_compat import CACHE
-
-_ENDS_A_SENTENCE = re.compile(r"[.!?:;…][\"'”’)\]*]*\s*$|\n\s*$")
 
 
 class GatedModel(MoguModel):
@@ -247,18 +246,13 @@ class GatedModel(MoguModel):
             schedule=RoutingSchedule(config.routed_tokens if routed_tokens is None else routed_tokens),
             marks=self.marks,
             stream=self.stream,
-            boundary=self._sentence_boundary,
+            boundary=partial(sentence_boundary, self.tokenizer),
             rows=current.rows,
         )
         with controller:
             output = call.generate(inputs, **kwargs)
         self._scope.prompt_scores = None if call.logits is None else call.logits.sigmoid()
         return output
-
-    def _sentence_boundary(self, answer: Sequence[int]) -> int:
-        """How many tokens of an answer stand before the end of its last whole sentence."""
-        texts = ((count, str(self.tokenizer.decode(list(answer[:count])))) for count in range(len(answer), 0, -1))
-        return next((count for count, text in texts if _ENDS_A_SENTENCE.search(text)), 0)
 
     def _fitted_gate(self) -> Gate:
         if self.gate is None:
