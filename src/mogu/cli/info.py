@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mogu.cli._options import ModelPath
+from mogu.cli._terminal import echo
 
 
 def info(path: ModelPath, as_json: Annotated[bool, typer.Option("--json", help="Print the facts as one JSON object.")] = False) -> None:
@@ -20,7 +21,7 @@ def info(path: ModelPath, as_json: Annotated[bool, typer.Option("--json", help="
     """
     facts = _facts(path)
     if as_json:
-        typer.echo(json.dumps(facts, ensure_ascii=False, indent=2))
+        echo(json.dumps(facts, ensure_ascii=False, indent=2))
         return
     table = Table("", "", show_header=False, box=None)
     for name, value in facts.items():
