@@ -57,8 +57,14 @@ def test_a_base_model_on_the_command_line_is_checked_too(folder, value):
         arguments_for(folder, base_model=value)
 
 
-@pytest.mark.parametrize("value", ["meta-llama/Llama-2-7b-chat-hf", "./-base", "/models/my base", "../base", "模型/基", "C:\\models\\base"])
-def test_hub_ids_and_folders_are_passed_on_unchanged(folder, value):
+@pytest.mark.parametrize(
+    "value", ["meta-llama/Llama-2-7b-chat-hf", "./-base", "my models/my base", "../base", "模型/基", "C:\\models\\base"]
+)
+def test_hub_ids_and_folders_are_passed_on_unchanged(folder, value, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    if value.startswith((".", "my")):
+        Path(value).mkdir(parents=True)
     assert MoguConfig(base_model=value, base_revision="refs/pr/1").base_model == value
     assert arguments_for(folder, base_model=value)[0] == value
 
