@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from mogu import MoguConfig
 from mogu.errors import ConfigError, ModelFileError, MoguError
+from mogu.modeling.checkpoint import accept_files
 from mogu.modeling.config import BackboneConfig
 from mogu.modeling.prompt_contract import record_prompt
 from mogu.serving.vllm_args import named_adapters, named_folders, serve_arguments
@@ -81,6 +82,7 @@ def test_a_module_with_the_name_of_an_option_is_refused(folder, part):
     for adapter in ("unwill", "glad") if part == "unwill" else (part,):
         file = folder / adapter / "adapter_model.safetensors"
         save_file({key.replace("_proj.lora", "_proj.--trust-remote-code.lora"): value for key, value in load_file(file).items()}, file)
+    accept_files(folder)
     with pytest.raises(ModelFileError, match="called '--trust-remote-code'"):
         arguments_for(folder)
 

@@ -33,6 +33,7 @@ from mogu.cli import (
     serve,
     tendency,
     train,
+    verify,
 )
 from mogu.cli._shared import STOPPED_BY_USER, is_interrupt
 from mogu.cli._terminal import echo, spell_control_characters
@@ -81,6 +82,7 @@ app.command()(generate.generate)
 app.command()(chat.chat)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(serve.serve)
 app.command()(info.info)
+app.command()(verify.verify)
 app.command("import-reference")(import_reference.import_reference)
 
 
