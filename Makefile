@@ -6,11 +6,13 @@ VLLM_VENV := .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
 LATEST_VENV := .venv-latest
 LATEST_BIN := $(LATEST_VENV)/bin
+AUDIT_VENV := .venv-audit
+AUDIT_BIN := $(AUDIT_VENV)/bin
 # Without a GPU, name a build of PyTorch that leaves CUDA out: make test-latest LATEST_TORCH=torch==2.13.0
 LATEST_TORCH ?= torch
 LATEST_TESTS ?= core
 
-.PHONY: demo test test-latest test-vllm test-wheel test-gpu bench bench-gpu bench-vllm lint docs clean
+.PHONY: demo test test-latest test-vllm test-wheel test-gpu bench bench-gpu bench-vllm lint docs dist audit sbom clean
 
 demo: $(VENV)/.installed
 	$(BIN)/mogu demo
@@ -44,6 +46,24 @@ docs: $(VENV)/.installed-docs
 	$(BIN)/python docs/generate.py
 	$(BIN)/mkdocs build --strict
 
+# The wheel of the last commit, built twice of two clean copies: the same bytes, or there is none.
+dist: $(VENV)/.installed-dev
+	rm -rf dist
+	for copy in one two; do \
+		mkdir -p dist/$$copy/source && git archive HEAD | tar -x -C dist/$$copy/source && \
+		SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/pip wheel --quiet --no-deps --no-build-isolation -w dist/$$copy dist/$$copy/source || exit 1; \
+	done
+	cmp dist/one/*.whl dist/two/*.whl
+	mv dist/one/*.whl dist && rm -rf dist/one dist/two
+
+# Known vulnerabilities of what constraints.txt pins, and all of it as a bill of materials (CycloneDX).
+audit: $(AUDIT_BIN)/pip-audit
+	$(AUDIT_BIN)/pip-audit --strict --disable-pip --no-deps -r constraints.txt
+
+sbom: $(AUDIT_BIN)/pip-audit
+	mkdir -p dist
+	$(AUDIT_BIN)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible -o dist/mogu.cdx.json constraints.txt
+
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks
 
@@ -58,7 +78,7 @@ bench-vllm: $(VLLM_VENV)/.installed
 	$(VLLM_BIN)/python -m benchmarks.serving
 
 clean:
-	rm -rf $(VENV) $(VLLM_VENV) $(LATEST_VENV) .mypy_cache .ruff_cache .pytest_cache bench-results demo site
+	rm -rf $(VENV) $(VLLM_VENV) $(LATEST_VENV) $(AUDIT_VENV) dist .mypy_cache .ruff_cache .pytest_cache bench-results demo site
 
 # pip's own choice of PyTorch is the newest build, CUDA and all; constraints.txt pins the versions that CI ran with.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -73,6 +93,10 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 $(VENV)/.installed-docs: $(VENV)/.installed-dev
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[docs]'
 	touch $@
+
+$(AUDIT_BIN)/pip-audit:
+	$(PYTHON) -m venv $(AUDIT_VENV)
+	$(AUDIT_BIN)/pip install --quiet pip-audit==2.10.1 cyclonedx-bom==7.5.0
 
 $(LATEST_BIN)/python:
 	$(PYTHON) -m venv $(LATEST_VENV)

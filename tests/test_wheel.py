@@ -38,12 +38,15 @@ NEEDS_MORE = ("mogu serve", "inspect eval inspect_evals/")
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel, built of what the package is made of and nothing else."""
-    source, dist = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
+    return build(tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist"))
+
+
+def build(source: Path, dist: Path) -> Path:
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     shutil.copytree(ROOT / "src", source / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(dist), str(source)]
-    subprocess.run(build, check=True)
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(dist), str(source)]
+    subprocess.run(command, check=True, env=os.environ | {"SOURCE_DATE_EPOCH": "1767225600"})
     (built,) = dist.iterdir()
     return built
 
@@ -92,6 +95,12 @@ def test_every_file_of_the_package_is_in_the_wheel(wheel: Path) -> None:
     assert packed == sources
     assert {"mogu/py.typed", "mogu/recipes/v2/vicuna-7b.toml", "mogu/recipes/configs/vicuna-7b/config.json"} <= packed
     assert {".css", ".jinja"} <= {Path(name).suffix for name in packed}  # of the report, wherever it lies
+
+
+def test_a_second_build_elsewhere_is_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
+    for folder in ("sources of the second", "dist"):
+        (tmp_path / folder).mkdir()
+    assert build(tmp_path / "sources of the second", tmp_path / "dist").read_bytes() == wheel.read_bytes()
 
 
 def test_the_wheel_says_what_it_is(wheel: Path) -> None:

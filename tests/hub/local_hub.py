@@ -23,6 +23,7 @@ class Hub(BaseHTTPRequestHandler):
     """As much of the hub's interface as one model repository needs."""
 
     files: dict[str, bytes] = {}
+    asked: list[str] = []
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"] or 0))
@@ -46,6 +47,7 @@ class Hub(BaseHTTPRequestHandler):
             self.answer(b'{"error": "not here"}', status=404)
 
     def do_GET(self) -> None:
+        self.asked.append(self.path)
         file = re.sub(rf"^/{REPOSITORY}/resolve/(?:{COMMIT}|main)/", "", self.path)
         if self.path.startswith(f"/api/models/{REPOSITORY}") and "/tree/" not in self.path:
             siblings = [{"rfilename": name} for name in self.files]

@@ -9,12 +9,12 @@ import torch
 
 from mogu import MoguConfig, MoguModel
 from mogu.errors import ModelFileError, MoguError
-from mogu.hub import fetch_model_folder
+from mogu.hub import fetch_model_folder, load_base
 from mogu.inference.prompts import render_prompt
 from mogu.modeling.config import BackboneConfig
 from mogu.modeling.loading import load_model
 from mogu.modeling.prompt_contract import record_prompt
-from tests.hub.local_hub import REPOSITORY
+from tests.hub.local_hub import COMMIT, REPOSITORY, Hub
 
 IDS = torch.tensor([[5, 9, 33, 12, 60, 7]])
 
@@ -41,7 +41,6 @@ def test_a_model_from_the_hub_asks_what_it_was_trained_with(hub, make_pair, make
     record_prompt(model.mogu_config, trained, "Be kind.")
     model.push_to_hub(REPOSITORY, token="hf_none")
     model.save_pretrained(tmp_path / "saved")
-    hub["training_report.json"] = b"{}"
     for source in (REPOSITORY, str(tmp_path / "saved")):
         loaded = load_model(source, base_model=str(base))
         assert render_prompt(loaded.tokenizer, "hello") == "[system] Be kind. [user] hello "
@@ -77,3 +76,33 @@ def test_a_download_brings_the_files_of_a_saved_model_and_no_others(hub, make_pa
     hub.update(dict.fromkeys(beside, b"print('ran')"))
     folder = fetch_model_folder(REPOSITORY, marker="mogu_config.json")
     assert {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()} == saved
+
+
+def test_base_tokenizer_and_saved_model_are_asked_for_at_their_revisions(hub, make_pair, make_base, tokenizer, tmp_path):
+    """A base that came from the hub is recorded with its commit; its weights and its tokenizer are loaded from that commit again."""
+    base = make_base("llama", torch.float32)
+    base.save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    hub.update({file.name: file.read_bytes() for file in (tmp_path / "base").iterdir()})
+    loaded = MoguModel.from_base(load_base(REPOSITORY), MoguConfig(rank=4))
+    assert (loaded.mogu_config.base_model, loaded.mogu_config.base_revision) == (REPOSITORY, COMMIT)
+    loaded.save_pretrained(tmp_path / "saved")
+    Hub.asked.clear()
+    load_model(tmp_path / "saved")
+    assert any(f"/resolve/{COMMIT}/tokenizer_config.json" in path for path in Hub.asked)
+    assert not [path for path in Hub.asked if "/main" in path]
+
+
+def test_a_saved_model_can_be_named_with_a_revision(hub, make_pair, make_base):
+    model, _ = make_pair("llama", torch.float32)
+    model.push_to_hub(REPOSITORY, token="hf_none")
+    Hub.asked.clear()
+    assert fetch_model_folder(f"{REPOSITORY}@{COMMIT}", marker="mogu_config.json").name == COMMIT
+    assert Hub.asked
+    assert not [path for path in Hub.asked if "/main" in path]
+
+
+def test_a_model_with_a_careful_responder_comes_back_whole(hub, make_gated, make_base):
+    model, _ = make_gated()
+    model.push_to_hub(REPOSITORY, token="hf_none")
+    assert MoguModel.from_pretrained(REPOSITORY, base_model=make_base()).mogu_config.careful == model.mogu_config.careful

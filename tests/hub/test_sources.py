@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from mogu.errors import ModelFileError
-from mogu.hub import gguf_digest, resolve_source
-from mogu.hub.dequantized import file_digest
+from mogu.files.digests import file_digest
+from mogu.hub import at_revision, gguf_digest, named_folder, resolve_source
 from mogu.training.recipe import ModelSection
 
 
@@ -37,3 +37,29 @@ def test_a_gguf_file_in_a_folder_or_repository_is_named_by_base_and_gguf_file(wr
     section = ModelSection(base=str(tmp_path / "models"), gguf_file="tiny.gguf")
     assert Path(resolve_source(section.base)).name.startswith("tiny-")
     assert ModelSection(base="owner/repository", gguf_file="q4/file.gguf").base == "owner/repository/q4/file.gguf"
+
+
+@pytest.mark.parametrize("source", ["./runs/base", "/no/where", "~/no/where", "runs/2024/base", "runs/base"])
+def test_a_missing_folder_is_never_looked_for_on_the_hub(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There, somebody else may have a repository of that name. A name whose first part is a folder here is meant as a path."""
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelFileError, match="does not exist"):
+        resolve_source(source)
+
+
+def test_a_revision_in_a_name_is_the_hubs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "owner").mkdir()
+    (tmp_path / "base@night").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert at_revision(resolve_source("owner/repository@0123abc"), None) == ("owner/repository", "0123abc")
+    assert at_revision("owner/repository", "0123abc") == ("owner/repository", "0123abc")
+    assert at_revision(resolve_source("base@night"), None) == ("base@night", None)
+
+
+def test_a_folder_is_remembered_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "models" / "base").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert named_folder("models/base") == "./models/base"
+    assert named_folder("owner/base") == "owner/base"
+    assert named_folder(str(tmp_path)) == str(tmp_path)

@@ -36,7 +36,7 @@ def test_the_layout(pair, tmp_path: Path):
     adapters = {f"{name}/{file}" for name in ("glad", "unwill") for file in ("adapter_config.json", "adapter_model.safetensors")}
     assert adapters | {"mogu_config.json", "router.safetensors", "README.md"} <= files
     config = json.loads((tmp_path / "saved" / "mogu_config.json").read_text())
-    assert config["format_version"] == 3
+    assert config["format_version"] == 5
     assert config["rank"] == 4
     assert config["dial"] == -0.5
     assert config["base_shape"] == {"model_type": "llama", "layers": 3, "width": 32}

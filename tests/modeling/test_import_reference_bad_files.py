@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -126,3 +127,33 @@ def test_published_responders_of_two_ranks(saved, make_base, tmp_path):
         import_reference(make_base(), saved / "unwill", saved / "glad", tmp_path / "router.pth")
     with pytest.raises(ModelFileError, match="does not exist"):
         import_reference(make_base(), saved / "unwill", saved / "unwill", tmp_path / "nothing.pth")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.zeros(1).expand(2**20, 2**20),  # a few bytes that stand for 4 TiB
+        torch.zeros(1).expand(2**13, 2**13),
+        torch.eye(3).to_sparse(),
+        torch.empty(4, device="meta"),
+        torch.tensor([1 + 2j]),
+        torch.tensor([True]),
+    ],
+    ids=["TiB", "MiB", "sparse", "meta", "complex", "bool"],
+)
+def test_a_tensor_that_is_not_what_it_seems_is_refused_before_it_is_laid_out(tmp_path, tensor, zipped):
+    file = tmp_path / "router.pth"
+    torch.save(published_state() | {"model.routers.0.alpha_.linear_0.weight": tensor}, file, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(ModelFileError, match="no plain matrix of numbers"):
+        read_published_routers(file)
+
+
+def test_an_archive_with_packed_parts_is_refused(tmp_path):
+    """PyTorch stores its parts as they are; packed ones can unpack to any size."""
+    torch.save(published_state(), tmp_path / "plain.pth")
+    with zipfile.ZipFile(tmp_path / "plain.pth") as plain, zipfile.ZipFile(tmp_path / "packed.pth", "w", zipfile.ZIP_DEFLATED) as packed:
+        for name in plain.namelist():
+            packed.writestr(name, plain.read(name))
+    with pytest.raises(ModelFileError, match="its parts are compressed"):
+        read_published_routers(tmp_path / "packed.pth")

@@ -324,7 +324,7 @@ def test_the_marker_is_saved_with_the_model(make_base, make_reasoner, tokenizer,
     model, _ = make_reasoner()
     model.save_pretrained(tmp_path / "saved")
     written = json.loads((tmp_path / "saved" / "mogu_config.json").read_text())
-    assert (written["answer_marker"], written["format_version"]) == ("</think>", 3)
+    assert (written["answer_marker"], written["format_version"]) == ("</think>", 5)
     loaded = MoguModel.from_pretrained(tmp_path / "saved", base_model=make_base())
     loaded.tokenizer = tokenizer
     marker = encode_marker(tokenizer, "</think>")

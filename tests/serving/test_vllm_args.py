@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from mogu import MoguConfig
 from mogu.errors import ConfigError, ModelFileError, MoguError
+from mogu.modeling.checkpoint import accept_files
 from mogu.modeling.config import BackboneConfig
 from mogu.modeling.prompt_contract import record_prompt
 from mogu.serving.vllm_args import named_adapters, named_folders, serve_arguments
@@ -57,8 +58,14 @@ def test_a_base_model_on_the_command_line_is_checked_too(folder, value):
         arguments_for(folder, base_model=value)
 
 
-@pytest.mark.parametrize("value", ["meta-llama/Llama-2-7b-chat-hf", "./-base", "/models/my base", "../base", "模型/基", "C:\\models\\base"])
-def test_hub_ids_and_folders_are_passed_on_unchanged(folder, value):
+@pytest.mark.parametrize(
+    "value", ["meta-llama/Llama-2-7b-chat-hf", "./-base", "my models/my base", "../base", "模型/基", "C:\\models\\base"]
+)
+def test_hub_ids_and_folders_are_passed_on_unchanged(folder, value, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    if value.startswith((".", "my")):
+        Path(value).mkdir(parents=True)
     assert MoguConfig(base_model=value, base_revision="refs/pr/1").base_model == value
     assert arguments_for(folder, base_model=value)[0] == value
 
@@ -75,6 +82,7 @@ def test_a_module_with_the_name_of_an_option_is_refused(folder, part):
     for adapter in ("unwill", "glad") if part == "unwill" else (part,):
         file = folder / adapter / "adapter_model.safetensors"
         save_file({key.replace("_proj.lora", "_proj.--trust-remote-code.lora"): value for key, value in load_file(file).items()}, file)
+    accept_files(folder)
     with pytest.raises(ModelFileError, match="called '--trust-remote-code'"):
         arguments_for(folder)
 

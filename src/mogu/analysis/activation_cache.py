@@ -55,7 +55,7 @@ class ActivationCache:
     def __init__(self, folder: Path, fingerprint: str, kinds: Sequence[str]) -> None:
         self.folder, self.kinds = folder, tuple(kinds)
         note = folder / _FINGERPRINT_FILE
-        if not note.is_file() or note.read_text(encoding="utf-8") != fingerprint:
+        if not note.is_file() or note.read_bytes() != fingerprint.encode():
             note.unlink(missing_ok=True)  # first, because batches without a fingerprint count for no model
             shutil.rmtree(folder, ignore_errors=True)
             with atomic_file(note) as scratch:

@@ -53,7 +53,10 @@ class BaseSource:
             MoguError: it cannot be loaded, or is not the one of training.
         """
         config = self.saved[1] if self.saved is not None else MoguConfig()
-        return load_prepared_tokenizer(config, self.name, chat_template=chat_template, trust_remote_code=trust_remote_code)
+        revision = config.base_revision if not self.moved else None
+        return load_prepared_tokenizer(
+            config, self.name, revision=revision, chat_template=chat_template, trust_remote_code=trust_remote_code
+        )
 
     def load(self, *, dtype: torch.dtype | None, trust_remote_code: bool) -> PreTrainedModel:
         """Load the model in evaluation mode, on the GPU if there is one.

@@ -14,10 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mogu.errors import ModelFileError
+from mogu.errors import DataError, ModelFileError
 from mogu.files.atomic import atomic_file
+from mogu.files.text_files import parse_json, read_whole
 
 FORMAT = 1
+_MOST_BYTES = 2**26
 
 
 @dataclass(frozen=True)
@@ -55,10 +57,10 @@ class LinearHead:
             ModelFileError: the file holds none.
         """
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
+            content = parse_json(read_whole(file, _MOST_BYTES))
             known = content["format"] == FORMAT
             head = cls(tuple(float(weight) for weight in content["weights"]), float(content["bias"]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (DataError, ValueError, KeyError, TypeError) as error:
             raise broken(file, f"cannot be read: {type(error).__name__}: {error}") from error
         if not known or not all(map(math.isfinite, (*head.weights, head.bias))):
             raise broken(file, "has a format or a number that cannot be used")

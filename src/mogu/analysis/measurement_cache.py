@@ -72,7 +72,7 @@ class MeasurementCache:
             try:
                 entry = json.loads(line)
                 self._values_of[str(entry["key"])] = tuple(float(value) for value in entry["values"])
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
                 continue  # it is measured again
 
     def _key(self, thing: Measurable) -> str:

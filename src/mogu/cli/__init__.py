@@ -33,8 +33,10 @@ from mogu.cli import (
     serve,
     tendency,
     train,
+    verify,
 )
 from mogu.cli._shared import STOPPED_BY_USER, is_interrupt
+from mogu.cli._terminal import echo, spell_control_characters
 from mogu.cli._threads import share_the_machine
 from mogu.errors import MoguError
 
@@ -49,7 +51,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"mogu {__version__}")
+        echo(f"mogu {__version__}")
         raise typer.Exit
 
 
@@ -80,11 +82,13 @@ app.command()(generate.generate)
 app.command()(chat.chat)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(serve.serve)
 app.command()(info.info)
+app.command()(verify.verify)
 app.command("import-reference")(import_reference.import_reference)
 
 
 def main() -> None:
     """Run the command line. Bad input ends in one clear error message and exit code 2."""
+    spell_control_characters()
     try:
         app()
     except MoguError as error:

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from mogu.cli._options import dtype_option
+from mogu.cli._terminal import echo
 from mogu.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def print_columns(rows: Sequence[Sequence[str]]) -> None:
     """Print rows of cells in plain columns: a table drawn to the width of the terminal would cut names that are to be copied."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def shown_by(bars: Progress) -> Callable[[str, int, int], None]:

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from mogu.cli._options import BaseModel, BatchSize, ChatTemplate, Dtype, Plugins, ScorerName, TrustRemoteCode
 from mogu.cli._shared import listed, show_log, stoppable
+from mogu.cli._terminal import echo
 
 Models = Annotated[
     list[str],
@@ -125,7 +126,7 @@ def attack(
     with stoppable(console, "The same command goes on from the last finished attack."), show_log(console):
         results = attack_models(chosen)
     if as_json:
-        typer.echo(json.dumps(results))
+        echo(json.dumps(results))
     else:
         _show(results, out)
 

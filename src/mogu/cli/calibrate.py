@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mogu.cli._options import BaseModel, ChatTemplate, Dtype, ModelPath, TrustRemoteCode
+from mogu.cli._terminal import echo
 
 if TYPE_CHECKING:
     from mogu.evaluation.calibration import Calibration
@@ -88,7 +89,7 @@ def calibrate(
     if write:
         write_calibration(folder, calibration)
     if as_json:
-        typer.echo(json.dumps({**calibration.as_json(), "written": write}))
+        echo(json.dumps({**calibration.as_json(), "written": write}))
         return
     _show(calibration, path, write=write)
 
@@ -113,7 +114,7 @@ def _promise(
     if write:
         write_promise(folder, promise, source=benign.name)
     if as_json:
-        typer.echo(json.dumps({**promise.as_json(), "written": write}))
+        echo(json.dumps({**promise.as_json(), "written": write}))
         return
     console = Console(highlight=False)
     console.print(

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from mogu.cli._options import BaseModel, BatchSize, ChatTemplate, Dtype, Plugins, ScorerName, TrustRemoteCode
 from mogu.cli._shared import listed, show_log, stoppable
+from mogu.cli._terminal import echo
 
 if TYPE_CHECKING:
     from mogu.evaluation.compare import Results
@@ -131,7 +132,7 @@ def compare(
 def close(results: Results, out: Path, *, as_json: bool) -> None:
     """Show the results of a comparison, and where they are."""
     if as_json:
-        typer.echo(json.dumps(results.as_json()))
+        echo(json.dumps(results.as_json()))
         return
     from mogu.evaluation.compare import REPORT_PAGE, TABLE_FILE
     from mogu.evaluation.compare.report import RATE_COLUMNS

@@ -20,6 +20,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mogu.cli._options import ChatTemplate
+from mogu.cli._terminal import echo
 from mogu.data import (
     KINDS,
     REFUSALS,
@@ -69,7 +70,7 @@ def validate(
     """
     inspection = inspect_records(file)
     if as_json:
-        typer.echo(json.dumps(_as_json(file, inspection), ensure_ascii=False))
+        echo(json.dumps(_as_json(file, inspection), ensure_ascii=False))
     else:
         _print_inspection(file, inspection)
     if inspection.problems:

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mogu.cli._terminal import echo
+
 if TYPE_CHECKING:
     from mogu.evaluation.prompts import Category
     from mogu.evaluation.side_by_side import JudgedReply, SideBySide
@@ -65,7 +67,7 @@ def demo(
     results_file = out.with_name("results.json")
     write_json(results_file, rows)
     if as_json:
-        typer.echo(json.dumps(rows, indent=2))
+        echo(json.dumps(rows, indent=2))
         return
     _show(result, console)
     files = {"Base model": base_folder, "Hardened model": out, "These numbers": results_file}

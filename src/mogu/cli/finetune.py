@@ -17,6 +17,7 @@ from rich.table import Table
 
 from mogu.cli._options import MergeAdapter
 from mogu.cli._shared import check_one_of, show_log, stoppable
+from mogu.cli._terminal import echo
 from mogu.finetuning import FinetuneRecipe, read_finetune_recipe
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def finetune(
     with show_log(console), stoppable(console, "Run the same command with --resume to go on from the last checkpoint."):
         report = run(recipe, resume=resume, restart=restart)
     if as_json:
-        typer.echo(json.dumps(report))
+        echo(json.dumps(report))
     else:
         _print_report(recipe, report)
 
@@ -94,7 +95,7 @@ def _dry_run(recipe: FinetuneRecipe, *, as_json: bool) -> None:
 
     plan = plan_tuning(recipe)
     if as_json:
-        typer.echo(json.dumps(plan.as_json()))
+        echo(json.dumps(plan.as_json()))
     else:
         _print_plan(plan)
 

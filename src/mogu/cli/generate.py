@@ -22,6 +22,7 @@ from mogu.cli._options import (
     routing_options,
 )
 from mogu.cli._shared import load_model
+from mogu.cli._terminal import echo
 
 
 def generate(
@@ -92,6 +93,6 @@ def generate(
         reply = decode_reply(tokenizer, output[0, batch["input_ids"].shape[1] :].tolist()).strip()
         score = float(model.prompt_scores[0]) if model.prompt_scores is not None else None
         if as_json:
-            typer.echo(json.dumps({"prompt": instruction, "reply": reply, "score": score}, ensure_ascii=False))
+            echo(json.dumps({"prompt": instruction, "reply": reply, "score": score}, ensure_ascii=False))
         else:
-            typer.echo(f"> {instruction}\n{reply}\n" + (f"[score {score:.2f}]\n" if score is not None else ""))
+            echo(f"> {instruction}\n{reply}\n" + (f"[score {score:.2f}]\n" if score is not None else ""))

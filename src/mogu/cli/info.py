@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -11,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mogu.cli._options import ModelPath
+from mogu.cli._terminal import echo
 
 
 def info(path: ModelPath, as_json: Annotated[bool, typer.Option("--json", help="Print the facts as one JSON object.")] = False) -> None:
@@ -20,7 +22,7 @@ def info(path: ModelPath, as_json: Annotated[bool, typer.Option("--json", help="
     """
     facts = _facts(path)
     if as_json:
-        typer.echo(json.dumps(facts, ensure_ascii=False, indent=2))
+        echo(json.dumps(facts, ensure_ascii=False, indent=2))
         return
     table = Table("", "", show_header=False, box=None)
     for name, value in facts.items():
@@ -38,12 +40,14 @@ def _facts(path: str) -> dict[str, Any]:
     from mogu.hub import fetch_model_folder
     from mogu.modeling.adapter_files import read_adapter, read_tensors
     from mogu.modeling.checkpoint import BACKBONE, CONFIG_FILE, ROUTER_FILE, read_config
+    from mogu.modeling.saved_files import check_files
 
     folder = fetch_model_folder(path, marker=CONFIG_FILE)
     config = read_config(folder)
     backbone = read_adapter(folder / BACKBONE) if config.backbone is not None else None
     adapters = [*(read_adapter(folder / name) for name in config.responders), *([backbone] if backbone is not None else [])]
     routers = read_tensors(folder / ROUTER_FILE)
+    check_files(folder, config)
     adapter_sizes = [tensor.numel() for adapter in adapters for pair in adapter.weights.values() for tensor in pair]
     facts: dict[str, Any] = {
         "folder": str(folder),
@@ -65,9 +69,25 @@ def _facts(path: str) -> dict[str, Any]:
     }
     report_file = folder / "training_report.json"
     if report_file.is_file():
-        report = json.loads(report_file.read_text(encoding="utf-8"))
-        facts["trained_on"] = {f"{split} {label}": count for split, counts in report["records"].items() for label, count in counts.items()}
-        rates = [rate for rate in ("malicious_refused", "benign_answered", "borderline_answered") if rate in report["chosen"]]
-        facts["base_on_dev"] = {rate: report["base_on_dev"][rate] for rate in rates}
-        facts["mogu_on_dev"] = {rate: report["chosen"][rate] for rate in rates}
+        facts |= _reported(report_file)
     return facts
+
+
+def _reported(file: Path) -> dict[str, Any]:
+    """What the report of a model's training says of its data and of what it did on the dev records."""
+    from mogu.errors import ModelFileError
+    from mogu.files.text_files import parse_json
+    from mogu.modeling.adapter_files import read_text
+
+    try:
+        report = parse_json(read_text(file))
+        rates = [rate for rate in ("malicious_refused", "benign_answered", "borderline_answered") if rate in report["chosen"]]
+        return {
+            "trained_on": {f"{split} {label}": count for split, counts in report["records"].items() for label, count in counts.items()},
+            "base_on_dev": {rate: report["base_on_dev"][rate] for rate in rates},
+            "mogu_on_dev": {rate: report["chosen"][rate] for rate in rates},
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelFileError(
+            f"{file} is no report of a training ({error!r})", expected="the file as `mogu train` wrote it", action="copy the folder again"
+        ) from error

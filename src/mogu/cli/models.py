@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from mogu.cli._shared import print_columns, show_log
+from mogu.cli._terminal import echo
 
 if TYPE_CHECKING:
     from mogu.hub.dequantized import Dequantized
@@ -28,12 +29,12 @@ def ls(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON obje
     """
     rows = _rows()
     if as_json:
-        typer.echo(json.dumps({"models": rows}, indent=2))
+        echo(json.dumps({"models": rows}, indent=2))
         return
     table = [("MODEL", "SIZE", "LICENSE", "WHERE")]
     table += [(row["name"], _mib(row["bytes"]), row["license"] or "not stated", row["folder"] or row["source"]) for row in rows]
     print_columns(table)
-    typer.echo("\nTo get one before it is needed: mogu models get NAME")
+    echo("\nTo get one before it is needed: mogu models get NAME")
 
 
 @app.command()
@@ -45,13 +46,13 @@ def get(name: _Name) -> None:
     from mogu.hub.named_models import HARDENED_MODELS
 
     if name in HARDENED_MODELS:
-        typer.echo(HARDENED_MODELS[name].folder)
+        echo(HARDENED_MODELS[name].folder)
         return
     from mogu.hub import resolve_source
 
     _known(name)
     with show_log(Console(stderr=True)):
-        typer.echo(resolve_source(name))
+        echo(resolve_source(name))
 
 
 @app.command()
@@ -65,7 +66,7 @@ def path(name: _Name) -> None:
     row = _known(name)
     if row["folder"] is None:
         raise ModelFileError(f"{name} is not on this machine", expected="a model that is", action=f"run: mogu models get {name}")
-    typer.echo(row["folder"])
+    echo(row["folder"])
 
 
 @app.command()
@@ -87,7 +88,7 @@ def rm(name: _Name) -> None:
         )
     size = entry.bytes()
     remove(entry)
-    typer.echo(f"Removed {entry.folder} ({_mib(size)})")
+    echo(f"Removed {entry.folder} ({_mib(size)})")
 
 
 def _known(name: str) -> dict[str, Any]:

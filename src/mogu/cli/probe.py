@@ -17,6 +17,7 @@ from rich.table import Table
 
 from mogu.cli._options import BaseModel, ChatTemplate, Dtype, TrustRemoteCode, dtype_option
 from mogu.cli._shared import named_model, named_records, shown_by, stoppable
+from mogu.cli._terminal import echo
 
 if TYPE_CHECKING:
     from mogu.analysis import LayerProbe, ProbeResult
@@ -100,7 +101,7 @@ def probe(
     with stoppable(Console(stderr=True), hint), quiet_transformers(), progress_bars() as bars:
         result = run(settings, progress=shown_by(bars))
     if as_json:
-        typer.echo(json.dumps(result.as_json()))
+        echo(json.dumps(result.as_json()))
         return
     _show(result, out)
 

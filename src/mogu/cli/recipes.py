@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from mogu.cli._shared import print_columns
+from mogu.cli._terminal import echo
 from mogu.recipes import ShippedRecipe, copy_shipped, shipped_recipe, shipped_recipes, shipped_templates
 
 app = typer.Typer(no_args_is_help=True, help="List and copy the recipes and chat templates that ship with mogu.")
@@ -26,13 +27,13 @@ def ls(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON obje
     """
     recipes, templates = shipped_recipes(), shipped_templates()
     if as_json:
-        typer.echo(json.dumps({"recipes": [asdict(recipe) for recipe in recipes], "templates": templates}, indent=2))
+        echo(json.dumps({"recipes": [asdict(recipe) for recipe in recipes], "templates": templates}, indent=2))
         return
     rows = [("RECIPE", "METHOD", "BASE MODEL", "CHAT TEMPLATE")]
     rows += [(recipe.name, _method(recipe), recipe.base_model, recipe.template or "the tokenizer's") for recipe in recipes]
     print_columns(rows)
-    typer.echo(f"\nChat templates: {', '.join(templates)}")
-    typer.echo("To edit one, copy it: mogu recipes cp vicuna-7b, or mogu recipes cp templates/vicuna")
+    echo(f"\nChat templates: {', '.join(templates)}")
+    echo("To edit one, copy it: mogu recipes cp vicuna-7b, or mogu recipes cp templates/vicuna")
 
 
 def _method(recipe: ShippedRecipe) -> str:
@@ -56,8 +57,8 @@ def cp(
     mogu recipes cp v2/vicuna-7b my-vicuna.toml
     """
     copy = copy_shipped(name, target)
-    typer.echo(f"Copied to {copy}")
+    echo(f"Copied to {copy}")
     if name.startswith("templates/"):
-        typer.echo(f"To use it: chat_template = {json.dumps(str(copy))} in a recipe, or --chat-template {copy}")
+        echo(f"To use it: chat_template = {json.dumps(str(copy))} in a recipe, or --chat-template {copy}")
     else:
-        typer.echo(f"Next: mogu {shipped_recipe(name).command} {copy} --dry-run")
+        echo(f"Next: mogu {shipped_recipe(name).command} {copy} --dry-run")

@@ -19,6 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mogu.cli._shared import show_log, stoppable
+from mogu.cli._terminal import echo
 from mogu.cli.compare import AsJson, Judge, Limit, Settings, close
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def _dry_run(reproduction: Reproduction, *, as_json: bool) -> None:
 
     listed, plan = steps(reproduction)
     if as_json:
-        typer.echo(json.dumps({"steps": [asdict(step) for step in listed], "plan": plan.as_json()}))
+        echo(json.dumps({"steps": [asdict(step) for step in listed], "plan": plan.as_json()}))
         return
     console = Console(highlight=False)
     table = Table("step", "needs", "leaves", "cost")

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from mogu.cli._options import BaseModel, ChatTemplate, Dtype, TrustRemoteCode, dtype_option
 from mogu.cli._shared import named_model, named_records, shown_by, stoppable
+from mogu.cli._terminal import echo
 
 if TYPE_CHECKING:
     from mogu.analysis import RobustnessResult
@@ -85,7 +86,7 @@ def robustness(
     with stoppable(Console(stderr=True), hint), quiet_transformers(), progress_bars() as bars:
         result = analyze_robustness(settings, progress=shown_by(bars))
     if as_json:
-        typer.echo(json.dumps(result.as_json()))
+        echo(json.dumps(result.as_json()))
         return
     _show(result, out)
 

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from mogu.cli._options import BaseModel, ChatTemplate, Dial, Dtype, ModelPath, TrustRemoteCode
 from mogu.cli._shared import load_model
+from mogu.cli._terminal import echo
 
 ENDINGS = (".csv", ".jsonl")
 
@@ -65,7 +66,7 @@ def score(
     ]
     if out is None:
         for row in rows:
-            typer.echo(json.dumps(row, ensure_ascii=False))
+            echo(json.dumps(row, ensure_ascii=False))
     else:
         with atomic_file(out) as scratch, scratch.open("w", encoding="utf-8", newline="") as written:
             if out.suffix.lower() == ".csv":

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from mogu.cli._options import BaseModel
+from mogu.cli._terminal import echo
 
 
 class ScoresShown(StrEnum):
@@ -105,7 +106,7 @@ def serve(
         audit_log.check_file(audit)
     arguments = ["serve", *serve_arguments(named_folders([path, *paths]), base_model=base_model, host=host, options=options)]
     if show:
-        print(shlex.join([*(f"{name}={value}" for name, value in environment.items()), "vllm", *arguments]))
+        echo(shlex.join([*(f"{name}={value}" for name, value in environment.items()), "vllm", *arguments]))
         return
     check_version(installed_version())
     # Replace this process, so that signals reach vLLM and the exit code is vLLM's.

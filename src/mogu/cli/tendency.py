@@ -17,6 +17,7 @@ from rich.table import Column, Table
 
 from mogu.cli._options import BaseModel, ChatTemplate, Dial, Dtype, TrustRemoteCode
 from mogu.cli._shared import stoppable
+from mogu.cli._terminal import echo
 
 if TYPE_CHECKING:
     from mogu.analysis.labeled_instructions import LabeledInstruction
@@ -104,7 +105,7 @@ def tendency(
     if compared is not None:
         write_json(out / CORRELATION_FILE, [correlation.as_json() for correlation in correlations])
     if as_json:
-        typer.echo(json.dumps(ranking.as_json(), ensure_ascii=False))
+        echo(json.dumps(ranking.as_json(), ensure_ascii=False))
         return
     _show(ranking, top)
     if correlations:

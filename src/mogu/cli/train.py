@@ -17,6 +17,7 @@ from rich.table import Table
 
 from mogu.cli._options import ChatTemplate, MergeAdapter
 from mogu.cli._shared import check_one_of, show_log, stoppable
+from mogu.cli._terminal import echo
 from mogu.training import Recipe, read_recipe
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def _dry_run(recipe: Recipe, *, as_json: bool) -> None:
 
     plan = make_plan(recipe)
     if as_json:
-        typer.echo(json.dumps(plan.as_json()))
+        echo(json.dumps(plan.as_json()))
     else:
         _print_plan(plan)
 
@@ -136,7 +137,7 @@ def _print_report(recipe: Recipe, *, as_json: bool) -> None:
     output = recipe.run.output
     text = (output / REPORT_FILE).read_text(encoding="utf-8")
     if as_json:
-        typer.echo(json.dumps(json.loads(text)))
+        echo(json.dumps(json.loads(text)))
         return
     report = json.loads(text)
     before, after = report["base_on_dev"], report["chosen"]

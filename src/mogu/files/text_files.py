@@ -6,6 +6,7 @@ Knows bytes, encodings and JSON; knows nothing of records or instructions. Memor
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ from mogu.files.atomic import atomic_file
 
 MAX_LINE_BYTES = 1_048_576
 """A longer line is refused unread: it is never an instruction, and would be tokenized into the model's whole memory."""
+
+
+_MOST_DIGITS = 300
 
 
 @dataclass(frozen=True)
@@ -61,14 +65,21 @@ def read_whole(path: Path, max_bytes: int) -> str:
         DataError: no readable regular file is there, it is empty, longer than ``max_bytes``, or not UTF-8.
     """
     _require_file(path)
+    return read_any(path, max_bytes)
+
+
+def read_any(path: Path, max_bytes: int) -> str:
+    """As :func:`read_whole`, also from a pipe, such as the shell's ``<(…)``, and from an empty file."""
     try:
-        if path.stat().st_size > max_bytes:
+        with path.open("rb") as file:
+            content = file.read(max_bytes + 1)
+        if len(content) > max_bytes:
             raise DataError(
-                f"{path} holds {path.stat().st_size:,} bytes",
+                f"{path} holds more than {max_bytes:,} bytes",
                 expected=f"at most {max_bytes:,} bytes in a file that is read in one piece",
                 action="split it, or write it as JSONL, one record a line",
             )
-        return path.read_text(encoding="utf-8-sig")
+        return content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path} is not UTF-8 text: {error.reason} at byte {error.start:,}",
@@ -96,10 +107,11 @@ def parse_json(text: str) -> Any:
     """The value that one JSON text holds.
 
     Raises:
-        ValueError: it is not JSON, gives a field twice, or holds half a character; the message is words that follow the line's name.
+        ValueError: it is not JSON, gives a field twice, is nested too deeply, or holds half a character or an endless number; the
+            message is words that follow the line's name.
     """
     try:
-        value = json.loads(text, object_pairs_hook=_unique_fields)
+        value = json.loads(text, object_pairs_hook=_unique_fields, parse_int=_integer)
         if "\\u" in text:
             json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
@@ -146,10 +158,16 @@ def _decode(number: int, raw: bytes) -> Line:
     return Line(number, text.rstrip("\r\n"))
 
 
+def _integer(digits: str) -> int:
+    """A whole number that a float can hold as well: Python reads longer ones slowly, and stumbles over them later."""
+    if len(digits) > _MOST_DIGITS:
+        raise ValueError(f"has a number of {len(digits):,} digits")
+    return int(digits)
+
+
 def _unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"gives the field {twice!r} twice")
+        twice = next(name for name, times in Counter(name for name, _ in pairs).items() if times > 1)
+        raise ValueError(f"gives the field {twice!r:.200} twice")
     return fields

@@ -91,7 +91,9 @@ def read_tuning_inputs(
     for part, of_part in records.items():
         if of_part or records["train"]:
             check_both_labels(of_part, f"{part} pairs'")
-    tokenizer = tokenizer or load_tokenizer(section.base, chat_template=section.chat_template, trust_remote_code=section.trust_remote_code)
+    tokenizer = tokenizer or load_tokenizer(
+        section.base, revision=section.revision, chat_template=section.chat_template, trust_remote_code=section.trust_remote_code
+    )
     encoded = {
         part: encode_chats(
             tokenizer,

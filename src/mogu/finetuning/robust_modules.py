@@ -5,7 +5,6 @@ Knows `mogu robustness` and its file; does not know how the model is tuned.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from transformers import PreTrainedModel
@@ -15,9 +14,12 @@ from mogu.analysis.robustness import measure_robustness, search_subset
 from mogu.analysis.robustness.map import robustness_fingerprint
 from mogu.analysis.robustness.proxy import LabeledPrompts
 from mogu.errors import ConfigError, DataError
+from mogu.files.text_files import parse_json, read_whole
 from mogu.finetuning.inputs import TuningInputs
 from mogu.finetuning.recipe import FinetuneRecipe
 from mogu.progress import progress_bars
+
+_MOST_BYTES = 2**26
 
 RobustModules = dict[float | None, list[str]]
 """Full names of the robust modules, by the tolerance they were found with; ``None`` for those from a file."""
@@ -79,13 +81,13 @@ def read_robust_modules(file: Path) -> list[str]:
         DataError: it is missing, or names none.
     """
     try:
-        names = json.loads(file.read_text(encoding="utf-8"))["subset"]["modules"]
-        if not names or not all(isinstance(name, str) for name in names):
+        names = parse_json(read_whole(file, _MOST_BYTES))["subset"]["modules"]
+        if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
             raise ValueError("it names none")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{file} holds no robust modules ({error!r})",
             expected="a robustness.json of `mogu robustness`, with a subset of at least one module",
             action="make it with that command, with a higher --tolerance if the subset is empty",
         ) from error
-    return list(names)
+    return names

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from mogu.errors import ModelFileError
 from mogu.files.atomic import atomic_folder
+from mogu.files.digests import file_digest
 from mogu.files.json_files import fingerprint, read_json, write_json
-from mogu.hub.dequantized import file_digest
 from mogu.hub.errors import explain, first_line
-from mogu.hub.sources import resolve_source
+from mogu.hub.sources import at_revision, resolve_source
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -114,9 +114,9 @@ def _tokenizer(source: str, base_name: str) -> Any:
 
     folder = Path(source).expanduser()
     own = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json"))
-    place = str(folder) if own else resolve_source(base_name)
+    place, revision = (str(folder), None) if own else at_revision(resolve_source(base_name), None)
     try:
-        return AutoTokenizer.from_pretrained(place)
+        return AutoTokenizer.from_pretrained(place, revision=revision or "main")
     except Exception as error:  # tokenizers raise bare Exceptions for broken files
         raise explain(place, error, what="tokenizer") from error
 

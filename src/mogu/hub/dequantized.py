@@ -8,8 +8,6 @@ a file comes from.
 from __future__ import annotations
 
 import contextlib
-import functools
-import hashlib
 import importlib.util
 import io
 import logging
@@ -22,16 +20,17 @@ from pathlib import Path
 from mogu.errors import ModelFileError, MoguError
 from mogu.files.atomic import discard, scratch_beside
 from mogu.files.cache import cache_root
+from mogu.files.digests import file_digest
 from mogu.files.json_files import read_json, write_json
 from mogu.files.locks import locked_in_turn
 from mogu.hub.errors import first_line
+from mogu.hub.gguf_header import check_header
 from mogu.progress import progress_bars, quiet_transformers
 
 logger = logging.getLogger(__name__)
 
 MARKER = "mogu_source.json"
 _MOST_IN_FLOAT32 = 8 * 2**30
-_READ_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -89,21 +88,6 @@ def digest_of(folder: Path) -> str | None:
     return str(made_from["sha256"]) if made_from is not None else None
 
 
-def file_digest(file: Path) -> str:
-    """SHA-256 of a file; a file that has not changed is read once in a process."""
-    status = file.stat()
-    return _file_digest(file.resolve(), status.st_size, status.st_mtime_ns)
-
-
-@functools.cache
-def _file_digest(file: Path, size: int, changed: int) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(_READ_AT_ONCE):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def dequantized(file: Path) -> Path:
     """The folder of a GGUF file in the cache, made if it is not there yet.
 
@@ -152,6 +136,7 @@ def _read_header(file: Path) -> _Header:
     from gguf import GGUFReader
 
     try:
+        check_header(file)
         reader = GGUFReader(file)
         field = reader.fields.get("general.license")
         return _Header(

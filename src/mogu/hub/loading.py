@@ -8,11 +8,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mogu.errors import ModelFileError
+from mogu.errors import DataError, ModelFileError
+from mogu.files.text_files import read_any
 from mogu.hub.adapters import adapter_error, has_adapter, refuse_adapter
 from mogu.hub.errors import explain
-from mogu.hub.sources import resolve_source
+from mogu.hub.sources import at_revision, cached_commit, resolve_source
 from mogu.recipes import find_template
+
+_MOST_TEMPLATE = 2**20
+_MOST_LAYERS = 4096
+_SMALL = 2**28  # numbers that fit into memory anywhere
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -31,12 +36,13 @@ def load_config(source: str, *, revision: str | None = None, trust_remote_code: 
     """
     from transformers import AutoConfig
 
-    found = resolve_source(source)
+    found, revision = at_revision(resolve_source(source), revision)
     refuse_adapter(found)
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(found, revision=revision or "main", trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # whatever a config's class makes of fields of the wrong kind
         raise explain(found, error) from error
+    _check_claims(found, config)
     return config
 
 
@@ -56,8 +62,8 @@ def load_base(source: str, *, revision: str | None = None, trust_remote_code: bo
 
     from mogu.transformers_compat import accept_cache
 
-    found = resolve_source(source)
-    refuse_adapter(found)
+    found, revision = at_revision(resolve_source(source), revision)
+    load_config(source, revision=revision, trust_remote_code=trust_remote_code)  # says what is wrong with it before anything is allocated
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             found, revision=revision or "main", trust_remote_code=trust_remote_code, **model_kwargs
@@ -69,7 +75,32 @@ def load_base(source: str, *, revision: str | None = None, trust_remote_code: bo
     if has_adapter(model):  # a repository of the hub that holds an adapter: transformers has loaded its base as well
         raise adapter_error(source)
     accept_cache(model)
+    model.config._commit_hash = cached_commit(found, revision)  # which transformers recorded until 5.23
     return model
+
+
+def _check_claims(source: str, config: PreTrainedConfig) -> None:
+    """Refuse a config that asks for more layers than any model has, or for larger embeddings than the weights beside it can hold.
+
+    Raises:
+        ModelFileError: it does.
+    """
+    text = config.get_text_config()
+    layers, vocabulary, width = (getattr(text, name, None) for name in ("num_hidden_layers", "vocab_size", "hidden_size"))
+    if isinstance(layers, int) and layers > _MOST_LAYERS:
+        claim = f"{layers:,} layers"
+    elif not (isinstance(vocabulary, int) and isinstance(width, int) and vocabulary * width > _SMALL):
+        return
+    else:
+        weights = [file.stat().st_size for file in Path(source).glob("*") if file.suffix in (".safetensors", ".bin") and file.is_file()]
+        if not weights or vocabulary * width <= 2 * sum(weights):  # down to four bits a number
+            return
+        claim = f"embeddings of {vocabulary:,} × {width:,} numbers, beside weights of {sum(weights):,} bytes"
+    raise ModelFileError(
+        f"The config of the base model in {source} asks for {claim}",
+        expected="the config that belongs to the weights",
+        action="copy or download the model again; do not use a model whose maker you do not trust",
+    )
 
 
 def load_classifier(source: str) -> tuple[Any, PreTrainedTokenizerBase]:
@@ -80,10 +111,10 @@ def load_classifier(source: str) -> tuple[Any, PreTrainedTokenizerBase]:
     """
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    found = resolve_source(source)
+    found, revision = at_revision(resolve_source(source), None)
     try:
-        model = AutoModelForSequenceClassification.from_pretrained(found)
-        tokenizer = AutoTokenizer.from_pretrained(found)
+        model = AutoModelForSequenceClassification.from_pretrained(found, revision=revision or "main")
+        tokenizer = AutoTokenizer.from_pretrained(found, revision=revision or "main")
     except Exception as error:  # as for base models
         if isinstance(error, MemoryError):
             raise
@@ -91,11 +122,14 @@ def load_classifier(source: str) -> tuple[Any, PreTrainedTokenizerBase]:
     return model.eval(), tokenizer
 
 
-def load_tokenizer(source: str, *, chat_template: Path | None = None, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    source: str, *, revision: str | None = None, chat_template: Path | None = None, trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase:
     """A tokenizer, padded on the left as generation needs it.
 
     Args:
         source: as for :func:`load_config`.
+        revision: commit on the hub.
         chat_template: a Jinja file, or the name of a shipped template, that takes the place of the tokenizer's own.
         trust_remote_code: whether the tokenizer's own code may run.
 
@@ -105,9 +139,11 @@ def load_tokenizer(source: str, *, chat_template: Path | None = None, trust_remo
     """
     from transformers import AutoTokenizer
 
-    found = resolve_source(source)
+    found, revision = at_revision(resolve_source(source), revision)
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(found, trust_remote_code=trust_remote_code)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            found, revision=revision or "main", trust_remote_code=trust_remote_code
+        )
     except Exception as error:  # tokenizers raise bare Exceptions for broken files
         raise explain(found, error, what="tokenizer") from error
     if chat_template is not None:
@@ -125,8 +161,8 @@ def read_template(file: Path) -> str:
         ModelFileError: the file cannot be read.
     """
     try:
-        return find_template(file).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return read_any(find_template(file), _MOST_TEMPLATE)
+    except DataError as error:
         raise ModelFileError(
-            f"The chat template {file} cannot be read: {error}", expected="a Jinja file in UTF-8", action="check the path"
+            f"The chat template {file} cannot be read: {error.found}", expected="a Jinja file in UTF-8", action="check the path"
         ) from error

@@ -21,7 +21,8 @@ from pathlib import Path
 from mogu.errors import ModelFileError, MoguError
 from mogu.files.atomic import scratch_beside
 from mogu.files.cache import cache_root
-from mogu.hub.dequantized import alone, check_space, dequantized, file_digest, in_cache, models_folder
+from mogu.files.digests import file_digest
+from mogu.hub.dequantized import alone, check_space, dequantized, in_cache, models_folder
 from mogu.hub.errors import first_line
 from mogu.hub.named_models import PackagedFile, PackagedModel
 from mogu.progress import progress_bars

@@ -7,26 +7,33 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mogu.errors import ModelFileError, MoguError
+from mogu.errors import MoguError
 from mogu.hub.errors import first_line, not_found
 from mogu.hub.named_models import HARDENED_MODELS
-from mogu.hub.sources import resolve_source
+from mogu.hub.sources import at_revision, resolve_source
 
 # Exact names: with a pattern a repository could bring any file along, code among them.
-_SAVED_FILES = (
-    "README.md",
+CARD_FILE = "README.md"
+SAVED_FILES = (
+    CARD_FILE,
     "base_identity.safetensors",
     "chat_template.jinja",
     "router.safetensors",
-    *(f"{part}/{file}" for part in ("unwill", "glad", "backbone") for file in ("adapter_config.json", "adapter_model.safetensors")),
+    "training_report.json",
+    *(
+        f"{part}/{file}"
+        for part in ("unwill", "glad", "careful", "backbone")
+        for file in ("adapter_config.json", "adapter_model.safetensors")
+    ),
 )
+"""What a saved model may consist of, beside its config."""
 
 
 def fetch_model_folder(name: str, *, marker: str) -> Path:
     """The folder of a model: a local one as it is, a model that ships with the package, a repository downloaded to the hub's cache.
 
     Args:
-        name: a folder, a name that ``mogu models ls`` lists, a GGUF file or a hub id.
+        name: a folder, a name that ``mogu models ls`` lists, a GGUF file or a hub id, which may end in ``@`` and a revision.
         marker: the file that tells a saved MoGU model from a base model; of a hub repository nothing but the files of a saved model is
             downloaded.
 
@@ -35,19 +42,15 @@ def fetch_model_folder(name: str, *, marker: str) -> Path:
     """
     if not Path(name).expanduser().exists() and name in HARDENED_MODELS:
         return HARDENED_MODELS[name].folder
-    source = resolve_source(name)
+    source, revision = at_revision(resolve_source(name), None)
     folder = Path(source).expanduser()
     if folder.exists():
         return folder
-    if source.startswith((".", "/", "~")) or source.count("/") > 1:
-        raise ModelFileError(
-            f"{name} does not exist", expected="a folder of a saved MoGU model, or a hub repository", action="check the path"
-        )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(source, allow_patterns=[marker, *_SAVED_FILES]))
+        return Path(snapshot_download(source, revision=revision, allow_patterns=[marker, *SAVED_FILES]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise not_found(source, error) from error
 

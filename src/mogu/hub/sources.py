@@ -26,14 +26,15 @@ def resolve_source(source: str) -> str:
     - a GGUF file is a folder of mogu's cache, into which its weights are dequantized once;
     - ``"smollm2"``, and whatever else ``mogu models ls`` lists, is gotten once, checked against its digest, and dequantized likewise;
     - ``"owner/repository/file.gguf"`` is downloaded from the hub, and dequantized likewise;
-    - anything else is taken for a hub id.
+    - anything else is taken for a hub id, which may end in ``@`` and a revision; but never what reads as a folder that is missing.
 
     Raises:
-        ModelFileError: it is a file of another kind, a hardened model, a model that cannot be gotten, or a GGUF file that cannot be read.
+        ModelFileError: it is a file of another kind, a hardened model, a model that cannot be gotten, a GGUF file that cannot be read, or a
+            folder that is missing.
     """
     path = Path(source).expanduser()
     if path.is_dir():
-        return str(path)
+        return str(path) if source.startswith("~") else source  # as it is: ./-name must not become -name, which reads as an option
     if path.is_file():
         return str(_dequantized(path))
     if source in PACKAGED_MODELS:
@@ -47,7 +48,52 @@ def resolve_source(source: str) -> str:
         )
     if source.endswith(_GGUF):
         return str(_dequantized(_downloaded(source)))
+    _refuse_missing_folder(source)
     return source
+
+
+def at_revision(source: str, revision: str | None) -> tuple[str, str | None]:
+    """Part what :func:`resolve_source` returned into folder or hub id and its revision: the one in the name, or else the given one."""
+    name, separator, named = source.partition("@")
+    return (name, named) if separator and not Path(source).exists() else (source, revision)
+
+
+def cached_commit(source: str, revision: str | None) -> str | None:
+    """The commit of a hub repository that was just loaded, as the hub's cache knows it; ``None`` for a folder.
+
+    Args:
+        source: folder or hub id.
+        revision: a branch, a tag or a commit; ``None`` is the main branch.
+    """
+    if Path(source).exists():
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    file = try_to_load_from_cache(source, "config.json", revision=revision)
+    return Path(file).parent.name if isinstance(file, str) else None
+
+
+def named_folder(name: str) -> str:
+    """A model's name as it is to be kept: a folder so that, once it is gone, nobody takes its name for a hub id."""
+    path = Path(name).expanduser()
+    return f"./{name}" if path.is_dir() and not path.is_absolute() and not name.startswith((".", "~")) else name
+
+
+def _refuse_missing_folder(source: str) -> None:
+    """Refuse what was meant as a folder: on the hub, somebody else may have a repository of that name.
+
+    Raises:
+        ModelFileError: it reads as a path, or its first part is a folder here.
+    """
+    name = source.partition("@")[0]
+    parent = Path(name).parts[0] if "/" in name else ""
+    local = source.startswith((".", "/", "~")) or name.count("/") > 1
+    if local or (parent and "@" not in source and Path(parent).is_dir()):
+        raise ModelFileError(
+            f"The model {source} does not exist",
+            expected="a folder, a .gguf file, a name that `mogu models ls` lists, or a hub id",
+            action=f"check the path; write {source}@main for the hub's repository of that name" if not local else "check the path",
+        )
 
 
 def gguf_digest(source: str) -> str | None:

@@ -68,8 +68,8 @@ def render_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> str:
     turns = as_conversation(prompt)
     ending: dict[str, Any] = {"continue_final_message": True} if _is_begun(turns) else {"add_generation_prompt": True}
     try:
-        rendered = _rendered(tokenizer, turns, prompt, **ending)
-        unheard = isinstance(prompt, WithTools) and rendered == _rendered(tokenizer, prompt.messages, "", **ending)
+        rendered = apply_template(tokenizer, turns, prompt, **ending)
+        unheard = isinstance(prompt, WithTools) and rendered == apply_template(tokenizer, prompt.messages, "", **ending)
     except Exception as error:  # templates raise whatever they like, jinja2's errors among it
         raise ChatTemplateError(
             f"The chat template of {tokenizer.name_or_path or 'this model'} failed on a conversation: {error}",
@@ -101,12 +101,27 @@ def fixed_date(date: datetime) -> Iterator[None]:
         _DATE.reset(token)
 
 
-def _rendered(tokenizer: PreTrainedTokenizerBase, turns: Conversation, offered: Prompt, **options: Any) -> str:
+def apply_template(tokenizer: PreTrainedTokenizerBase, turns: Conversation, offered: Prompt = "", **options: Any) -> str:
+    """A conversation in the words of the tokenizer's chat template, in little time and space, see :mod:`mogu.inference.template_limits`.
+
+    Args:
+        tokenizer: has the template.
+        turns: the conversation.
+        offered: where it is a prompt with tools, the template is told of these.
+        options: for ``apply_chat_template``.
+
+    Raises:
+        Exception: whatever the template raises, or for taking too long.
+    """
     tools: list[Any] | None = list(offered.tools) if isinstance(offered, WithTools) else None
     date = _DATE.get()
     if date is not None and isinstance(tokenizer.chat_template, str):
         options["chat_template"] = _dated(tokenizer.chat_template, date)
-    return str(tokenizer.apply_chat_template(list(turns), tools=tools, tokenize=False, **options))
+    from mogu.inference.template_limits import limit_templates, within_limits
+
+    limit_templates()
+    with within_limits():
+        return str(tokenizer.apply_chat_template(list(turns), tools=tools, tokenize=False, **options))
 
 
 _WRITES_DATE = re.compile(r"""strftime_now\(\s*(?:'([^']*)'|"([^"]*)")\s*\)""")
@@ -174,7 +189,7 @@ def encode_answer(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, answer: st
     """
     before = render_prompt(tokenizer, prompt)
     turns = [*as_conversation(prompt), {"role": "assistant", "content": answer}]
-    whole = _rendered(tokenizer, turns, prompt)
+    whole = apply_template(tokenizer, turns, prompt)
     end = whole.find(answer, len(before))
     if not whole.startswith(before) or end < 0:  # templates that rewrite what was said before
         whole, end = before + answer + str(tokenizer.eos_token or ""), len(before)

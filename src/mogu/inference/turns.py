@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mogu.inference.prompts import Conversation, encode_prompt
+from mogu.inference.prompts import Conversation, apply_template, encode_prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -103,7 +103,7 @@ def _header(tokenizer: PreTrainedTokenizerBase, after: Sequence[int]) -> tuple[i
     """The part of ``after`` that a template adds only because an answer is to come."""
     turns = [{"role": "user", "content": _PROBES[0]}]
     try:
-        without = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=False)
+        without = apply_template(tokenizer, turns, add_generation_prompt=False)
     except Exception:  # a template that only writes prompts has no other form
         return ()
     closed = list(tokenizer(str(without), add_special_tokens=False)["input_ids"])

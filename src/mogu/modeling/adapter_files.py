@@ -5,7 +5,7 @@ Knows files and tensors; knows nothing of models or of what else a saved model h
 
 from __future__ import annotations
 
-import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,14 +13,20 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 from mogu.errors import ModelFileError
+from mogu.files.text_files import parse_json
 from mogu.modeling.gated.gate import ENDS, STREAM_READINGS, Gate, StreamHead
 
 PEFT_PREFIX = "base_model.model."
+_MOST_TEXT = 2**22
+_LAYER = r"(0|[1-9][0-9]{0,5})"
+_NUMBERS = {
+    *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
+    *(torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
+}
 
 
 @dataclass(frozen=True)
@@ -44,12 +50,19 @@ def read_text(file: Path) -> str:
     """Read a text file of a saved model.
 
     Raises:
-        ModelFileError: it is not UTF-8 text.
+        ModelFileError: it is not UTF-8 text, cannot be read, or is larger than any that was ever saved.
     """
     try:
+        size = file.stat().st_size
+        if size > _MOST_TEXT:
+            raise ModelFileError(
+                f"{file} has {size:,} bytes", expected=f"at most {_MOST_TEXT:,} bytes, and far fewer", action="copy the folder again"
+            )
         return file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ModelFileError(f"{file} is not UTF-8 text", expected="the file as it was saved", action="copy the file again") from error
+    except OSError as error:
+        raise ModelFileError(f"{file} cannot be read: {error.strerror}", expected="a file that may be read", action="check it") from error
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
@@ -62,12 +75,19 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
         raise ModelFileError(f"{file} does not exist", expected="a safetensors file", action="check the path, or copy the folder again")
     try:
         tensors = load_file(file)
-    except (SafetensorError, OSError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # besides SafetensorError and OSError, what PyTorch makes of types that it does not know
         raise ModelFileError(
             f"{file} is not a whole safetensors file ({error})",
             expected="the file as it was saved",
             action="copy or download the file again",
         ) from error
+    for key, tensor in tensors.items():
+        if tensor.dtype not in _NUMBERS:
+            raise ModelFileError(
+                f"{file} holds {key!r:.200} as {tensor.dtype}", expected="ordinary floating-point numbers", action="save the model again"
+            )
     check_finite(file, tensors)
     return tensors
 
@@ -97,17 +117,17 @@ def read_adapter(folder: Path) -> Adapter:
     if not config_file.is_file():
         raise ModelFileError(f"{folder} holds no adapter_config.json", expected="a PEFT LoRA adapter", action="check the path")
     try:
-        raw = json.loads(read_text(config_file))
+        raw = parse_json(read_text(config_file))
         rank, alpha = int(raw["r"]), float(raw["lora_alpha"])
         plain = raw["peft_type"] == "LORA" and not raw.get("use_dora") and raw.get("bias", "none") == "none"
         plain = plain and not raw.get("rank_pattern") and not raw.get("alpha_pattern")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ModelFileError(
             f"{config_file} is not a PEFT LoRA config ({error!r})", expected="an adapter that PEFT saved", action="save or copy it again"
         ) from error
-    if not plain or rank < 1:
+    if not plain or rank < 1 or not math.isfinite(alpha):
         raise ModelFileError(
-            f"The adapter {folder} is not a plain LoRA of one rank",
+            f"The adapter {folder} is not a plain LoRA of one rank and a finite alpha",
             expected="peft_type LORA without DoRA, trained biases or per-module ranks",
             action="train it as a plain LoRA",
         )
@@ -174,7 +194,7 @@ def read_routers(file: Path, layers: Sequence[int] | None = None, width: int | N
         ModelFileError: the file is broken, or its layers or shapes are not those of the model.
     """
     tensors = read_tensors(file)
-    keys = [re.fullmatch(r"layers\.(\d+)\.weight", key) for key in tensors]
+    keys = [re.fullmatch(rf"layers\.{_LAYER}\.weight", key) for key in tensors]
     listed = sorted(int(key[1]) for key in keys if key) if layers is None else list(layers)
     if width is None and listed and tensors[f"layers.{listed[0]}.weight"].ndim == 2:
         width = tensors[f"layers.{listed[0]}.weight"].shape[1]
@@ -232,7 +252,7 @@ def read_gate(file: Path) -> tuple[Gate, StreamHead | None]:
 
 
 def _by_tap(tensors: Mapping[str, Tensor], part: str) -> dict[int, Tensor]:
-    keys = [re.fullmatch(rf"{part}\.(\d+)\.weight", key) for key in tensors]
+    keys = [re.fullmatch(rf"{part}\.{_LAYER}\.weight", key) for key in tensors]
     # Copied: in a mapped file they may lie unaligned, and products with them would then round in another way than before saving.
     return {int(key[1]): tensors[key[0]].float().clone() for key in sorted(filter(None, keys), key=lambda key: int(key[1]))}
 

@@ -5,7 +5,6 @@ Knows files and tensors; knows nothing of live models, nor of how the base model
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,8 @@ from torch import Tensor
 
 from mogu.errors import ModelFileError
 from mogu.files.atomic import atomic_file
+from mogu.files.text_files import parse_json
+from mogu.hub.saved_models import CARD_FILE
 from mogu.modeling.adapter_files import (
     Adapter,
     read_adapter,
@@ -29,12 +30,12 @@ from mogu.modeling.adapter_files import (
 from mogu.modeling.config import MoguConfig, Responder
 from mogu.modeling.gated.gate import Gate, StreamHead
 from mogu.modeling.model_card import plain_card
+from mogu.modeling.saved_files import check_files, digests
 
 CONFIG_FILE = "mogu_config.json"
 TEMPLATE_FILE = "chat_template.jinja"
 ROUTER_FILE = "router.safetensors"
 IDENTITY_FILE = "base_identity.safetensors"
-CARD_FILE = "README.md"
 BACKBONE = "backbone"
 
 _OLD_REPORT = "training_report.json"
@@ -70,13 +71,13 @@ class Checkpoint:
         """Read a folder that :meth:`write` wrote, in this format or an earlier one.
 
         Raises:
-            ModelFileError: something is missing or broken, or its parts do not belong together.
+            ModelFileError: something is missing or broken, is not as it was saved, or does not belong together.
             ConfigError: the config is broken.
         """
         config = read_config(folder)
         responders = {name: read_adapter(folder / name) for name in config.responders}
         gate, stream = read_gate(folder / ROUTER_FILE) if config.gate is not None else (None, None)
-        return cls(
+        checkpoint = cls(
             config,
             responders,
             read_routers(folder / ROUTER_FILE) if gate is None else {},
@@ -86,10 +87,11 @@ class Checkpoint:
             base_weights=read_tensors(folder / IDENTITY_FILE) if (folder / IDENTITY_FILE).is_file() else None,
             card=read_card(folder),
         )
+        check_files(folder, config)
+        return checkpoint
 
     def write(self, folder: Path) -> None:
         """Write everything into a folder that is there."""
-        write_config(folder, self.config)
         for name, adapter in self.responders.items():
             write_adapter(folder / name, adapter, base_model=self.config.base_model)
         if self.backbone is not None:
@@ -101,6 +103,7 @@ class Checkpoint:
         if self.base_weights:
             write_tensors(folder / IDENTITY_FILE, dict(self.base_weights))
         (folder / CARD_FILE).write_text(self.card or plain_card(self.config), encoding="utf-8")
+        write_config(folder, self.config)
 
 
 def read_config(folder: Path) -> MoguConfig:
@@ -136,10 +139,10 @@ def read_config(folder: Path) -> MoguConfig:
 
 
 def write_config(folder: Path, config: MoguConfig) -> None:
-    """Write the config of a saved model, with its chat template, into a folder that is there."""
-    (folder / CONFIG_FILE).write_text(config.to_json(), encoding="utf-8")
+    """Write the config of a saved model, with its chat template, into the folder of its other files, whose digests it lists."""
     if config.chat_template is not None:
         (folder / TEMPLATE_FILE).write_text(config.chat_template, encoding="utf-8", newline="")
+    (folder / CONFIG_FILE).write_text(config.to_json(digests(folder)), encoding="utf-8")
 
 
 def rewrite_settings(folder: Path, config: MoguConfig, card: str) -> None:
@@ -149,8 +152,19 @@ def rewrite_settings(folder: Path, config: MoguConfig, card: str) -> None:
         MoguError: they cannot be written; config and card are then as they were.
     """
     with atomic_file(folder / CONFIG_FILE) as new_config, atomic_file(folder / CARD_FILE) as new_card:
-        new_config.write_text(config.to_json(), encoding="utf-8")
+        new_config.write_text(config.to_json(config.files or digests(folder)), encoding="utf-8")
         new_card.write_text(card, encoding="utf-8")
+
+
+def accept_files(folder: Path) -> None:
+    """List the files of a saved model anew, as they are now.
+
+    Raises:
+        MoguError: there is no saved model, or its config cannot be written.
+    """
+    config = read_config(folder)
+    with atomic_file(folder / CONFIG_FILE) as scratch:
+        scratch.write_text(config.to_json(digests(folder)), encoding="utf-8")
 
 
 def read_card(folder: Path) -> str | None:
@@ -165,8 +179,7 @@ def read_card(folder: Path) -> str | None:
 
 def _reported_system_prompt(folder: Path) -> str | None:
     try:
-        report = json.loads((folder / _OLD_REPORT).read_text(encoding="utf-8"))
-        prompt = report["recipe"]["model"]["system_prompt"]
-    except (OSError, ValueError, KeyError, TypeError):
+        prompt = parse_json(read_text(folder / _OLD_REPORT))["recipe"]["model"]["system_prompt"]
+    except (ModelFileError, ValueError, KeyError, TypeError):
         return None
     return prompt if isinstance(prompt, str) else None

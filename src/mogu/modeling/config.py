@@ -6,22 +6,31 @@ Knows names and numbers; knows nothing of tensors, models or files.
 from __future__ import annotations
 
 import hashlib
+import json
+import logging
 import unicodedata
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from mogu.errors import ConfigError
+from mogu.files.text_files import parse_json
 
-FORMAT_VERSION = 4
+logger = logging.getLogger(__name__)
+
+FORMAT_VERSION = 5
 """Of the saved layout. Since version 3 a saved model carries its chat template, its system prompt and numbers of its base's weights;
-version 4 has a gate. A model without one is saved in version 3."""
-_WITHOUT_GATE = 3
+version 4 has a gate; since version 5 the config lists the digests of the model's other files."""
+WITH_DIGESTS = 5
+"""The first version whose configs list digests."""
 
 Method = Literal["v1", "v2", "gated"]
 RouterKind = Literal["chain", "linear"]
 Responder = Literal["unwill", "glad", "careful"]
 Handoff = Literal["recompute", "continue"]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+"""SHA-256, in hexadecimal."""
 RoutedTokens = Annotated[int, Field(ge=0)] | Literal["all"]
 """How many tokens of an answer are routed (``m``); ``"all"`` is every token."""
 
@@ -82,7 +91,7 @@ class BackboneConfig(BaseModel):
 
     modules: list[str] | None = None
     rank: int = Field(default=1, ge=1)
-    lora_alpha: float = Field(default=2.0, gt=0)
+    lora_alpha: float = Field(default=2.0, gt=0, allow_inf_nan=False)
 
     @property
     def scaling(self) -> float:
@@ -150,6 +159,8 @@ class MoguConfig(BaseModel):
             conversation has none. Saved in a file of its own.
         chat_template_sha256: its fingerprint.
         tokenizer_sha256: fingerprint of the tokenizer's vocabulary.
+        files: digests of the other files of a saved model, by name; ``None`` in formats 1 to 4, and where nothing is saved yet.
+        settings_sha256: fingerprint of all the rest of a saved config, likewise.
     """
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True)
@@ -162,7 +173,7 @@ class MoguConfig(BaseModel):
     output_projection: str | None = None
     layers: list[int] | None = None
     rank: int = Field(default=8, ge=1)
-    lora_alpha: float = Field(default=16.0, gt=0)
+    lora_alpha: float = Field(default=16.0, gt=0, allow_inf_nan=False)
     router: RouterKind = "chain"
     router_hidden: int = Field(default=512, ge=1)
     backbone: BackboneConfig | None = None
@@ -176,6 +187,8 @@ class MoguConfig(BaseModel):
     chat_template: str | None = Field(default=None, exclude=True)
     chat_template_sha256: str | None = None
     tokenizer_sha256: str | None = None
+    files: dict[str, Digest] | None = None
+    settings_sha256: Digest | None = None
 
     @model_validator(mode="after")
     def _gated_or_routed(self) -> Self:
@@ -229,23 +242,27 @@ class MoguConfig(BaseModel):
             )
         return self.model_copy(update={"chat_template": template, "chat_template_sha256": fingerprint})
 
-    def to_json(self) -> str:
-        """The text of a ``mogu_config.json``; the chat template has a file of its own."""
-        if self.gate is None:  # as releases write it that know of no gates, so that they can read it
-            config = self.model_copy(update={"format_version": _WITHOUT_GATE})
-            return config.model_dump_json(indent=2, exclude={"gate", "careful"}) + "\n"
-        return self.model_copy(update={"format_version": FORMAT_VERSION}).model_dump_json(indent=2) + "\n"
+    def to_json(self, files: Mapping[str, str]) -> str:
+        """The text of a ``mogu_config.json``; the chat template has a file of its own.
+
+        Args:
+            files: digests of the other files of the saved model, by name.
+        """
+        update: dict[str, Any] = {"format_version": FORMAT_VERSION, "files": dict(files), "settings_sha256": None}
+        settings = self.model_copy(update=update).model_dump(mode="json")
+        return json.dumps(settings | {"settings_sha256": _settings_fingerprint(settings)}, indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str, source: str) -> MoguConfig:
         """Parse the text of a ``mogu_config.json``; ``source`` names it in errors.
 
         Raises:
-            ConfigError: not JSON, an unknown or ill-typed field, a base model that reads as a command-line option, or a format
-                version that this release does not know.
+            ConfigError: not JSON, an unknown or ill-typed field or one that is given twice, a base model that reads as a command-line
+                option, or a format version that this release does not know.
         """
         try:
-            config = cls.model_validate_json(text)
+            config = cls.model_validate_json(text, strict=True)
+            settings = parse_json(text)  # which, unlike pydantic, notices a field that is given twice
         except ConfigError as error:  # of `check_model_name`, which does not know the file
             raise ConfigError(f"{source}: {error.found}", expected=error.expected, action=error.action) from error
         except ValidationError as error:
@@ -264,4 +281,27 @@ class MoguConfig(BaseModel):
                 expected="a mogu_config.json as save_pretrained writes it",
                 action="copy the folder again, or save the model again",
             ) from error
+        except ValueError as error:
+            raise ConfigError(
+                f"{source} {error}",
+                expected="a mogu_config.json as save_pretrained writes it",
+                action="copy the folder again; somebody may have changed it",
+            ) from error
+        if config.format_version >= WITH_DIGESTS and (config.files is None or config.settings_sha256 is None):
+            raise ConfigError(
+                f"{source} has no {'files' if config.files is None else 'settings_sha256'}",
+                expected=f"both, as every config of format {WITH_DIGESTS} has them",
+                action="copy the folder again; somebody may have changed it",
+            )
+        if config.settings_sha256 is not None and config.settings_sha256 != _settings_fingerprint(settings):
+            logger.warning(
+                "%s was changed after the model was saved: its settings are not those that were measured. "
+                "Where the change is your own, `mogu verify DIR --accept` makes it the model's.",
+                source,
+            )
         return config
+
+
+def _settings_fingerprint(settings: Mapping[str, Any]) -> str:
+    """Of what stands in a config, rather than of what it means, so that a later release with more fields finds the same."""
+    return text_fingerprint(json.dumps({name: value for name, value in settings.items() if name != "settings_sha256"}, sort_keys=True))

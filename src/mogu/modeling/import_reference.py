@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import zipfile
 from pathlib import Path
 
 import torch
@@ -22,7 +23,7 @@ from mogu.modeling.model import MoguModel
 
 _PUBLISHED_ROUTERS = {"alpha_": "unwill", "beta_": "glad"}
 _PUBLISHED_KEY = re.compile(
-    r"(?:.*\.)?routers\.(\d+)\.(alpha_|beta_)\.(linear_0\.weight|linear_1\.weight|linear_1\.bias|linear_2\.weight|linear_2\.bias)"
+    r"(?:.*\.)?routers\.([0-9]{1,6})\.(alpha_|beta_)\.(linear_0\.weight|linear_1\.weight|linear_1\.bias|linear_2\.weight|linear_2\.bias)"
 )
 _PARTS = ("linear_0.weight", "linear_1.weight", "linear_1.bias", "linear_2.weight", "linear_2.bias")
 
@@ -91,7 +92,9 @@ def read_published_routers(file: Path) -> dict[int, tuple[Tensor, Tensor]]:
     for key, tensor in state.items():
         match = _PUBLISHED_KEY.fullmatch(str(key))
         if match is None or not isinstance(tensor, Tensor):
-            raise _not_routers(file, f"it holds {key!r}")
+            raise _not_routers(file, f"it holds {key!r:.200}")
+        if not _is_plain(tensor, file):
+            raise _not_routers(file, f"{key!r:.200} is no plain matrix of numbers, or stands for more of them than the file holds")
         chains.setdefault(int(match[1]), {}).setdefault(_PUBLISHED_ROUTERS[match[2]], {})[match[3]] = tensor.double()
     check_finite(file, {str(key): tensor for key, tensor in state.items() if isinstance(tensor, Tensor)})
     if not chains:
@@ -103,6 +106,12 @@ def read_published_routers(file: Path) -> dict[int, tuple[Tensor, Tensor]]:
     if len({vectors.shape for vectors, _ in folded.values()}) != 1:
         raise _not_routers(file, "its layers have different widths")
     return folded
+
+
+def _is_plain(tensor: Tensor, file: Path) -> bool:
+    """Whether a tensor is what it seems: in memory, of floating-point numbers, each of which is in the file."""
+    plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and tensor.dtype.is_floating_point
+    return plain and tensor.numel() * tensor.element_size() <= file.stat().st_size
 
 
 def _fold(file: Path, layer: int, chain: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -123,6 +132,7 @@ def _fold(file: Path, layer: int, chain: dict[str, Tensor]) -> tuple[Tensor, Ten
 def _load_state(file: Path) -> dict[str, object]:
     if not file.is_file():
         raise ModelFileError(f"{file} does not exist", expected="a published router file (.pth)", action="check the path")
+    _check_sizes(file)
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -139,6 +149,19 @@ def _load_state(file: Path) -> dict[str, object]:
     if not isinstance(state, dict):
         raise _not_routers(file, f"it holds a {type(state).__name__}")
     return state
+
+
+def _check_sizes(file: Path) -> None:
+    """Refuse an archive whose parts are packed, which PyTorch never does: they can unpack to any size."""
+    if not zipfile.is_zipfile(file):
+        return
+    try:
+        with zipfile.ZipFile(file) as archive:
+            packed = any(part.compress_type != zipfile.ZIP_STORED or part.file_size > file.stat().st_size for part in archive.infolist())
+    except Exception as error:  # a scrambled archive can make the reader stumble anywhere
+        raise _not_routers(file, "it is no archive of PyTorch") from error
+    if packed:
+        raise _not_routers(file, "its parts are compressed")
 
 
 def _not_routers(file: Path, why: str) -> ModelFileError:

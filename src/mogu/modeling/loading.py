@@ -72,7 +72,8 @@ def load_model(
     if hardened or (folder / CONFIG_FILE).is_file():
         checkpoint = Checkpoint.read(folder)
         config = checkpoint.config
-        tokenizer = load_prepared_tokenizer(config, base_name(folder, config, base_model), **prompt)
+        revision = config.base_revision if base_model is None else None
+        tokenizer = load_prepared_tokenizer(config, base_name(folder, config, base_model), revision=revision, **prompt)
         base = load_base_of(folder, config, base_model, trust_remote_code=trust_remote_code, **model_kwargs)
         model = MoguModel.from_checkpoint(checkpoint, base, strict_base=strict_base)
         model.use_tokenizer(tokenizer)
@@ -90,6 +91,7 @@ def load_prepared_tokenizer(
     config: MoguConfig,
     source: str,
     *,
+    revision: str | None = None,
     chat_template: Path | None = None,
     system_prompt: str | None = None,
     trust_remote_code: bool = False,
@@ -99,6 +101,7 @@ def load_prepared_tokenizer(
     Args:
         config: of that model; an empty one for the base model's own prompt.
         source: folder or hub id of the base model.
+        revision: commit on the hub.
         chat_template: a Jinja file to use instead.
         system_prompt: to use instead.
         trust_remote_code: whether the tokenizer's own code may run.
@@ -106,7 +109,7 @@ def load_prepared_tokenizer(
     Raises:
         ModelFileError: there is no tokenizer, it is another one than in training, or the template file cannot be read.
     """
-    tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)
+    tokenizer = load_tokenizer(source, revision=revision, trust_remote_code=trust_remote_code)
     template = read_template(chat_template) if chat_template is not None else None
     prepared = prepare_tokenizer(config, tokenizer, chat_template=template, source=str(chat_template or source))
     if system_prompt is None or prepared.chat_template is None or system_prompt == config.system_prompt:

@@ -194,7 +194,8 @@ class MoguModel(RoutedModule):
         """
         if self._tokenizer is None:
             source = str(self.base_model.name_or_path or self.mogu_config.base_model)
-            self._tokenizer = prepare_tokenizer(self.mogu_config, load_tokenizer(source))
+            revision = getattr(self.base_model.config, "_commit_hash", None) or self.mogu_config.base_revision
+            self._tokenizer = prepare_tokenizer(self.mogu_config, load_tokenizer(source, revision=revision))
         return self._tokenizer
 
     @tokenizer.setter

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
 from mogu.errors import ConfigError
+from mogu.hub import named_folder
 from mogu.modeling.config import MoguConfig
 from mogu.modeling.generation_options import REFUSED_METHODS, refused_method
 from mogu.modeling.injection import InjectedLayers, inject, remove, shape_of
@@ -44,9 +45,10 @@ class RoutedModule(nn.Module):
         self.injected: InjectedLayers = self._inject(base_model, config)
         config.base_shape = shape_of(base_model)
         if config.base_model is None:
-            config.base_model = base_model.name_or_path or None
-        if config.base_revision is None:
-            config.base_revision = getattr(base_model.config, "_commit_hash", None)
+            config.base_model = named_folder(base_model.name_or_path) if base_model.name_or_path else None
+        commit = getattr(base_model.config, "_commit_hash", None)
+        if commit is not None and config.base_model == base_model.name_or_path:
+            config.base_revision = commit  # rather than a branch, which moves
         self.mogu_config = config
         self.base_model = base_model
         base_model.requires_grad_(False)

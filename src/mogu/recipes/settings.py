@@ -12,8 +12,11 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from mogu.errors import ConfigError
+from mogu.errors import ConfigError, DataError
+from mogu.files.text_files import read_any
 from mogu.recipes.shipped import find_recipe
+
+_MOST_BYTES = 2**20
 
 
 class Section(BaseModel):
@@ -33,10 +36,10 @@ def read_tree(path: Path, settings: Sequence[str] = ()) -> dict[str, Any]:
     """
     file = find_recipe(path)
     try:
-        tree = tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"The recipe {path} cannot be read: {error.strerror}", expected="a TOML file", action="check the path") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        tree = tomllib.loads(read_any(file, _MOST_BYTES))
+    except DataError as error:
+        raise ConfigError(f"The recipe {path} cannot be read: {error.found}", expected=error.expected, action=error.action) from error
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError; so is what Python says of an endless number
         raise ConfigError(f"The recipe {path} is not valid TOML: {error}", expected="a TOML file", action="correct that line") from error
     for setting in settings:
         override(tree, setting)
@@ -72,7 +75,7 @@ def override(tree: dict[str, Any], setting: str) -> None:
         raise ConfigError(f"--set got {setting!r}", expected="section.key=value", action="write, for instance, --set glad.epochs=3")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = text
     section = tree
     for part in parts[:-1]:

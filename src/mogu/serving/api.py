@@ -285,6 +285,9 @@ def _with_field(body: bytes, field: dict[str, Any] | None) -> bytes:
         return body
     try:
         content = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return body
-    return json.dumps({**content, FIELD: field}, ensure_ascii=False, separators=(",", ":")).encode() if isinstance(content, dict) else body
+    if not isinstance(content, dict):
+        return body
+    escaped = b"\\u" in body  # perhaps half of a surrogate pair, which only JSON can write
+    return json.dumps({**content, FIELD: field}, ensure_ascii=escaped, separators=(",", ":")).encode()

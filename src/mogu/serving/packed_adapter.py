@@ -20,6 +20,7 @@ from mogu.modeling.adapter_files import Adapter, read_adapter, read_gate, read_r
 from mogu.modeling.checkpoint import BACKBONE, CONFIG_FILE, ROUTER_FILE, read_config
 from mogu.modeling.config import GateConfig, MoguConfig
 from mogu.modeling.gated.gate import ENDS, STREAM_READINGS, Gate, StreamHead
+from mogu.modeling.saved_files import check_files
 
 TAPS = "mogu_taps"
 """The key of vLLM's additional configuration that names the decoder layers which the gates of a server read."""
@@ -146,12 +147,16 @@ def read_packed_adapter(folder: Path) -> PackedAdapter:
     """Read the folder of a saved model and pack it for serving.
 
     Raises:
-        MoguError: a file is missing or broken, the parts do not fit together, or the model routes in a way that the plugin does
-            not support.
+        MoguError: a file is missing, broken or not as it was saved, the parts do not fit together, or the model routes in a way that
+            the plugin does not support.
     """
     config = read_config(folder)
-    if config.gate is not None:
-        return _read_gated(folder, config, config.gate)
+    adapter = _read_routed(folder, config) if config.gate is None else _read_gated(folder, config, config.gate)
+    check_files(folder, config)
+    return adapter
+
+
+def _read_routed(folder: Path, config: MoguConfig) -> PackedAdapter:
     if config.answer_marker is not None:
         raise ConfigError(
             f"The model {folder} routes again after {config.answer_marker!r} (answer_marker), which the vLLM plugin does not support",

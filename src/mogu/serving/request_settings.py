@@ -118,7 +118,7 @@ def parse_overrides(overrides: object) -> dict[str, Any]:
     if isinstance(overrides, str):
         try:
             overrides = json.loads(overrides)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"{FIELD} is text that is not JSON ({error})", expected=expected, action=action) from error
     if overrides is None:
         return {}

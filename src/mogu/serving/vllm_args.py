@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mogu.errors import ConfigError, ModelFileError
-from mogu.hub import fetch_model_folder, resolve_source
+from mogu.hub import at_revision, fetch_model_folder, resolve_source
 from mogu.modeling.base_model import base_name
 from mogu.modeling.checkpoint import CONFIG_FILE, TEMPLATE_FILE
 from mogu.modeling.config import MoguConfig, check_model_name
@@ -34,7 +34,7 @@ def named_folders(sources: Sequence[str]) -> dict[str, Path]:
     folders: dict[str, Path] = {}
     for source in sources:
         folder = fetch_model_folder(source, marker=CONFIG_FILE).resolve()
-        name = Path(source).resolve().name if Path(source).exists() else source.rpartition("/")[2]
+        name = Path(source).resolve().name if Path(source).exists() else source.rpartition("/")[2].partition("@")[0]
         if name in folders:
             raise ConfigError(f"Two saved models are called {name!r}", expected="models with different names", action="rename one of them")
         folders[name] = folder
@@ -67,14 +67,18 @@ def serve_arguments(models: Mapping[str, Path], *, base_model: str | None, host:
     """
     adapters = [read_packed_adapter(folder) for folder in models.values()]
     configs = [adapter.config for adapter in adapters]
-    base = resolve_source(check_model_name(base_model, "--base-model")) if base_model is not None else _common_base(models, configs)
+    base, revision = (
+        at_revision(resolve_source(check_model_name(base_model, "--base-model")), None)
+        if base_model is not None
+        else at_revision(_common_base(models, configs), configs[0].base_revision)
+    )
     other_modules, options = _split_lora_modules(options)
     modules = [f"{name}={folder}" for name, folder in models.items()]
     rank = max(adapter.rank for adapter in adapters)
     given = {option.partition("=")[0] for option in options}
     arguments = [base, "--host", host, "--enable-lora", _LORA_MODULES, *modules, *other_modules]
-    if "--revision" not in given and base_model is None and configs[0].base_revision:
-        arguments += ["--revision", configs[0].base_revision]
+    if "--revision" not in given and revision:
+        arguments += ["--revision", revision]  # of the tokenizer as well, unless --tokenizer-revision says otherwise
     if "--max-lora-rank" not in given:
         arguments += ["--max-lora-rank", str(_slot_rank(rank))]
     if "--max-loras" not in given:

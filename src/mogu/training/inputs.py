@@ -134,7 +134,7 @@ def recipe_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:
         ModelFileError: there is none, or the template cannot be read.
     """
     model = recipe.model
-    return load_tokenizer(model.base, chat_template=model.chat_template, trust_remote_code=model.trust_remote_code)
+    return load_tokenizer(model.base, revision=model.revision, chat_template=model.chat_template, trust_remote_code=model.trust_remote_code)
 
 
 def load_records(recipe: Recipe, *, answered: list[Record] | None = None) -> dict[str, list[Record]]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from mogu.files.atomic import atomic_folder
 from mogu.files.json_files import read_json, write_json
-from mogu.modeling.checkpoint import CONFIG_FILE
+from mogu.modeling.checkpoint import CONFIG_FILE, accept_files
 from mogu.modeling.model import MoguModel
 from mogu.modeling.model_card import plain_card
 from mogu.training.inputs import Inputs
@@ -69,6 +69,7 @@ def save_with_report(
         model.save_pretrained(folder, card=card)
         loss_curve.save(folder)
         write_json(folder / REPORT_FILE, report)
+        accept_files(folder)
 
 
 def _data(counts: dict[str, Counter[str]]) -> str:

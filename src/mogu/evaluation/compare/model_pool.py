@@ -41,7 +41,7 @@ class ModelPool:
     def __init__(self, lineup: Lineup) -> None:
         self.lineup, self.comparison = lineup, lineup.comparison
         base = _shared_base(lineup)
-        self.base_path, trust = base.path, self.comparison.trust_remote_code
+        self.base_path, self.base_revision, trust = base.path, base.revision, self.comparison.trust_remote_code
         dtype: Any = "auto" if self.comparison.dtype == "auto" else getattr(torch, self.comparison.dtype)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.base = load_base(base.path, revision=base.revision, trust_remote_code=trust, dtype=dtype, device_map={"": self.device})
@@ -60,6 +60,7 @@ class ModelPool:
             self._tokenizers[chosen.name] = load_prepared_tokenizer(
                 chosen.prompt(),
                 self.base_path,
+                revision=self.base_revision,
                 chat_template=self.comparison.chat_template,
                 trust_remote_code=self.comparison.trust_remote_code,
             )
