@@ -49,7 +49,7 @@ def expected_answer(model, slow, ids: list[int], shown: int | None = None) -> tu
         return answer, False
     calm = [index for index in range(alarm) if probabilities[index] < THRESHOLD / 2]
     safe = answer[: calm[-1] + 1 if calm else 0]
-    kept = max(model._sentence_boundary(safe), 0 if shown is None else max(0, alarm + 2 - shown))
+    kept = max(model._sentence_boundary(safe), 0 if shown is None else max(0, alarm + 1 - shown))  # the next token is made, and not shown
     begun = answer[:kept]
     return begun + slow.greedy(ids + begun, "unwill", NEW - len(begun)), True
 

@@ -137,7 +137,7 @@ class GatedGeneration:
             return view.generate(prompt, **self._telling_who_leaves(kwargs))
         ear = self._ear = Ear(float(self.config.listen or 0), len(prompt))
         streamer = kwargs.get("streamer")
-        held = None if streamer is None else HeldBack(streamer, self.config.hold_back)
+        held = None if streamer is None else HeldBack(streamer, self.config.hold_back, ear)
         first = self._telling_who_leaves(kwargs) | ({} if held is None else {"streamer": held})
         first["stopping_criteria"] = StoppingCriteriaList([*(kwargs.get("stopping_criteria") or []), ear])
         output = view.generate(prompt, **first)

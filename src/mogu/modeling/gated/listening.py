@@ -84,10 +84,12 @@ class HeldBack:
     Args:
         streamer: gets the tokens; the prompt first, as ``generate`` hands it.
         tokens: how many tokens are held back.
+        ear: listens to the answer; from an alarm on nothing is handed on until something is taken back.
     """
 
-    def __init__(self, streamer: Any, tokens: int) -> None:
+    def __init__(self, streamer: Any, tokens: int, ear: Ear) -> None:
         self._streamer, self._tokens = streamer, tokens
+        self._ear: Ear | None = ear
         self._waiting: list[Tensor] = []
         self._prompts = 0
         self.shown = 0
@@ -101,7 +103,7 @@ class HeldBack:
                 self._streamer.put(value)
             return
         self._waiting.append(value)
-        while len(self._waiting) > self._tokens:
+        while len(self._waiting) > self._tokens and not (self._ear is not None and self._ear.alarms):
             self._show()
 
     def end(self) -> None:
@@ -110,6 +112,7 @@ class HeldBack:
     def take_back(self, keep: int) -> None:
         """Forget what waits behind the first ``keep`` tokens of the answer."""
         self._waiting = self._waiting[: max(0, keep - self.shown)]
+        self._ear = None  # what follows is not the base model's
 
     def close(self) -> None:
         """Hand on what waits: the answer is whole."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
-from functools import partial
 from typing import Any
 
 import torch
@@ -246,13 +245,16 @@ class GatedModel(MoguModel):
             schedule=RoutingSchedule(config.routed_tokens if routed_tokens is None else routed_tokens),
             marks=self.marks,
             stream=self.stream,
-            boundary=partial(sentence_boundary, self.tokenizer),
+            boundary=self._sentence_boundary,
             rows=current.rows,
         )
         with controller:
             output = call.generate(inputs, **kwargs)
         self._scope.prompt_scores = None if call.logits is None else call.logits.sigmoid()
         return output
+
+    def _sentence_boundary(self, answer: Sequence[int]) -> int:
+        return sentence_boundary(self.tokenizer, answer)
 
     def _fitted_gate(self) -> Gate:
         if self.gate is None:
