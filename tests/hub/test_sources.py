@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from mogu.errors import ModelFileError
+from mogu.files.digests import file_digest
 from mogu.hub import gguf_digest, resolve_source
-from mogu.hub.dequantized import file_digest
 from mogu.training.recipe import ModelSection
 
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from mogu.errors import ModelFileError
 from mogu.files.atomic import atomic_folder
+from mogu.files.digests import file_digest
 from mogu.files.json_files import fingerprint, read_json, write_json
-from mogu.hub.dequantized import file_digest
 from mogu.hub.errors import explain, first_line
 from mogu.hub.sources import resolve_source
 

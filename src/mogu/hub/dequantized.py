@@ -8,20 +8,18 @@ a file comes from.
 from __future__ import annotations
 
 import contextlib
-import functools
-import hashlib
 import importlib.util
 import io
 import logging
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from mogu.errors import ModelFileError, MoguError
-from mogu.files.atomic import discard, scratch_beside
+from mogu.files.atomic import discard, put_in_place, remove_leftovers, scratch_beside
 from mogu.files.cache import cache_root
+from mogu.files.digests import file_digest
 from mogu.files.json_files import read_json, write_json
 from mogu.files.locks import locked_in_turn
 from mogu.hub.errors import first_line
@@ -31,7 +29,6 @@ logger = logging.getLogger(__name__)
 
 MARKER = "mogu_source.json"
 _MOST_IN_FLOAT32 = 8 * 2**30
-_READ_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -87,21 +84,6 @@ def digest_of(folder: Path) -> str | None:
     """The SHA-256 of the GGUF file that a folder was made from; ``None`` for any other folder."""
     made_from = read_json(folder / MARKER) if folder.is_dir() else None
     return str(made_from["sha256"]) if made_from is not None else None
-
-
-def file_digest(file: Path) -> str:
-    """SHA-256 of a file; a file that has not changed is read once in a process."""
-    status = file.stat()
-    return _file_digest(file.resolve(), status.st_size, status.st_mtime_ns)
-
-
-@functools.cache
-def _file_digest(file: Path, size: int, changed: int) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(_READ_AT_ONCE):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def dequantized(file: Path) -> Path:
@@ -179,7 +161,7 @@ def _make(file: Path, header: _Header, target: Path, digest: str) -> None:
         _save_tokenizer(file, folder)
         write_json(folder / MARKER, {"file": file.name, "sha256": digest, "license": header.license})
         bars.advance(task)
-        os.replace(folder, target)
+        put_in_place(folder, target)
 
 
 def _save_model(file: Path, header: _Header, folder: Path) -> None:
@@ -256,7 +238,5 @@ def alone(folder: Path) -> Iterator[None]:
             action="name another one in the environment variable MOGU_CACHE",
         ) from error
     with locked_in_turn(folder.with_name(f".{folder.name}.lock"), lambda: logger.info("Another process is making %s; waiting.", folder)):
-        for left in folder.parent.glob(f".{folder.name}.*"):  # the lock says that nobody is at it now
-            if left.is_dir():
-                shutil.rmtree(left, ignore_errors=True)
+        remove_leftovers(folder)
         yield
