@@ -62,8 +62,7 @@ def prepare(folder: Path) -> None:
 
 def train(data: Path, out: Path, *, again: bool) -> None:
     from mogu.lab import build_base
-    from mogu.training import harden
-    from mogu.training.recipe import recipe_from
+    from mogu.training import harden, recipe_from
 
     tree = {
         "method": "v1",

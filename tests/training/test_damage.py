@@ -141,12 +141,14 @@ def test_a_damaged_record_or_part_is_never_used(
 ) -> None:
     workspace = Workspace(tmp_path / "work")
     folder = workspace.begin("glad", "settings", resume=False)
-    for file in ("adapter", "loss_history.jsonl"):
+    for file in ("adapter", "loss_history.jsonl", "trackers/events"):
+        (folder / file).parent.mkdir(exist_ok=True)
         (folder / file).write_text("0123456789")
     (folder / "checkpoint-3").mkdir()
     if name != "begun.json":
         workspace.finish("glad", "settings", seconds=1.5)
     workspace.measure("glad", "settings", rate=0.25)
+    spoil(folder / "trackers" / "events")  # these grow, and are no part of it
     spoil(folder / name)
     if name == "measured.json":
         assert workspace.measured("glad", "settings") is None  # and is measured again

@@ -31,6 +31,7 @@ from mogu.training.sampler import StepBatches
 from mogu.training.trackers import tracking
 from mogu.training.training_state import (
     ACTIVATIONS_FILE,
+    TRACKERS_FOLDER,
     good_checkpoint,
     read_training_state,
     set_random_states,
@@ -178,7 +179,7 @@ class _Loop:
             history,
             self._attention(),
             self._lower_layers(done) as lower,
-            tracking(self.settings.report_to, self.folder, self.model, title=self.title, steps=self.steps) as track,
+            tracking(self.settings.report_to, self.folder / TRACKERS_FOLDER, self.model, title=self.title, steps=self.steps) as track,
             progress_bars() as bars,
         ):
             bar = bars.add_task(self.title, total=self.steps, completed=done, note="")

@@ -37,6 +37,9 @@ BEGUN, DONE, MEASURED = "begun.json", "done.json", "measured.json"
 ACTIVATIONS_FILE = "lower_activations.bin"
 """Only there while a part trains, see :mod:`mogu.training.lower_activations`."""
 
+TRACKERS_FOLDER = "trackers"
+"""What experiment trackers write: no part of what is trained."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -76,14 +79,15 @@ def write_training_state(
 
 
 def finished_files(folder: Path, *, history: bool = False) -> dict[str, str]:
-    """Digests of what is finished in the folder of a part: all but checkpoints, records and what is only there while it trains.
+    """Digests of what is finished in the folder of a part: all but checkpoints, records, trackers' files and what is only
+    there while it trains.
 
     Args:
         folder: the folder.
         history: whether the loss history counts; it grows with every step.
     """
     passing = {entry.name for entry in folder.iterdir() if entry.name.startswith(("checkpoint-", "."))}
-    records = {BEGUN, DONE, MEASURED, LOCK_FILE, ACTIVATIONS_FILE, *([] if history else [HISTORY_FILE])}
+    records = {BEGUN, DONE, MEASURED, LOCK_FILE, ACTIVATIONS_FILE, TRACKERS_FOLDER, *([] if history else [HISTORY_FILE])}
     return folder_digests(folder, leaving_out=frozenset(passing | records))
 
 
