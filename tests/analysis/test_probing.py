@@ -30,7 +30,7 @@ def probe_of(base: Path, records: list[Record], out: Path, **changes: object) ->
 
 
 def written(out: Path) -> set[str]:
-    return {path.name for path in out.iterdir()} if out.exists() else set()
+    return {path.name for path in out.iterdir()} - {".lock"} if out.exists() else set()
 
 
 class RecordedProgress:

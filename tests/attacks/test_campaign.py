@@ -20,6 +20,7 @@ from mogu.attacks.report import page
 from mogu.errors import ConfigError, MoguError
 from mogu.evaluation.compare import Comparison
 from mogu.lab import build_base
+from tests.kills import held
 from tests.lab_models import save_random_model
 
 
@@ -77,6 +78,11 @@ def test_embeddings_are_tried_only_where_the_defense_can_be_computed(settings: A
     attack_models(replace(settings, comparison=comparison, attacks=("embedding", "plain")))
     assert {file.stem for file in (tmp_path / "cells" / "none").iterdir()} == {"embedding", "plain"}
     assert {file.stem for file in (tmp_path / "cells" / "self_reminder").iterdir()} == {"plain"}
+
+
+def test_a_second_campaign_in_the_same_folder_is_refused(settings: AttackSettings, tmp_path: Path) -> None:
+    with held(tmp_path / "out" / ".lock"), pytest.raises(MoguError, match="Another process is writing"):
+        attack_models(replace(settings, comparison=replace(settings.comparison, out=tmp_path / "out")))
 
 
 def test_budgets_are_kept(settings: AttackSettings, report: dict[str, Any]) -> None:

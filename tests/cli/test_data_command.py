@@ -11,6 +11,7 @@ from mogu.cli.data import app
 from mogu.data import read_records
 from mogu.errors import ConfigError, DataError, ModelFileError, MoguError
 from mogu.refusals import is_refusal
+from tests.kills import held, killed_at
 
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is not here")
@@ -72,6 +73,43 @@ def test_a_split_of_an_earlier_run_does_not_outlive_it(files, tmp_path):
     assert mogu_data("build", *files, "--force", "--test", 0).exit_code == 0
     assert (tmp_path / "pairs.dev.jsonl").exists()
     assert not (tmp_path / "pairs.test.jsonl").exists()
+
+
+def test_a_kill_at_any_call_leaves_no_records_beside_those_of_another_build(files, tmp_path):
+    """The training records are named last: where they are, the held-out ones are of the same instructions' other parts."""
+    builds = []
+    for seed in (0, 1):
+        assert mogu_data("build", *files, "--force", "--seed", seed).exit_code == 0
+        builds.append({name: content for name, content in listing(tmp_path).items() if name.startswith("pairs")})
+
+    def build():
+        assert mogu_data("build", *files, "--force", "--seed", 1).exit_code == 0
+
+    call, found = 0, []
+    while True:
+        call += 1
+        for name, content in builds[0].items():
+            (tmp_path / name).write_bytes(content)
+        killed = killed_at(call, build, folder=str(tmp_path))
+        left = {name: content for name, content in listing(tmp_path).items() if name.startswith("pairs")}
+        assert "pairs.jsonl" not in left or left in builds
+        assert all(content in (builds[0][name], builds[1][name]) for name, content in left.items())
+        build()
+        assert {name: content for name, content in listing(tmp_path).items() if name.startswith("pairs")} == builds[1]
+        assert not list(tmp_path.glob(".*.incoming"))
+        found.append("pairs.jsonl" in left and builds.index(left))
+        if not killed:
+            break
+    assert found[0] == 0  # the first calls change nothing
+    assert found[-1] == 1
+
+
+def test_a_second_build_at_the_same_output_is_refused(files, tmp_path):
+    with held(tmp_path / ".pairs.jsonl.lock"):
+        refused = mogu_data("build", *files)
+    assert isinstance(refused.exception, MoguError)
+    assert "Another process is writing" in str(refused.exception)
+    assert not (tmp_path / "pairs.jsonl").exists()
 
 
 def test_an_existing_split_is_not_overwritten_either(files, tmp_path):

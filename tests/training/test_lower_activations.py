@@ -26,9 +26,9 @@ from mogu.training import harden, recipe_from, train_baselines
 from mogu.training.attention_layout import choose_layout
 from mogu.training.collator import Layout
 from mogu.training.examples import Example
-from mogu.training.lower_activations import FILE
 from mogu.training.recipe import ResponderStage, RouterStage, RunSection
 from mogu.training.stages import StageSetting, train_responder, train_router
+from mogu.training.training_state import ACTIVATIONS_FILE
 
 pytestmark = pytest.mark.core
 
@@ -99,7 +99,7 @@ def test_a_responder_of_every_family_has_the_losses_and_the_weights_of_the_whole
         layout, lower, folder = choose_layout(base, 64), LowerPasses(base), tmp_path / str(cached)
         weights = responder(base, folder, setting(tmp_path, cached, layout, list(range(first, 3))))
         assert lower.count == (4 + 3 if cached else 3 * 4)
-        assert not (folder / FILE).exists()
+        assert not (folder / ACTIVATIONS_FILE).exists()
         found[cached] = history(folder), weights
     assert found[True][0] == pytest.approx(found[False][0], rel=1e-5, abs=1e-5)
     assert found[True][1].keys() == found[False][1].keys()
@@ -162,20 +162,20 @@ def test_a_stage_that_was_stopped_goes_on_to_the_very_weights_and_leaves_no_file
     def stopping(self: Any, *args: Any, **kwargs: Any) -> Any:
         calls[0] += 1
         if calls[0] == stop:
-            assert (tmp_path / "stopped" / FILE).stat().st_size == tokens_of(examples()) * 32 * 4
+            assert (tmp_path / "stopped" / ACTIVATIONS_FILE).stat().st_size == tokens_of(examples()) * 32 * 4
             raise Stopped
         return plain(self, *args, **kwargs)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", stopping)
     with pytest.raises(Stopped):
         responder(make_base("llama", torch.float32), tmp_path / "stopped", one)
-    assert not (tmp_path / "stopped" / FILE).exists()
-    (tmp_path / "stopped" / FILE).write_bytes(b"what a kill would leave")
+    assert not (tmp_path / "stopped" / ACTIVATIONS_FILE).exists()
+    (tmp_path / "stopped" / ACTIVATIONS_FILE).write_bytes(b"what a kill would leave")
     again = responder(make_base("llama", torch.float32), tmp_path / "stopped", one)
     for name, both in whole.items():
         assert all(torch.equal(half, other) for half, other in zip(both, again[name], strict=True))
     assert history(tmp_path / "stopped") == history(tmp_path / "whole")
-    assert not (tmp_path / "stopped" / FILE).exists()
+    assert not (tmp_path / "stopped" / ACTIVATIONS_FILE).exists()
 
 
 def tokens_of(some: list[Example]) -> int:
@@ -219,7 +219,7 @@ def trained_fully(base: PreTrainedModel, tmp_path: Path, layers: list[int], capl
     with caplog.at_level(logging.DEBUG, logger="mogu.training"):
         train_responder("glad", base, examples(count), stage, setting(tmp_path, True, "shared", layers), tmp_path / "glad", [1.0])
     assert lower.count >= 3 * count * 2 // 5  # passes of 3 and 2 pairs
-    assert not (tmp_path / "glad" / FILE).exists()
+    assert not (tmp_path / "glad" / ACTIVATIONS_FILE).exists()
     return next(record.getMessage() for record in caplog.records if "every layer computes in every pass" in record.getMessage())
 
 

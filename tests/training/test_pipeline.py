@@ -20,6 +20,7 @@ from mogu.data import Record, read_records
 from mogu.inference.prompts import encode_prompt
 from mogu.refusals import is_refusal
 from mogu.training import Recipe, harden, plan, recipe_from
+from tests.kills import read_only
 
 pytestmark = pytest.mark.core
 
@@ -233,6 +234,15 @@ def test_a_folder_of_somebody_elses_is_refused_before_training(make: Make, tmp_p
             harden(make(taken.parent, run={"output": str(tmp_path / name / "out")}), restart=True)
         assert [path.name for path in taken.parent.iterdir()] == [name]
         assert (taken / "thesis.tex").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("begin", [plan, harden])
+def test_an_output_that_may_not_be_written_is_refused_before_training(begin: Callable[..., object], make: Make, tmp_path: Path) -> None:
+    """The working folder, elsewhere, would have room for it all."""
+    recipe = make(tmp_path, run={"output": str(tmp_path / "read-only" / "out"), "work": str(tmp_path / "work")})
+    with read_only(tmp_path / "read-only"), pytest.raises(MoguError, match="read-only may not be written to"):
+        begin(recipe)
+    assert not (tmp_path / "work").exists()
 
 
 @pytest.mark.parametrize("work", ["out", "out/work", "."])

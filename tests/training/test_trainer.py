@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments, set_seed
 
 from mogu.data import Record
-from mogu.errors import MoguError
+from mogu.errors import TrainingError
 from mogu.progress import quiet_transformers
 from mogu.training.collator import Collator
 from mogu.training.examples import Example, router_examples
@@ -214,10 +214,82 @@ def test_snapshots_are_taken_at_shares_of_the_steps(base_folder: Path, train: Ca
     assert step_at(0.5, 8) == 4
 
 
-def test_a_checkpoint_of_an_earlier_release_is_named(base_folder: Path, train: Callable[..., None], tmp_path: Path) -> None:
-    old = tmp_path / "stage" / "checkpoint-3"
-    old.mkdir(parents=True)
-    (old / "optimizer.pt").write_bytes(b"")
-    with pytest.raises(MoguError, match=r"checkpoint-3 was written by an earlier release.*\n*.*--restart"):
-        train(with_lora(base_folder), Stage(learning_rate=1e-3, epochs=2, batch_size=5))
-    assert (old / "optimizer.pt").exists()
+@pytest.mark.parametrize("stop", [None, 4, 7], ids=["not stopped", "stopped before", "stopped after"])
+def test_where_memory_runs_out_passes_are_halved_once_and_steps_keep_their_examples(
+    stop: int | None,
+    base_folder: Path,
+    examples: list[Example],
+    train: Callable[..., None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The 6th step finds less memory than those before it: from there on, no pass may have two examples."""
+    stage = Stage(learning_rate=1e-2, epochs=2, batch_size=5)
+    plain, calls = torch.optim.AdamW.step, [0]
+
+    def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == stop:
+            raise Stopped
+        return plain(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", counted)
+    sizes: list[int] = []
+
+    def limited(model: Any) -> Callable[[dict[str, torch.Tensor]], torch.Tensor]:
+        def losses(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+            steps = len((tmp_path / "stage" / "loss_history.jsonl").read_text().splitlines())
+            if steps >= 5 and len(batch["input_ids"]) > 1:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            sizes.append(len(batch["input_ids"]))
+            return answer_losses(model, batch, "separate")
+
+        return losses
+
+    if stop is not None:
+        model = with_lora(base_folder)
+        with pytest.raises(Stopped):
+            train(model, stage, losses=limited(model))
+    model = with_lora(base_folder)
+    train(model, stage, losses=limited(model))
+    (told,) = [message for message in caplog.messages if "out of memory" in message]
+    assert told.endswith("with 2 examples a pass: it goes on with 1 a pass, and as many a step as before.")
+    assert set(sizes[-24:]) == {1}  # an epoch has 24 examples
+    rows = [json.loads(line) for line in (tmp_path / "stage" / "loss_history.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, 11))
+    monkeypatch.setattr(torch.optim.AdamW, "step", plain)
+    if stop is None:
+        undisturbed = with_lora(base_folder)
+        train(undisturbed, stage, "undisturbed")
+        expected = [json.loads(line)["loss"] for line in (tmp_path / "undisturbed" / "loss_history.jsonl").read_text().splitlines()]
+        assert [row["loss"] for row in rows[:5]] == expected[:5]
+        assert [row["loss"] for row in rows[5:]] == pytest.approx(expected[5:], rel=0.2)  # the same examples, another dropout
+    else:
+        whole = with_lora(base_folder)
+        (tmp_path / "stage").rename(tmp_path / "stopped")
+        train(whole, stage, losses=limited(whole))
+        assert all(torch.equal(one, other) for one, other in zip(whole.parameters(), model.parameters(), strict=True))
+
+
+def test_memory_that_does_not_do_for_half_a_pass_either_is_an_error(base_folder: Path, train: Callable[..., None]) -> None:
+    def no_room(_: dict[str, torch.Tensor]) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(TrainingError, match="with 1 examples a pass as with 2") as raised:
+        train(with_lora(base_folder), Stage(learning_rate=1e-2, epochs=2, batch_size=5), losses=no_room)
+    assert "run.max_length" in raised.value.action
+
+
+def test_a_gradient_that_is_no_number_changes_no_weight(base_folder: Path, train: Callable[..., None]) -> None:
+    """The loss is finite, its gradient is not: without a look at it, the last step of a run would save no numbers."""
+    model = with_lora(base_folder)
+    before = {name: parameter.detach().clone() for name, parameter in trained_parameters(model).items()}
+
+    def losses(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        values = answer_losses(model, batch, "separate")
+        return values + (values - values.detach()).abs().sqrt()  # infinitely steep where it is
+
+    with pytest.raises(TrainingError, match=r"The gradient is not a number at step 1, for the records '.*', '"):
+        train(model, Stage(learning_rate=1e-2, epochs=1, batch_size=5), losses=losses)
+    assert all(torch.equal(parameter, before[name]) for name, parameter in trained_parameters(model).items())

@@ -1,6 +1,7 @@
 """Measurements in a file that only grows, so that a run resumes after it was killed.
 
-Knows one file; knows nothing of what is measured, or how. A line that was cut off when a run was killed is dropped.
+Knows one file; knows nothing of what is measured, or how. A line that was cut off when a run was killed, or that a disk
+has changed, is dropped.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ class MeasurementCache:
             MoguError: the file cannot be written; earlier measurements are still there.
         """
         new = {self._key(thing): values for thing, values in measurements}
-        text = "".join(json.dumps({"key": key, "values": values}) + "\n" for key, values in new.items()).encode()
+        lines = ({"key": key, "values": values, "check": _check(key, values)} for key, values in new.items())
+        text = "".join(json.dumps(line) + "\n" for line in lines).encode()
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             with self.file.open("ab") as file:
@@ -71,9 +73,11 @@ class MeasurementCache:
         for line in content[: self._complete_bytes].splitlines():
             try:
                 entry = json.loads(line)
-                self._values_of[str(entry["key"])] = tuple(float(value) for value in entry["values"])
+                key, values = str(entry["key"]), tuple(float(value) for value in entry["values"])
+                if entry["check"] == _check(key, values):
+                    self._values_of[key] = values
             except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
-                continue  # it is measured again
+                continue  # damaged: it is measured again
 
     def _key(self, thing: Measurable) -> str:
         return hashlib.sha256(json.dumps([self.fingerprint, *thing]).encode()).hexdigest()
@@ -84,6 +88,11 @@ class MeasurementCache:
             expected="a folder with enough space that you may write to",
             action="free space, or choose another output path; the same command then resumes from there",
         )
+
+
+def _check(key: str, values: Sequence[float]) -> str:
+    """Tells a line that a disk has changed from the one that was written."""
+    return hashlib.sha256(json.dumps([key, [float(value) for value in values]]).encode()).hexdigest()[:16]
 
 
 def model_fingerprint(model: Any) -> str:

@@ -24,6 +24,7 @@ from mogu.analysis.linear_probe import STRENGTH, LayerProbe, check_folds, check_
 from mogu.analysis.probe_plot import check_matplotlib, draw_probes
 from mogu.data import Record, conversation_of
 from mogu.files.atomic import atomic_file, check_replaceable
+from mogu.files.locks import LOCK_FILE, one_process_at
 from mogu.inference.padding import padding_id
 from mogu.inference.prompts import encode_prompt
 from mogu.modeling.architectures import find_output_projections
@@ -130,41 +131,42 @@ def probe(settings: Probe, *, progress: ProgressCallback = lambda step, done, to
     projections = find_output_projections(model, settings.output_projection or base.output_projection)
     check_layer_choice(len(projections), threshold=settings.threshold, top=settings.top)
 
-    _mark(settings.out)
-    fingerprint = activations_fingerprint(model, projections, prompts)
-    cache = ActivationCache(settings.out / ACTIVATIONS_FOLDER, fingerprint, KINDS)
-    done = 0
+    with one_process_at(settings.out, settings.out / LOCK_FILE):
+        _mark(settings.out)
+        fingerprint = activations_fingerprint(model, projections, prompts)
+        cache = ActivationCache(settings.out / ACTIVATIONS_FOLDER, fingerprint, KINDS)
+        done = 0
 
-    def advance(count: int) -> None:
-        nonlocal done
-        done += count
-        progress("reading prompts", done, len(prompts))
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            progress("reading prompts", done, len(prompts))
 
-    activations = read_activations(
-        model,
-        projections,
-        prompts,
-        pad_token_id=padding_id(tokenizer),
-        batch_size=settings.batch_size,
-        cache=cache,
-        advance=advance,
-    )
-    malicious = torch.tensor([record.label == "malicious" for record in settings.records])
-    probes: dict[Kind, dict[int, LayerProbe]] = {kind: {} for kind in KINDS}
-    for index, projection in enumerate(projections):
-        for kind in KINDS:
-            vectors = activations.of(kind, index)
-            probes[kind][projection.layer] = cross_validated(vectors, malicious, folds=settings.folds, seed=settings.seed)
-        progress("probing layers", index + 1, len(projections))
-    result = ProbeResult(
-        model=settings.name or settings.model,
-        base=base.name if base.saved is not None else None,
-        labels=Counter(record.label for record in settings.records),
-        probes=probes,
-        choice=choose_layers(probes[settings.by], by=settings.by, threshold=settings.threshold, top=settings.top),
-        settings={"folds": settings.folds, "seed": settings.seed, "strength": STRENGTH, "system_prompt": system_prompt},
-    )
-    _write(result, settings.out)
+        activations = read_activations(
+            model,
+            projections,
+            prompts,
+            pad_token_id=padding_id(tokenizer),
+            batch_size=settings.batch_size,
+            cache=cache,
+            advance=advance,
+        )
+        malicious = torch.tensor([record.label == "malicious" for record in settings.records])
+        probes: dict[Kind, dict[int, LayerProbe]] = {kind: {} for kind in KINDS}
+        for index, projection in enumerate(projections):
+            for kind in KINDS:
+                vectors = activations.of(kind, index)
+                probes[kind][projection.layer] = cross_validated(vectors, malicious, folds=settings.folds, seed=settings.seed)
+            progress("probing layers", index + 1, len(projections))
+        result = ProbeResult(
+            model=settings.name or settings.model,
+            base=base.name if base.saved is not None else None,
+            labels=Counter(record.label for record in settings.records),
+            probes=probes,
+            choice=choose_layers(probes[settings.by], by=settings.by, threshold=settings.threshold, top=settings.top),
+            settings={"folds": settings.folds, "seed": settings.seed, "strength": STRENGTH, "system_prompt": system_prompt},
+        )
+        _write(result, settings.out)
     return result
 
 

@@ -24,6 +24,7 @@ from mogu.evaluation.prompt_sources import read_prompts
 from mogu.evaluation.prompts import EvalPrompt, judged_by
 from mogu.files.atomic import check_replaceable
 from mogu.files.json_files import write_json
+from mogu.files.locks import LOCK_FILE, one_process_at
 from mogu.progress import quiet_transformers
 
 MARKER = "mogu_attack.json"
@@ -35,7 +36,7 @@ def attack_models(settings: AttackSettings) -> dict[str, Any]:
     An attack that was stopped goes on where it stopped.
 
     Raises:
-        MoguError: a model, prompts or settings cannot be used, or the folder exists and is not ours.
+        MoguError: a model, prompts or settings cannot be used, the folder exists and is not ours, or another process is at it.
     """
     settings.check()
     attacks = settings.chosen()
@@ -43,7 +44,7 @@ def attack_models(settings: AttackSettings) -> dict[str, Any]:
     lineup = Lineup(comparison)
     check_replaceable(comparison.out, marker=MARKER)
     behaviors = read_behaviors(settings)
-    with quiet_transformers():
+    with quiet_transformers(), one_process_at(comparison.out, comparison.out / LOCK_FILE):
         pool = ModelPool(lineup)
         write_json(comparison.out / MARKER, {"what": "folder of `mogu attack`: models, cells and results"})
         pool.prepare(0)
@@ -58,11 +59,11 @@ def attack_models(settings: AttackSettings) -> dict[str, Any]:
         results: dict[str, dict[str, list[BehaviorResult]]] = {system: {} for system in lineup.names()}
         for attack, system in pairs:
             results[system][attack] = cells.results(attack, system)
-    made = provenance(lineup, pool.device, pool.dials()) | _how(settings, attacks, behaviors)
-    report = as_json(made, results)
-    write_results(report, comparison.out)
-    for system, by_attack in results.items():
-        write_log(comparison.out / "logs" / f"{system}.eval", lineup[system].label, behaviors, by_attack, keep=settings.keep_replies)
+        made = provenance(lineup, pool.device, pool.dials()) | _how(settings, attacks, behaviors)
+        report = as_json(made, results)
+        write_results(report, comparison.out)
+        for system, by_attack in results.items():
+            write_log(comparison.out / "logs" / f"{system}.eval", lineup[system].label, behaviors, by_attack, keep=settings.keep_replies)
     return report
 
 

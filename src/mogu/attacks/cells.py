@@ -24,7 +24,7 @@ from mogu.defenses import Defense, make_defense
 from mogu.evaluation.compare.lineup import Variant
 from mogu.evaluation.compare.model_pool import ModelPool
 from mogu.evaluation.prompts import EvalPrompt
-from mogu.files.json_files import fingerprint, read_json, write_json
+from mogu.files.json_files import fingerprint, read_kept, write_sealed
 from mogu.inference.replies import ReplySettings
 
 logger = getLogger(__name__)
@@ -70,7 +70,7 @@ class Cells:
         """The results of an attack on a system, in the order of the behaviors; what is missing is run."""
         file = self.file(attack, system)
         head = {"fingerprint": self._fingerprint(attack, system), "attack": attack, "system": system}
-        kept = read_json(file)
+        kept = read_kept(file)
         done = [_result(row) for row in kept["behaviors"]] if kept is not None and kept["fingerprint"] == head["fingerprint"] else []
         # Attacks that compute take their time over each behavior, and are kept one by one; the others fill batches.
         step = len(self.behaviors) if attack_info(attack).access != "gradients" else 1
@@ -78,7 +78,7 @@ class Cells:
             started = time.monotonic()
             more = self._run(attack, system, self.behaviors[len(done) : len(done) + step])
             done += more
-            write_json(file, {**head, "behaviors": [asdict(result) for result in done]})
+            write_sealed(file, {**head, "behaviors": [asdict(result) for result in done]})
             broken, seconds = sum(result.broken for result in more), time.monotonic() - started
             logger.info("%s, %s: %d of %d behaviors, %d broken, %.1f s", system, attack, len(done), len(self.behaviors), broken, seconds)
         return done

@@ -5,7 +5,6 @@ Knows Inspect and results; runs no model: the attempts were made and judged befo
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from mogu.attacks.runner import BehaviorResult
 from mogu.errors import MoguError
 from mogu.evaluation.inspect.metrics import shares
 from mogu.evaluation.prompts import EvalPrompt
-from mogu.files.atomic import scratch_beside
+from mogu.files.atomic import put_in_place, scratch_beside
 
 _NOT_KEPT = "(not kept)"
 
@@ -58,7 +57,7 @@ def write_log(
                 expected="a log that Inspect writes",
                 action="run the same command again: what was attacked is kept",
             )
-        os.replace(Path(run.location.removeprefix("file://")), file)
+        put_in_place(Path(run.location.removeprefix("file://")), file)
 
 
 @solver

@@ -40,6 +40,7 @@ from mogu.data import (
 )
 from mogu.data.starter import starter_files, write_starter
 from mogu.errors import ConfigError
+from mogu.files.locks import one_process_at
 
 app = typer.Typer(no_args_is_help=True, help="Check training records, and build them from plain instructions.")
 
@@ -154,9 +155,11 @@ def build(
     )
     splits = split_records(records, dev=dev, test=test, seed=seed)
     filled = {split: members for split, members in splits.items() if members}
-    write_record_files({outputs[split]: members for split, members in filled.items()})
-    for split in outputs.keys() - filled.keys():
-        outputs[split].unlink(missing_ok=True)  # left by an earlier run; its instructions may be in another split now
+    # What an earlier run left goes: its instructions may be in another split now.
+    stale = [outputs[split] for split in outputs.keys() - filled.keys()]
+    with one_process_at(out, out.with_name(f".{out.name}.lock")):
+        _refuse_to_overwrite(outputs.values(), force=force)
+        write_record_files({outputs[split]: members for split, members in filled.items()}, stale=stale)
     console = Console()
     _print_splits(console, filled, outputs)
     for kind, instructions in in_file.items():

@@ -72,6 +72,7 @@ def tendency(
     from mogu.analysis.answer_openings import AnswerOpenings, read_openings
     from mogu.analysis.tendency_ranking import check_folder, rank_instructions, write_ranking
     from mogu.files.json_files import write_json
+    from mogu.files.locks import LOCK_FILE, one_process_at
     from mogu.progress import progress_bars, quiet_transformers
 
     check_folder(out)
@@ -79,7 +80,8 @@ def tendency(
     instructions = _instructions(file, column)
     compared = _compared(comparison, instructions) if comparison is not None else None
     console = Console(stderr=True, highlight=False)
-    with stoppable(console, "The same command resumes from the last finished batch."), quiet_transformers():
+    alone = one_process_at(out, out / LOCK_FILE)
+    with stoppable(console, "The same command resumes from the last finished batch."), quiet_transformers(), alone:
         subject = _load(path, base_model, dtype, chat_template, trust_remote_code)
         model, mode = _routed(subject, routing, dial)
         settings: dict[str, Any] = {"model": path, "file": file, "routing": mode}

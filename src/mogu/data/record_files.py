@@ -103,13 +103,14 @@ def write_records(path: Path, records: Iterable[Record]) -> None:
     write_record_files({path: list(records)})
 
 
-def write_record_files(files: Mapping[Path, Sequence[Record]]) -> None:
-    """Write several record files, all of them or none: each replaces its target only once all are on disk.
+def write_record_files(files: Mapping[Path, Sequence[Record]], *, stale: Iterable[Path] = ()) -> None:
+    """Write several record files, all of them or none, see :func:`mogu.files.text_files.write_line_files`.
 
     Raises:
         MoguError: the disk is full or a folder is not writable; existing files are then unchanged.
     """
-    write_line_files({path: (record.model_dump_json(exclude_unset=True) for record in records) for path, records in files.items()})
+    lines = {path: (record.model_dump_json(exclude_unset=True) for record in records) for path, records in files.items()}
+    write_line_files(lines, stale=stale)
 
 
 class _BadRecord(Exception):

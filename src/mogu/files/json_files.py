@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mogu.errors import MoguError
 from mogu.files.atomic import atomic_file
+
+logger = logging.getLogger(__name__)
+
+_SEAL = "sha256"
 
 
 def fingerprint(*parts: Any) -> str:
@@ -16,10 +23,19 @@ def fingerprint(*parts: Any) -> str:
 
 
 def read_json(file: Path) -> dict[str, Any] | None:
-    """A JSON object of ours, or ``None`` where there is none."""
+    """A JSON object of ours, or ``None`` where there is none.
+
+    Raises:
+        MoguError: it cannot be read, or is not JSON.
+    """
     if not file.is_file():
         return None
-    record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _damaged(file) from error
+    if not isinstance(record, dict):
+        raise _damaged(file)
     return record
 
 
@@ -27,3 +43,38 @@ def write_json(file: Path, content: Any) -> None:
     """Write JSON in one step."""
     with atomic_file(file) as scratch:
         scratch.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def write_sealed(file: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON object in one step, with a digest of itself in the field ``sha256``."""
+    content = json.loads(json.dumps(content))  # as it will be read
+    write_json(file, {**content, _SEAL: fingerprint(content)})
+
+
+def read_sealed(file: Path) -> dict[str, Any] | None:
+    """What :func:`write_sealed` wrote, or ``None`` where there is none.
+
+    Raises:
+        MoguError: it is not what was written.
+    """
+    record = read_json(file)
+    if record is not None and record.pop(_SEAL, None) != fingerprint(record):
+        raise _damaged(file)
+    return record
+
+
+def read_kept(file: Path) -> dict[str, Any] | None:
+    """What :func:`write_sealed` wrote, of things that can be made again; ``None``, with a warning, where that was damaged."""
+    try:
+        return read_sealed(file)
+    except MoguError as error:
+        logger.warning("%s; what it held is made again.", error.found)
+        return None
+
+
+def _damaged(file: Path) -> MoguError:
+    return MoguError(
+        f"{file} is damaged: it is not what was written",
+        expected="the file as this release of mogu wrote it",
+        action=f"look after the disk, delete {file.parent} and run the same command again: what was in there is made again",
+    )

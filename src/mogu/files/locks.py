@@ -8,6 +8,11 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from mogu.errors import MoguError
+
+LOCK_FILE = ".lock"
+"""The lock of a folder, within it."""
+
 
 @contextmanager
 def locked(file: Path, busy: Exception) -> Iterator[None]:
@@ -19,16 +24,44 @@ def locked(file: Path, busy: Exception) -> Iterator[None]:
 
     Raises:
         Exception: ``busy``.
+        MoguError: the file cannot be made.
     """
     lock = FileLock(file)
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout as error:
         raise busy from error
+    except OSError as error:
+        raise MoguError(
+            f"{file} could not be written: {error.strerror or error}",
+            expected="a place with enough space that you may write to",
+            action="free space, or choose another output path",
+        ) from error
     try:
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def one_process_at(output: Path, lock: Path) -> Iterator[None]:
+    """Keep an output to this process until the block ends.
+
+    Args:
+        output: what is written.
+        lock: its lock file; folders on the way to it are made.
+
+    Raises:
+        MoguError: another process is writing there, or the lock cannot be made.
+    """
+    busy = MoguError(
+        f"Another process is writing {output}",
+        expected="one process at a time at an output",
+        action="wait for it, stop it, or choose another output",
+    )
+    with locked(lock, busy):
+        yield
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mogu.errors import DataError
-from mogu.files.atomic import atomic_file
+from mogu.files.atomic import atomic_file, sync
 
 MAX_LINE_BYTES = 1_048_576
 """A longer line is refused unread: it is never an instruction, and would be tokenized into the model's whole memory."""
@@ -90,8 +90,15 @@ def read_any(path: Path, max_bytes: int) -> str:
         raise unreadable(path, error) from error
 
 
-def write_line_files(files: Mapping[Path, Iterable[str]]) -> None:
+def write_line_files(files: Mapping[Path, Iterable[str]], *, stale: Iterable[Path] = ()) -> None:
     """Write several text files in UTF-8, all of them or none: each replaces its target only once all are on disk.
+
+    The first one is named last, and one of its name goes before any other is replaced: where a kill falls in between, it is missing,
+    rather than standing beside files of another time.
+
+    Args:
+        files: the lines of each file.
+        stale: files that are to be gone when these are there.
 
     Raises:
         MoguError: the disk is full or a folder is not writable; existing files are then unchanged.
@@ -101,6 +108,9 @@ def write_line_files(files: Mapping[Path, Iterable[str]]) -> None:
         for path, lines in files.items():
             with scratch[path].open("w", encoding="utf-8", newline="\n") as file:
                 file.writelines(f"{line}\n" for line in lines)
+            sync(scratch[path])
+        for path in (*list(files)[:1], *stale):
+            path.unlink(missing_ok=True)
 
 
 def parse_json(text: str) -> Any:

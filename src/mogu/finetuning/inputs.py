@@ -13,7 +13,7 @@ from typing import Literal
 from transformers import PreTrainedTokenizerBase
 
 from mogu.data import Chat, Record, hub_chats, read_chats, read_records, split_chats
-from mogu.files.atomic import check_replaceable
+from mogu.files.atomic import check_replaceable, check_writable
 from mogu.files.json_files import fingerprint
 from mogu.finetuning.chat_examples import encode_chats
 from mogu.finetuning.data_mix import mixed_in
@@ -109,12 +109,13 @@ def read_tuning_inputs(
 
 
 def check_tuning_folders(recipe: FinetuneRecipe) -> None:
-    """Refuse an output or a working folder that mogu did not write, before time goes into training.
+    """Refuse an output or a working folder that mogu did not write or cannot write, before time goes into training.
 
     Raises:
-        MoguError: one of the two exists and was not written by mogu.
+        MoguError: one of the two exists and was not written by mogu, or may not be written.
     """
     check_replaceable(recipe.run.output, marker=REPORT_FILE)
+    check_writable(recipe.run.output.parent)  # the model is written beside its place
     check_replaceable(recipe.run.work_folder, marker=MARKER)
 
 

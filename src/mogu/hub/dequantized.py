@@ -11,14 +11,13 @@ import contextlib
 import importlib.util
 import io
 import logging
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from mogu.errors import ModelFileError, MoguError
-from mogu.files.atomic import discard, scratch_beside
+from mogu.files.atomic import discard, put_in_place, remove_leftovers, scratch_beside
 from mogu.files.cache import cache_root
 from mogu.files.digests import file_digest
 from mogu.files.json_files import read_json, write_json
@@ -164,7 +163,7 @@ def _make(file: Path, header: _Header, target: Path, digest: str) -> None:
         _save_tokenizer(file, folder)
         write_json(folder / MARKER, {"file": file.name, "sha256": digest, "license": header.license})
         bars.advance(task)
-        os.replace(folder, target)
+        put_in_place(folder, target)
 
 
 def _save_model(file: Path, header: _Header, folder: Path) -> None:
@@ -241,7 +240,5 @@ def alone(folder: Path) -> Iterator[None]:
             action="name another one in the environment variable MOGU_CACHE",
         ) from error
     with locked_in_turn(folder.with_name(f".{folder.name}.lock"), lambda: logger.info("Another process is making %s; waiting.", folder)):
-        for left in folder.parent.glob(f".{folder.name}.*"):  # the lock says that nobody is at it now
-            if left.is_dir():
-                shutil.rmtree(left, ignore_errors=True)
+        remove_leftovers(folder)
         yield

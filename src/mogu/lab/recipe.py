@@ -7,13 +7,12 @@ Imports torch only when there is something to build.
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from mogu.files.atomic import scratch_beside
+from mogu.files.atomic import put_in_place, scratch_beside
 from mogu.files.cache import cache_root
 
 SEED = 11
@@ -66,7 +65,7 @@ def build_base(cache_dir: Path | None = None, *, progress: bool = True) -> Path:
 def _publish(built: Path, target: Path) -> None:
     """Put the finished folder in its place, unless another process was faster: its model is the same and may already be in use."""
     try:
-        os.rename(built, target)
+        put_in_place(built, target)
     except OSError:
         if not (target / "README.md").is_file():
             raise

@@ -124,8 +124,8 @@ class _Run:
     def run(self, part: Part) -> dict[str, Any]:
         target = self.folder / (part if part in _LORAS else f"{part}.json")
         settings = self._fingerprint(part)
-        record = self.workspace.finished(part, settings)
-        if record is not None and target.exists():
+        record = self.workspace.finished(part, settings) if target.exists() else None
+        if record is not None:
             logger.info("The baselines' %s is trained already.", part)
             return record
         if part in _LORAS:
@@ -141,7 +141,8 @@ class _Run:
             about = self._minilm(target)
         else:
             self._lora(part, target, work)
-        record = self.workspace.finish(part, settings, seconds=time.monotonic() - started, **about)
+        files = sorted(file for file in target.rglob("*") if file.is_file()) if target.is_dir() else [target]
+        record = self.workspace.finish(part, settings, elsewhere=files, seconds=time.monotonic() - started, **about)
         logger.info("The baselines' %s is trained.", part)
         return record
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from mogu.data import Label, Record, read_published, read_records, split_records
 from mogu.data.starter import STARTER, dev_pairs
 from mogu.errors import DataError
-from mogu.files.atomic import check_replaceable
+from mogu.files.atomic import check_replaceable, check_writable
 from mogu.files.json_files import fingerprint
 from mogu.hub import load_tokenizer
 from mogu.inference.padding import padding_id
@@ -205,10 +205,11 @@ def check_both_labels(records: Sequence[Record], what: str) -> None:
 
 
 def check_output_folders(recipe: Recipe) -> None:
-    """Refuse an output or a working folder that mogu did not write, before time goes into training.
+    """Refuse an output or a working folder that mogu did not write or cannot write, before time goes into training.
 
     Raises:
-        MoguError: one of the two exists and was not written by mogu.
+        MoguError: one of the two exists and was not written by mogu, or may not be written.
     """
     check_replaceable(recipe.run.output, marker=CONFIG_FILE)
+    check_writable(recipe.run.output.parent)  # the model is written beside its place
     check_replaceable(recipe.run.work_folder, marker=MARKER)

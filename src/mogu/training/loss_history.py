@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from mogu.errors import MoguError
 from mogu.files.atomic import atomic_file
 
 HISTORY_FILE = "loss_history.jsonl"
@@ -27,10 +28,15 @@ class LossHistory:
     Args:
         file: a line for each step; made if it is missing.
         steps: optimizer steps that were taken before.
+
+    Raises:
+        MoguError: the lines of those steps are not there.
     """
 
     def __init__(self, file: Path, steps: int) -> None:
         kept = [row for row in read_history(file) if row["step"] <= steps]
+        if [row["step"] for row in kept] != list(range(1, steps + 1)):
+            raise _damaged(file)
         write_history(file, kept)
         self._lines = file.open("ab", buffering=0)  # what a full disk refuses must not be written again when the file is closed
 
@@ -44,6 +50,14 @@ class LossHistory:
         if self._lines.write(line) != len(line):
             raise OSError(ENOSPC, os.strerror(ENOSPC))
 
+    def sync(self) -> None:
+        """Wait until the lines would survive a power cut.
+
+        Raises:
+            OSError: the file system refuses.
+        """
+        os.fsync(self._lines.fileno())
+
     def __enter__(self) -> Self:
         return self
 
@@ -52,11 +66,21 @@ class LossHistory:
 
 
 def read_history(file: Path) -> list[dict[str, Any]]:
-    """Read the steps of a history in order; none if there is no file. A last line that a kill cut off is skipped."""
+    """Read the steps of a history in order; none if there is no file. A last line that a kill cut off is skipped.
+
+    Raises:
+        MoguError: a line before it is not what was written.
+    """
     if not file.is_file():
         return []
-    *whole, _cut_off = file.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in whole]
+    try:
+        *whole, _cut_off = file.read_bytes().split(b"\n")
+        rows: list[dict[str, Any]] = [json.loads(line) for line in whole]
+        if not all(isinstance(row["step"], int) for row in rows):
+            raise ValueError
+    except (ValueError, KeyError, TypeError) as error:
+        raise _damaged(file) from error
+    return rows
 
 
 def write_history(file: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -68,3 +92,11 @@ def write_history(file: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 def gathered(files: Sequence[Path]) -> list[dict[str, Any]]:
     """Read several histories, one after the other; a part that an earlier release trained has none."""
     return [row for file in files for row in read_history(file)]
+
+
+def _damaged(file: Path) -> MoguError:
+    return MoguError(
+        f"{file} is damaged: it does not hold a line for each step that was taken",
+        expected="the losses of every step up to the last checkpoint",
+        action=f"delete {file.parent} and run the same command again with --resume: that part alone is trained again",
+    )

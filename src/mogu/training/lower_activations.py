@@ -28,9 +28,8 @@ from mogu.progress import progress_bars
 from mogu.training.collator import PADDING, Collator
 from mogu.training.examples import AnyExample
 from mogu.training.losses import Losses
-from mogu.training.training_state import random_states_kept
+from mogu.training.training_state import ACTIVATIONS_FILE, random_states_kept
 
-FILE = "lower_activations.bin"
 MOST_OF_FREE_SPACE = 0.5
 """The share of the free space that the file may take: checkpoints and results have yet to be written."""
 
@@ -80,7 +79,7 @@ def skipped_lower_layers(
     Yields:
         What each pass has to be fed; ``None``, with the reason in the log, where every layer has to compute in every pass.
     """
-    path = folder / FILE
+    path = folder / ACTIVATIONS_FILE
     try:
         with ExitStack() as skipping:
             lower = None

@@ -5,6 +5,7 @@ Knows how to minimize a loss over examples; does not know what is trained, nor a
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -24,12 +25,14 @@ from mogu.training.cpu_attention import fastest_attention
 from mogu.training.examples import AnyExample
 from mogu.training.loss_history import HISTORY_FILE, LossHistory
 from mogu.training.losses import Losses
-from mogu.training.lower_activations import FILE, LowerActivations, skipped_lower_layers
+from mogu.training.lower_activations import LowerActivations, skipped_lower_layers
 from mogu.training.recipe import RunSection, Stage
 from mogu.training.sampler import StepBatches
 from mogu.training.trackers import tracking
 from mogu.training.training_state import (
-    last_checkpoint,
+    ACTIVATIONS_FILE,
+    TRACKERS_FOLDER,
+    good_checkpoint,
     read_training_state,
     set_random_states,
     step_of,
@@ -38,6 +41,8 @@ from mogu.training.training_state import (
 )
 
 MAX_GRADIENT_NORM = 1.0
+
+logger = logging.getLogger(__name__)
 
 Rates = Callable[[str], float]
 """The name of a trained parameter to the share of the learning rate that it is trained with."""
@@ -96,7 +101,8 @@ def train_stage(
 
     The loss of a step is the mean over its examples, however many passes it takes; gradients are clipped to a norm of 1. The model
     is trained on the devices that it is on. Checkpoints are still there when training has ended: the caller first writes what is to
-    be kept. The loss of every step is in ``loss_history.jsonl``. Where it can be done, the layers below the first trained one compute
+    be kept. The loss of every step is in ``loss_history.jsonl``. Where a pass does not fit the device's memory, passes have half as
+    many examples from that step on, as many a step as before; once. Where it can be done, the layers below the first trained one compute
     once rather than in every epoch: :mod:`mogu.training.lower_activations`.
 
     Args:
@@ -113,20 +119,24 @@ def train_stage(
         rates: the share of the learning rate for each parameter; without it all are trained with the whole of it.
 
     Raises:
-        TrainingError: the loss of an example is not a finite number, or the device is out of memory.
-        MoguError: a checkpoint cannot be written, or was written by an earlier release.
+        TrainingError: the loss of an example or the gradient of a step is not finite, or the device is out of memory.
+        MoguError: a checkpoint cannot be written, or all that are there are damaged.
     """
     set_seed(run.seed)
     model.train()
-    batches = StepBatches([len(example) for example in examples], stage.batch_size, run.micro_batch_size, run.seed)
+    loop = _Loop(model, losses, examples, stage, run, folder, title, Collator(pad_token_id, layout), rates)
     try:
-        _Loop(model, losses, examples, stage, run, folder, title, Collator(pad_token_id, layout), batches, rates).run(snapshots)
+        loop.run(snapshots)
     except torch.OutOfMemoryError as error:
-        raise TrainingError(
-            f"The device ran out of memory in the {title}, with {batches.in_a_pass} examples a pass",
-            expected="memory for a pass; `mogu train --dry-run` estimates it",
-            action="set run.gradient_checkpointing = true, or lower run.micro_batch_size or run.max_length; then run with --restart",
-        ) from error
+        if not loop.can_halve:
+            raise loop.out_of_memory() from error
+    else:
+        return
+    loop.halve()  # not while the error is handled, whose frames hold on to memory
+    try:
+        loop.run(snapshots)
+    except torch.OutOfMemoryError as error:
+        raise loop.out_of_memory() from error
 
 
 class _Loop:
@@ -140,13 +150,14 @@ class _Loop:
         folder: Path,
         title: str,
         collator: Collator,
-        batches: StepBatches,
         rates: Rates | None,
     ) -> None:
         self.model, self.losses = model, losses
         self.examples: Any = examples  # a sequence is all that a DataLoader needs; its types ask for a Dataset
         self.stage, self.settings, self.folder, self.title = stage, run, folder, title
-        self.collator, self.batches = collator, batches
+        self.collator, self.batches = collator, self._batches(run.micro_batch_size)
+        self.unhalved = self.batches.in_a_pass
+        self.done, self.in_passes = 0, True
         self.trained = trained_parameters(model)
         self.optimizer = _adamw(self.trained, stage.learning_rate, rates)
         self.device = model.get_input_embeddings().weight.device
@@ -154,10 +165,13 @@ class _Loop:
 
     def run(self, snapshots: Snapshots | None) -> None:
         snapshot_steps = {step_at(share, self.steps) for share in snapshots.shares} if snapshots is not None else set()
-        checkpoint = last_checkpoint(self.folder)
-        done, states = 0, None
+        checkpoint = good_checkpoint(self.folder)
+        states = None
         if checkpoint is not None:
-            done, states = step_of(checkpoint), read_training_state(checkpoint, self.trained, self.optimizer)
+            state = read_training_state(checkpoint, self.trained, self.optimizer)
+            self.done, states = step_of(checkpoint), state["random"]
+            self.batches = self._batches(state["in_a_pass"])
+        done = self.done
         self.optimizer.zero_grad()
         with written_or_refused(self.folder):
             history = LossHistory(self.folder / HISTORY_FILE, done)
@@ -165,7 +179,7 @@ class _Loop:
             history,
             self._attention(),
             self._lower_layers(done) as lower,
-            tracking(self.settings.report_to, self.folder, self.model, title=self.title, steps=self.steps) as track,
+            tracking(self.settings.report_to, self.folder / TRACKERS_FOLDER, self.model, title=self.title, steps=self.steps) as track,
             progress_bars() as bars,
         ):
             bar = bars.add_task(self.title, total=self.steps, completed=done, note="")
@@ -179,7 +193,44 @@ class _Loop:
                 if snapshots is not None and step in snapshot_steps:
                     snapshots.take(step)
                 if step % self.settings.save_steps == 0 or step == self.steps:
-                    write_training_state(self.folder, step, self.trained, self.optimizer)
+                    with written_or_refused(self.folder):
+                        history.sync()
+                    self._write_state(step)
+                self.done, self.in_passes = step, True
+
+    @property
+    def can_halve(self) -> bool:
+        """Whether less memory would do: it ran out in a pass, of which a half is left, and was not halved before."""
+        return self.in_passes and 1 < self.batches.in_a_pass == self.unhalved
+
+    def halve(self) -> None:
+        """Leave a checkpoint from which training goes on with half as many examples a pass, and as many a step."""
+        before = self.batches.in_a_pass
+        self.batches = self._batches(before // 2)
+        self.optimizer.zero_grad()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        self._write_state(self.done)
+        logger.warning(
+            "The device ran out of memory in the %s with %d examples a pass: it goes on with %d a pass, and as many a step as before.",
+            self.title,
+            before,
+            self.batches.in_a_pass,
+        )
+
+    def out_of_memory(self) -> TrainingError:
+        tried = "" if self.batches.in_a_pass == self.unhalved else f" as with {self.unhalved}"
+        return TrainingError(
+            f"The device ran out of memory in the {self.title}, with {self.batches.in_a_pass} examples a pass{tried}",
+            expected="memory for a pass; `mogu train --dry-run` estimates it",
+            action="set run.gradient_checkpointing = true, or lower run.micro_batch_size or run.max_length; then run with --restart",
+        )
+
+    def _batches(self, most: int) -> StepBatches:
+        return StepBatches([len(example) for example in self.examples], self.stage.batch_size, most, self.settings.seed)
+
+    def _write_state(self, step: int) -> None:
+        write_training_state(self.folder, step, self.trained, self.optimizer, in_a_pass=self.batches.in_a_pass)
 
     def _attention(self) -> AbstractContextManager[None]:
         trial = self.collator(self.examples[: self.batches.in_a_pass])
@@ -187,7 +238,7 @@ class _Loop:
         return fastest_attention(self.model, self._losses_of, trial, longest)
 
     def _lower_layers(self, done: int) -> AbstractContextManager[LowerActivations | None]:
-        (self.folder / FILE).unlink(missing_ok=True)  # a kill may have left one
+        (self.folder / ACTIVATIONS_FILE).unlink(missing_ok=True)  # a kill may have left one
         # Whether it is done depends on the settings alone: a run that is resumed computes what it would have computed.
         if not self.settings.cache_activations or self.stage.epochs <= 1 or done == self.steps:
             return nullcontext()
@@ -230,23 +281,28 @@ class _Loop:
             losses = self._losses_of(batch)
             values = losses.detach()
             if not bool(torch.isfinite(values).all()):
-                raise self._not_finite(step, of_pass, values.tolist())
+                losses_of = zip(of_pass, values.tolist(), strict=True)
+                raise self._not_finite("loss", step, [index for index, loss in losses_of if not math.isfinite(loss)])
             (losses.sum() / examples).backward()  # type: ignore[no-untyped-call]
             total += float(values.sum())
         share = rate_share(self.stage, step - 1, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * share
-        norm = nn.utils.clip_grad_norm_(self.trained.values(), MAX_GRADIENT_NORM)
+        self.in_passes = False  # what follows changes weights, and is not to be done twice
+        norm = float(nn.utils.clip_grad_norm_(self.trained.values(), MAX_GRADIENT_NORM))
+        if not math.isfinite(norm):
+            raise self._not_finite("gradient", step, [index for of_pass in indices for index in of_pass])
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return {"loss": total / examples, "learning_rate": self.stage.learning_rate * share, "gradient_norm": float(norm)}
+        return {"loss": total / examples, "learning_rate": self.stage.learning_rate * share, "gradient_norm": norm}
 
-    def _not_finite(self, step: int, indices: list[int], losses: list[float]) -> TrainingError:
-        records = [repr(self.examples[index].record_id) for index, loss in zip(indices, losses, strict=True) if not math.isfinite(loss)]
+    def _not_finite(self, what: str, step: int, indices: list[int]) -> TrainingError:
+        records = [repr(self.examples[index].record_id) for index in indices]
+        those = "these records" if len(records) > 1 else "that record"
         return TrainingError(
-            f"The loss is not a number at step {step}, for the record {', '.join(records)}",
-            expected="a finite loss",
-            action="look at that record; lower the learning rate; or load the model in bfloat16 or float32 instead of float16",
+            f"The {what} is not a number at step {step}, for the record{'s' * (len(records) > 1)} {', '.join(records)}",
+            expected=f"a finite {what}",
+            action=f"look at {those}; lower the learning rate; or load the model in bfloat16 or float32 instead of float16",
         )
 
 

@@ -1,11 +1,12 @@
 """Checkpoints of a training loop: trained weights, optimizer and random states, from which it resumes exactly.
 
+Each carries the digests of its files and of what was finished beside it, so that nothing is resumed from what a disk has changed.
 Knows tensors, optimizers and random generators; does not know what is trained or what the loss is.
 """
 
 from __future__ import annotations
 
-import os
+import logging
 import random
 import shutil
 from collections.abc import Iterator, Mapping
@@ -20,72 +21,129 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from mogu.errors import MoguError
-from mogu.files.atomic import discard
+from mogu.files.atomic import discard, put_in_place
+from mogu.files.digests import first_damage, folder_digests
+from mogu.files.json_files import read_sealed, write_sealed
+from mogu.files.locks import LOCK_FILE
+from mogu.training.loss_history import HISTORY_FILE
 
-TRAINED_FILE, STATE_FILE = "trained.safetensors", "state.pt"
+TRAINED_FILE, STATE_FILE, DIGESTS_FILE = "trained.safetensors", "state.pt", "digests.json"
 INCOMING = ".incoming"
 """Where a checkpoint is written, beside the others, before it gets its name."""
 
+BEGUN, DONE, MEASURED = "begun.json", "done.json", "measured.json"
+"""Records of a part, which carry digests of their own."""
 
-def write_training_state(folder: Path, step: int, trained: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
-    """Write ``checkpoint-<step>`` into a folder and drop the checkpoints before it.
+ACTIVATIONS_FILE = "lower_activations.bin"
+"""Only there while a part trains, see :mod:`mogu.training.lower_activations`."""
 
-    It is written under another name and then renamed: a kill in between leaves the checkpoint before.
+TRACKERS_FOLDER = "trackers"
+"""What experiment trackers write: no part of what is trained."""
+
+logger = logging.getLogger(__name__)
+
+
+def write_training_state(
+    folder: Path, step: int, trained: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, *, in_a_pass: int
+) -> None:
+    """Write ``checkpoint-<step>`` into a folder; the one before it stays, and those before that are dropped first.
+
+    It is written under another name, synced and then renamed: a kill or a power cut leaves the checkpoint before.
 
     Args:
         folder: of all checkpoints of this training.
         step: optimizer steps that were taken.
         trained: the parameters that are trained, by name; nothing else of the model is kept.
         optimizer: the optimizer.
+        in_a_pass: examples of a pass, which a run that is short of memory has halved.
 
     Raises:
         MoguError: the file system refuses.
     """
     target, incoming = folder / f"checkpoint-{step}", folder / INCOMING
-    older = [path for path in folder.glob("checkpoint-*") if path != target]
+    for path in [path for path in _checkpoints(folder) if path != target][1:]:
+        discard(path)
     discard(incoming)
     try:
         with written_or_refused(folder):
             incoming.mkdir(parents=True)
             save_file({name: parameter.detach().cpu().contiguous() for name, parameter in trained.items()}, incoming / TRAINED_FILE)
-            torch.save({"optimizer": optimizer.state_dict(), "random": _random_states()}, incoming / STATE_FILE)
+            state = {"optimizer": optimizer.state_dict(), "random": _random_states(), "in_a_pass": in_a_pass}
+            torch.save(state, incoming / STATE_FILE)
+            write_sealed(incoming / DIGESTS_FILE, {"files": folder_digests(incoming), "beside": finished_files(folder)})
             discard(target)
-            os.replace(incoming, target)
+            put_in_place(incoming, target)
     except MoguError:
         shutil.rmtree(incoming, ignore_errors=True)
         raise
-    for path in older:
-        discard(path)
+
+
+def finished_files(folder: Path, *, history: bool = False) -> dict[str, str]:
+    """Digests of what is finished in the folder of a part: all but checkpoints, records, trackers' files and what is only
+    there while it trains.
+
+    Args:
+        folder: the folder.
+        history: whether the loss history counts; it grows with every step.
+    """
+    passing = {entry.name for entry in folder.iterdir() if entry.name.startswith(("checkpoint-", "."))}
+    records = {BEGUN, DONE, MEASURED, LOCK_FILE, ACTIVATIONS_FILE, TRACKERS_FOLDER, *([] if history else [HISTORY_FILE])}
+    return folder_digests(folder, leaving_out=frozenset(passing | records))
+
+
+def good_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint in a folder that is as it was written, with all that was finished by then; damaged newer ones are deleted.
+
+    Raises:
+        MoguError: there are checkpoints, and all of them are damaged.
+    """
+    damaged: list[Path] = []
+    problem = ""
+    for checkpoint in _checkpoints(folder):
+        problem = _damage_of(checkpoint) or ""
+        if not problem:
+            for newer in damaged:
+                discard(newer)
+            return checkpoint
+        logger.warning("%s; training goes on from an earlier checkpoint if there is a good one.", problem)
+        damaged.append(checkpoint)
+    if damaged:
+        raise MoguError(
+            f"No checkpoint in {folder} is whole: {problem}",
+            expected="a checkpoint as this release of mogu wrote it",
+            action=f"look after the disk, delete {folder} and run again with --resume: that part alone is trained again",
+        )
+    return None
+
+
+def _damage_of(checkpoint: Path) -> str | None:
+    try:
+        digests = read_sealed(checkpoint / DIGESTS_FILE)
+    except MoguError as error:
+        return error.found
+    if digests is None:
+        return f"{checkpoint / DIGESTS_FILE} is missing"
+    return first_damage(checkpoint, digests["files"]) or first_damage(checkpoint.parent, digests["beside"])
 
 
 def read_training_state(checkpoint: Path, trained: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Load trained weights and optimizer from a checkpoint.
 
     Args:
-        checkpoint: what :func:`write_training_state` wrote.
+        checkpoint: what :func:`good_checkpoint` returned.
         trained: the parameters that take over the saved values.
         optimizer: likewise.
 
     Returns:
-        The random states, for :func:`set_random_states`.
-
-    Raises:
-        MoguError: an earlier release wrote the checkpoint.
+        ``random``, for :func:`set_random_states`, and ``in_a_pass``.
     """
-    if not (checkpoint / STATE_FILE).is_file():
-        raise MoguError(
-            f"{checkpoint} was written by an earlier release of mogu",
-            expected=f"a checkpoint of this release, with a {STATE_FILE}",
-            action="train that stage again with --restart, or finish it with the release that began it",
-        )
     saved = load_file(checkpoint / TRAINED_FILE)
     with torch.no_grad():
         for name, parameter in trained.items():
             parameter.copy_(saved[name])
-    state = torch.load(checkpoint / STATE_FILE, map_location="cpu", weights_only=True)
-    optimizer.load_state_dict(state["optimizer"])
-    states: dict[str, Any] = state["random"]
-    return states
+    state: dict[str, Any] = torch.load(checkpoint / STATE_FILE, map_location="cpu", weights_only=True)
+    optimizer.load_state_dict(state.pop("optimizer"))
+    return state
 
 
 def set_random_states(states: Mapping[str, Any]) -> None:
@@ -121,9 +179,13 @@ def _random_states() -> dict[str, Any]:
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint in a folder; each is whole, since it gets its name only when it is complete."""
-    checkpoints = [path for path in folder.glob("checkpoint-*") if path.name.partition("-")[2].isdigit()]
-    return max(checkpoints, key=step_of, default=None)
+    """The newest checkpoint in a folder, by its step: what a clock says does not count."""
+    return next(iter(_checkpoints(folder)), None)
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """All checkpoints in a folder, the newest first."""
+    return sorted((path for path in folder.glob("checkpoint-*") if path.name.partition("-")[2].isdigit()), key=step_of, reverse=True)
 
 
 def step_of(path: Path) -> int:

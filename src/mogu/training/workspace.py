@@ -1,11 +1,12 @@
 """The working folder of a training run: what was begun, what is finished, what was measured, and with which settings.
 
-Knows files; knows nothing of models. Every file here appears whole or not at all.
+Knows files; knows nothing of models. Every file here appears whole or not at all, and is noticed to be damaged before it is used.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -13,12 +14,12 @@ from typing import Any
 
 from mogu.errors import ConfigError, MoguError
 from mogu.files.atomic import check_replaceable, discard
-from mogu.files.json_files import read_json, write_json
-from mogu.files.locks import locked
-from mogu.training.training_state import INCOMING, last_checkpoint, step_of
+from mogu.files.digests import file_digest, first_damage
+from mogu.files.json_files import read_kept, read_sealed, write_sealed
+from mogu.files.locks import LOCK_FILE, locked
+from mogu.training.training_state import BEGUN, DONE, INCOMING, MEASURED, finished_files, last_checkpoint, step_of
 
 MARKER = "mogu_training.json"
-BEGUN, DONE, MEASURED, LOCK = "begun.json", "done.json", "measured.json", ".lock"
 
 
 class Workspace:
@@ -48,9 +49,10 @@ class Workspace:
     ) -> None:
         check_replaceable(folder, marker=MARKER)
         self.folder, self.how_to_resume, self.how_to_restart = folder, how_to_resume, how_to_restart
-        date = date or date_of_run(folder)
         what = f"working folder of `{command}`; may be deleted when the model is saved"
-        write_json(folder / MARKER, {"what": what, "date": date.isoformat()})
+        self._marker = {"what": what, "date": (date or date_of_run(folder)).isoformat()}
+        if not (folder / MARKER).is_file():
+            write_sealed(folder / MARKER, self._marker)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -64,7 +66,8 @@ class Workspace:
             expected="one process at a time in a working folder",
             action="wait for it, stop it, or choose another run.work",
         )
-        with locked(self.folder / LOCK, busy):
+        with locked(self.folder / LOCK_FILE, busy):
+            write_sealed(self.folder / MARKER, self._marker)
             yield
 
     def begin(self, part: str, fingerprint: str, *, resume: bool) -> Path:
@@ -82,9 +85,9 @@ class Workspace:
         checkpoint = last_checkpoint(folder)
         if checkpoint is None:
             discard(folder)
-            write_json(folder / BEGUN, {"fingerprint": fingerprint})
+            write_sealed(folder / BEGUN, {"fingerprint": fingerprint})
             return folder
-        begun = read_json(folder / BEGUN)
+        begun = read_sealed(folder / BEGUN)
         if begun is None or begun.get("fingerprint") != fingerprint:
             raise self._other_settings(folder)
         if not resume:
@@ -104,30 +107,48 @@ class Workspace:
 
         Raises:
             ConfigError: it was finished with other settings or data.
+            MoguError: something in it is no longer what it was.
         """
-        record = read_json(self.folder / part / DONE)
-        if record is not None and record.get("fingerprint") != fingerprint:
-            raise self._other_settings(self.folder / part)
+        folder = self.folder / part
+        record = read_sealed(folder / DONE)
+        if record is None:
+            return None
+        if record.get("fingerprint") != fingerprint:
+            raise self._other_settings(folder)
+        if (damage := first_damage(folder, record.pop("files"))) is not None:
+            raise MoguError(
+                f"What {folder} holds is damaged: {damage}",
+                expected="the files as they were when that part was finished",
+                action=f"look after the disk, delete {folder} and run again with --resume: that part alone is made again",
+            )
         return record
 
-    def finish(self, part: str, fingerprint: str, **record: Any) -> dict[str, Any]:
-        """Record that a part is finished, and delete its checkpoints, which are large and no longer of use."""
+    def finish(self, part: str, fingerprint: str, *, elsewhere: Sequence[Path] = (), **record: Any) -> dict[str, Any]:
+        """Record that a part is finished, and delete its checkpoints, which are large and no longer of use.
+
+        Args:
+            part: the part.
+            fingerprint: of its settings and data.
+            elsewhere: files that belong to the part and lie outside its folder; those in it are known.
+            record: what is to be known of it.
+        """
         folder = self.folder / part
         whole = {"fingerprint": fingerprint, **record}
-        write_json(folder / DONE, whole)
+        files = finished_files(folder, history=True) | {os.path.relpath(file, folder): file_digest(file) for file in elsewhere}
+        write_sealed(folder / DONE, {**whole, "files": files})
         for path in [*folder.glob("checkpoint-*"), folder / INCOMING]:
             discard(path)
         return whole
 
     def measured(self, part: str, fingerprint: str) -> dict[str, Any] | None:
         """What was measured of a part; ``None`` if nothing was, or on other records or in another way."""
-        record = read_json(self.folder / part / MEASURED)
+        record = read_kept(self.folder / part / MEASURED)
         return record if record is not None and record.get("fingerprint") == fingerprint else None
 
     def measure(self, part: str, fingerprint: str, **record: Any) -> dict[str, Any]:
         """Record what was measured of a part; return the record."""
         whole = {"fingerprint": fingerprint, **record}
-        write_json(self.folder / part / MEASURED, whole)
+        write_sealed(self.folder / part / MEASURED, whole)
         return whole
 
     def _other_settings(self, folder: Path) -> ConfigError:
@@ -143,5 +164,5 @@ def date_of_run(folder: Path) -> datetime:
 
     Some chat templates write today's date into the prompt. A run that goes on after midnight has to go on with the prompts it began with.
     """
-    marker = read_json(folder / MARKER) or {}
+    marker = read_sealed(folder / MARKER) or {}
     return datetime.fromisoformat(marker["date"]) if "date" in marker else datetime.now()

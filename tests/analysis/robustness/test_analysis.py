@@ -50,7 +50,7 @@ def test_a_stopped_run_resumes_and_measures_nothing_twice(settings: MakeSettings
 
     with pytest.raises(KeyboardInterrupt):
         analyze_robustness(settings(base, out), progress=stop)
-    assert {path.name for path in out.iterdir()} == {"measured.jsonl"}
+    assert {path.name for path in out.iterdir()} == {".lock", "measured.jsonl"}
     first = kept(out)
     assert len(first) == 10
     with (out / "measured.jsonl").open("a") as file:
@@ -121,7 +121,7 @@ def test_records_that_make_no_proxy_write_nothing(
 ) -> None:
     with pytest.raises(error, match=complaint):
         analyze_robustness(settings(base, tmp_path / "out", records=make_records(**counts)))
-    assert not (tmp_path / "out").exists()
+    assert {path.name for path in (tmp_path / "out").glob("*")} <= {".lock"}
 
 
 def test_a_prompt_beyond_the_context_writes_nothing(settings: MakeSettings, base: Path, tmp_path: Path, word_records: list[Record]) -> None:

@@ -30,6 +30,7 @@ from mogu.evaluation.compare.costs import distinct_bytes
 from mogu.evaluation.prompt_sources import read_prompts
 from mogu.evaluation.scorers import guard
 from mogu.inference.replies import ReplySettings
+from tests.kills import held
 
 LogLines = Callable[[], AbstractContextManager[list[str]]]
 NAMES = ("none", "self_reminder", "retokenization", "mogu")
@@ -79,6 +80,11 @@ def test_each_cell_is_measured_once_and_only_where_the_seed_matters(comparison: 
         "cells/lab/seed-0/mogu.json",
         "cells/lab/seed-0/mogu@+2.json",
     }
+
+
+def test_a_second_comparison_in_the_same_folder_is_refused(comparison: Comparison, tmp_path: Path) -> None:
+    with held(tmp_path / "out" / ".lock"), pytest.raises(MoguError, match="Another process is writing"):
+        compare(replace(comparison, out=tmp_path / "out"))
 
 
 @pytest.mark.usefixtures("first_log")

@@ -40,6 +40,7 @@ from mogu.evaluation.prompt_sources import read_prompts
 from mogu.evaluation.prompts import EvalPrompt, judged_by
 from mogu.files.atomic import check_replaceable
 from mogu.files.json_files import write_json
+from mogu.files.locks import LOCK_FILE, one_process_at
 from mogu.progress import quiet_transformers
 
 __all__ = ["REPORT_PAGE", "RESULTS_FILE", "SHIFTS", "TABLE_FILE", "Comparison", "Lineup", "Results", "Variant", "compare"]
@@ -56,16 +57,16 @@ def compare(comparison: Comparison) -> Results:
         comparison: the settings.
 
     Raises:
-        MoguError: a model, prompts or settings cannot be used, or the folder exists and is no comparison's.
+        MoguError: a model, prompts or settings cannot be used, the folder exists and is no comparison's, or another process is at it.
     """
     check(comparison)
     lineup = Lineup(comparison)
     check_replaceable(comparison.out, marker=MARKER)
     openings = openings_of(comparison)  # before anything that takes time
     prompts = judged_by(read_prompts(comparison.data, limit=comparison.limit, jailbreaks=comparison.jailbreaks), SCORERS[comparison.scorer])
-    with quiet_transformers():
+    with quiet_transformers(), one_process_at(comparison.out, comparison.out / LOCK_FILE):
         results = _measure(lineup, openings, prompts)
-    write_results(results, comparison.out)
+        write_results(results, comparison.out)
     return results
 
 

@@ -19,7 +19,7 @@ from mogu.evaluation.compare.model_pool import ModelPool
 from mogu.evaluation.inspect.batching import Batcher
 from mogu.evaluation.prompts import EvalPrompt, Outcome
 from mogu.files.json_files import fingerprint as fingerprint_of
-from mogu.files.json_files import read_json, write_json
+from mogu.files.json_files import read_kept, write_sealed
 from mogu.inference.replies import ReplySettings
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class Cells:
     def _cell(self, dataset: str, variant: Variant, seed: int) -> list[Row]:
         prompts, file = self.prompts[dataset], self.file(dataset, variant, seed)
         fingerprint = self._fingerprint(prompts, variant, seed)
-        kept = read_json(file)
+        kept = read_kept(file)
         if kept is None or kept.get("fingerprint") != fingerprint:
             started = time.monotonic()
             rows = self._measure(prompts, variant, seed)
@@ -141,7 +141,7 @@ class Cells:
                 "seed": seed,
             }
             kept = {**head, "seconds": seconds, "replies": [asdict(row) for row in rows]}
-            write_json(file, kept)
+            write_sealed(file, kept)
         # Replies are kept, verdicts are not: a better judge takes no model to judge them again.
         replied = zip(prompts, kept["replies"], strict=True)
         return [Row(**reply | {"outcome": prompt.outcome(reply["reply"])}) for prompt, reply in replied]

@@ -18,7 +18,7 @@ from mogu.defenses import Defense, make_defense
 from mogu.evaluation.compare.model_pool import ModelPool
 from mogu.evaluation.prompts import EvalPrompt
 from mogu.files.json_files import fingerprint as fingerprint_of
-from mogu.files.json_files import read_json, write_json
+from mogu.files.json_files import read_kept, write_sealed
 from mogu.inference.prompts import Conversation
 from mogu.inference.replies import ReplySettings
 
@@ -63,13 +63,13 @@ def measured_costs(pool: ModelPool, prompts: Sequence[EvalPrompt]) -> list[Syste
     file = comparison.out / COSTS_FILE
     trained = [pool.fingerprint(name, 0) for name in names]
     fingerprint = fingerprint_of(FORMAT, names, trained, conversations, comparison.max_new_tokens, comparison.cost_rounds, pool.device)
-    kept = read_json(file)
+    kept = read_kept(file)
     if kept is None or kept["fingerprint"] != fingerprint:
         rounds = comparison.cost_rounds
         logger.info("Time and memory: %d defenses take turns on %d prompts, %d rounds", len(names), len(conversations), rounds)
         costs = _measure(pool, conversations)
         kept = {"fingerprint": fingerprint, "costs": [asdict(cost) for cost in costs]}
-        write_json(file, kept)
+        write_sealed(file, kept)
     return [SystemCost(**cost) for cost in kept["costs"]]
 
 

@@ -5,7 +5,6 @@ Knows Inspect and defenses that are ready; knows nothing of comparisons or of wh
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -30,7 +29,7 @@ from mogu.evaluation.scorers.guard import UNSAFE as CALLED_UNSAFE
 from mogu.evaluation.scorers.harmfulness import HARMFULNESS
 from mogu.evaluation.scorers.judge import UNSCORED, judged_metrics
 from mogu.evaluation.scorers.usability import DIMENSIONS
-from mogu.files.atomic import scratch_beside
+from mogu.files.atomic import put_in_place, scratch_beside
 from mogu.inference.replies import ReplySettings
 
 _MESSAGES: dict[str, type[ChatMessage]] = {"system": ChatMessageSystem, "user": ChatMessageUser, "assistant": ChatMessageAssistant}
@@ -98,7 +97,7 @@ def run_cell(
                 action="correct what the message names, and run the same command again: it goes on from here",
             )
         written = Path(run.location.removeprefix("file://"))
-        os.replace(written, log)
+        put_in_place(written, log)
     return read_eval_log(str(log))
 
 

@@ -21,7 +21,7 @@ from mogu.evaluation.compare.model_pool import ModelPool
 from mogu.evaluation.correlation import Compared, Measure
 from mogu.evaluation.prompts import EvalPrompt
 from mogu.files.json_files import fingerprint as fingerprint_of
-from mogu.files.json_files import read_json, write_json
+from mogu.files.json_files import read_kept, write_sealed
 
 logger = getLogger(__name__)
 
@@ -68,7 +68,7 @@ def _tendencies(openings: AnswerOpenings, pool: ModelPool, prompts: Sequence[Eva
     conversations = [target.with_system_prompt(prompt.conversation) for prompt in prompts]
     fingerprint = fingerprint_of(pool.base_fingerprint(), conversations, asdict(openings))
     file = pool.comparison.out / TENDENCY_FILE
-    kept = read_json(file)
+    kept = read_kept(file)
     if kept is None or kept["fingerprint"] != fingerprint:
         logger.info("Tendency of the base model on %d prompts", len(prompts))
         encoder = OpeningEncoder(pool.tokenizer(), openings)
@@ -79,6 +79,6 @@ def _tendencies(openings: AnswerOpenings, pool: ModelPool, prompts: Sequence[Eva
             for index, logs in batch.items():
                 measured[index] = Tendency(logs[: len(openings.affirm)], logs[len(openings.affirm) :]).value
         kept = {"fingerprint": fingerprint, "tendencies": measured}
-        write_json(file, kept)
+        write_sealed(file, kept)
     tendencies: list[float] = kept["tendencies"]
     return tendencies

@@ -1,0 +1,31 @@
+"""One process at an output: a second one is refused, or waits, until the first is gone, however it ends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mogu.errors import MoguError
+from mogu.files.locks import locked_in_turn, one_process_at
+from tests.kills import held
+
+
+def test_a_second_process_is_refused_until_the_first_is_dead(tmp_path: Path) -> None:
+    lock = tmp_path / "deep" / "out" / ".lock"
+    with held(lock), pytest.raises(MoguError, match=r"Another process is writing out"), one_process_at(Path("out"), lock):
+        pass
+    with one_process_at(Path("out"), lock):  # a dead one holds nothing, though its file is there
+        pass
+    assert lock.is_file()
+
+
+def test_a_second_process_that_waits_goes_on_when_the_first_is_dead(tmp_path: Path) -> None:
+    with held(tmp_path / ".lock") as holder, locked_in_turn(tmp_path / ".lock", holder.kill):
+        assert holder.wait(10)
+
+
+def test_a_place_where_no_lock_can_be_is_an_error_of_ours(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(MoguError, match="could not be written"), one_process_at(tmp_path, tmp_path / "file" / ".lock"):
+        pass
