@@ -29,6 +29,7 @@ class Safety(StrEnum):
     NONE = "none"
     DATA_MIX = "data-mix"
     ML_LR = "ml-lr"
+    SWAT = "swat"
 
 
 def finetune(
@@ -38,12 +39,18 @@ def finetune(
     ] = None,
     safety: Annotated[
         Safety | None,
-        typer.Option(help="none: plain; data-mix: mix MoGU pairs into the data; ml-lr: the whole learning rate for robust modules only."),
+        typer.Option(
+            help="none: plain; data-mix: mix MoGU pairs into the data; ml-lr: the whole learning rate for robust modules only; "
+            "swat: the robust modules first, alone, then everything."
+        ),
     ] = None,
     pairs: Annotated[Path | None, typer.Option(help="MoGU pairs, as `mogu data build` writes them: safety.pairs.")] = None,
     shares: Annotated[str | None, typer.Option(help="Shares of pairs to try with data-mix, such as 0.05,0.1: safety.shares.")] = None,
     slow_factor: Annotated[
         str | None, typer.Option(help="Shares of the learning rate to try outside the robust modules, such as 0.1: safety.slow_factors.")
+    ] = None,
+    warm_up: Annotated[
+        str | None, typer.Option(help="Shares of the steps to try in which robust modules are trained alone, such as 0.1: safety.warm_ups.")
     ] = None,
     robust_modules: Annotated[Path | None, typer.Option(help="A robustness.json of `mogu robustness`: safety.robust_modules.")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder of the tuned model: run.output.")] = None,
@@ -56,7 +63,7 @@ def finetune(
     """Fine-tune a model on conversations, a LoRA or all of it, and measure task and safety before and after.
 
     Only the assistant's turns are learned, after the same prompts that generation would build. With data-mix several shares of MoGU pairs
-    are tried, with ml-lr several slow factors; held-out conversations and pairs decide which is kept.
+    are tried, with ml-lr several slow factors, with swat several warm-ups; held-out conversations and pairs decide which is kept.
 
     Finished parts are kept in a working folder beside the output and never trained twice. The output folder appears at the end, complete,
     with the model card, finetune_report.json and the loss curve (loss_history.jsonl, and loss.png where matplotlib is installed).
@@ -69,7 +76,7 @@ def finetune(
     """
     check_one_of(resume, restart)
     paths = {"safety.pairs": pairs, "safety.robust_modules": robust_modules, "run.output": output}
-    lists = {"safety.shares": shares, "safety.slow_factors": slow_factor}
+    lists = {"safety.shares": shares, "safety.slow_factors": slow_factor, "safety.warm_ups": warm_up}
     given = [f"{key}={json.dumps(str(path))}" for key, path in paths.items() if path is not None]
     given += [f"{key}=[{text}]" for key, text in lists.items() if text is not None]
     given += ["model.merge_adapter=true"] if merge_adapter else []

@@ -114,7 +114,7 @@ class _Run:
         self.base.train(False)
         before = self._score_before()
         strategies = strategies_of(recipe.safety)
-        if recipe.safety.method == "ml-lr":
+        if any(strategy.needs_robust_modules for strategy in strategies):
             self.robust = robust_modules(recipe, self.base, self.inputs, self.workspace.folder / "robustness")
         tuner = Tuner(self.base, recipe.tune, recipe.run.seed)
         try:
@@ -135,7 +135,7 @@ class _Run:
                 trials=trials,
                 chosen=chosen,
                 mixed={str(strategy): len(self._examples(strategy)) - len(self.inputs.encoded["train"]) for strategy in strategies},
-                robust={str(strategy): self._robust(strategy) for strategy in strategies if strategy.slow_factor is not None},
+                robust={str(strategy): self._robust(strategy) for strategy in strategies if strategy.needs_robust_modules},
                 seconds=self._seconds(strategies),
                 rehardened=[trial for trial, _ in rehardened],
                 keep=str(after.strategy) if rehardened else None,
@@ -174,9 +174,15 @@ class _Run:
             folder = self.workspace.begin(part, settings, resume=self.resume)
             started = time.monotonic()
             tuner.reset()
-            rates = tuner.rates_for(self._robust(strategy), strategy.slow_factor) if strategy.slow_factor is not None else None
-            pad = self.inputs.pad_token_id
-            tuner.train(self._examples(strategy), self.recipe.run, folder, title=str(strategy), pad_token_id=pad, rates=rates)
+            tuner.train(
+                self._examples(strategy),
+                self.recipe.run,
+                folder,
+                title=str(strategy),
+                pad_token_id=self.inputs.pad_token_id,
+                rates=tuner.rates_for(self._robust(strategy), strategy.slow_factor) if strategy.slow_factor is not None else None,
+                warm_up=tuner.warm_up_of(self._robust(strategy), strategy.warm_up) if strategy.warm_up is not None else None,
+            )
             tuner.write_state(folder)
             self.workspace.finish(part, settings, seconds=time.monotonic() - started)
         else:
@@ -288,7 +294,7 @@ class _Run:
 
     def _strategy_fingerprint(self, strategy: Strategy) -> str:
         run, model = self.recipe.run, self.recipe.model.that_counts
-        robust = sorted(self._robust(strategy)) if strategy.slow_factor is not None else None
+        robust = sorted(self._robust(strategy)) if strategy.needs_robust_modules else None
         tune = self.recipe.tune.model_dump()
         return fingerprint(model, self._examples(strategy), asdict(strategy), robust, tune, run.seed, run.micro_batch_size)
 

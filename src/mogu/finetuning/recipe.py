@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from mogu.recipes.settings import Section, checked, read_tree
 from mogu.training.recipe import ModelSection, RunSection, Stage
 
-SafetyMethod = Literal["none", "data-mix", "ml-lr"]
+SafetyMethod = Literal["none", "data-mix", "ml-lr", "swat"]
 Keep = Literal["carry", "retrain"]
 
 _Share = Annotated[float, Field(ge=0, lt=1)]
@@ -70,13 +70,16 @@ class SafetySection(Section):
     """``[safety]``: how to keep the model as safe as it was.
 
     Args:
-        method: ``"none"``, ``"data-mix"`` (a share of the data is MoGU pairs) or ``"ml-lr"`` (the whole learning rate for a robust
-            subset of the modules, a small one elsewhere).
+        method: ``"none"``, ``"data-mix"`` (a share of the data is MoGU pairs), ``"ml-lr"`` (the whole learning rate for a robust subset
+            of the modules, a small one elsewhere) or ``"swat"`` (the robust modules are trained alone at first, then everything).
         pairs: MoGU records to mix in, to find the robust modules with and to measure safety with.
         pairs_dev: held-out records to measure safety on; by default a share of ``pairs``.
         shares: MoGU pairs as shares of the data, tried one after the other; 0 is plain tuning.
-        slow_factors: shares of the learning rate for modules that are not robust, tried one after the other; 1 is plain tuning.
-        tolerances: tolerances of the search for robust modules, as in `mogu robustness`, each tried with each slow factor.
+        slow_factors: shares of the learning rate for modules that are not robust, tried one after the other; 1 is plain tuning, 0
+            leaves them as they are.
+        warm_ups: shares of the optimizer steps in which the robust modules are trained alone, tried one after the other; 0 is plain
+            tuning, 1 never trains anything else.
+        tolerances: tolerances of the search for robust modules, as in `mogu robustness`, each tried with each slow factor or warm-up.
         robust_modules: a robustness.json of `mogu robustness`; without it, that analysis is run on ``pairs``.
         max_task_loss: how far the task's accuracy may be below the best that was tried, from 0 to 1.
         max_benign_loss: how many more of the benign dev pairs may be refused than before tuning, and of the borderline ones, from 0
@@ -90,6 +93,7 @@ class SafetySection(Section):
     pairs_dev: Path | None = None
     shares: list[_Share] = Field(default=[0.0, 0.05, 0.1, 0.2], min_length=1)
     slow_factors: list[_Factor] = Field(default=[1.0, 0.1], min_length=1)
+    warm_ups: list[_Factor] = Field(default=[0.0, 0.1, 0.3], min_length=1)
     tolerances: list[Annotated[float, Field(gt=0, lt=1)]] = Field(default=[0.25], min_length=1)
     robust_modules: Path | None = None
     max_task_loss: float = Field(default=0.02, ge=0, le=1)

@@ -40,7 +40,27 @@ from mogu.training.training_state import (
 MAX_GRADIENT_NORM = 1.0
 
 Rates = Callable[[str], float]
-"""The name of a trained parameter to the share of the learning rate that it is trained with."""
+"""The name of a trained parameter to the share of the learning rate that it is trained with; 0 leaves it as it is, bit for bit."""
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """The first optimizer steps of a training, in which some of the parameters are trained alone.
+
+    The others keep their values, bit for bit, and have no part in the norm that gradients are clipped to; their optimizer state begins
+    with the step after the last of these. Learning rate, order of the examples and number of steps are those of any other training.
+
+    Args:
+        share: of the number of steps, from 0 to 1; rounded to whole steps.
+        trained: whether the parameter of a name is trained in them.
+    """
+
+    share: float
+    trained: Callable[[str], bool]
+
+    def covers(self, step: int, steps: int) -> bool:
+        """Whether a step, counted from 1, is one of them."""
+        return step <= round(self.share * steps)
 
 
 @dataclass(frozen=True)
@@ -91,6 +111,7 @@ def train_stage(
     pad_token_id: int,
     snapshots: Snapshots | None = None,
     rates: Rates | None = None,
+    warm_up: WarmUp | None = None,
 ) -> None:
     """Train until the stage's epochs are over, from the last checkpoint in ``folder`` if there is one.
 
@@ -111,6 +132,7 @@ def train_stage(
         pad_token_id: fills up rows.
         snapshots: what to keep along the way.
         rates: the share of the learning rate for each parameter; without it all are trained with the whole of it.
+        warm_up: the steps in which only some of the parameters are trained; none without it.
 
     Raises:
         TrainingError: the loss of an example is not a finite number, or the device is out of memory.
@@ -120,7 +142,7 @@ def train_stage(
     model.train()
     batches = StepBatches([len(example) for example in examples], stage.batch_size, run.micro_batch_size, run.seed)
     try:
-        _Loop(model, losses, examples, stage, run, folder, title, Collator(pad_token_id, layout), batches, rates).run(snapshots)
+        _Loop(model, losses, examples, stage, run, folder, title, Collator(pad_token_id, layout), batches, rates, warm_up).run(snapshots)
     except torch.OutOfMemoryError as error:
         raise TrainingError(
             f"The device ran out of memory in the {title}, with {batches.in_a_pass} examples a pass",
@@ -142,11 +164,12 @@ class _Loop:
         collator: Collator,
         batches: StepBatches,
         rates: Rates | None,
+        warm_up: WarmUp | None,
     ) -> None:
         self.model, self.losses = model, losses
         self.examples: Any = examples  # a sequence is all that a DataLoader needs; its types ask for a Dataset
         self.stage, self.settings, self.folder, self.title = stage, run, folder, title
-        self.collator, self.batches = collator, batches
+        self.collator, self.batches, self.rates, self.warm_up = collator, batches, rates, warm_up
         self.trained = trained_parameters(model)
         self.optimizer = _adamw(self.trained, stage.learning_rate, rates)
         self.device = model.get_input_embeddings().weight.device
@@ -233,6 +256,8 @@ class _Loop:
                 raise self._not_finite(step, of_pass, values.tolist())
             (losses.sum() / examples).backward()  # type: ignore[no-untyped-call]
             total += float(values.sum())
+        for parameter in self._frozen_at(step):
+            parameter.grad = None  # AdamW passes over what has none: neither the value nor the moments change
         share = rate_share(self.stage, step - 1, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * share
@@ -240,6 +265,14 @@ class _Loop:
         self.optimizer.step()
         self.optimizer.zero_grad()
         return {"loss": total / examples, "learning_rate": self.stage.learning_rate * share, "gradient_norm": float(norm)}
+
+    def _frozen_at(self, step: int) -> list[nn.Parameter]:
+        alone = self.warm_up.trained if self.warm_up is not None and self.warm_up.covers(step, self.steps) else None
+        return [
+            parameter
+            for name, parameter in self.trained.items()
+            if (self.rates is not None and self.rates(name) == 0) or (alone is not None and not alone(name))
+        ]
 
     def _not_finite(self, step: int, indices: list[int], losses: list[float]) -> TrainingError:
         records = [repr(self.examples[index].record_id) for index, loss in zip(indices, losses, strict=True) if not math.isfinite(loss)]
