@@ -41,6 +41,9 @@ class Tuner:
         tune: how it learns.
         seed: of the LoRA's initial weights.
 
+    Attributes:
+        start: the tuned parameters before any tuning, by name, on the CPU.
+
     Raises:
         ConfigError: the model has no modules of the names that the LoRA is for.
     """
@@ -54,7 +57,7 @@ class Tuner:
             base.requires_grad_(True)
         else:
             self.model = with_lora(base, tune, seed)
-        self._start = {name: parameter.detach().cpu().clone() for name, parameter in self.trained().items()}
+        self.start = {name: parameter.detach().cpu().clone() for name, parameter in self.trained().items()}
 
     def trained(self) -> dict[str, nn.Parameter]:
         """The parameters that are tuned, by their names in the model."""
@@ -68,7 +71,7 @@ class Tuner:
 
     def reset(self) -> None:
         """Set the tuned parameters to what they were before any tuning."""
-        self.load_state(self._start)
+        self.load_state(self.start)
 
     def write_state(self, folder: Path) -> None:
         """Write the tuned parameters into a folder.
