@@ -240,7 +240,7 @@ def hardened(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return folder
 
 
-@pytest.mark.parametrize("keep", ["carry", "retrain"])
+@pytest.mark.parametrize("keep", ["carry", "routers", "retrain"])
 def test_a_hardened_model_keeps_routers_and_responders_on_its_tuned_base(
     keep: str, tree: dict[str, Any], hardened: Path, base_folder: Path, record_files: tuple[Path, Path]
 ) -> None:
@@ -267,6 +267,10 @@ def test_a_hardened_model_keeps_routers_and_responders_on_its_tuned_base(
         for one, other in zip(tuned.routed_layers, before.routed_layers, strict=True)
     ]
     assert all(same) if keep == "carry" else not any(same)
+    for name in ("glad", "unwill"):
+        pairs = [(one.responder(name), other.responder(name)) for one, other in zip(tuned.routed_layers, before.routed_layers, strict=True)]
+        kept = [torch.equal(half, other) for one, another in pairs for half, other in zip(one, another, strict=True)]
+        assert all(kept) if keep != "retrain" else not all(kept)
     assert tuned.mogu_config.rank == 2
 
 

@@ -254,7 +254,7 @@ class _Run:
             else:
                 folder = self.workspace.folder / part / "model"
                 chats, pairs = self.inputs.chats["train"], self.inputs.pairs
-                model = self.hardened.retrained(self.recipe, base, self.inputs.tokenizer, pairs, chats, folder)
+                model = self.hardened.retrained(mode, self.recipe, base, self.inputs.tokenizer, pairs, chats, folder)
             try:
                 score = self._measured(part, fingerprint(settings, self._metrics_fingerprint("measure")), model)
             finally:

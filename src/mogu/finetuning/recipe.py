@@ -15,7 +15,7 @@ from mogu.recipes.settings import Section, checked, read_tree
 from mogu.training.recipe import ModelSection, RunSection, Stage
 
 SafetyMethod = Literal["none", "data-mix", "ml-lr", "swat", "safe-lora", "safe-merge"]
-Keep = Literal["carry", "retrain"]
+Keep = Literal["carry", "routers", "retrain"]
 
 _Share = Annotated[float, Field(ge=0, lt=1)]
 _Factor = Annotated[float, Field(ge=0, le=1)]
@@ -124,8 +124,9 @@ class KeepSection(Section):
 
     Args:
         ways: what to try, one after the other, and measure on the dev pairs: ``"carry"`` leaves them as they are, ``"retrain"`` trains
-            them on the tuned base, with the pairs, as many of the conversations, and the settings that the model was hardened with.
-        epochs_share: for ``"retrain"``, the share of the epochs that the model was hardened with.
+            them on the tuned base, with the pairs, as many of the conversations, and the settings that the model was hardened with, and
+            ``"routers"`` trains routers or gate alone in that way, and leaves the responders as they are.
+        epochs_share: for ``"retrain"`` and ``"routers"``, the share of the epochs that the model was hardened with.
     """
 
     ways: list[Keep] = Field(default=["carry"], min_length=1)
