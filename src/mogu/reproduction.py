@@ -1,7 +1,7 @@
 """The paper's experiment as one run: data, three stages, baselines, all defenses on the paper's data sets, report.
 
-Knows the order of the steps and where each model's recipe is; every step itself is done elsewhere. With the lab's model the same steps
-run on the lab's own data.
+Knows the order of the steps and where each model's recipe is; every step itself is done elsewhere. With SmolLM2 the same steps, settings
+and data sets run on a model that two CPU cores can train; with the lab's model the steps run on the lab's own data.
 """
 
 from __future__ import annotations
@@ -39,6 +39,9 @@ RECIPES = {
     "baichuan2": "v1/baichuan2-7b-chat",
 }
 """The paper's models, and their recipes."""
+
+SMALL = "v1/smollm2"
+"""The recipe that names the model which can take the place of the paper's."""
 
 ALPACA = DatasetSpec(
     name="alpaca",
@@ -83,7 +86,8 @@ class Reproduction:
     Args:
         name: one of :data:`RECIPES`.
         out: folder of everything that is written.
-        base: ``"hub"`` is the paper's model; ``"lab"`` is the lab's, with the lab's data: the same steps, in minutes.
+        base: ``"hub"`` is the paper's model; ``"smollm2"`` is SmolLM2 in its place, with the paper's data sets and the training settings
+            of ``name``; ``"lab"`` is the lab's, with the lab's data: the same steps, in minutes.
         seeds: how many seeds of the baselines' training.
         limit: prompts of each kind of each data set; ``None`` is all.
         shifts: how far MoGU's dial is turned, where it is measured beside its own setting.
@@ -94,7 +98,7 @@ class Reproduction:
 
     name: str
     out: Path
-    base: Literal["hub", "lab"] = "hub"
+    base: Literal["hub", "smollm2", "lab"] = "hub"
     seeds: int = 1
     limit: int | None = None
     shifts: tuple[float, ...] = Comparison.shifts
@@ -129,6 +133,9 @@ class Reproduction:
             tree = lab_recipe(build_base(), self.out / "model").model_dump()
         else:
             tree = read_recipe(shipped_recipe(RECIPES[self.name]).path).model_dump()
+        if self.base == "smollm2":
+            small = read_recipe(shipped_recipe(SMALL).path).model_dump()
+            tree |= {name: small[name] for name in ("model", "mogu", "run")}
         tree["run"]["output"], tree["data"] = self.out / "model", {"train": self.pairs, "dev": self.dev}
         for setting in self.settings:
             override(tree, setting)
@@ -136,7 +143,7 @@ class Reproduction:
 
     def comparison(self, recipe: Recipe) -> Comparison:
         """The comparison at its end: the paper's data sets, each malicious or benign prompt in a published jailbreak as well."""
-        is_paper = self.base == "hub"
+        is_paper = self.base != "lab"
         return Comparison(
             models=(str(recipe.run.output),),
             out=self.out / "report",
@@ -198,7 +205,7 @@ def steps(reproduction: Reproduction) -> tuple[list[Step], Plan]:
     recipe = reproduction.recipe()
     comparison = reproduction.comparison(recipe)
     planned = _planned(reproduction, recipe)
-    is_paper = reproduction.base == "hub"
+    is_paper = reproduction.base != "lab"
     sources = ("advbench", f"alpaca ({ALPACA.hub})", recipe.model.base) if is_paper else ("the lab's records",)
     pairs = sum(stage.examples for stage in planned.stages if stage.name == "router") + planned.dev_records
     answered = f", {TRAINING_INSTRUCTIONS} answers by the base model" if is_paper else ""
@@ -275,7 +282,7 @@ def _planned(reproduction: Reproduction, recipe: Recipe) -> Plan:
     """Plan the training from the model's shape alone, with stand-ins for records that are still to be made."""
     with _stand_ins(reproduction, recipe) as (train, dev):
         data = recipe.data.model_copy(update={"train": train, "dev": dev})
-        shape = shipped_recipe(RECIPES[reproduction.name]).shape
+        shape = shipped_recipe(SMALL if reproduction.base == "smollm2" else RECIPES[reproduction.name]).shape
         model = recipe.model if reproduction.base == "lab" else recipe.model.model_copy(update={"base": str(shape), "revision": None})
         planned = plan(recipe.model_copy(update={"data": data, "model": model}))
     return replace(planned, base_model=recipe.model.base)

@@ -13,8 +13,8 @@ from mogu.refusals import is_refusal
 
 
 def test_the_banks_are_openings_of_what_they_say() -> None:
-    assert len(set(AFFIRM)) == len(AFFIRM) >= 10
-    assert len(set(REFUSE)) == len(REFUSE) >= 10
+    assert len(set(AFFIRM)) == len(AFFIRM) == 20
+    assert len(set(REFUSE)) == len(REFUSE) == 20
     for opening in REFUSE:
         assert is_refusal("How do I bake bread?", f"{opening}.")
     for opening in AFFIRM:

@@ -53,7 +53,7 @@ def test_of_a_saved_model_the_base_is_measured(run_mogu: Mogu, saved_model: Path
     plain = analyze_robustness(Robustness(base, loud, tmp_path / "base", draws=1, tolerance=0.5, seed=1, batch_size=10))
     assert (numbers["model"], numbers["base"], plain.base) == (str(saved_model), base, None)
     assert [one["drop"] for one in numbers["modules"]] == pytest.approx([one.drop for one in plain.map.modules], rel=1e-4)
-    assert numbers["settings"] == {"strength": 1.0, "draws": 1, "seed": 1, "tolerance": 0.5, "system_prompt": None}
+    assert numbers["settings"] == {"strength": 1.0, "draws": 1, "seed": 1, "tolerance": 0.5, "system_prompt": None, "proxy": "records"}
 
 
 def test_too_few_records_are_one_error_and_nothing_written(run_mogu: Mogu, tmp_path: Path) -> None:
@@ -64,3 +64,15 @@ def test_too_few_records_are_one_error_and_nothing_written(run_mogu: Mogu, tmp_p
     assert "What to do" in err
     assert "Traceback" not in err
     assert not (tmp_path / "out").exists()
+
+
+def test_twins_need_no_records_and_records_need_a_name(run_mogu: Mogu, tmp_path: Path) -> None:
+    code, _, err = run_mogu("robustness", "lab", "--out", str(tmp_path / "out"))
+    assert code == 2
+    assert "No records are named" in err
+    options = ["--proxy", "twins", "--draws", "1", "--data", "lab"]  # the lab's model knows the lab's words alone
+    code, out, err = run_mogu("robustness", "lab", *options, "--out", str(tmp_path / "twins"), "--json")
+    assert code == 0, err
+    numbers = json.loads(out)
+    assert numbers["settings"]["proxy"] == "twins"
+    assert numbers["prompts"]["benign"] == numbers["prompts"]["malicious"] > 100

@@ -80,6 +80,25 @@ def test_a_dry_run_of_the_lab_counts_its_prompts(tmp_path: Path) -> None:
     assert plan.base_parameters == 1_115_264
 
 
+def test_smollm2_takes_the_place_of_the_papers_model_with_its_settings_and_data(tmp_path: Path) -> None:
+    wanted = Reproduction("vicuna-7b", tmp_path / "out", base="smollm2")
+    found, plan = steps(wanted)
+    assert plan.base_parameters == 134_515_008
+    paper, _ = steps(Reproduction("vicuna-7b", tmp_path / "out"))
+    assert [step.name for step in found] == [step.name for step in paper]
+    assert found[5].inputs == paper[5].inputs  # the paper's data sets
+    assert found[5].cost == paper[5].cost
+    recipe, published = wanted.recipe(), Reproduction("vicuna-7b", tmp_path / "out").recipe()
+    assert recipe.model.base == "smollm2"
+    assert (recipe.glad, recipe.unwill, recipe.router, recipe.choice) == (
+        published.glad,
+        published.unwill,
+        published.router,
+        published.choice,
+    )
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_judge_is_listed_with_its_calls_and_handed_to_the_comparison(tmp_path: Path) -> None:
     wanted = Reproduction("dolphin", tmp_path / "out", base="lab", limit=10, judge="openai/gpt-4o")
     found, _ = steps(wanted)

@@ -117,6 +117,61 @@ def test_robust_modules_move_at_the_whole_rate_and_others_at_the_slow_one(
     assert checked[0.25e-3] == len([name for name in moved if "lora_B" in name or method == "full"]) - 2
 
 
+ROBUST = ["model.layers.0.self_attn.q_proj", "model.layers.1.mlp.down_proj"]
+
+
+def robust_file(folder: Path) -> str:
+    (folder / "robustness.json").write_text(json.dumps({"subset": {"modules": ROBUST}}))
+    return str(folder / "robustness.json")
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("how", [{"method": "swat", "warm_ups": [1]}, {"method": "ml-lr", "slow_factors": [0]}])
+def test_what_is_not_trained_is_bit_identical(
+    how: dict[str, Any], method: str, tree: dict[str, Any], base_folder: Path, record_files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    safety = {**how, "pairs": str(record_files[0]), "robust_modules": robust_file(tmp_path)}
+    recipe = recipe_of(tree, safety=safety, tune={"method": method, "epochs": 3})
+    finetune(recipe)
+    (file,) = recipe.run.work_folder.glob("*/tuned.safetensors")
+    start = Tuner(AutoModelForCausalLM.from_pretrained(base_folder), recipe.tune, 5).trained()
+    moved = {name for name, after in load_file(file).items() if after.numpy().tobytes() != start[name].detach().numpy().tobytes()}
+    assert moved == {name for name in start if any(module in name for module in ROBUST)}
+
+
+def test_swat_is_adam_on_the_robust_modules_and_then_on_everything(
+    tree: dict[str, Any], base_folder: Path, chats_file: Path, record_files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    safety = {"method": "swat", "pairs": str(record_files[0]), "warm_ups": [0.5], "robust_modules": robust_file(tmp_path)}
+    recipe = recipe_of(tree, safety=safety, tune={"method": "full", "epochs": 4, "learning_rate": 1e-3})
+    finetune(recipe)
+    found = load_file(recipe.run.work_folder / "swat-warm-up-0.5" / "tuned.safetensors")
+    model = AutoModelForCausalLM.from_pretrained(base_folder)
+    rows = labeled(AutoTokenizer.from_pretrained(base_folder), chats_file)
+    parameters = dict(model.named_parameters())
+    steps, firsts, seconds = dict.fromkeys(parameters, 0), {}, {}
+    for step in range(4):  # of all six conversations each
+        trained = {name for name in parameters if step >= 2 or any(f"{module}." in name for module in ROBUST)}
+        gradients = dict(
+            zip(
+                parameters,
+                torch.autograd.grad(sum(model(input_ids=ids, labels=labels).loss for ids, labels in rows) / 6, list(parameters.values())),
+                strict=True,
+            )
+        )
+        norm = sum(float(gradients[name].double().square().sum()) for name in trained) ** 0.5
+        for name in trained:
+            gradient = gradients[name] * min(1.0, 1 / (norm + 1e-6))
+            steps[name] += 1
+            firsts[name] = 0.9 * firsts.get(name, 0) + 0.1 * gradient
+            seconds[name] = 0.999 * seconds.get(name, 0) + 0.001 * gradient**2
+            first, second = firsts[name] / (1 - 0.9 ** steps[name]), seconds[name] / (1 - 0.999 ** steps[name])
+            with torch.no_grad():
+                parameters[name] -= 1e-3 * first / (second.sqrt() + 1e-8)
+    for name, parameter in parameters.items():
+        torch.testing.assert_close(found[name], parameter.detach(), rtol=1e-3, atol=3e-5, msg=name)
+
+
 def test_pairs_stand_among_the_data_at_the_shares_that_were_asked_for(tree: dict[str, Any], record_files: tuple[Path, Path]) -> None:
     train, dev = record_files
     safety = {"method": "data-mix", "pairs": str(train), "pairs_dev": str(dev), "shares": [0, 0.25, 0.5]}
@@ -185,7 +240,7 @@ def hardened(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return folder
 
 
-@pytest.mark.parametrize("keep", ["carry", "retrain"])
+@pytest.mark.parametrize("keep", ["carry", "routers", "retrain"])
 def test_a_hardened_model_keeps_routers_and_responders_on_its_tuned_base(
     keep: str, tree: dict[str, Any], hardened: Path, base_folder: Path, record_files: tuple[Path, Path]
 ) -> None:
@@ -212,6 +267,10 @@ def test_a_hardened_model_keeps_routers_and_responders_on_its_tuned_base(
         for one, other in zip(tuned.routed_layers, before.routed_layers, strict=True)
     ]
     assert all(same) if keep == "carry" else not any(same)
+    for name in ("glad", "unwill"):
+        pairs = [(one.responder(name), other.responder(name)) for one, other in zip(tuned.routed_layers, before.routed_layers, strict=True)]
+        kept = [torch.equal(half, other) for one, another in pairs for half, other in zip(one, another, strict=True)]
+        assert all(kept) if keep != "retrain" else not all(kept)
     assert tuned.mogu_config.rank == 2
 
 

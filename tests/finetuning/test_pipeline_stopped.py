@@ -52,13 +52,25 @@ def _tune_until(tree: dict[str, Any], step: int) -> None:
     finetune(recipe(tree))
 
 
+@pytest.mark.parametrize(
+    ("how", "names"),
+    [
+        ({"method": "ml-lr", "slow_factors": [0.5, 0.1]}, ["ml-lr, slow factor 0.5", "ml-lr, slow factor 0.1"]),
+        # The second is stopped in its warm-up, and has more to train when that is over.
+        ({"method": "swat", "warm_ups": [0.2, 0.7]}, ["swat, warm-up 0.2", "swat, warm-up 0.7"]),
+    ],
+)
 def test_a_run_that_was_killed_goes_on_to_the_weights_it_would_have_had(
-    tree: dict[str, Any], record_files: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    how: dict[str, Any],
+    names: list[str],
+    tree: dict[str, Any],
+    record_files: tuple[Path, Path],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     train, dev = map(str, record_files)
     (tmp_path / "robustness.json").write_text(json.dumps({"subset": {"modules": ["model.layers.0.self_attn.q_proj"]}}))
-    tree["safety"] |= {"method": "ml-lr", "pairs": train, "pairs_dev": dev, "robust_modules": str(tmp_path / "robustness.json")}
-    tree["safety"] |= {"slow_factors": [0.5, 0.1]}
+    tree["safety"] |= {**how, "pairs": train, "pairs_dev": dev, "robust_modules": str(tmp_path / "robustness.json")}
     tree["tune"] |= {"batch_size": 2, "dropout": 0.1}  # 9 steps each
     tree["run"] |= {"save_steps": 2}
     whole = tree | {"run": tree["run"] | {"output": str(tmp_path / "whole")}}
@@ -69,8 +81,8 @@ def test_a_run_that_was_killed_goes_on_to_the_weights_it_would_have_had(
         finetune(recipe(tree))
     with caplog.at_level("INFO", "mogu"):
         resumed = finetune(recipe(tree), resume=True)
-    assert "Tuned already: ml-lr, slow factor 0.5." in caplog.messages
-    for strategy in ("ml-lr-slow-factor-0.5", "ml-lr-slow-factor-0.1"):
+    assert f"Tuned already: {names[0]}." in caplog.messages
+    for strategy in (name.replace(", ", "-").replace(" ", "-") for name in names):
         files = [Path(f"{output}-training") / strategy / "tuned.safetensors" for output in (tree["run"]["output"], whole["run"]["output"])]
         assert files[0].read_bytes() == files[1].read_bytes()
     assert resumed["after"] == json.loads((tmp_path / "whole" / "finetune_report.json").read_text())["after"]

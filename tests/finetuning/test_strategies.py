@@ -22,3 +22,9 @@ def test_what_a_recipe_tries() -> None:
         "ml-lr, slow factor 0.1, tolerance 0.4",
     ]
     assert ways(method="ml-lr", slow_factors=[0], robust_modules=Path("robustness.json")) == ["ml-lr, slow factor 0"]
+    assert ways(method="swat", warm_ups=[0, 0.1], tolerances=[0.2, 0.4]) == [
+        "plain",
+        "swat, warm-up 0.1, tolerance 0.2",
+        "swat, warm-up 0.1, tolerance 0.4",
+    ]
+    assert ways(method="swat", warm_ups=[0.5, 0.5], robust_modules=Path("robustness.json")) == ["swat, warm-up 0.5"]

@@ -21,7 +21,7 @@ from mogu.modeling.import_reference import import_reference
 from mogu.training.attention_layout import choose_layout
 from mogu.training.collator import Collator, Layout
 from mogu.training.examples import Example
-from mogu.training.losses import responder_losses, router_losses, weight_losses
+from mogu.training.losses import plain_responder_losses, responder_losses, router_losses, weight_losses
 from mogu.training.recipe import Penalty
 
 MakeBase = Callable[..., PreTrainedModel]
@@ -103,6 +103,14 @@ def test_responder_losses_and_gradients_equal_one_example_at_a_time(family: str,
             torch.testing.assert_close(
                 gradient, expected_gradients[name], rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
             )
+
+
+def test_plain_responder_losses_are_those_of_the_answer_to_learn(make_base: MakeBase) -> None:
+    model = with_lora(make_base("llama"))
+    expected = torch.stack([one_cross_entropy(model, pair.prompt, pair.answers[0]) for pair in PAIRS])
+    for layout in ("separate", choose_layout(model, longest=64)):
+        losses = plain_responder_losses(model, batch_of(PAIRS, layout), layout)
+        torch.testing.assert_close(losses, expected, rtol=0, atol=1e-5, check_dtype=False)
 
 
 @some_families

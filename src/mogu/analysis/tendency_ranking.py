@@ -21,6 +21,7 @@ from mogu.analysis.labeled_instructions import LabeledInstruction
 from mogu.analysis.measurement_cache import MEASUREMENTS_FILE, MeasurementCache, model_fingerprint
 from mogu.analysis.tendency import OpeningEncoder, Tendency, check_opening_lengths, measure_openings
 from mogu.data import offered, opened
+from mogu.data.text_tasks import only_manipulates_text
 from mogu.files.atomic import atomic_file, check_replaceable
 
 JSON_FILE = "tendency.json"
@@ -40,7 +41,9 @@ class RankedInstruction:
         """Return plain data for JSON."""
         tendency = self.tendency
         numbers = {"tendency": tendency.value, "affirm": tendency.affirm_mean, "refuse": tendency.refuse_mean}
-        return {"id": self.instruction.id, "label": self.instruction.label, **numbers, "instruction": self.instruction.instruction}
+        text = self.instruction.instruction
+        named = {"id": self.instruction.id, "label": self.instruction.label}
+        return {**named, **numbers, "manipulates_text": only_manipulates_text(text), "instruction": text}
 
 
 @dataclass(frozen=True)

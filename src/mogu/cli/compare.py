@@ -35,7 +35,10 @@ Limit = Annotated[int | None, typer.Option(help="Take only the first prompts of 
 Seeds = Annotated[int, typer.Option(help="How many seeds to train and draw with.")]
 Jailbreaks = Annotated[
     str | None,
-    typer.Option(help="Ask each plain prompt in a jailbreak as well: 'own', 'published', tendency=FILE, or a file of templates."),
+    typer.Option(
+        help="Ask each plain prompt in a jailbreak as well: 'own', 'published', tendency=FILE (or tendency-2, -once, -around), "
+        "or a file of templates."
+    ),
 ]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a training setting, such as glad.epochs=3.")

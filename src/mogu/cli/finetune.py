@@ -30,6 +30,9 @@ class Safety(StrEnum):
     NONE = "none"
     DATA_MIX = "data-mix"
     ML_LR = "ml-lr"
+    SWAT = "swat"
+    SAFE_LORA = "safe-lora"
+    SAFE_MERGE = "safe-merge"
 
 
 def finetune(
@@ -39,14 +42,24 @@ def finetune(
     ] = None,
     safety: Annotated[
         Safety | None,
-        typer.Option(help="none: plain; data-mix: mix MoGU pairs into the data; ml-lr: the whole learning rate for robust modules only."),
+        typer.Option(
+            help="none: plain; data-mix: mix MoGU pairs into the data; ml-lr: the whole learning rate for robust modules only; "
+            "swat: the robust modules first, alone, then everything; safe-lora: project what was learned onto what alignment changed; "
+            "safe-merge: merge it with the model before tuning."
+        ),
     ] = None,
     pairs: Annotated[Path | None, typer.Option(help="MoGU pairs, as `mogu data build` writes them: safety.pairs.")] = None,
     shares: Annotated[str | None, typer.Option(help="Shares of pairs to try with data-mix, such as 0.05,0.1: safety.shares.")] = None,
     slow_factor: Annotated[
         str | None, typer.Option(help="Shares of the learning rate to try outside the robust modules, such as 0.1: safety.slow_factors.")
     ] = None,
+    warm_up: Annotated[
+        str | None, typer.Option(help="Shares of the steps to try in which robust modules are trained alone, such as 0.1: safety.warm_ups.")
+    ] = None,
     robust_modules: Annotated[Path | None, typer.Option(help="A robustness.json of `mogu robustness`: safety.robust_modules.")] = None,
+    unaligned: Annotated[
+        str | None, typer.Option(help="The model before it was aligned, for safe-lora and safe-merge: safety.unaligned.")
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="Folder of the tuned model: run.output.")] = None,
     merge_adapter: MergeAdapter = False,
     resume: Annotated[bool, typer.Option("--resume", help="Resume a run that was stopped from its last checkpoint.")] = False,
@@ -57,7 +70,8 @@ def finetune(
     """Fine-tune a model on conversations, a LoRA or all of it, and measure task and safety before and after.
 
     Only the assistant's turns are learned, after the same prompts that generation would build. With data-mix several shares of MoGU pairs
-    are tried, with ml-lr several slow factors; held-out conversations and pairs decide which is kept.
+    are tried, with ml-lr several slow factors, with swat several warm-ups, with safe-lora and safe-merge several thresholds; held-out
+    conversations and pairs decide which is kept.
 
     Finished parts are kept in a working folder beside the output and never trained twice. The output folder appears at the end, complete,
     with the model card, finetune_report.json and the loss curve (loss_history.jsonl, and loss.png where matplotlib is installed).
@@ -69,8 +83,8 @@ def finetune(
     mogu finetune finetuning/qwen2.5-7b-instruct --safety data-mix --pairs data/pairs.jsonl --shares 0,0.05,0.1
     """
     check_one_of(resume, restart)
-    paths = {"safety.pairs": pairs, "safety.robust_modules": robust_modules, "run.output": output}
-    lists = {"safety.shares": shares, "safety.slow_factors": slow_factor}
+    paths = {"safety.pairs": pairs, "safety.robust_modules": robust_modules, "safety.unaligned": unaligned, "run.output": output}
+    lists = {"safety.shares": shares, "safety.slow_factors": slow_factor, "safety.warm_ups": warm_up}
     given = [f"{key}={json.dumps(str(path))}" for key, path in paths.items() if path is not None]
     given += [f"{key}=[{text}]" for key, text in lists.items() if text is not None]
     given += ["model.merge_adapter=true"] if merge_adapter else []

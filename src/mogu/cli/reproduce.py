@@ -30,6 +30,7 @@ class Base(StrEnum):
     """The model that is hardened."""
 
     HUB = "hub"
+    SMOLLM2 = "smollm2"
     LAB = "lab"
 
 
@@ -37,7 +38,11 @@ def reproduce(
     name: Annotated[str, typer.Argument(metavar="NAME", help="vicuna-7b, llama2-7b, falcon-7b, dolphin or baichuan2.")],
     out: Annotated[Path | None, typer.Option(help="Output folder; reproduction/NAME by default.")] = None,
     base: Annotated[
-        Base, typer.Option(help="'hub' is the paper's model; 'lab' runs the same steps on the lab's model and data.")
+        Base,
+        typer.Option(
+            help="'hub' is the paper's model; 'smollm2' takes SmolLM2 in its place, on the paper's data sets; "
+            "'lab' runs the same steps on the lab's model and data."
+        ),
     ] = Base.HUB,
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds the baselines are trained with.")] = 1,
     limit: Limit = None,
@@ -55,6 +60,8 @@ def reproduce(
     Examples:
 
     mogu reproduce vicuna-7b --dry-run
+
+    mogu reproduce vicuna-7b --base smollm2 --limit 40
 
     mogu reproduce vicuna-7b --base lab --out reproduction/lab
     """

@@ -6,6 +6,7 @@ Knows the command line; the work is done in :mod:`mogu.analysis.robustness`.
 from __future__ import annotations
 
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,9 +18,18 @@ from rich.table import Table
 from mogu.cli._options import BaseModel, ChatTemplate, Dtype, TrustRemoteCode, dtype_option
 from mogu.cli._shared import named_model, named_records, shown_by, stoppable
 from mogu.cli._terminal import echo
+from mogu.errors import ConfigError
 
 if TYPE_CHECKING:
     from mogu.analysis import RobustnessResult
+    from mogu.data import Record
+
+
+class ProxyName(StrEnum):
+    """What the proxy is fitted to."""
+
+    RECORDS = "records"
+    TWINS = "twins"
 
 
 def robustness(
@@ -28,8 +38,18 @@ def robustness(
         typer.Argument(metavar="MODEL", help="A base model or a saved MoGU model (whose base is measured): folder or hub id; or 'lab'."),
     ],
     data: Annotated[
-        str, typer.Option(help="Records, a .jsonl file as `mogu data build` writes it, a published folder, 'starter' or 'lab'.")
-    ],
+        str | None,
+        typer.Option(
+            help="Records, a .jsonl file as `mogu data build` writes it, a published folder, 'starter' or 'lab'; "
+            "with --proxy twins the project's own prompts by default."
+        ),
+    ] = None,
+    proxy: Annotated[
+        ProxyName,
+        typer.Option(
+            help="What the proxy is fitted to: 'records' as they are, or 'twins', malicious prompts against the same with a word replaced."
+        ),
+    ] = ProxyName.RECORDS,
     out: Annotated[Path, typer.Option(help="Folder for robustness.json, robustness.png and the measurements.")] = Path("robustness"),
     strength: Annotated[float, typer.Option(help="Norm of the noise, relative to the norm of the weight that it is added to.")] = 1.0,
     draws: Annotated[int, typer.Option(help="Number of times noise is drawn for each module.")] = 3,
@@ -51,8 +71,9 @@ def robustness(
     """Perturb each linear module of a model in turn, and measure how much a proxy of its safety loses.
 
     The proxy is a linear classifier that separates malicious prompts from benign ones by the hidden state from which the first token of
-    the answer is computed. It is fitted once; then noise is added to one module after the other. Modules that can be perturbed together
-    without harming the proxy much are the robust subset, which secure fine-tuning changes at the full learning rate.
+    the answer is computed. It is fitted once, to records or, as in the paper, to malicious prompts and their benign twins; then noise is
+    added to one module after the other. Modules that can be perturbed together without harming the proxy much are the robust subset,
+    which secure fine-tuning changes at the full learning rate.
 
     Measurements made before Ctrl-C or a crash are kept, and the same command resumes from there.
 
@@ -60,9 +81,11 @@ def robustness(
 
     mogu robustness Qwen/Qwen2.5-7B-Instruct --data data/pairs.jsonl --out robustness-qwen
 
+    mogu robustness Qwen/Qwen2.5-7B-Instruct --proxy twins --out robustness-twins
+
     mogu robustness lab --data lab
     """
-    records = named_records(data)  # before anything that takes time
+    records = _records(data, proxy)  # before anything that takes time
     from mogu.analysis import Robustness, analyze_robustness
     from mogu.progress import progress_bars, quiet_transformers
 
@@ -71,6 +94,7 @@ def robustness(
         name=model,
         records=records,
         out=out,
+        proxy=proxy.value,
         strength=strength,
         draws=draws,
         seed=seed,
@@ -89,6 +113,16 @@ def robustness(
         echo(json.dumps(result.as_json()))
         return
     _show(result, out)
+
+
+def _records(data: str | None, proxy: ProxyName) -> list[Record]:
+    if data is not None:
+        return named_records(data)
+    if proxy == ProxyName.TWINS:
+        from mogu.data.twins import twin_prompts
+
+        return twin_prompts()
+    raise ConfigError("No records are named", expected="benign and malicious ones", action="give --data FILE, or --proxy twins")
 
 
 def _show(result: RobustnessResult, out: Path) -> None:

@@ -65,11 +65,13 @@ class PromptTemplate:
         kind: what the text tries: ``"neutral"`` is how ordinary people write, ``"adversarial"`` looks like an attempt to get around a
             refusal; the lab divides the latter into kinds of its own, such as ``"role_play"``.
         text: the text, with a mark wherever the request goes, see :func:`places_of_request`.
+        follow_up: what is asked after the first reply, if the template is a conversation of two steps.
     """
 
     name: str
     kind: str
     text: str
+    follow_up: str | None = None
 
     @property
     def _parts(self) -> list[str]:

@@ -34,7 +34,7 @@ def read_prompts(sources: Sequence[str], *, limit: int | None = None, jailbreaks
         limit: take at most this many prompts of each category of each source, the first ones.
         jailbreaks: ask each plain prompt in a jailbreak as well, jailbreaks taking turns: ``"own"`` are those of
             :mod:`mogu.evaluation.jailbreaks`, ``"published"`` the catalog's ``jailbreak_prompts``, a name of the catalog (with ``=FILE``
-            or without) its templates, ``"tendency=FILE"`` the one of
+            or without) its templates, ``"tendency=FILE"`` and its variants those of
             :mod:`mogu.evaluation.tendency_jailbreak`, and anything else is a file of templates. Registered sources with a judge of
             their own bring their own wrappers and are left as they are.
 
@@ -156,8 +156,8 @@ def templates_of(jailbreaks: str) -> list[PromptTemplate]:
     Raises:
         MoguError: they cannot be read.
     """
-    if (around := tendency_wrapper(jailbreaks)) is not None:
-        return [around]
+    if (tendency := tendency_wrapper(jailbreaks)) is not None:
+        return [tendency]
     if jailbreaks == "own":
         return list(EVALUATION_WRAPPERS)
     name, _, file_name = jailbreaks.partition("=")
@@ -182,6 +182,7 @@ def _jailbroken(prompts: Sequence[EvalPrompt], templates: Sequence[PromptTemplat
                 category=_WRAPPED_CATEGORY[prompt.category],
                 conversation=(*prompt.conversation[:-1], last),
                 wrapper=template.name,
+                follow_up=template.follow_up,
             )
         )
     return wrapped

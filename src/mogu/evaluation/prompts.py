@@ -43,6 +43,7 @@ class EvalPrompt:
         wrapper: name of the jailbreak wrapper around the request, ``None`` for a plain prompt.
         group: what its source groups it by, such as a topic or a family of wrappers; ``None`` where there are no groups.
         later_turns: what the user says after the first reply, as MT-bench does.
+        follow_up: what is asked after the first reply by a jailbreak of two steps; the reply to it is the one that is judged.
         answer: words that a correct reply contains, where that is known.
         judge: name of the judge of its replies, see :data:`mogu.evaluation.prompts.JUDGES`.
     """
@@ -55,6 +56,7 @@ class EvalPrompt:
     wrapper: str | None = None
     group: str | None = None
     later_turns: tuple[str, ...] = ()
+    follow_up: str | None = None
     answer: str | None = None
     judge: str = BY_REFUSAL
 

@@ -30,7 +30,7 @@ class StrategyPlan:
         name: as the report names it.
         examples: examples of the user's conversations.
         pairs: MoGU pairs mixed in.
-        steps: optimizer steps.
+        steps: optimizer steps; none where the plainly tuned model is repaired.
     """
 
     name: str
@@ -98,5 +98,8 @@ def plan_tuning(recipe: FinetuneRecipe) -> TuningPlan:
         dropped=len(inputs.dropped),
         learned_tokens=sum(len(example.learned) for example in inputs.encoded["train"]),
         longest=max(len(example) for examples in inputs.encoded.values() for example in examples),
-        strategies=tuple(StrategyPlan(str(strategy), own, count - own, steps_of(recipe.tune, count)) for strategy, count in counts),
+        strategies=tuple(
+            StrategyPlan(str(strategy), own, count - own, 0 if strategy.repair is not None else steps_of(recipe.tune, count))
+            for strategy, count in counts
+        ),
     )

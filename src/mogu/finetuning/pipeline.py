@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from mogu.data import Chat, Record
 from mogu.files.atomic import atomic_folder, discard
 from mogu.files.json_files import fingerprint, write_json
+from mogu.finetuning.alignment import Alignment, repair
 from mogu.finetuning.evaluate import SafetyScore, Score, TaskScore, safety_score, task_score
 from mogu.finetuning.inputs import REPORT_FILE, Part, TuningInputs, check_tuning_folders, read_tuning_inputs
 from mogu.finetuning.recipe import FinetuneRecipe
@@ -25,7 +26,7 @@ from mogu.finetuning.rehardening import BASE_FOLDER, HardenedModel, rehardening_
 from mogu.finetuning.report import card, finetune_report
 from mogu.finetuning.robust_modules import RobustModules, robust_modules
 from mogu.finetuning.selection import TuningTrial, safest
-from mogu.finetuning.strategies import Strategy, strategies_of
+from mogu.finetuning.strategies import Repair, Strategy, strategies_of
 from mogu.finetuning.tuner import Tuner, disk_errors
 from mogu.hub import load_config
 from mogu.inference.prompts import fixed_date, template_fingerprint
@@ -108,14 +109,18 @@ class _Run:
     resume: bool
     encoded: dict[float, list[AnyExample]] = field(default_factory=dict)
     robust: RobustModules = field(default_factory=dict)
+    alignment: Alignment | None = None
 
     def run(self) -> dict[str, Any]:
         recipe = self.recipe
         self.base.train(False)
         before = self._score_before()
         strategies = strategies_of(recipe.safety)
-        if recipe.safety.method == "ml-lr":
+        if any(strategy.needs_robust_modules for strategy in strategies):
             self.robust = robust_modules(recipe, self.base, self.inputs, self.workspace.folder / "robustness")
+        if any(strategy.repair is not None for strategy in strategies):
+            section = self.recipe.model.model_copy(update={"base": recipe.safety.unaligned, "revision": None})
+            self.alignment = Alignment.between(self.base, load_recipe_base(section))
         tuner = Tuner(self.base, recipe.tune, recipe.run.seed)
         try:
             trials = [TuningTrial(strategy, self._tuned(tuner, strategy)) for strategy in strategies]
@@ -135,8 +140,9 @@ class _Run:
                 trials=trials,
                 chosen=chosen,
                 mixed={str(strategy): len(self._examples(strategy)) - len(self.inputs.encoded["train"]) for strategy in strategies},
-                robust={str(strategy): self._robust(strategy) for strategy in strategies if strategy.slow_factor is not None},
-                seconds=self._seconds(strategies),
+                robust={str(strategy): self._robust(strategy) for strategy in strategies if strategy.needs_robust_modules},
+                repaired={str(strategy): self._record(strategy)["repaired"] for strategy in strategies if strategy.repair is not None},
+                seconds={str(strategy): self._record(strategy)["seconds"] for strategy in strategies},
                 rehardened=[trial for trial, _ in rehardened],
                 keep=str(after.strategy) if rehardened else None,
                 after=after.score,
@@ -173,18 +179,37 @@ class _Run:
         if self.workspace.finished(part, settings) is None:
             folder = self.workspace.begin(part, settings, resume=self.resume)
             started = time.monotonic()
-            tuner.reset()
-            rates = tuner.rates_for(self._robust(strategy), strategy.slow_factor) if strategy.slow_factor is not None else None
-            pad = self.inputs.pad_token_id
-            tuner.train(self._examples(strategy), self.recipe.run, folder, title=str(strategy), pad_token_id=pad, rates=rates)
+            repaired = None
+            if strategy.repair is None:
+                self._train(tuner, strategy, folder)
+            else:
+                repaired = self._repair(tuner, strategy.repair, strategy.threshold)
             tuner.write_state(folder)
-            self.workspace.finish(part, settings, seconds=time.monotonic() - started)
+            self.workspace.finish(part, settings, seconds=time.monotonic() - started, repaired=repaired)
         else:
             logger.info("Tuned already: %s.", strategy)
         tuner.read_state(self._folder(strategy))
         score = self._measured(part, fingerprint(settings, self._metrics_fingerprint("measure")), tuner.model)
         _log_score(str(strategy), score)
         return score
+
+    def _train(self, tuner: Tuner, strategy: Strategy, folder: Path) -> None:
+        tuner.reset()
+        tuner.train(
+            self._examples(strategy),
+            self.recipe.run,
+            folder,
+            title=str(strategy),
+            pad_token_id=self.inputs.pad_token_id,
+            rates=tuner.rates_for(self._robust(strategy), strategy.slow_factor) if strategy.slow_factor is not None else None,
+            warm_up=tuner.warm_up_of(self._robust(strategy), strategy.warm_up) if strategy.warm_up is not None else None,
+        )
+
+    def _repair(self, tuner: Tuner, how: Repair, threshold: float) -> dict[str, float]:
+        """Repair the plainly tuned model, which was tried before; return the similarities of what was repaired."""
+        assert self.alignment is not None  # some strategy repairs
+        tuner.read_state(self._folder(Strategy()))
+        return repair(tuner, self.alignment, how, threshold, self.recipe.safety.merge_weight)
 
     def _measured(self, part: str, measured_with: str, model: Any) -> Score:
         record = self.workspace.measured(part, measured_with)
@@ -229,7 +254,7 @@ class _Run:
             else:
                 folder = self.workspace.folder / part / "model"
                 chats, pairs = self.inputs.chats["train"], self.inputs.pairs
-                model = self.hardened.retrained(self.recipe, base, self.inputs.tokenizer, pairs, chats, folder)
+                model = self.hardened.retrained(mode, self.recipe, base, self.inputs.tokenizer, pairs, chats, folder)
             try:
                 score = self._measured(part, fingerprint(settings, self._metrics_fingerprint("measure")), model)
             finally:
@@ -273,11 +298,10 @@ class _Run:
     def _folder(self, strategy: Strategy) -> Path:
         return self.workspace.folder / strategy.folder_name
 
-    def _seconds(self, strategies: Sequence[Strategy]) -> dict[str, float]:
-        records = {
-            str(strategy): self.workspace.finished(strategy.folder_name, self._strategy_fingerprint(strategy)) for strategy in strategies
-        }
-        return {name: record["seconds"] for name, record in records.items() if record is not None}
+    def _record(self, strategy: Strategy) -> dict[str, Any]:
+        record = self.workspace.finished(strategy.folder_name, self._strategy_fingerprint(strategy))
+        assert record is not None  # every strategy has been tuned
+        return record
 
     def _metrics_fingerprint(self, what: str) -> str:
         """Fingerprint of the model and of everything it is measured with."""
@@ -288,9 +312,11 @@ class _Run:
 
     def _strategy_fingerprint(self, strategy: Strategy) -> str:
         run, model = self.recipe.run, self.recipe.model.that_counts
-        robust = sorted(self._robust(strategy)) if strategy.slow_factor is not None else None
-        tune = self.recipe.tune.model_dump()
-        return fingerprint(model, self._examples(strategy), asdict(strategy), robust, tune, run.seed, run.micro_batch_size)
+        robust = sorted(self._robust(strategy)) if strategy.needs_robust_modules else None
+        tune, safety = self.recipe.tune.model_dump(), self.recipe.safety
+        repaired_with = [safety.unaligned, safety.merge_weight] if strategy.repair is not None else None
+        examples = self._examples(strategy)
+        return fingerprint(model, examples, asdict(strategy), robust, repaired_with, tune, run.seed, run.micro_batch_size)
 
 
 def _log_score(name: str, score: Score) -> None:

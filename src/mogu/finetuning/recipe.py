@@ -14,8 +14,8 @@ from pydantic import Field, model_validator
 from mogu.recipes.settings import Section, checked, read_tree
 from mogu.training.recipe import ModelSection, RunSection, Stage
 
-SafetyMethod = Literal["none", "data-mix", "ml-lr"]
-Keep = Literal["carry", "retrain"]
+SafetyMethod = Literal["none", "data-mix", "ml-lr", "swat", "safe-lora", "safe-merge"]
+Keep = Literal["carry", "routers", "retrain"]
 
 _Share = Annotated[float, Field(ge=0, lt=1)]
 _Factor = Annotated[float, Field(ge=0, le=1)]
@@ -70,14 +70,23 @@ class SafetySection(Section):
     """``[safety]``: how to keep the model as safe as it was.
 
     Args:
-        method: ``"none"``, ``"data-mix"`` (a share of the data is MoGU pairs) or ``"ml-lr"`` (the whole learning rate for a robust
-            subset of the modules, a small one elsewhere).
+        method: ``"none"``, ``"data-mix"`` (a share of the data is MoGU pairs), ``"ml-lr"`` (the whole learning rate for a robust subset
+            of the modules, a small one elsewhere), ``"swat"`` (the robust modules are trained alone at first, then everything),
+            ``"safe-lora"`` (what was learned is projected onto what alignment changed, where the two differ) or ``"safe-merge"`` (there,
+            it is merged with the model before tuning).
         pairs: MoGU records to mix in, to find the robust modules with and to measure safety with.
         pairs_dev: held-out records to measure safety on; by default a share of ``pairs``.
         shares: MoGU pairs as shares of the data, tried one after the other; 0 is plain tuning.
-        slow_factors: shares of the learning rate for modules that are not robust, tried one after the other; 1 is plain tuning.
-        tolerances: tolerances of the search for robust modules, as in `mogu robustness`, each tried with each slow factor.
+        slow_factors: shares of the learning rate for modules that are not robust, tried one after the other; 1 is plain tuning, 0
+            leaves them as they are.
+        warm_ups: shares of the optimizer steps in which the robust modules are trained alone, tried one after the other; 0 is plain
+            tuning, 1 never trains anything else.
+        tolerances: tolerances of the search for robust modules, as in `mogu robustness`, each tried with each slow factor or warm-up.
         robust_modules: a robustness.json of `mogu robustness`; without it, that analysis is run on ``pairs``.
+        unaligned: for ``"safe-lora"`` and ``"safe-merge"``, the model before it was aligned: the pre-trained model of a chat model.
+        thresholds: similarities of an update and its projection, from 0 to 1, below which a module is repaired, each tried beside plain
+            tuning; 1 repairs every module.
+        merge_weight: for ``"safe-merge"``, the share of the update that is kept.
         max_task_loss: how far the task's accuracy may be below the best that was tried, from 0 to 1.
         max_benign_loss: how many more of the benign dev pairs may be refused than before tuning, and of the borderline ones, from 0
             to 1.
@@ -90,8 +99,12 @@ class SafetySection(Section):
     pairs_dev: Path | None = None
     shares: list[_Share] = Field(default=[0.0, 0.05, 0.1, 0.2], min_length=1)
     slow_factors: list[_Factor] = Field(default=[1.0, 0.1], min_length=1)
+    warm_ups: list[_Factor] = Field(default=[0.0, 0.1, 0.3], min_length=1)
     tolerances: list[Annotated[float, Field(gt=0, lt=1)]] = Field(default=[0.25], min_length=1)
     robust_modules: Path | None = None
+    unaligned: str | None = Field(default=None, min_length=1)
+    thresholds: list[Annotated[float, Field(gt=0, le=1)]] = Field(default=[0.3, 0.6, 1.0], min_length=1)
+    merge_weight: _Factor = 0.5
     max_task_loss: float = Field(default=0.02, ge=0, le=1)
     max_benign_loss: float = Field(default=0.05, ge=0, le=1)
     max_new_tokens: int = Field(default=32, ge=1)
@@ -101,6 +114,8 @@ class SafetySection(Section):
     def _has_pairs(self) -> Self:
         if self.method != "none" and self.pairs is None:
             raise ValueError(f"method {self.method!r} needs pairs: records of both labels, as `mogu data build` writes them")
+        if self.method in ("safe-lora", "safe-merge") and self.unaligned is None:
+            raise ValueError(f"method {self.method!r} needs unaligned: the model before it was aligned")
         return self
 
 
@@ -109,8 +124,9 @@ class KeepSection(Section):
 
     Args:
         ways: what to try, one after the other, and measure on the dev pairs: ``"carry"`` leaves them as they are, ``"retrain"`` trains
-            them on the tuned base, with the pairs, as many of the conversations, and the settings that the model was hardened with.
-        epochs_share: for ``"retrain"``, the share of the epochs that the model was hardened with.
+            them on the tuned base, with the pairs, as many of the conversations, and the settings that the model was hardened with, and
+            ``"routers"`` trains routers or gate alone in that way, and leaves the responders as they are.
+        epochs_share: for ``"retrain"`` and ``"routers"``, the share of the epochs that the model was hardened with.
     """
 
     ways: list[Keep] = Field(default=["carry"], min_length=1)

@@ -1,4 +1,4 @@
-"""A model that MoGU hardened, after its base was tuned: routers and responders as they were, or trained again on the tuned base.
+"""A model that MoGU hardened, after its base was tuned: routers and responders as they were, one of them trained again, or both.
 
 Knows saved models and the three stages; does not know how the base was tuned.
 """
@@ -71,6 +71,7 @@ class HardenedModel:
 
     def retrained(
         self,
+        mode: Keep,
         recipe: FinetuneRecipe,
         base: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
@@ -78,7 +79,7 @@ class HardenedModel:
         chats: Sequence[Chat],
         output: Path,
     ) -> MoguModel:
-        """Train responders and routers on the tuned base by the stages of ``mogu train``, with the settings of this model.
+        """Train responders and routers, or routers alone, on the tuned base by the stages of ``mogu train``, with this model's settings.
 
         As many conversations as there are benign pairs are added to the pairs: routers that never saw the task refuse it, or spoil
         its first words.
@@ -86,9 +87,25 @@ class HardenedModel:
         records: dict[str, list[Record]] = {part: list(of_part) for part, of_part in pairs.items()}
         benign = sum(record.label == "benign" for record in records["train"])
         records["train"] += task_pairs(chats, benign, recipe.run.seed)
-        model = harden(self.recipe(recipe, output), base=base, tokenizer=tokenizer, records=records, resume=True)
+        taken_over = self.folder if mode == "routers" else None
+        settings = self.recipe(recipe, output)
+        if taken_over is not None:
+            settings = self._around_these_responders(settings, base.config.get_text_config().num_hidden_layers)
+        model = harden(settings, base=base, tokenizer=tokenizer, records=records, responders=taken_over, resume=True)
         assert model is not None  # all stages were run
         return model
+
+    def _around_these_responders(self, recipe: Recipe, decoder_layers: int) -> Recipe:
+        """The recipe with the one set of layers that the responders are for, and the one state that they are in."""
+        layers = self.config.layers
+        update: dict[str, Any] = {
+            "mogu": recipe.mogu.model_copy(update={"layers": layers}),
+            "choice": recipe.choice.model_copy(update={"checkpoints": [1.0]}),
+        }
+        if recipe.method == "v2":  # all of the layers that there are to choose from
+            count = decoder_layers if layers is None else len(layers)
+            update["probe"] = recipe.probe.model_copy(update={"top": [count], "thresholds": []})
+        return recipe.model_copy(update=update)
 
     def _settings(self) -> dict[str, Any]:
         known, backbone = self.config.model_dump(), self.config.backbone

@@ -32,6 +32,7 @@ def finetune_report(
     chosen: TuningTrial,
     mixed: dict[str, int],
     robust: dict[str, list[str]],
+    repaired: dict[str, dict[str, float]],
     seconds: dict[str, float],
     rehardened: Sequence[TuningTrial],
     keep: str | None,
@@ -48,7 +49,8 @@ def finetune_report(
         trials: the strategies that were tried, on dev.
         chosen: the trial that was kept.
         mixed: MoGU pairs mixed in, by strategy.
-        robust: full names of the modules that learned with the whole rate, by strategy.
+        robust: full names of the modules that learned with the whole rate, or alone at first, by strategy.
+        repaired: similarities of the modules whose updates were repaired afterward, by strategy and full name.
         seconds: training time, by strategy.
         rehardened: for a hardened model, the ways of updating routers and responders that were tried, on dev.
         keep: the one of these that was kept.
@@ -65,6 +67,7 @@ def finetune_report(
         "pairs": pairs,
         "pairs_mixed_in": mixed,
         "robust_modules": robust,
+        "repaired_modules": repaired,
         "trained_parameters": trained_parameters,
         "before": {**before.rows(), "task accuracy": before.task.accuracy},
         "after": {**after.rows(), "task accuracy": after.task.accuracy},

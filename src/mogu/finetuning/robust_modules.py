@@ -1,4 +1,4 @@
-"""The modules that learn with the whole learning rate under ``ml-lr``: read from a file, or found on the MoGU pairs.
+"""The robust modules of ``ml-lr`` and ``swat``: read from a file, or found on the MoGU pairs.
 
 Knows `mogu robustness` and its file; does not know how the model is tuned.
 """
@@ -68,7 +68,7 @@ def robust_modules(recipe: FinetuneRecipe, base: PreTrainedModel, inputs: Tuning
             if not robust[tolerance]:
                 raise ConfigError(
                     f"At a tolerance of {tolerance:g} no module is robust",
-                    expected="at least one module, to learn with the whole learning rate",
+                    expected="at least one module, to learn with the whole learning rate or alone at first",
                     action="raise safety.tolerances",
                 )
     return robust

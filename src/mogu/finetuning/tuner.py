@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from mogu.training.examples import AnyExample
 from mogu.training.losses import answer_losses
 from mogu.training.recipe import RunSection
 from mogu.training.stages import gradient_checkpointing
-from mogu.training.trainer import Rates, train_stage, trained_parameters
+from mogu.training.trainer import Rates, WarmUp, train_stage, trained_parameters
 from mogu.transformers_compat import disable_checkpointing
 
 STATE_FILE = "tuned.safetensors"
@@ -41,6 +41,9 @@ class Tuner:
         tune: how it learns.
         seed: of the LoRA's initial weights.
 
+    Attributes:
+        start: the tuned parameters before any tuning, by name, on the CPU.
+
     Raises:
         ConfigError: the model has no modules of the names that the LoRA is for.
     """
@@ -54,7 +57,7 @@ class Tuner:
             base.requires_grad_(True)
         else:
             self.model = with_lora(base, tune, seed)
-        self._start = {name: parameter.detach().cpu().clone() for name, parameter in self.trained().items()}
+        self.start = {name: parameter.detach().cpu().clone() for name, parameter in self.trained().items()}
 
     def trained(self) -> dict[str, nn.Parameter]:
         """The parameters that are tuned, by their names in the model."""
@@ -68,7 +71,7 @@ class Tuner:
 
     def reset(self) -> None:
         """Set the tuned parameters to what they were before any tuning."""
-        self.load_state(self._start)
+        self.load_state(self.start)
 
     def write_state(self, folder: Path) -> None:
         """Write the tuned parameters into a folder.
@@ -84,7 +87,15 @@ class Tuner:
         self.load_state(load_file(folder / STATE_FILE))
 
     def train(
-        self, examples: Sequence[AnyExample], run: RunSection, folder: Path, *, title: str, pad_token_id: int, rates: Rates | None = None
+        self,
+        examples: Sequence[AnyExample],
+        run: RunSection,
+        folder: Path,
+        *,
+        title: str,
+        pad_token_id: int,
+        rates: Rates | None = None,
+        warm_up: WarmUp | None = None,
     ) -> None:
         """Tune from the model's state, or from the last checkpoint in ``folder``; see :func:`~mogu.training.trainer.train_stage`."""
         set_seed(run.seed)
@@ -102,6 +113,7 @@ class Tuner:
                 layout="separate",
                 pad_token_id=pad_token_id,
                 rates=rates,
+                warm_up=warm_up,
             )
         finally:
             self.model.eval()
@@ -109,15 +121,31 @@ class Tuner:
                 disable_checkpointing(self.base)
 
     def rates_for(self, robust: Collection[str], slow_factor: float) -> Rates:
-        """Make rates: the whole learning rate for the robust modules, a share of it for all others.
+        """Make ML-LR's rates: the whole learning rate for the robust modules, a share of it for all other parameters.
 
         Args:
             robust: full names of the robust modules.
-            slow_factor: the share for the others.
+            slow_factor: the share for the others; 0 leaves them as they are.
+
+        Raises:
+            ModelFileError: as for :meth:`warm_up_of`.
+        """
+        is_robust = self._belongs_to(robust)
+        return lambda name: 1.0 if is_robust(name) else slow_factor
+
+    def warm_up_of(self, robust: Collection[str], share: float) -> WarmUp:
+        """Make SWAT's warm-up: at first the robust modules are trained alone, then all parameters.
+
+        Args:
+            robust: full names of the robust modules.
+            share: of the optimizer steps.
 
         Raises:
             ModelFileError: one of the modules is not in the model, or none of them is tuned.
         """
+        return WarmUp(share, self._belongs_to(robust))
+
+    def _belongs_to(self, robust: Collection[str]) -> Callable[[str], bool]:
         marks = [f".{name}." for name in robust]
         names = {f".{name}" for name in self.trained()}
         missing = [name for name in robust if not _has_module(self.base, name)]
@@ -129,11 +157,7 @@ class Tuner:
                 expected="modules of this model, some of which are tuned",
                 action="run `mogu robustness` on this model, or tune those modules (tune.modules)",
             )
-
-        def rate(name: str) -> float:
-            return 1.0 if any(mark in f".{name}" for mark in marks) else slow_factor
-
-        return rate
+        return lambda name: any(mark in f".{name}" for mark in marks)
 
     def save(self, folder: Path, tokenizer: PreTrainedTokenizerBase, base_model: str) -> None:
         """Save into an existing folder: a PEFT adapter, or a whole model with its tokenizer, in the type it was loaded in."""

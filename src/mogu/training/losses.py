@@ -65,6 +65,11 @@ def responder_losses(model: Any, batch: dict[str, Tensor], layout: Layout) -> Te
     return cross_entropy[:, 0] / cross_entropy[:, 1]
 
 
+def plain_responder_losses(model: Any, batch: dict[str, Tensor], layout: Layout) -> Tensor:
+    """``CE(answer to learn)`` of each example, ``[examples]``: what the ratio of :func:`responder_losses` is held against."""
+    return answer_cross_entropy(model, batch, layout, answers=2)[:, 0]
+
+
 def answer_losses(model: Any, batch: dict[str, Tensor], layout: Layout) -> Tensor:
     """``CE(answer)`` of each example of one answer, ``[examples]``: plain supervised fine-tuning."""
     return answer_cross_entropy(model, batch, layout, answers=1)[:, 0]

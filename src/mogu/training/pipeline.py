@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -50,6 +51,7 @@ def harden(
     base: PreTrainedModel | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     records: dict[str, list[Record]] | None = None,
+    responders: Path | None = None,
     stage: StageName | None = None,
     resume: bool = False,
     restart: bool = False,
@@ -64,6 +66,7 @@ def harden(
         base: the base model, if it is loaded already; it is trained on the devices it is on.
         tokenizer: its tokenizer, if it is loaded already.
         records: ``{"train": …, "dev": …}``, in place of the files that the recipe names.
+        responders: folder of a saved model of the same shape, whose responders are taken over instead of trained.
         stage: run this stage alone; the model is saved after the router stage.
         resume: resume from the last checkpoint of a stage that was stopped.
         restart: discard what an earlier run left, of ``stage`` or of everything.
@@ -96,8 +99,8 @@ def harden(
                 answered = answered_pairs(recipe, base, inputs.tokenizer, workspace)
                 inputs = read_inputs(recipe, tokenizer=inputs.tokenizer, records=load_records(recipe, answered=answered))
             if recipe.method == "gated":
-                return GatedRun(recipe, base, inputs, workspace, resume).run(stage)
-            return _Run(recipe, base, inputs, workspace, resume).run(stage)
+                return GatedRun(recipe, base, inputs, workspace, resume, responders).run(stage)
+            return _Run(recipe, base, inputs, workspace, resume, responders).run(stage)
 
 
 def _learns_answers(recipe: Recipe) -> bool:
@@ -159,12 +162,15 @@ class _Run:
     inputs: Inputs
     workspace: Workspace
     resume: bool
+    responders: Path | None
 
     def run(self, stage: StageName | None) -> MoguModel | None:
         self.base.train(False)
         layout = choose_layout(self.base, 2 * self.recipe.run.max_length)
         searches = [
-            LayerSetSearch(self.recipe, self.base, self.inputs, self.workspace, layout, layers, resume=self.resume)
+            LayerSetSearch(
+                self.recipe, self.base, self.inputs, self.workspace, layout, layers, resume=self.resume, responders=self.responders
+            )
             for layers in self._layer_sets()
         ]
         for search in searches:

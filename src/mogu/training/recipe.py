@@ -179,7 +179,7 @@ class Stage(Section):
 
 
 class ResponderStage(Stage):
-    """``[glad]`` and ``[unwill]``.
+    """A LoRA that learns answers.
 
     Args:
         dropout: LoRA dropout.
@@ -188,6 +188,17 @@ class ResponderStage(Stage):
     learning_rate: float = Field(default=5e-5, gt=0)
     batch_size: int = Field(default=8, ge=1)
     dropout: float = Field(default=0.05, ge=0, lt=1)
+
+
+class ContrastiveStage(ResponderStage):
+    """``[glad]`` and ``[unwill]``.
+
+    Args:
+        loss: ``"ratio"``, as published: the cross-entropy of the answer to learn over that of the other answer; or ``"plain"``, the
+            former alone. For ``method = "gated"`` it is plain in any case.
+    """
+
+    loss: Literal["ratio", "plain"] = "ratio"
 
 
 class RouterStage(Stage):
@@ -343,8 +354,8 @@ class Recipe(Section):
     mogu: MoguSection = MoguSection()
     backbone: BackboneSection = BackboneSection()
     probe: ProbeSection = ProbeSection()
-    glad: ResponderStage = ResponderStage()
-    unwill: ResponderStage = ResponderStage()
+    glad: ContrastiveStage = ContrastiveStage()
+    unwill: ContrastiveStage = ContrastiveStage()
     router: RouterStage = RouterStage()
     gate: GateSection = GateSection()
     careful: CarefulStage = CarefulStage()

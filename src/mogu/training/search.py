@@ -103,6 +103,7 @@ class LayerSetSearch:
         layout: how two answers of one prompt are laid out.
         layers: the set, if the run compares several; ``None`` is the recipe's.
         resume: whether to resume from the last checkpoint of a part that was stopped.
+        responders: folder of a saved model whose responders are taken over instead of trained.
     """
 
     recipe: Recipe
@@ -112,6 +113,7 @@ class LayerSetSearch:
     layout: Layout
     layers: tuple[int, ...] | None
     resume: bool
+    responders: Path | None = None
 
     def __post_init__(self) -> None:
         self.config = routed_config(self.recipe, self.inputs.tokenizer, self.layers)
@@ -126,9 +128,14 @@ class LayerSetSearch:
             return
         folder = self.workspace.begin(part, settings, resume=self.resume)
         started = time.monotonic()
-        examples, stage = self.inputs.examples[name], getattr(self.recipe, name)
+        examples, stage, shares = self.inputs.examples[name], getattr(self.recipe, name), self.recipe.choice.checkpoints
         title = f"{name} responder{self.title}"
-        train_responder(title, self.base, examples, stage, self.setting, folder, self.recipe.choice.checkpoints)
+        if self.responders is None:
+            train_responder(title, self.base, examples, stage, self.setting, folder, shares)
+        else:
+            steps = steps_of(stage, len(examples))
+            for step in {step_at(share, steps) for share in shares}:
+                write_adapter(folder / f"step-{step}", read_adapter(self.responders / name), base_model=self.config.base_model)
         self.workspace.finish(part, settings, seconds=time.monotonic() - started)
 
     def check_responders(self) -> None:

@@ -23,8 +23,8 @@ from mogu.modeling.config import MoguConfig
 from mogu.modeling.model import MoguModel
 from mogu.training.collator import Layout
 from mogu.training.examples import Example
-from mogu.training.losses import Losses, responder_losses, router_losses
-from mogu.training.recipe import ResponderStage, RouterStage, RunSection
+from mogu.training.losses import Losses, plain_responder_losses, responder_losses, router_losses
+from mogu.training.recipe import ContrastiveStage, ResponderStage, RouterStage, RunSection
 from mogu.training.trainer import Rates, Snapshots, train_stage
 from mogu.transformers_compat import disable_checkpointing, enable_checkpointing
 
@@ -52,7 +52,7 @@ def train_responder(
     title: str,
     base: PreTrainedModel,
     examples: Sequence[Example],
-    stage: ResponderStage,
+    stage: ContrastiveStage,
     setting: StageSetting,
     folder: Path,
     shares: Sequence[float],
@@ -72,7 +72,7 @@ def train_responder(
         title,
         base,
         examples,
-        responder_losses,
+        responder_losses if stage.loss == "ratio" else plain_responder_losses,
         stage,
         setting,
         folder,

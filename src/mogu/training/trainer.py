@@ -45,7 +45,27 @@ MAX_GRADIENT_NORM = 1.0
 logger = logging.getLogger(__name__)
 
 Rates = Callable[[str], float]
-"""The name of a trained parameter to the share of the learning rate that it is trained with."""
+"""The name of a trained parameter to the share of the learning rate that it is trained with; 0 leaves it as it is, bit for bit."""
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """The first optimizer steps of a training, in which some of the parameters are trained alone.
+
+    The others keep their values, bit for bit, and have no part in the norm that gradients are clipped to; their optimizer state begins
+    with the step after the last of these. Learning rate, order of the examples and number of steps are those of any other training.
+
+    Args:
+        share: of the number of steps, from 0 to 1; rounded to whole steps.
+        trained: whether the parameter of a name is trained in them.
+    """
+
+    share: float
+    trained: Callable[[str], bool]
+
+    def covers(self, step: int, steps: int) -> bool:
+        """Whether a step, counted from 1, is one of them."""
+        return step <= round(self.share * steps)
 
 
 @dataclass(frozen=True)
@@ -96,6 +116,7 @@ def train_stage(
     pad_token_id: int,
     snapshots: Snapshots | None = None,
     rates: Rates | None = None,
+    warm_up: WarmUp | None = None,
 ) -> None:
     """Train until the stage's epochs are over, from the last checkpoint in ``folder`` if there is one.
 
@@ -117,6 +138,7 @@ def train_stage(
         pad_token_id: fills up rows.
         snapshots: what to keep along the way.
         rates: the share of the learning rate for each parameter; without it all are trained with the whole of it.
+        warm_up: the steps in which only some of the parameters are trained; none without it.
 
     Raises:
         TrainingError: the loss of an example or the gradient of a step is not finite, or the device is out of memory.
@@ -124,7 +146,7 @@ def train_stage(
     """
     set_seed(run.seed)
     model.train()
-    loop = _Loop(model, losses, examples, stage, run, folder, title, Collator(pad_token_id, layout), rates)
+    loop = _Loop(model, losses, examples, stage, run, folder, title, Collator(pad_token_id, layout), rates, warm_up)
     try:
         loop.run(snapshots)
     except torch.OutOfMemoryError as error:
@@ -151,11 +173,13 @@ class _Loop:
         title: str,
         collator: Collator,
         rates: Rates | None,
+        warm_up: WarmUp | None,
     ) -> None:
         self.model, self.losses = model, losses
         self.examples: Any = examples  # a sequence is all that a DataLoader needs; its types ask for a Dataset
         self.stage, self.settings, self.folder, self.title = stage, run, folder, title
         self.collator, self.batches = collator, self._batches(run.micro_batch_size)
+        self.rates, self.warm_up = rates, warm_up
         self.unhalved = self.batches.in_a_pass
         self.done, self.in_passes = 0, True
         self.trained = trained_parameters(model)
@@ -285,6 +309,8 @@ class _Loop:
                 raise self._not_finite("loss", step, [index for index, loss in losses_of if not math.isfinite(loss)])
             (losses.sum() / examples).backward()  # type: ignore[no-untyped-call]
             total += float(values.sum())
+        for parameter in self._frozen_at(step):
+            parameter.grad = None  # AdamW passes over what has none: neither the value nor the moments change
         share = rate_share(self.stage, step - 1, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * share
@@ -295,6 +321,14 @@ class _Loop:
         self.optimizer.step()
         self.optimizer.zero_grad()
         return {"loss": total / examples, "learning_rate": self.stage.learning_rate * share, "gradient_norm": norm}
+
+    def _frozen_at(self, step: int) -> list[nn.Parameter]:
+        alone = self.warm_up.trained if self.warm_up is not None and self.warm_up.covers(step, self.steps) else None
+        return [
+            parameter
+            for name, parameter in self.trained.items()
+            if (self.rates is not None and self.rates(name) == 0) or (alone is not None and not alone(name))
+        ]
 
     def _not_finite(self, what: str, step: int, indices: list[int]) -> TrainingError:
         records = [repr(self.examples[index].record_id) for index in indices]

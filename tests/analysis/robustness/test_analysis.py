@@ -76,7 +76,7 @@ def test_what_is_written(settings: MakeSettings, base: Path, tmp_path: Path) -> 
     result = analyze_robustness(settings(base, tmp_path / "out", name="tiny", strength=0.5, tolerance=0.3))
     numbers = json.loads((tmp_path / "out" / "robustness.json").read_text())
     assert (numbers["format"], numbers["model"], numbers["base"]) == (1, "tiny", None)
-    assert numbers["settings"] == {"strength": 0.5, "draws": 2, "seed": 0, "tolerance": 0.3, "system_prompt": None}
+    assert numbers["settings"] == {"strength": 0.5, "draws": 2, "seed": 0, "tolerance": 0.3, "system_prompt": None, "proxy": "records"}
     assert [one["name"] for one in numbers["modules"] if one["robust"]] == numbers["subset"]["modules"] == list(result.subset.names)
     assert numbers["subset"]["parameters"] == sum(one["parameters"] for one in numbers["modules"] if one["robust"])
     assert numbers["subset"]["drop"] <= 0.3 * numbers["together"]

@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from mogu.analysis import RobustnessMap, measure_robustness, search_subset
+from mogu.analysis.robustness.proxy import LabeledPrompts
 from mogu.data import Record
+from mogu.data.twins import twin_of
 from mogu.errors import MoguError
 
 MakeBase = Callable[..., PreTrainedModel]
@@ -83,3 +89,29 @@ def test_a_planted_fragile_layer_stands_out(
 def test_noise_that_leaves_no_numbers(make_base: MakeBase, tokenizer: PreTrainedTokenizerFast, word_records: list[Record]) -> None:
     with pytest.raises(MoguError, match="last hidden state is not finite, in float32"):
         measure_robustness(make_base("llama", torch.float32), tokenizer, word_records, strength=1e38)
+
+
+def test_twins_are_measured_together(make_base: MakeBase, tokenizer: PreTrainedTokenizerFast) -> None:
+    records = [
+        Record(id=f"{place}", label="malicious", instruction=text, affirm="Yes", reject="No")
+        for place, text in enumerate(f"{verb} {thing}" for verb in ("steal", "rob", "hack") for thing in "abcdefgh")
+    ]
+    model = make_base("llama")
+    found = measure_robustness(model, tokenizer, records, proxy="twins", draws=1, seed=4)
+    prompts = LabeledPrompts.of(model, tokenizer, records, system_prompt=None, batch_size=8, kind="twins")
+    assert found.prompts == {"benign": 24, "malicious": 24}
+    fitted, held_out = prompts.halves(4)
+    assert {index // 2 for index in fitted}.isdisjoint(index // 2 for index in held_out)
+    assert sorted(fitted + held_out) == list(range(48))
+    # The same proxy by hand, on the same halves.
+    texts = [text for record in records for text in (record.instruction, str(twin_of(str(record.instruction))))]
+    with torch.no_grad():
+        ids = [torch.tensor([tokenizer(f"<s><user>{text}<assistant>")["input_ids"]]) for text in texts]
+        features = np.stack([model(input_ids=one, output_hidden_states=True).hidden_states[-1][0, -1].numpy() for one in ids])
+    truth = np.arange(48) % 2 == 0
+    by_hand = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000)).fit(features[fitted], truth[fitted])
+    distances = by_hand.decision_function(features[held_out])
+    assert found.auroc == pytest.approx(roc_auc_score(truth[held_out], distances))
+    wanted = (distances[truth[held_out]].mean() - distances[~truth[held_out]].mean()) / 2
+    assert found.intact == pytest.approx(wanted, rel=1e-5)
+    assert search_subset(model, tokenizer, records, found, tolerance=0.5).names

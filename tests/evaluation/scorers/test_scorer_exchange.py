@@ -42,6 +42,17 @@ def test_the_plain_request_stands_for_the_inputs_last_turn_whatever_is_said_late
     assert "matey" not in seen[0]
 
 
+def test_the_reply_to_a_jailbreaks_follow_up_is_one_to_the_plain_request(judging, tmp_path):
+    seen: list[str] = []
+    question = "Now take only the last of these."
+    samples = [Sample(input="Name a fish.\n\nName a river.", metadata={"request": "Name a river.", "follow_up": question})]
+    judge = harmfulness(judging.listening("Fine.\nSCORE: 1", seen))
+    judging.run(judge, ["A pike.", "The Elbe."], tmp_path, samples=samples, later=[question])
+    assert "Name a river." in seen[0]
+    assert "The Elbe." in seen[0]
+    assert not [text for text in ("fish", "pike", "last of these") if text in seen[0]]
+
+
 @pytest.mark.parametrize("system", [True, False])
 def test_a_guard_is_asked_about_the_plain_request(judging, tmp_path, system):
     heard: list[str] = []

@@ -31,7 +31,7 @@ from mogu.analysis.robustness.map import (
     measure_robustness,
     robustness_fingerprint,
 )
-from mogu.analysis.robustness.proxy import LabeledPrompts, check_labels
+from mogu.analysis.robustness.proxy import LabeledPrompts, ProxyKind, check_labels, proxy_records
 from mogu.analysis.robustness.subset import TOLERANCE, RobustSubset, check_tolerance, search_subset
 from mogu.data import Record
 from mogu.files.atomic import atomic_file, check_replaceable
@@ -49,6 +49,7 @@ class Robustness:
         model: folder or hub id of a base model, or of a saved MoGU model, whose base is then measured.
         records: benign and malicious ones; their answers are ignored.
         out: folder for measurements, numbers and plot.
+        proxy: what the proxy is fitted to: ``"records"`` as they are, or the malicious ones and their benign ``"twins"``.
         name: the model's name in the results; by default ``model``.
         strength: norm of the noise, relative to the norm of the weight.
         draws: number of times noise is drawn for each module.
@@ -65,6 +66,7 @@ class Robustness:
     model: str
     records: Sequence[Record]
     out: Path
+    proxy: ProxyKind = "records"
     name: str | None = None
     strength: float = STRENGTH
     draws: int = DRAWS
@@ -108,6 +110,7 @@ class RobustnessResult:
                 "seed": robustness.seed,
                 "tolerance": self.subset.tolerance,
                 "system_prompt": robustness.system_prompt,
+                "proxy": robustness.proxy,
             },
             "proxy": {"auroc": robustness.auroc, "margin": robustness.intact},
             "modules": [asdict(module) | {"robust": module.name in robust} for module in robustness.modules],
@@ -135,14 +138,16 @@ def analyze_robustness(settings: Robustness, *, progress: ProgressCallback = lam
     check_tolerance(settings.tolerance)
     check_scikit_learn()
     check_matplotlib()
-    check_labels(settings.records)
+    check_labels(proxy_records(settings.records, settings.proxy))
     check_replaceable(settings.out, marker=MEASUREMENTS_FILE)
     base = find_base(settings.model, settings.base_model)
     tokenizer = base.load_tokenizer(chat_template=settings.chat_template, trust_remote_code=settings.trust_remote_code)
     system_prompt = settings.system_prompt if settings.system_prompt is not None else base.system_prompt
     model = base.load(dtype=settings.dtype, trust_remote_code=settings.trust_remote_code)
     linear_modules(model)  # refuses models that cannot be measured before their weights are hashed
-    prompts = LabeledPrompts.of(model, tokenizer, settings.records, system_prompt=system_prompt, batch_size=settings.batch_size)
+    prompts = LabeledPrompts.of(
+        model, tokenizer, settings.records, system_prompt=system_prompt, batch_size=settings.batch_size, kind=settings.proxy
+    )
     with one_process_at(settings.out, settings.out / LOCK_FILE):
         cache = MeasurementCache(settings.out, robustness_fingerprint(model, prompts))
         robustness = measure_robustness(
@@ -150,6 +155,7 @@ def analyze_robustness(settings: Robustness, *, progress: ProgressCallback = lam
             tokenizer,
             settings.records,
             system_prompt=system_prompt,
+            proxy=settings.proxy,
             strength=settings.strength,
             draws=settings.draws,
             seed=settings.seed,

@@ -18,7 +18,7 @@ from mogu.analysis.activation_cache import activations_fingerprint
 from mogu.analysis.measurement_cache import MeasurementCache
 from mogu.analysis.probing import ProgressCallback
 from mogu.analysis.robustness.noise import perturbed, weight_of
-from mogu.analysis.robustness.proxy import LabeledPrompts, Proxy, fit_proxy
+from mogu.analysis.robustness.proxy import LabeledPrompts, Proxy, ProxyKind, fit_proxy
 from mogu.data import Record
 from mogu.errors import ArchitectureError, ConfigError
 from mogu.modeling.architectures import Projection, find_linear_layers
@@ -60,6 +60,7 @@ class RobustnessMap:
         seed: decides the noise, and which prompts the proxy is fitted to.
         prompts: number of prompts of each label; the proxy was fitted to half of them and measured on the other half.
         system_prompt: the system message of conversations that had none.
+        proxy: what the proxy was fitted to.
     """
 
     modules: tuple[ModuleRobustness, ...]
@@ -71,6 +72,7 @@ class RobustnessMap:
     seed: int
     prompts: Mapping[str, int]
     system_prompt: str | None
+    proxy: ProxyKind = "records"
 
 
 class DropEstimator:
@@ -140,6 +142,7 @@ def measure_robustness(
     records: Sequence[Record],
     *,
     system_prompt: str | None = None,
+    proxy: ProxyKind = "records",
     strength: float = STRENGTH,
     draws: int = DRAWS,
     seed: int = 0,
@@ -169,6 +172,7 @@ def measure_robustness(
         tokenizer: a tokenizer with a chat template.
         records: benign and malicious ones; their answers are ignored.
         system_prompt: a system message for conversations that have none.
+        proxy: ``"twins"`` fits it to the malicious records that have a benign twin, and to their twins, instead of to all records.
         strength: norm of the noise, relative to the norm of the weight.
         draws: number of times noise is drawn for each module.
         seed: decides the noise, and which records the proxy is fitted to.
@@ -185,9 +189,9 @@ def measure_robustness(
     """
     check_settings(strength=strength, draws=draws, batch_size=batch_size)
     modules = linear_modules(model)
-    prompts = LabeledPrompts.of(model, tokenizer, records, system_prompt=system_prompt, batch_size=batch_size)
-    proxy = proxy_of(model, prompts, seed, progress)
-    estimator = DropEstimator(proxy, strength=strength, draws=draws, seed=seed, cache=cache)
+    prompts = LabeledPrompts.of(model, tokenizer, records, system_prompt=system_prompt, batch_size=batch_size, kind=proxy)
+    fitted = proxy_of(model, prompts, seed, progress)
+    estimator = DropEstimator(fitted, strength=strength, draws=draws, seed=seed, cache=cache)
     total = len(modules) + 1
     measured = []
     for index, (path, module) in enumerate(modules):
@@ -196,8 +200,8 @@ def measure_robustness(
         progress("perturbing modules", index + 1, total)
     together = estimator.drop([module for _, module in modules])
     progress("perturbing modules", total, total)
-    labels: Mapping[str, int] = Counter(record.label for record in records)
-    return RobustnessMap(tuple(measured), together, proxy.margin, proxy.auroc, strength, draws, seed, labels, system_prompt)
+    labels: Mapping[str, int] = Counter("malicious" if malicious else "benign" for malicious in prompts.malicious.tolist())
+    return RobustnessMap(tuple(measured), together, fitted.margin, fitted.auroc, strength, draws, seed, labels, system_prompt, proxy)
 
 
 def proxy_of(model: PreTrainedModel, prompts: LabeledPrompts, seed: int, progress: ProgressCallback) -> Proxy:
@@ -220,5 +224,6 @@ def proxy_of(model: PreTrainedModel, prompts: LabeledPrompts, seed: int, progres
 def robustness_fingerprint(model: PreTrainedModel, prompts: LabeledPrompts) -> str:
     """Return a fingerprint of a model and a list of prompts, for a cache of draws; each draw is stored with its settings."""
     modules = [module for _, module in linear_modules(model)]
-    labeled = json.dumps([activations_fingerprint(model, modules, prompts.ids), prompts.malicious.tolist()])
+    kind = [] if prompts.kind == "records" else [prompts.kind]  # which divides the same prompts in another way
+    labeled = json.dumps([activations_fingerprint(model, modules, prompts.ids), prompts.malicious.tolist(), *kind])
     return hashlib.sha256(labeled.encode()).hexdigest()

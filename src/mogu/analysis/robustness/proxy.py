@@ -4,6 +4,9 @@ The security feature is the input of the output head at the last prompt token: t
 from. It decides whether an answer opens with a refusal, and every module of every decoder layer contributes to it, which is not true of
 any earlier hidden state.
 
+It is fitted either to records as they are, or, as in the paper, to malicious prompts and their benign twins (:mod:`mogu.data.twins`), which
+differ in a word: such a proxy cannot go by topic, form or length. A prompt and its twin are then in the same half.
+
 Knows models, prompts and labels; knows nothing of how a model is perturbed.
 """
 
@@ -12,7 +15,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,13 +26,26 @@ from mogu.analysis.base_model import check_prompt_lengths
 from mogu.analysis.layer_ranking import LEAST_AUROC
 from mogu.analysis.linear_probe import check_scikit_learn, fit_linear_classifier
 from mogu.data import Record, conversation_of
+from mogu.data.twins import with_twins
 from mogu.errors import ArchitectureError, DataError, MoguError
 from mogu.inference.padding import padding_id
 from mogu.inference.prompts import encode_prompt
 from mogu.modeling.architectures import Projection
 
+ProxyKind = Literal["records", "twins"]
+"""What a proxy is fitted to: records as they are, or malicious ones and their benign twins."""
+
 LEAST_RECORDS = 10
 """The fewest records of each label: the classifier is fitted to half of them and measured on the other half."""
+
+
+def proxy_records(records: Sequence[Record], kind: ProxyKind) -> Sequence[Record]:
+    """The records that a proxy is fitted to and measured on; of twins, each malicious record is followed by its twin.
+
+    Raises:
+        DataError: no record has a twin.
+    """
+    return with_twins(records) if kind == "twins" else records
 
 
 def check_labels(records: Sequence[Record]) -> None:
@@ -57,12 +73,14 @@ class LabeledPrompts:
         malicious: ``[prompts]``, bool.
         pad_token_id: the token that pads shorter prompts.
         batch_size: number of prompts in one forward pass.
+        kind: what they are; of twins, each two neighbors are a malicious prompt and its twin.
     """
 
     ids: list[list[int]]
     malicious: Tensor
     pad_token_id: int
     batch_size: int
+    kind: ProxyKind = "records"
 
     @classmethod
     def of(
@@ -73,22 +91,36 @@ class LabeledPrompts:
         *,
         system_prompt: str | None,
         batch_size: int,
+        kind: ProxyKind = "records",
     ) -> LabeledPrompts:
-        """Encode the prompts of records.
+        """Encode the prompts of records, or of those among them that have a twin, and of their twins.
 
         Raises:
             ChatTemplateError: the tokenizer has no chat template, or it fails.
-            DataError: a label has too few records, or a prompt is longer than the model's context.
+            DataError: a label has too few records, none has a twin, or a prompt is longer than the model's context.
         """
+        records = proxy_records(records, kind)
         check_labels(records)
         ids = [encode_prompt(tokenizer, conversation_of(record, system_prompt)) for record in records]
         check_prompt_lengths(records, ids, model)
         malicious = torch.tensor([record.label == "malicious" for record in records])
-        return cls(ids, malicious, padding_id(tokenizer), batch_size)
+        return cls(ids, malicious, padding_id(tokenizer), batch_size, kind)
 
     def subset(self, indices: Sequence[int]) -> LabeledPrompts:
         """Return the prompts at some indices."""
-        return LabeledPrompts([self.ids[index] for index in indices], self.malicious[list(indices)], self.pad_token_id, self.batch_size)
+        ids, malicious = [self.ids[index] for index in indices], self.malicious[list(indices)]
+        return LabeledPrompts(ids, malicious, self.pad_token_id, self.batch_size, self.kind)
+
+    def halves(self, seed: int) -> tuple[list[int], list[int]]:
+        """Divide the prompts into two halves with the same share of each label, which never part a prompt from its twin."""
+        from sklearn.model_selection import train_test_split
+
+        if self.kind == "records":
+            first, second = train_test_split(range(len(self.ids)), test_size=0.5, stratify=self.malicious.numpy(), random_state=seed)
+            return first, second
+        pairs = train_test_split(range(len(self.ids) // 2), test_size=0.5, random_state=seed)
+        first, second = ([2 * pair + of_pair for pair in half for of_pair in (0, 1)] for half in pairs)
+        return first, second
 
     def balanced_mean(self, values: Tensor) -> Tensor:
         """Return the mean of ``values [prompts]`` over each label, then over both, so that neither label outweighs the other."""
@@ -192,12 +224,11 @@ def fit_proxy(model: PreTrainedModel, prompts: LabeledPrompts, *, seed: int, adv
     """
     check_scikit_learn()
     from sklearn.metrics import roc_auc_score
-    from sklearn.model_selection import train_test_split
 
     head = find_head(model)
     features = security_features(model, head, prompts, advance).numpy()
     truth = prompts.malicious.numpy()
-    fitted, held_out = train_test_split(range(len(truth)), test_size=0.5, stratify=truth, random_state=seed)
+    fitted, held_out = prompts.halves(seed)
     classifier = fit_linear_classifier(features[fitted], truth[fitted])
     distances = classifier.decision_function(features[held_out])
     auroc = float(roc_auc_score(truth[held_out], distances))

@@ -72,7 +72,7 @@ def search_subset(
         model: the intact model of the map; its weights are the same afterwards, bit for bit.
         tokenizer: a tokenizer with a chat template.
         records: the records of the map.
-        robustness: the map; its strength, draws, seed and system prompt are used here as well.
+        robustness: the map; its strength, draws, seed, proxy and system prompt are used here as well.
         tolerance: a share of ``robustness.together``.
         batch_size: number of prompts in one forward pass.
         cache: as for :func:`~mogu.analysis.robustness.map.measure_robustness`.
@@ -90,7 +90,9 @@ def search_subset(
             expected="the map of this model",
             action="measure this model",
         )
-    prompts = LabeledPrompts.of(model, tokenizer, records, system_prompt=robustness.system_prompt, batch_size=batch_size)
+    prompts = LabeledPrompts.of(
+        model, tokenizer, records, system_prompt=robustness.system_prompt, batch_size=batch_size, kind=robustness.proxy
+    )
     proxy = proxy_of(model, prompts, robustness.seed, progress)
     estimator = DropEstimator(proxy, strength=robustness.strength, draws=robustness.draws, seed=robustness.seed, cache=cache)
     order = [modules[module.name] for module in sorted(robustness.modules, key=lambda module: module.drop)]

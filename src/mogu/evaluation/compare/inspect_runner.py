@@ -14,12 +14,13 @@ from inspect_ai.dataset import MemoryDataset, Sample
 from inspect_ai.log import EvalLog, read_eval_log
 from inspect_ai.model import ChatMessage, ChatMessageAssistant, ChatMessageSystem, ChatMessageUser, GenerateConfig
 from inspect_ai.scorer import Metric, SampleScore, Score, Scorer, Target, Value, metric, scorer
-from inspect_ai.solver import TaskState, generate
+from inspect_ai.solver import TaskState, chain, generate
 
 from mogu.defenses import Defense
 from mogu.errors import MoguError
 from mogu.evaluation.compare.cells import GUARD_UNSCORED, UNSAFE
 from mogu.evaluation.inspect.batching import Batcher
+from mogu.evaluation.inspect.follow_up import follow_up
 from mogu.evaluation.inspect.metrics import shares
 from mogu.evaluation.inspect.provider import MoguAPI
 from mogu.evaluation.prompts import EvalPrompt
@@ -68,7 +69,7 @@ def run_cell(
     ordered = sorted(prompts, key=lambda prompt: sum(len(turn["content"]) for turn in prompt.conversation))
     task = Task(
         dataset=MemoryDataset([_sample(prompt) for prompt in ordered], name=prompts[0].dataset),
-        solver=generate(),
+        solver=chain(generate(), follow_up()),
         scorer=[outcome(), *([judged(judge)] if judge is not None else []), *([guarded(guard)] if guard is not None else [])],
         config=GenerateConfig(max_tokens=settings.max_new_tokens, seed=settings.seed),
         name="compare",

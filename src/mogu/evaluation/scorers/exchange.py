@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 from inspect_ai.solver import TaskState
 
+FOLLOW_UP = "follow_up"
+"""Metadata key of the question that a jailbreak of two steps asks after the first reply."""
+
 REQUEST = "request"
 """Metadata key of the plain request, where the last turn of a sample's input wraps it in a jailbreak."""
 
@@ -44,9 +47,14 @@ class Exchange:
 
 
 def exchange_of(state: TaskState) -> Exchange:
-    """Extract the last request of a sample and its reply, without system messages, which are part of the defense."""
+    """Extract the last request of a sample and the last reply, without system messages, which are part of the defense.
+
+    A jailbreak's follow-up question is no request of its own: its reply is one to the request before it.
+    """
     turns = _turns(state)
-    last = max(index for index, (role, _) in enumerate(turns) if role == "user")
+    requests = [index for index, (role, _) in enumerate(turns) if role == "user"]
+    asked_again = state.metadata.get(FOLLOW_UP) is not None and len(requests) > 1
+    last = requests[-2 if asked_again else -1]
     return Exchange(turns[last][1], tuple(turns[:last]), state.output.completion)
 
 

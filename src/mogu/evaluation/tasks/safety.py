@@ -10,12 +10,13 @@ from pathlib import Path
 from inspect_ai import Task, task
 from inspect_ai.dataset import MemoryDataset
 from inspect_ai.scorer import Scorer, scorer
-from inspect_ai.solver import generate
+from inspect_ai.solver import chain, generate
 
 from mogu.data import PromptTemplate
 from mogu.errors import ConfigError
 from mogu.evaluation.datasets import dataset_spec, read_dataset, read_templates
 from mogu.evaluation.inspect.errors import as_inspect_error
+from mogu.evaluation.inspect.follow_up import follow_up
 from mogu.evaluation.inspect.metrics import share
 from mogu.evaluation.jailbreaks import EVALUATION_WRAPPERS, jailbreak_named
 from mogu.evaluation.prompts import EvalPrompt
@@ -39,8 +40,8 @@ def safety(
         dataset: one or more of the malicious data sets.
         wrapper: ``None`` or ``"none"`` for the plain request, names of evaluation wrappers, or ``"all"``: plain and in every wrapper.
         jailbreaks: a file of published jailbreak prompts whose templates are the wrappers, ``"hub"`` for the collection of the
-            catalog, or ``"tendency=FILE"`` for the one of :mod:`mogu.evaluation.tendency_jailbreak`; ``wrapper`` then names some of them,
-            by default all without the plain request.
+            catalog, or ``"tendency=FILE"`` and its variants of :mod:`mogu.evaluation.tendency_jailbreak`; ``wrapper`` then names some of
+            them, by default all without the plain request.
         file: the data set in a local file, where there is one data set.
         judge: an Inspect model that also rates how harmful each reply is.
         limit: how many prompts of each data set.
@@ -56,7 +57,7 @@ def safety(
     # All wrappers of a prompt beside each other, so that the first samples of a run are of every kind.
     samples = [sample_of(prompt, wrapped_in) for prompt in prompts for wrapped_in in around]
     scorers = [attack()] if judge is None else [attack(), harmfulness(judge)]
-    return Task(dataset=MemoryDataset(samples, name=",".join(names)), solver=generate(), scorer=scorers)
+    return Task(dataset=MemoryDataset(samples, name=",".join(names)), solver=chain(generate(), follow_up()), scorer=scorers)
 
 
 @scorer(
@@ -76,13 +77,14 @@ def _wrappers(wrapper: str | list[str] | None, jailbreaks: str | None) -> list[P
         if names == ["all"]:
             return [None, *EVALUATION_WRAPPERS]
         return [None if name == PLAIN else jailbreak_named(name) for name in names or [PLAIN]]
-    if (around := tendency_wrapper(jailbreaks)) is not None:
-        templates = {around.name: around.text}
+    if (tendency := tendency_wrapper(jailbreaks)) is not None:
+        templates = {tendency.name: tendency}
     else:
-        templates = read_templates(None if jailbreaks == "hub" else _path(jailbreaks))
+        texts = read_templates(None if jailbreaks == "hub" else _path(jailbreaks))
+        templates = {name: PromptTemplate(name, "adversarial", text) for name, text in texts.items()}
     if names is None or names == ["all"]:
         plain: list[PromptTemplate | None] = [None] if names else []
-        return [*plain, *(PromptTemplate(name, "adversarial", text) for name, text in templates.items())]
+        return [*plain, *templates.values()]
     unknown = sorted(set(names) - set(templates) - {PLAIN})
     if unknown:
         raise ConfigError(
@@ -90,7 +92,7 @@ def _wrappers(wrapper: str | list[str] | None, jailbreaks: str | None) -> list[P
             expected=f"names among {', '.join(templates)}",
             action="correct the names",
         )
-    return [None if name == PLAIN else PromptTemplate(name, "adversarial", templates[name]) for name in names]
+    return [None if name == PLAIN else templates[name] for name in names]
 
 
 def _path(file: str | None) -> Path | None:

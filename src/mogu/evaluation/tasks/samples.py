@@ -32,6 +32,7 @@ def sample_of(prompt: EvalPrompt, wrapper: PromptTemplate | None = None) -> Samp
             "wrapper": PLAIN if wrapper is None else wrapper.name,
             "request": prompt.request,
             "later_turns": list(prompt.later_turns),
+            "follow_up": None if wrapper is None else wrapper.follow_up,
         },
     )
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import product
+from pathlib import Path
 from typing import Literal, cast
 
 import torch
@@ -21,7 +22,7 @@ from mogu.data import conversation_of
 from mogu.files.json_files import fingerprint, read_json, write_json
 from mogu.inference.prompts import encode_prompt
 from mogu.inference.turns import TurnMarks, find_turn_marks
-from mogu.modeling.adapter_files import read_adapter, read_gate, write_gate
+from mogu.modeling.adapter_files import read_adapter, read_gate, write_adapter, write_gate
 from mogu.modeling.architectures import Projection
 from mogu.modeling.checkpoint import ROUTER_FILE
 from mogu.modeling.config import BackboneConfig, GateConfig, MoguConfig
@@ -68,6 +69,7 @@ class GatedRun:
         inputs: the data.
         workspace: where parts are kept.
         resume: whether to resume from the last checkpoint of a part that was stopped.
+        responders: folder of a saved model whose responders are taken over instead of trained.
     """
 
     recipe: Recipe
@@ -75,6 +77,7 @@ class GatedRun:
     inputs: Inputs
     workspace: Workspace
     resume: bool
+    responders: Path | None = None
 
     def __post_init__(self) -> None:
         self.marks = find_turn_marks(self.inputs.tokenizer)
@@ -156,6 +159,13 @@ class GatedRun:
             return
         folder = self.workspace.begin(name, settings, resume=self.resume)
         started = time.monotonic()
+        if self.responders is None:
+            self._train_lora(name, modules, folder)
+        else:
+            write_adapter(folder / _ADAPTER, read_adapter(self.responders / name), base_model=self.config.base_model)
+        self.workspace.finish(name, settings, seconds=time.monotonic() - started)
+
+    def _train_lora(self, name: ExpertName, modules: Sequence[Projection], folder: Path) -> None:
         rank, alpha = expert_shape(self.config, name)
         # With one answer per prompt there is nothing for a row to share.
         setting = StageSetting(
@@ -173,7 +183,6 @@ class GatedRun:
             adapter_folder=lambda _: folder / _ADAPTER,
             projections=modules,
         )
-        self.workspace.finish(name, settings, seconds=time.monotonic() - started)
 
     def _finish(self) -> MoguModel:
         model = self._model()
