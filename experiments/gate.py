@@ -138,12 +138,13 @@ def states_of(recipe: Recipe, prompts: Sequence[GatePrompt], file: Path) -> list
     """What the base model thinks of prompts, from a file, or read now and kept there."""
     if not file.is_file():
         tokenizer = recipe_tokenizer(recipe)
+        base = load_recipe_base(recipe.model).eval()
         states = read_prompts(
-            load_recipe_base(recipe.model).eval(),
+            base,
             [encode_prompt(tokenizer, prompt.prompt) for prompt in prompts],
             taps=LAYERS,
             marks=find_turn_marks(tokenizer),
-            pad_token_id=padding_id(tokenizer),
+            pad_token_id=padding_id(tokenizer, base),
             batch_size=recipe.gate.batch_size,
         )
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -40,6 +40,38 @@ EXPERTS = {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "
 GEMMA = DECODER | {"head_dim": 8, "sliding_window": 6, "query_pre_attn_scalar": 8, "tie_word_embeddings": False}
 GEMMA_TEXT = {name: value for name, value in GEMMA.items() if name not in ("bos_token_id", "eos_token_id", "pad_token_id")}
 VISION = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+# Their attention output projections are not all of one width.
+GEMMA4 = DECODER | {
+    "num_hidden_layers": 4,
+    "head_dim": 8,
+    "global_head_dim": 16,
+    "sliding_window": 6,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "hidden_size_per_layer_input": 8,
+    "vocab_size_per_layer_input": VOCABULARY,
+    "num_kv_shared_layers": 0,
+}
+LAGUNA = (
+    DECODER
+    | EXPERTS
+    | {
+        "num_attention_heads_per_layer": [4, 8, 4],
+        "head_dim": 8,
+        "shared_expert_intermediate_size": 16,
+        "mlp_layer_types": ["dense", "sparse", "sparse"],
+        "layer_types": ["full_attention", "sliding_attention", "sliding_attention"],
+        "sliding_window": 8,
+    }
+)
+# Like LFM2, it has attention in some layers only.
+QWEN3_5 = DECODER | {
+    "layer_types": ["linear_attention", "full_attention", "full_attention"],
+    "head_dim": 8,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 2,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+}
 
 FAMILIES: dict[str, tuple[str, dict[str, object]]] = {
     "cohere": ("cohere", DECODER),
@@ -49,9 +81,12 @@ FAMILIES: dict[str, tuple[str, dict[str, object]]] = {
     "gemma2": ("gemma2", GEMMA),
     "gemma3": ("gemma3", TINY | {"text_config": GEMMA_TEXT, "vision_config": VISION, "mm_tokens_per_image": 4, "image_token_index": 63}),
     "gemma3_text": ("gemma3_text", GEMMA),
+    "gemma4_text": ("gemma4_text", GEMMA4),
     "gpt2": ("gpt2", TINY | {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64}),
     "gpt_neox": ("gpt_neox", DECODER),
     "granite": ("granite", DECODER),
+    "laguna": ("laguna", LAGUNA),
+    "lfm2": ("lfm2", DECODER | {"full_attn_idxs": [1, 2]}),
     "llama": ("llama", DECODER),
     "llama-3": ("llama", DECODER | {"rope_theta": 500000.0, "tie_word_embeddings": True, "head_dim": 16}),
     "mistral": ("mistral", DECODER | {"sliding_window": 6}),
@@ -66,6 +101,7 @@ FAMILIES: dict[str, tuple[str, dict[str, object]]] = {
     "phi3": ("phi3", DECODER),
     "qwen2": ("qwen2", DECODER),
     "qwen3": ("qwen3", DECODER | {"head_dim": 16}),
+    "qwen3_5_text": ("qwen3_5_text", QWEN3_5),
     "qwen3_moe": ("qwen3_moe", DECODER | EXPERTS | {"head_dim": 16}),
     "stablelm": ("stablelm", DECODER),
     "starcoder2": ("starcoder2", DECODER),

@@ -26,6 +26,19 @@ class DataError(MoguError):
     """A data file or record that cannot be used."""
 
 
+class RecordError(DataError):
+    """One of many records that cannot be used.
+
+    Args:
+        found: as for every :class:`MoguError`, as are ``expected`` and ``action``.
+        record_id: which one.
+    """
+
+    def __init__(self, found: str, *, expected: str, action: str, record_id: str) -> None:
+        super().__init__(found, expected=expected, action=action)
+        self.record_id = record_id
+
+
 class ModelFileError(MoguError):
     """A saved model, adapter or router that is missing, broken, hostile or does not fit."""
 

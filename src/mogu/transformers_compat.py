@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import GenerationMixin, PreTrainedModel
@@ -31,6 +32,25 @@ def cache_argument(model: nn.Module) -> str:
     """The name under which a model's forward pass takes its cache: the library's, or the old one in code that came before it."""
     taken = inspect.signature(model.forward).parameters
     return CACHE if CACHE in taken or _OLD_CACHE not in taken else _OLD_CACHE
+
+
+def in_layers(config: Any, name: str) -> list[Any]:
+    """The values that a setting of a decoder's config has in its layers, which some models make unlike each other; none where all lack it.
+
+    Since transformers 5.24 such a config refuses to name one value for all layers.
+    """
+    layers = [config]
+    if getattr(config, "is_heterogeneous", False):
+        layers = [config.per_layer_config[layer] for layer in range(config.num_hidden_layers)]
+    return [value for layer in layers if (value := getattr(layer, name, None)) is not None]
+
+
+def repeat_rows(cache: Any, copies: int, *, rows: int = 1) -> None:
+    """Have each of a cache's rows as often as asked for, one after another, in place.
+
+    By the method with which beams are reordered: ``batch_repeat_interleave`` is missing where some layers keep a recurrent state.
+    """
+    cache.reorder_cache(torch.arange(rows).repeat_interleave(copies))
 
 
 def accept_cache(model: nn.Module) -> RemovableHandle | None:

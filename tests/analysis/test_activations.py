@@ -37,11 +37,15 @@ def plain_inputs(model: PreTrainedModel, prompt: list[int]) -> list[Tensor]:
 
 
 def expected(model: PreTrainedModel, prompts: list[list[int]]) -> dict[str, Tensor]:
+    """``[layers, prompts, widest]``; narrower layers end in zeros."""
     plain = [plain_inputs(model, prompt) for prompt in prompts]
-    return {
-        "last": torch.stack([torch.stack([x[-1] for x in layers]) for layers in plain], 1),
-        "mean": torch.stack([torch.stack([x.sum(0) / len(x) for x in layers]) for layers in plain], 1),
-    }
+    widest = max(x.shape[1] for x in plain[0])
+    found = {kind: torch.zeros(len(plain[0]), len(prompts), widest, dtype=plain[0][0].dtype) for kind in KINDS}
+    for prompt, layers in enumerate(plain):
+        for layer, x in enumerate(layers):
+            found["last"][layer, prompt, : x.shape[1]] = x[-1]
+            found["mean"][layer, prompt, : x.shape[1]] = x.sum(0) / len(x)
+    return found
 
 
 def test_padded_batches_give_what_plain_passes_give(every_family: str, make_base: MakeBase) -> None:
@@ -50,7 +54,8 @@ def test_padded_batches_give_what_plain_passes_give(every_family: str, make_base
     for kind, reference in expected(model, PROMPTS).items():
         assert found[kind].dtype == torch.float64
         assert found[kind].shape == reference.shape
-        assert torch.allclose(found[kind], reference, atol=1e-10, rtol=1e-9), kind
+        tolerance = 1e-5 if every_family == "qwen3_5_text" else 1e-10  # its linear attention computes in float32
+        assert torch.allclose(found[kind], reference, atol=tolerance, rtol=1e-9), kind
 
 
 def test_the_padding_token_is_never_seen(make_base: MakeBase) -> None:

@@ -72,7 +72,9 @@ def test_every_family_replies_as_it_does_to_each_prompt_alone(make_base: Callabl
     with counted_rows(model) as rows:
         output = model.generate(**batch, custom_generate=LeavingRows(), **GREEDY | {"eos_token_id": ends})
     assert replies_of(output, batch["input_ids"].shape[1], ends) == expected
-    assert rows == rows_not_ended([len(reply) for reply in expected])
+    lengths = [len(reply) for reply in expected]
+    recurrent = every_family in ("lfm2", "qwen3_5_text")  # in some layers: what they remember cannot be had for single rows
+    assert rows == ([len(prompts)] * max(lengths) if recurrent else rows_not_ended(lengths))
 
 
 @pytest.mark.parametrize("changes", [{"eos_token_id": list(range(64))}, {"eos_token_id": None}, {"max_new_tokens": 1}])

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from mogu import MoguConfig, MoguModel
 from mogu.data import Record
 from mogu.modeling.adapter_files import read_adapter
-from mogu.modeling.architectures import find_output_projections
+from mogu.modeling.architectures import find_linear_layers
 from mogu.modeling.config import BackboneConfig
 from mogu.training import harden, recipe_from, train_baselines
 from mogu.training.attention_layout import choose_layout
@@ -58,11 +58,11 @@ def history(folder: Path) -> list[float]:
 
 
 class LowerPasses:
-    """Counts the passes in which the attention output projection of the first decoder layer computes."""
+    """Counts the passes in which the first decoder layer computes: a linear layer of it that the others have as well."""
 
     def __init__(self, base: PreTrainedModel) -> None:
         self.count = 0
-        find_output_projections(base)[0].module.register_forward_hook(self._note)
+        next(iter(find_linear_layers(base).values()))[0].module.register_forward_hook(self._note)
 
     def _note(self, *_: Any) -> None:
         self.count += 1

@@ -33,15 +33,17 @@ class Activations:
     """Inputs of the projections of all layers for all prompts, in scaled half precision.
 
     Args:
-        vectors: for each kind ``[layers, prompts, d_in]``.
+        vectors: for each kind ``[layers, prompts, d_in]``, the narrower layers filled up with zeros to the widest.
+        widths: ``d_in`` of each layer.
     """
 
     vectors: dict[Kind, ScaledHalf]
+    widths: tuple[int, ...]
 
     def of(self, kind: Kind, index: int) -> Tensor:
         """Return ``[prompts, d_in]``, float64, of the projection at an index in the list of projections."""
         packed = self.vectors[kind]
-        return ScaledHalf(packed.values[index], packed.exponents[index]).unpacked()
+        return ScaledHalf(packed.values[index], packed.exponents[index]).unpacked()[:, : self.widths[index]]
 
 
 @torch.no_grad()
@@ -57,7 +59,8 @@ def projection_inputs(
         pad_token_id: the token that pads shorter prompts.
 
     Returns:
-        ``{"last": …, "mean": …}``, each ``[layers, prompts, d_in]``, float32 (float64 if the model computes in it), on the CPU.
+        ``{"last": …, "mean": …}``, each ``[layers, prompts, d_in]``, float32 (float64 if the model computes in it), on the CPU; narrower
+        layers are filled up with zeros to the widest.
     """
     embeddings = model.get_input_embeddings()
     assert isinstance(embeddings, nn.Module)
@@ -82,7 +85,13 @@ def projection_inputs(
 
     with _input_hooks(projections, keep), suppress(_AllInputsRead):
         model(input_ids=ids.to(compute_device(embeddings)), use_cache=False)
-    return {kind: torch.stack([inputs_of[index][kind].cpu() for index in range(len(projections))]) for kind in KINDS}
+    widest = max(projection.in_features for projection in projections)
+
+    def filled(index: int, kind: Kind) -> Tensor:
+        vectors = inputs_of[index][kind].cpu()
+        return nn.functional.pad(vectors, (0, widest - vectors.shape[-1]))
+
+    return {kind: torch.stack([filled(index, kind) for index in range(len(projections))]) for kind in KINDS}
 
 
 @contextmanager
@@ -141,7 +150,8 @@ def read_activations(
         batches.append(batch)
         advance(len(chosen))
     order_of_prompts = torch.tensor([prompt for batch in batches for prompt in batch.prompts]).argsort()
-    return Activations({kind: ScaledHalf.joined([batch.vectors[kind] for batch in batches], order_of_prompts) for kind in KINDS})
+    vectors = {kind: ScaledHalf.joined([batch.vectors[kind] for batch in batches], order_of_prompts) for kind in KINDS}
+    return Activations(vectors, tuple(projection.in_features for projection in projections))
 
 
 def _check_finite(inputs: dict[Kind, Tensor], projections: Sequence[Projection], model: PreTrainedModel) -> None:
@@ -151,5 +161,5 @@ def _check_finite(inputs: dict[Kind, Tensor], projections: Sequence[Projection],
         raise MoguError(
             f"The activations of layer {layer} are not finite, with the model in {str(model.dtype).removeprefix('torch.')}",
             expected="finite numbers",
-            action="load the model with --dtype bfloat16 or float32; if that does not help, its weights are broken",
+            action="load the model in bfloat16 or float32 (--dtype, in a recipe model.dtype); if that fails too, its weights are broken",
         )

@@ -39,9 +39,15 @@ def check_layer_choice(layers: int, *, threshold: float, top: int | None) -> int
         ConfigError: one of them is out of range.
     """
     if not 0.5 < threshold <= 1:
-        raise ConfigError(f"The threshold is {threshold:g}", expected="an AUROC above 0.5 and at most 1", action="give --threshold 0.9")
+        raise ConfigError(
+            f"The threshold is {threshold:g}",
+            expected="an AUROC above 0.5 and at most 1",
+            action="give --threshold 0.9, in a recipe probe.thresholds = [0.9]",
+        )
     if top is not None and not 1 <= top <= layers:
-        raise ConfigError(f"The {top} best layers were asked for", expected=f"a number from 1 to {layers}", action="correct --top")
+        raise ConfigError(
+            f"The {top} best layers were asked for", expected=f"a number from 1 to {layers}", action="correct --top, in a recipe probe.top"
+        )
     return (layers + 1) // 2 if top is None else top
 
 
@@ -65,7 +71,7 @@ def choose_layers(probes: Mapping[int, LayerProbe], *, by: str, threshold: float
         raise MoguError(
             f"No layer separates benign prompts from malicious ones: the best AUROC is {best:.2f}, in layer {ranked[0]} ({by})",
             expected=f"a layer with an AUROC of at least {LEAST_AUROC}; 0.5 is chance",
-            action="check the records' labels and the chat template, add records, or use the other kind of activation (--by)",
+            action="check labels and chat template, add records, or use the other kind of activation (--by, in a recipe probe.by)",
         )
     above = tuple(sorted(layer for layer in probes if probes[layer].auroc.mean >= threshold))
     return LayerChoice(by, threshold, above, tuple(sorted(ranked[:count])))

@@ -127,13 +127,13 @@ def check_folds(malicious: int, benign: int, folds: int) -> None:
         DataError: a label has fewer prompts than there are folds.
     """
     if folds < 2:
-        raise ConfigError(f"{folds} folds were asked for", expected="two or more", action="give --folds 5")
+        raise ConfigError(f"{folds} folds were asked for", expected="two or more", action="give --folds 5, in a recipe probe.folds = 5")
     for label, count in (("benign", benign), ("malicious", malicious)):
         if count < folds:
             raise DataError(
                 f"There are {count} {label} prompts, for {folds} folds",
                 expected=f"at least {folds} of each label, so that every fold has one; a few hundred for reliable numbers",
-                action=f"add {label} records" + (", or give fewer --folds" if count >= 2 else ""),
+                action=f"add {label} records" + (", or give fewer folds (--folds, in a recipe probe.folds)" if count >= 2 else ""),
             )
 
 

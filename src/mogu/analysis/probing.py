@@ -22,11 +22,10 @@ from mogu.analysis.base_model import check_prompt_lengths, find_base
 from mogu.analysis.layer_ranking import LayerChoice, check_layer_choice, choose_layers
 from mogu.analysis.linear_probe import STRENGTH, LayerProbe, check_folds, check_scikit_learn, cross_validated
 from mogu.analysis.probe_plot import check_matplotlib, draw_probes
-from mogu.data import Record, conversation_of
+from mogu.data import Record, encode_records
 from mogu.files.atomic import atomic_file, check_replaceable
 from mogu.files.locks import LOCK_FILE, one_process_at
 from mogu.inference.padding import padding_id
-from mogu.inference.prompts import encode_prompt
 from mogu.modeling.architectures import find_output_projections
 
 FORMAT = 1
@@ -125,7 +124,7 @@ def probe(settings: Probe, *, progress: ProgressCallback = lambda step, done, to
     base = find_base(settings.model, settings.base_model)
     tokenizer = base.load_tokenizer(chat_template=settings.chat_template, trust_remote_code=settings.trust_remote_code)
     system_prompt = settings.system_prompt if settings.system_prompt is not None else base.system_prompt
-    prompts = [encode_prompt(tokenizer, conversation_of(record, system_prompt)) for record in settings.records]
+    prompts = encode_records(tokenizer, settings.records, system_prompt)
     model = base.load(dtype=settings.dtype, trust_remote_code=settings.trust_remote_code)
     check_prompt_lengths(settings.records, prompts, model)
     projections = find_output_projections(model, settings.output_projection or base.output_projection)
@@ -146,7 +145,7 @@ def probe(settings: Probe, *, progress: ProgressCallback = lambda step, done, to
             model,
             projections,
             prompts,
-            pad_token_id=padding_id(tokenizer),
+            pad_token_id=padding_id(tokenizer, model),
             batch_size=settings.batch_size,
             cache=cache,
             advance=advance,

@@ -31,7 +31,7 @@ from mogu.errors import ConfigError, DataError, ModelFileError
 from mogu.inference.padding import left_pad
 from mogu.inference.prompts import Prompt, as_conversation, encode_answer, encode_prompt, render_prompt
 from mogu.modeling.model import MoguModel
-from mogu.transformers_compat import cache_argument, cache_of
+from mogu.transformers_compat import cache_argument, cache_of, repeat_rows
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ class _SharedPrompts:
         batch = left_pad(prompts, 0, model.device)
         copies = rows // len(prompts)
         output = self._forward(batch["input_ids"], batch["attention_mask"], logits_to_keep=1)
-        self._cache = _repeated(cache_of(output), copies, self._model)
+        self._cache = _repeated(cache_of(output), copies, len(prompts), self._model)
         self._mask = batch["attention_mask"].repeat_interleave(copies, 0)
         self._next_logits = output.logits[:, -1:].repeat_interleave(copies, 0)  # [rows, 1, vocabulary]
 
@@ -237,14 +237,14 @@ class _SharedPrompts:
         return self._model(input_ids=ids, attention_mask=mask, use_cache=True, **given)
 
 
-def _repeated(cache: Any, copies: int, model: Any) -> Any:
-    if not hasattr(cache, "batch_repeat_interleave"):
+def _repeated(cache: Any, copies: int, rows: int, model: Any) -> Any:
+    if not hasattr(cache, "reorder_cache"):
         raise ConfigError(
             f"{type(model).__name__} keeps no key-value cache that openings could share",
             expected="a causal language model with a key-value cache of transformers",
             action="measure another model",
         )
-    cache.batch_repeat_interleave(copies)
+    repeat_rows(cache, copies, rows=rows)
     return cache
 
 

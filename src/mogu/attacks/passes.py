@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mogu.transformers_compat import cache_argument, cache_of, read_head_in_order
+from mogu.transformers_compat import cache_argument, cache_of, read_head_in_order, repeat_rows
 
 
 @dataclass
@@ -90,7 +90,7 @@ class CountedModel:
         # Copied, since a pass writes into its cache; the prefix was read without a graph, so that it can be.
         cache = copy.deepcopy(self._prefix)
         if cache is not None:
-            cache.batch_repeat_interleave(len(embeds))
+            repeat_rows(cache, len(embeds))
         return self(embeds, keep=keep, cache=cache, states=states)
 
     def __call__(self, embeds: Tensor, *, keep: int, cache: Any = None, states: bool = False) -> Pass:

@@ -94,7 +94,7 @@ def _reply(model: Any, turns: list[dict[str, str]], max_new_tokens: int, options
 
     from mogu.inference.padding import left_pad
     from mogu.inference.prompts import behind, encode_marker, encode_prompt
-    from mogu.inference.replies import decode_reply
+    from mogu.inference.replies import decode_reply, ending_options
     from mogu.inference.thoughts import without_thoughts
 
     tokenizer = model.tokenizer
@@ -106,7 +106,7 @@ def _reply(model: Any, turns: list[dict[str, str]], max_new_tokens: int, options
     batch = left_pad([encode_prompt(tokenizer, turns)], 0, model.device)
     streamer = ConsoleStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     output = model.generate(
-        **batch, max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id, streamer=streamer, **options
+        **batch, max_new_tokens=max_new_tokens, do_sample=False, streamer=streamer, **ending_options(model, tokenizer), **options
     )
     if model.prompt_scores is not None:
         score = float(model.prompt_scores[0])

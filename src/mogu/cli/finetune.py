@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mogu.cli._options import MergeAdapter
+from mogu.cli._options import ChatTemplate, MergeAdapter, TrustRemoteCode
 from mogu.cli._shared import check_one_of, show_log, stoppable
 from mogu.cli._terminal import echo
 from mogu.finetuning import FinetuneRecipe, read_finetune_recipe
@@ -61,7 +61,9 @@ def finetune(
         str | None, typer.Option(help="The model before it was aligned, for safe-lora and safe-merge: safety.unaligned.")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Folder of the tuned model: run.output.")] = None,
+    trust_remote_code: TrustRemoteCode = False,
     merge_adapter: MergeAdapter = False,
+    chat_template: ChatTemplate = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume a run that was stopped from its last checkpoint.")] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Discard what an earlier run left.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything and print what would be done; train nothing.")] = False,
@@ -83,10 +85,17 @@ def finetune(
     mogu finetune finetuning/qwen2.5-7b-instruct --safety data-mix --pairs data/pairs.jsonl --shares 0,0.05,0.1
     """
     check_one_of(resume, restart)
-    paths = {"safety.pairs": pairs, "safety.robust_modules": robust_modules, "safety.unaligned": unaligned, "run.output": output}
+    paths = {
+        "safety.pairs": pairs,
+        "safety.robust_modules": robust_modules,
+        "safety.unaligned": unaligned,
+        "run.output": output,
+        "model.chat_template": chat_template,
+    }
     lists = {"safety.shares": shares, "safety.slow_factors": slow_factor, "safety.warm_ups": warm_up}
     given = [f"{key}={json.dumps(str(path))}" for key, path in paths.items() if path is not None]
     given += [f"{key}=[{text}]" for key, text in lists.items() if text is not None]
+    given += ["model.trust_remote_code=true"] if trust_remote_code else []
     given += ["model.merge_adapter=true"] if merge_adapter else []
     given += [f"safety.method={json.dumps(safety.value)}"] if safety is not None else []
     recipe = read_finetune_recipe(config, [*(settings or []), *given])

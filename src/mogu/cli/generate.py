@@ -62,7 +62,7 @@ def generate(
     from mogu.errors import ConfigError
     from mogu.inference.padding import left_pad
     from mogu.inference.prompts import encode_prompt
-    from mogu.inference.replies import decode_reply
+    from mogu.inference.replies import decode_reply, ending_options
 
     options = routing_options(routed_tokens, answer_marker)
     instructions = prompts or [line.strip() for line in sys.stdin if line.strip()]
@@ -86,10 +86,11 @@ def generate(
         options["handoff"] = handoff
     if seed is not None:
         torch.manual_seed(seed)
+    ending = ending_options(model, tokenizer)
     for instruction in instructions:
         turns = opened([{"role": "user", "content": instruction}], system)
         batch: dict[str, Any] = left_pad([encode_prompt(tokenizer, offered(turns, tool_list))], 0, model.device)
-        output = model.generate(**batch, max_new_tokens=max_new_tokens, pad_token_id=tokenizer.pad_token_id, **sampling, **options)
+        output = model.generate(**batch, max_new_tokens=max_new_tokens, **ending, **sampling, **options)
         reply = decode_reply(tokenizer, output[0, batch["input_ids"].shape[1] :].tolist()).strip()
         score = float(model.prompt_scores[0]) if model.prompt_scores is not None else None
         if as_json:

@@ -6,10 +6,11 @@ Importing this package imports no PyTorch.
 from mogu.data.answers import ModelAnswers
 from mogu.data.build import augmented, build_pairs, distinct
 from mogu.data.chats import Chat, hub_chats, read_chats, split_chats
+from mogu.data.encoding import encode_records, naming_record
 from mogu.data.instructions import Instruction, read_instructions
 from mogu.data.openings import opening_for
 from mogu.data.published import read_published
-from mogu.data.record_files import Inspection, Problem, inspect_records, read_records, write_record_files, write_records
+from mogu.data.record_files import Inspection, Problem, inspect_records, naming_lines, read_records, write_record_files, write_records
 from mogu.data.records import (
     KINDS,
     Kind,
@@ -55,10 +56,13 @@ __all__ = [
     "classify_refusal",
     "conversation_of",
     "distinct",
+    "encode_records",
     "hub_chats",
     "inspect_records",
     "is_refusal",
     "last_request",
+    "naming_lines",
+    "naming_record",
     "offered",
     "opened",
     "opening_for",

@@ -14,7 +14,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mogu.data.records import Message
-from mogu.data.rows import TableRow, jsonl_rows
+from mogu.data.rows import TableRow, jsonl_rows, without_nulls
 from mogu.errors import ConfigError, DataError
 
 
@@ -117,20 +117,21 @@ def _chats(source: str, rows: Iterable[TableRow], column: str, ignored: Collecti
 
 def _chat(source: str, row: TableRow, column: str, known: Collection[str]) -> Chat:
     location = f"{source}, row {row.line}"
-    if column not in row.fields:
+    fields = without_nulls(row.fields)
+    if column not in fields:
         raise DataError(
-            f"{location}, has no column {column!r}; it has {', '.join(map(repr, row.fields)) or 'none'}",
+            f"{location}, has no column {column!r}; it has {', '.join(map(repr, fields)) or 'none'}",
             expected='one {"messages": [{"role": …, "content": …}, …]} a row',
             action="name the column that holds the messages, as data.messages_column, or convert the rows",
         )
-    unknown = [name for name in row.fields if name not in known]
+    unknown = [name for name in fields if name not in known]
     if unknown:
         raise DataError(
             f"{location}, has columns that training would ignore: {', '.join(map(repr, unknown))}",
             expected=f"only {column!r}, and perhaps 'id'",
             action="drop them, or name them in data.ignored_columns if training may ignore them",
         )
-    messages = _messages(location, row.fields, column)
+    messages = _messages(location, fields, column)
     if not any(message.role == "assistant" for message in messages):
         raise DataError(
             f"{location}, has no turn of the assistant",

@@ -6,14 +6,16 @@ Knows files and records; knows nothing of how records are made, of tokenizers or
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from mogu.data.records import Record, origin_of_old_id
-from mogu.errors import DataError
+from mogu.data.rows import jsonl_rows, without_nulls
+from mogu.errors import DataError, RecordError
 from mogu.files.text_files import parse_json, read_lines, write_line_files
 
 _FIELDS = ", ".join(Record.model_fields)
@@ -98,6 +100,29 @@ def read_records(path: Path) -> list[Record]:
     return list(inspection.records)
 
 
+@contextmanager
+def naming_lines(*files: object) -> Iterator[None]:
+    """Let errors about a record name its line, where it comes from one of these record files.
+
+    Raises:
+        DataError: in the place of a :class:`~mogu.errors.RecordError`.
+    """
+    try:
+        yield
+    except RecordError as error:
+        for file in files:
+            line = _line_of(file, error.record_id) if isinstance(file, Path) else None
+            if line is not None:
+                raise DataError(f"{file}, line {line}: {error.found}", expected=error.expected, action=error.action) from error
+        raise
+
+
+def _line_of(file: Path, record_id: str) -> int | None:
+    if not file.is_file():
+        return None
+    return next((row.line for row in jsonl_rows(file) if row.fields.get("id") == record_id), None)
+
+
 def write_records(path: Path, records: Iterable[Record]) -> None:
     """Write records, one a line, or leave the path as it was; see :func:`write_record_files`."""
     write_record_files({path: list(records)})
@@ -129,7 +154,7 @@ def _parse_record(text: str) -> Record:
     if isinstance(fields.get("id"), str) and not fields.keys() & {"wrapper", "source"}:
         fields |= origin_of_old_id(fields["id"])
     try:
-        return Record.model_validate(fields)
+        return Record.model_validate(without_nulls(fields))
     except ValidationError as error:
         faults: list[tuple[str | None, str]] = []
         for fault in error.errors(include_url=False):

@@ -27,6 +27,20 @@ class TableRow:
     fields: Mapping[str, object]
 
 
+def without_nulls(fields: Mapping[str, object]) -> dict[str, object]:
+    """A row without the fields that hold null, nor those of the objects in its lists, such as messages.
+
+    Tables of Arrow give every row every field that any row has. What lies deeper is left alone: null can be a value in a tool's
+    arguments.
+    """
+
+    def given(value: object) -> object:
+        return {name: inner for name, inner in value.items() if inner is not None} if isinstance(value, Mapping) else value
+
+    present = {name: value for name, value in fields.items() if value is not None}
+    return {name: [given(item) for item in value] if isinstance(value, list) else value for name, value in present.items()}
+
+
 def good_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield the lines of a text file with their numbers, including blank ones.
 

@@ -46,7 +46,7 @@ def detect_inp(target: TargetModel, *, classifier: str | None = None, malicious_
 
 def _detector_scorer(target: TargetModel) -> Scorer:
     detector = Detector.load(target.trained_part("detector.json"))
-    pad = padding_id(target.tokenizer)
+    pad = padding_id(target.tokenizer, target.base)
 
     def score(conversations: Sequence[Conversation]) -> list[float]:
         prompts = [target.encode(conversation) for conversation in conversations]

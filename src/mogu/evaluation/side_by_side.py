@@ -15,7 +15,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from mogu.evaluation.prompts import Category, EvalPrompt, Outcome
-from mogu.inference.padding import left_pad
+from mogu.inference.padding import left_pad, padding_id
 from mogu.inference.prompts import encode_prompt
 from mogu.inference.replies import ReplySettings, replies_with_progress
 from mogu.modeling.model import MoguModel
@@ -125,7 +125,12 @@ def reply_times(
     handoffs: dict[str, dict[str, Any]] = {"recompute": {"handoff": "recompute"}, "continue": {"handoff": "continue"}}
     ways: dict[str, dict[str, Any]] = {"base": {}, **(handoffs if model.mogu_config.gate is None else {"gated": {}})}
     seconds: dict[str, list[float]] = {way: [] for way in ways}
-    fixed: dict[str, Any] = {"min_new_tokens": tokens, "max_new_tokens": tokens, "do_sample": False, "pad_token_id": tokenizer.pad_token_id}
+    fixed: dict[str, Any] = {
+        "min_new_tokens": tokens,
+        "max_new_tokens": tokens,
+        "do_sample": False,
+        "pad_token_id": padding_id(tokenizer, model),
+    }
     for _ in range(rounds):
         for prompt in timed:
             batch: dict[str, Any] = left_pad([encode_prompt(tokenizer, prompt.instruction)], 0, torch.device(model.device))

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from mogu.data import Chat, opened
-from mogu.errors import DataError
+from mogu.data import Chat, naming_record, opened
+from mogu.errors import DataError, RecordError
 from mogu.inference.prompts import encode_answer, encode_prompt
 from mogu.training.examples import TurnsExample
 
@@ -47,13 +47,14 @@ def encode_chats(
 
     Raises:
         DataError: a conversation is too long, or its answer has no tokens, or nothing is left.
-        ChatTemplateError: there is no template, or it refuses a conversation.
+        RecordError: there is no template, or it refuses a conversation.
     """
     examples: list[TurnsExample] = []
     dropped: list[str] = []
     longest = 0
     for chat in chats:
-        encoded = _examples(tokenizer, chat, system_prompt)
+        with naming_record(chat.id, "conversation"):
+            encoded = _examples(tokenizer, chat, system_prompt)
         longest = max([longest, *map(len, encoded)])
         if any(len(example) > max_length for example in encoded):
             dropped.append(chat.id)
@@ -83,15 +84,17 @@ def _examples(tokenizer: PreTrainedTokenizerBase, chat: Chat, system_prompt: str
             continue
         before = turns[:index]
         if not before:
-            raise DataError(
+            raise RecordError(
                 f"The conversation {chat.id} begins with the assistant's turn",
                 expected="a turn that it answers",
                 action="drop that turn, or put the user's turn before it",
+                record_id=chat.id,
             )
         prompt = encode_prompt(tokenizer, before)
         answer = encode_answer(tokenizer, before, turn["content"].strip(), closed=True)
         if not answer:
-            raise DataError(f"An answer of the conversation {chat.id} has no tokens", expected="text", action="correct or drop it")
+            found = f"An answer of the conversation {chat.id} has no tokens"
+            raise RecordError(found, expected="text", action="correct or drop it", record_id=chat.id)
         learned = range(len(prompt), len(prompt) + len(answer))
         if rows and prompt[: len(rows[-1][0])] == rows[-1][0]:
             rows[-1] = (prompt + answer, [*rows[-1][1], *learned])

@@ -82,6 +82,7 @@ def plan_tuning(recipe: FinetuneRecipe) -> TuningPlan:
     inputs = read_tuning_inputs(recipe)
     with quiet_transformers():
         base = model_on_meta(recipe.model, [])
+        inputs.check_embedded(base)
         parameters = trained = sum(parameter.numel() for parameter in base.parameters())
         if recipe.tune.method == "lora":
             with torch.device("meta"):

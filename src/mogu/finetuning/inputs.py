@@ -8,19 +8,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
-from mogu.data import Chat, Record, hub_chats, read_chats, read_records, split_chats
+from mogu.data import Chat, Record, encode_records, hub_chats, naming_lines, read_chats, read_records, split_chats
 from mogu.files.atomic import check_replaceable, check_writable
 from mogu.files.json_files import fingerprint
 from mogu.finetuning.chat_examples import encode_chats
 from mogu.finetuning.data_mix import mixed_in
 from mogu.finetuning.recipe import FinetuneRecipe
 from mogu.hub import load_tokenizer
-from mogu.inference.padding import padding_id
-from mogu.training.examples import AnyExample, TurnsExample, router_examples
+from mogu.inference.padding import embedding_rows
+from mogu.training.examples import AnyExample, TurnsExample, check_embedded, router_examples
 from mogu.training.inputs import check_both_labels, with_dev
 from mogu.training.workspace import MARKER
 
@@ -46,10 +46,14 @@ class TuningInputs:
     pairs: dict[Part, list[Record]]
     tokenizer: PreTrainedTokenizerBase
 
-    @property
-    def pad_token_id(self) -> int:
-        """The token that fills up rows."""
-        return padding_id(self.tokenizer)
+    def check_embedded(self, base: Any) -> None:
+        """Refuse tokens that the base model has no embedding of.
+
+        Raises:
+            ModelFileError: a conversation has one.
+        """
+        named = [(f"conversation {example.record_id!r}", example.ids) for examples in self.encoded.values() for example in examples]
+        check_embedded(self.tokenizer, embedding_rows(base), named)
 
     def examples(self, share: float, recipe: FinetuneRecipe) -> list[AnyExample]:
         """The training conversations, with a share of MoGU pairs mixed in."""
@@ -57,9 +61,10 @@ class TuningInputs:
         if not share:
             return own
         chosen = mixed_in(self.pairs["train"], share, len(own), recipe.run.seed)
-        return own + list(
-            router_examples(self.tokenizer, chosen, max_length=recipe.run.max_length, system_prompt=recipe.model.system_prompt)
-        )
+        with naming_lines(recipe.safety.pairs):
+            return own + list(
+                router_examples(self.tokenizer, chosen, max_length=recipe.run.max_length, system_prompt=recipe.model.system_prompt)
+            )
 
     @property
     def dev_fingerprint(self) -> str:
@@ -104,6 +109,9 @@ def read_tuning_inputs(
         )
         for part, of_part in conversations.items()
     }
+    with naming_lines(recipe.safety.pairs, recipe.safety.pairs_dev):
+        for of_part in records.values():
+            encode_records(tokenizer, of_part, section.system_prompt)  # refused now rather than when safety is measured
     dropped = [chat_id for of_part in encoded.values() for chat_id in of_part.dropped]
     return TuningInputs(conversations, {part: of_part.examples for part, of_part in encoded.items()}, dropped, records, tokenizer)
 

@@ -29,6 +29,7 @@ from mogu.finetuning.selection import TuningTrial, safest
 from mogu.finetuning.strategies import Repair, Strategy, strategies_of
 from mogu.finetuning.tuner import Tuner, disk_errors
 from mogu.hub import load_config
+from mogu.inference.padding import padding_id
 from mogu.inference.prompts import fixed_date, template_fingerprint
 from mogu.modeling.checkpoint import CARD_FILE
 from mogu.modeling.model import MoguModel
@@ -88,6 +89,7 @@ def finetune(
     with quiet_transformers(), fixed_date(date):
         inputs = read_tuning_inputs(recipe, tokenizer=tokenizer, chats=chats, pairs=pairs)
         base = base or load_recipe_base(section)
+        inputs.check_embedded(base)
         workspace = Workspace(recipe.run.work_folder, command="mogu finetune", date=date)
         with workspace.locked():
             if restart:
@@ -200,7 +202,7 @@ class _Run:
             self.recipe.run,
             folder,
             title=str(strategy),
-            pad_token_id=self.inputs.pad_token_id,
+            pad_token_id=padding_id(self.inputs.tokenizer, self.base),
             rates=tuner.rates_for(self._robust(strategy), strategy.slow_factor) if strategy.slow_factor is not None else None,
             warm_up=tuner.warm_up_of(self._robust(strategy), strategy.warm_up) if strategy.warm_up is not None else None,
         )
@@ -228,7 +230,7 @@ class _Run:
             inputs.encoded["dev"],
             recipe.task,
             batch_size=recipe.safety.batch_size,
-            pad_token_id=inputs.pad_token_id,
+            pad_token_id=padding_id(inputs.tokenizer, self.base),
             system_prompt=prompt,
             title=f"{title}: task",
         )

@@ -88,6 +88,6 @@ def read_robust_modules(file: Path) -> list[str]:
         raise DataError(
             f"{file} holds no robust modules ({error!r})",
             expected="a robustness.json of `mogu robustness`, with a subset of at least one module",
-            action="make it with that command, with a higher --tolerance if the subset is empty",
+            action="make it with `mogu robustness`, with a higher --tolerance if the subset is empty",
         ) from error
     return names

@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 import psutil
 import torch
 
+from mogu.transformers_compat import in_layers
+
 ResultT = TypeVar("ResultT")
 
 _SIDE_BY_SIDE = 8
@@ -132,12 +134,14 @@ def rows_in_memory(model: Any, tokens: int) -> int:
         The number, at least 1.
     """
     config = model.config.get_text_config(decoder=True)
-    # A size that a config of remote code gives another name counts as nothing.
-    layers, heads, hidden, vocabulary = (
-        getattr(config, name, 0) for name in ("num_hidden_layers", "num_attention_heads", "hidden_size", "vocab_size")
-    )
-    head = getattr(config, "head_dim", None) or hidden // max(1, heads)
-    width = (getattr(config, "num_key_value_heads", None) or heads) * head
+
+    def size(name: str) -> int:
+        # One that a config of remote code gives another name counts as nothing.
+        return max(in_layers(config, name), default=0)
+
+    layers, heads, hidden, vocabulary = map(size, ("num_hidden_layers", "num_attention_heads", "hidden_size", "vocab_size"))
+    head = size("head_dim") or hidden // max(1, heads)
+    width = (size("num_key_value_heads") or heads) * head
     cache = 2 * layers * width * model.dtype.itemsize * tokens
     logits = 4 * vocabulary * torch.float32.itemsize  # as computed, in float32, processed, and as probabilities
     row: int = max(1, cache + logits)

@@ -142,6 +142,29 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[in
     return list(ids)
 
 
+def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[list[int]]:
+    """Token ids of each of many prompts.
+
+    Raises:
+        ChatTemplateError: as of :func:`render_prompt`; of several prompts it names the one.
+    """
+    encoded = []
+    for number, prompt in enumerate(prompts, 1):
+        try:
+            encoded.append(encode_prompt(tokenizer, prompt))
+        except ChatTemplateError as error:
+            if len(prompts) == 1:
+                raise
+            asked = str(as_conversation(prompt)[-1].get("content"))[:_SHOWN]
+            found = f"Prompt {number} of {len(prompts)} ({asked!r}…): {error.found}"
+            raise ChatTemplateError(found, expected=error.expected, action=error.action) from error
+    return encoded
+
+
+_SHOWN = 60
+"""Characters of a prompt that an error shows."""
+
+
 def template_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str | None:
     """SHA-256 of the chat template, to notice that a model is used with another template than it was trained with."""
     template = tokenizer.chat_template
@@ -182,22 +205,109 @@ def encode_answer(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, answer: st
     """Token ids of an answer as the model would generate it after :func:`encode_prompt` of the same prompt.
 
     Args:
-        tokenizer: its template decides what stands between prompt and answer, and what ends a turn.
+        tokenizer: its template decides what stands between prompt and answer, how the answer is trimmed, and what ends a turn.
         prompt: the conversation that is answered.
         answer: the answer's text.
-        closed: whether the end-of-turn token follows; an opening that is to go on has none.
+        closed: whether the end of the turn follows; an opening that is to go on has none.
+
+    Raises:
+        ChatTemplateError: the template refuses the conversation; or it ends no turn, and the tokenizer has no token for that.
     """
     before = render_prompt(tokenizer, prompt)
-    turns = [*as_conversation(prompt), {"role": "assistant", "content": answer}]
-    whole = apply_template(tokenizer, turns, prompt)
-    end = whole.find(answer, len(before))
-    if not whole.startswith(before) or end < 0:  # templates that rewrite what was said before
-        whole, end = before + answer + str(tokenizer.eos_token or ""), len(before)
-    end += len(answer)
-    text = whole.rstrip() if closed else whole[:end]
+    whole = _with_answer(tokenizer, prompt, answer)
+    said, behind_answer = _said(whole, answer, len(before))
+    text = before + said  # of templates that rewrite what was said before
+    if whole.startswith(before) and behind_answer is not None:
+        text = whole[: len(whole) - len(behind_answer)]
+    if closed:
+        text += _end_of_turn(tokenizer, prompt, said, before, behind_answer)
     prompt_ids = tokenizer(before, add_special_tokens=False)["input_ids"]
     ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
     if ids[: len(prompt_ids)] == list(prompt_ids):
         return ids[len(prompt_ids) :]
     # A token straddles the border: generation starts from the prompt's own tokens, so the answer is tokenized apart.
     return list(tokenizer(text[len(before) :], add_special_tokens=False)["input_ids"])
+
+
+def turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The token with which an answer ends in the tokenizer's chat template, where it is one of the tokenizer's added tokens.
+
+    Not every model's generation settings name it. ``None`` where the template only writes prompts, or ends turns with plain text.
+    """
+    if not tokenizer.chat_template:
+        return None
+    try:
+        last = encode_answer(tokenizer, "Hello", "Yes.", closed=True)[-1]
+    except ChatTemplateError:
+        return None
+    return last if last in tokenizer.added_tokens_decoder else None
+
+
+def _with_answer(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, answer: str, *later: dict[str, Any]) -> str:
+    turns = [*as_conversation(prompt), {"role": "assistant", "content": answer}, *later]
+    try:
+        return apply_template(tokenizer, turns, prompt)
+    except Exception as error:  # as of render_prompt
+        raise ChatTemplateError(
+            f"The chat template of {tokenizer.name_or_path or 'this model'} failed on a conversation with its answer: {error}",
+            expected="a template that accepts an answer behind the prompt",
+            action="drop what it refuses, or give another template with --chat-template FILE",
+        ) from error
+
+
+def _said(whole: str, answer: str, start: int) -> tuple[str, str | None]:
+    """An answer as a template writes it, which may trim it, and what the template writes behind it; ``None`` where it is not found."""
+    for said in (answer, answer.rstrip(), answer.lstrip(), answer.strip()):
+        position = whole.find(said, start)
+        position = whole.rfind(said) if position < 0 else position
+        if said and position >= 0:
+            return said, whole[position + len(said) :]
+    return answer, None
+
+
+def _end_of_turn(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, said: str, before: str, behind_answer: str | None) -> str:
+    """What ends an answer, and nothing behind that.
+
+    That is what the template writes behind it. A template that writes the header of the next answer there as well, whether it was asked
+    to or not, is taken at the first of the tokenizer's tokens. One that leaves the last turn open is asked what it writes before
+    another turn: the token that this begins with ends the answer, as in GLM-4, and otherwise the tokenizer's own end.
+    """
+    closing = (behind_answer or "").rstrip()
+    if closing and closing in tokenizer.all_special_tokens:
+        return closing  # as nearly all templates have it
+    token = _token_at_start(tokenizer, closing)
+    if closing and (token == closing or not _writes_header_unasked(tokenizer, prompt, before, behind_answer or "")):
+        return closing
+    if not closing and behind_answer is not None:
+        try:
+            longer = _with_answer(tokenizer, prompt, said, {"role": "user", "content": _LATER})
+        except ChatTemplateError:
+            longer = ""
+        _, behind_it = _said(longer, said, len(before))
+        token = _token_at_start(tokenizer, behind_it or "")
+    end = token or tokenizer.eos_token
+    if not end:
+        raise ChatTemplateError(
+            f"The chat template of {tokenizer.name_or_path or 'this model'} ends no turn, and its tokenizer has no end token",
+            expected="something that an answer ends with",
+            action="give a template that closes the assistant's turns with --chat-template FILE, or set tokenizer.eos_token",
+        )
+    return str(end)
+
+
+_LATER = "Thank you."
+
+
+def _token_at_start(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    """The added token that a text begins with, and white space before it; empty where there is none."""
+    start = text.lstrip()
+    tokens = [str(token) for token in tokenizer.added_tokens_decoder.values()]
+    token = max((token for token in tokens if token.strip() and start.startswith(token)), key=len, default="")
+    return text[: len(text) - len(start)] + token if token else ""
+
+
+def _writes_header_unasked(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, before: str, behind_answer: str) -> bool:
+    """Whether what stands behind an answer ends with what introduces the next one."""
+    if not before.rstrip().endswith(behind_answer.rstrip()[-1:]):
+        return False
+    return apply_template(tokenizer, as_conversation(prompt), prompt, add_generation_prompt=False) == before

@@ -17,8 +17,8 @@ from transformers.generation.configuration_utils import GenerationMode
 
 from mogu.inference.batches import in_batches, rows_in_memory
 from mogu.inference.leaving_rows import LeavingRows
-from mogu.inference.padding import left_pad
-from mogu.inference.prompts import Prompt, encode_prompt
+from mogu.inference.padding import left_pad, padding_id
+from mogu.inference.prompts import Prompt, encode_prompts, turn_end
 from mogu.inference.thoughts import ALL_MARKS
 from mogu.progress import progress_bars
 
@@ -88,15 +88,14 @@ def reply_tokens(
         options: more keyword arguments for the model's ``generate``.
     """
     end = end_tokens(model, tokenizer)
-    pad = tokenizer.pad_token_id if isinstance(tokenizer.pad_token_id, int) else min(end, default=0)
-    batch = left_pad(list(prompts), pad, model.device)
-    options |= settings.generate_options()
+    options |= ending_options(model, tokenizer) | settings.generate_options()
+    batch = left_pad(list(prompts), options["pad_token_id"], model.device)
     if settings.stop:
         options["stopping_criteria"] = StoppingCriteriaList([StopStringCriteria(tokenizer, list(settings.stop))])
     if _decodes_rows(model, options):
         options["custom_generate"] = LeavingRows()
     with _seeded(settings.seed, model.device):
-        output = model.generate(**batch, pad_token_id=pad, **options)
+        output = model.generate(**batch, **options)
     rows: list[list[int]] = output[:, batch["input_ids"].shape[1] :].tolist()
     return [row[: next((place + 1 for place, token in enumerate(row) if token in end), None)] for row in rows]
 
@@ -134,7 +133,7 @@ def replies(
     Raises:
         ChatTemplateError: the tokenizer has no chat template, or the template fails.
     """
-    encoded = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+    encoded = encode_prompts(tokenizer, prompts)
     return in_batches(
         lambda batch: reply_batch(model, tokenizer, [encoded[index] for index in batch], settings),
         [len(prompt) for prompt in encoded],
@@ -199,7 +198,17 @@ def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
 
 
 def end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """The tokens that end a reply: the model's own, of which its generation settings may name several, else the tokenizer's."""
+    """The tokens that end a reply: the model's own, of which its generation settings may name several, else the tokenizer's.
+
+    And the one that its chat template ends an answer with, which those settings do not always name.
+    """
     settings = model.generation_config
     named = (settings.eos_token_id if settings is not None else None) or tokenizer.eos_token_id
-    return frozenset(named if isinstance(named, list) else [named] if isinstance(named, int) else [])
+    end = turn_end(tokenizer)
+    return frozenset([*(named if isinstance(named, list) else [named]), end]) - {None}
+
+
+def ending_options(model: Any, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """Options of ``generate`` for replies that end where :func:`end_tokens` says, and for what fills up rows that have ended."""
+    end = sorted(end_tokens(model, tokenizer))
+    return {"pad_token_id": padding_id(tokenizer, model), **({"eos_token_id": end} if end else {})}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -182,26 +182,25 @@ def write_adapter(folder: Path, adapter: Adapter, *, base_model: str | None) -> 
     write_tensors(folder / "adapter_model.safetensors", tensors)
 
 
-def read_routers(file: Path, layers: Sequence[int] | None = None, width: int | None = None) -> dict[int, tuple[Tensor, Tensor]]:
+def read_routers(file: Path, widths: Mapping[int, int] | None = None) -> dict[int, tuple[Tensor, Tensor]]:
     """Read folded routers by layer: ``vectors [2, d_in]`` and ``biases [2]``, unwill first.
 
     Args:
         file: a safetensors file.
-        layers: the decoder layers that it has to be for; ``None`` is whichever it has.
-        width: ``d_in``; ``None`` is whichever it has.
+        widths: the decoder layers that it has to be for, each with its ``d_in``; ``None`` is whichever it has.
 
     Raises:
         ModelFileError: the file is broken, or its layers or shapes are not those of the model.
     """
     tensors = read_tensors(file)
     keys = [re.fullmatch(rf"layers\.{_LAYER}\.weight", key) for key in tensors]
-    listed = sorted(int(key[1]) for key in keys if key) if layers is None else list(layers)
-    if width is None and listed and tensors[f"layers.{listed[0]}.weight"].ndim == 2:
-        width = tensors[f"layers.{listed[0]}.weight"].shape[1]
+    listed = sorted(int(key[1]) for key in keys if key) if widths is None else sorted(widths)
     routers = {}
     for layer in listed:
         vectors, biases = tensors.get(f"layers.{layer}.weight"), tensors.get(f"layers.{layer}.bias")
-        if vectors is None or biases is None or vectors.shape != (2, width) or biases.shape != (2,):
+        width = None if widths is None else widths[layer]
+        fits = vectors is not None and vectors.ndim == 2 and vectors.shape == (2, width or vectors.shape[1])
+        if vectors is None or biases is None or not fits or biases.shape != (2,):
             shapes = {key: list(tensor.shape) for key, tensor in tensors.items() if key.startswith(f"layers.{layer}.")}
             raise ModelFileError(
                 f"{file} holds {shapes or 'nothing'} for layer {layer}",

@@ -25,9 +25,12 @@ OUTPUT_PROJECTIONS: dict[str, str] = {
     "gemma2": "self_attn.o_proj",
     "gemma3": "self_attn.o_proj",
     "gemma3_text": "self_attn.o_proj",
+    "gemma4_text": "self_attn.o_proj",
     "gpt2": "attn.c_proj",
     "gpt_neox": "attention.dense",
     "granite": "self_attn.o_proj",
+    "laguna": "self_attn.o_proj",
+    "lfm2": "self_attn.out_proj",
     "llama": "self_attn.o_proj",
     "mistral": "self_attn.o_proj",
     "mixtral": "self_attn.o_proj",
@@ -38,6 +41,7 @@ OUTPUT_PROJECTIONS: dict[str, str] = {
     "phi3": "self_attn.o_proj",
     "qwen2": "self_attn.o_proj",
     "qwen3": "self_attn.o_proj",
+    "qwen3_5_text": "self_attn.o_proj",
     "qwen3_moe": "self_attn.o_proj",
     "stablelm": "self_attn.o_proj",
     "starcoder2": "self_attn.o_proj",
@@ -91,7 +95,7 @@ def _layer_of(projection: Projection) -> int:
 def find_output_projections(
     model: PreTrainedModel, output_projection: str | None = None, layers: list[int] | None = None
 ) -> list[Projection]:
-    """The attention output projections of a model, in layer order.
+    """The attention output projections of a model, in layer order: of all of its decoder layers, or of those that have attention.
 
     Args:
         model: any causal language model of ``transformers``.
@@ -109,25 +113,32 @@ def find_output_projections(
             expected=f"one of {', '.join(sorted(OUTPUT_PROJECTIONS))}, or the name of its attention output projection",
             action=_advice(model),
         )
-    pattern = re.compile(rf"(?:^|.*\.)(\d+)\.{re.escape(suffix)}")
+    pattern = re.compile(rf"(|.*\.)(\d+)\.{re.escape(suffix)}")
     matches = [(match, module) for name, module in model.named_modules() if (match := pattern.fullmatch(name)) and is_linear(module)]
-    projections = sorted((Projection(int(match[1]), match[0], module) for match, module in matches), key=_layer_of)
-    if not projections or [projection.layer for projection in projections] != list(range(len(projections))):
+    projections = sorted((Projection(int(match[2]), match[0], module) for match, module in matches), key=_layer_of)
+    if len({match[1] for match, _ in matches}) != 1:  # none, or another stack of layers, such as a tower that reads pictures, has them too
         raise ArchitectureError(
-            f"No module of this {model_type!r} model is called '<layer>.{suffix}' once in every decoder layer",
-            expected="a linear layer of that name in each decoder layer",
+            f"No module of this {model_type!r} model is called '<layer>.{suffix}' once in every decoder layer with attention",
+            expected="a linear layer of that name in each decoder layer that has attention",
             action=_advice(model),
         )
     if layers is None:
         return projections
-    missing = sorted(set(layers) - set(range(len(projections))))
+    present = {projection.layer: projection for projection in projections}
+    missing = sorted(set(layers) - set(present))
     if missing or not layers:
         raise ArchitectureError(
-            f"The layers {missing or 'to route'} are not in this model" if missing else "The list of layers to route is empty",
-            expected=f"layer indices from 0 to {len(projections) - 1}",
-            action="correct 'layers' in the config",
+            f"The layers {missing} are not in this model, or have no attention" if missing else "The list of layers to route is empty",
+            expected=f"layer indices {_listed(list(present))}",
+            action="correct mogu.layers in the recipe (layers in a MoguConfig)",
         )
-    return [projections[index] for index in sorted(set(layers))]
+    return [present[index] for index in sorted(set(layers))]
+
+
+def _listed(layers: Sequence[int]) -> str:
+    """``from 0 to 31``; of models in which only some layers have attention ``among 3, 7, 11``."""
+    whole = list(layers) == list(range(len(layers)))
+    return f"from 0 to {len(layers) - 1}" if whole else f"among {', '.join(map(str, layers))}, those with attention"
 
 
 def find_backbone(model: PreTrainedModel, layers: Sequence[int], modules: Sequence[str] | None = None) -> list[Projection]:
@@ -136,12 +147,12 @@ def find_backbone(model: PreTrainedModel, layers: Sequence[int], modules: Sequen
     Args:
         model: any causal language model of ``transformers``.
         layers: indices of the decoder layers.
-        modules: paths inside one decoder layer, or the ends of such paths; ``None`` is every linear layer that each decoder layer has.
+        modules: paths inside one decoder layer, or the ends of such paths; ``None`` is every linear layer that each of them has.
 
     Raises:
         ArchitectureError: a path matches nothing.
     """
-    linear = find_linear_layers(model)
+    linear = find_linear_layers(model, layers)
     chosen = [path for path in linear if modules is None or any(path == name or path.endswith(f".{name}") for name in modules)]
     missing = [name for name in modules or () if not any(path == name or path.endswith(f".{name}") for path in linear)]
     if missing or not chosen:
@@ -170,29 +181,54 @@ def place_in_stack(name: str) -> tuple[str, int] | None:
 
 
 def _advice(model: PreTrainedModel) -> str:
-    names = ", ".join(candidate_projections(model)) or "none found"
-    return f"name it with output_projection=... (--output-projection on the command line); candidates: {names}"
+    candidates = candidate_projections(model)
+    if not candidates:
+        return "choose a model with attention: this one has none that MoGU finds"
+    return (
+        f"name it with output_projection=... (mogu.output_projection in a recipe, --output-projection of `mogu probe`); candidates: "
+        f"{', '.join(candidates)}"
+    )
 
 
 def candidate_projections(model: PreTrainedModel) -> list[str]:
-    """Paths of the linear layers that occur once in every decoder layer, those that look like attention first."""
-    return list(find_linear_layers(model))
+    """Paths of what may be attention output projections, those of most decoder layers first.
+
+    Of each module that is called attention, or the like, its last linear layer that maps to the width of the residual stream; so
+    none of a feed-forward network.
+    """
+    width = int(model.config.get_text_config().hidden_size)
+    last: dict[str, dict[str, list[Projection]]] = {}
+    for path, projections in _decoder(model).items():
+        parent = path.rpartition(".")[0]
+        if "att" in parent.lower() and all(projection.out_features == width for projection in projections):
+            last.setdefault(parent, {})[path] = projections
+    found = {path: len(of_path) for paths in last.values() for path, of_path in list(paths.items())[-1:]}
+    return sorted(found, key=lambda path: -found[path])
 
 
-def find_linear_layers(model: PreTrainedModel) -> dict[str, list[Projection]]:
+def find_linear_layers(model: PreTrainedModel, layers: Sequence[int] | None = None) -> dict[str, list[Projection]]:
     """The linear layers that occur once in every decoder layer, by their path inside it, those that look like attention first.
 
     Each list is in layer order. What a model has beside its decoder, such as a tower that reads pictures, does not count.
+
+    Args:
+        model: any causal language model of ``transformers``.
+        layers: the decoder layers that must have them; ``None`` is all.
     """
+    decoder = _decoder(model)
+    everywhere = {projection.layer for projections in decoder.values() for projection in projections} if layers is None else set(layers)
+    paths = [path for path, projections in decoder.items() if everywhere <= {projection.layer for projection in projections}]
+    return {path: sorted(decoder[path], key=_layer_of) for path in sorted(paths, key=lambda path: ("att" not in path, path))}
+
+
+def _decoder(model: PreTrainedModel) -> dict[str, list[Projection]]:
+    """The linear layers of the decoder, by their path inside a decoder layer; the decoder is the largest stack of layers."""
     stacks: dict[str, dict[str, list[Projection]]] = {}
     for name, module in model.named_modules():
         match = _IN_A_LAYER.fullmatch(name)
         if match and is_linear(module):
             stacks.setdefault(match[1], {}).setdefault(match[3], []).append(Projection(int(match[2]), name, module))
-    decoder = max(stacks.values(), key=lambda paths: sum(map(len, paths.values())), default={})  # the largest stack of layers
-    layers = max(map(len, decoder.values()), default=0)
-    paths = sorted((path for path in decoder if len(decoder[path]) == layers), key=lambda path: ("att" not in path, path))
-    return {path: sorted(decoder[path], key=_layer_of) for path in paths}
+    return max(stacks.values(), key=lambda paths: sum(map(len, paths.values())), default={})
 
 
 def compute_dtype(module: nn.Module, model: PreTrainedModel) -> torch.dtype:

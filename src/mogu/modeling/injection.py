@@ -86,15 +86,16 @@ class InjectedLayers:
         Raises:
             ModelFileError: they are those of other layers, or of another width.
         """
-        layers = [projection.layer for projection, _ in self.routed]
-        width = self.routed[0][0].in_features
-        missing = sorted(set(layers) - set(routers))
-        wrong = {layer: list(vectors.shape) for layer, (vectors, _) in routers.items() if vectors.shape != (2, width)}
-        if missing or len(routers) != len(layers) or wrong:
-            what = f"nothing for layer {missing[0]}" if missing else f"{wrong or len(routers)} routers"
+        widths = {projection.layer: projection.in_features for projection, _ in self.routed}
+        missing = sorted(set(widths) - set(routers))
+        wrong = [layer for layer, (vectors, _) in routers.items() if vectors.shape != (2, widths.get(layer))]
+        if missing or wrong:
+            layer = (missing or wrong)[0]
+            what = "nothing" if missing else f"weight {list(routers[layer][0].shape)}"
+            width = f"weight [2, {widths[layer]}]" if layer in widths else "nothing, as it is not routed"
             raise ModelFileError(
-                f"The saved routers hold {what}",
-                expected=f"{len(layers)}, one a routed layer, each with weight [2, {width}]",
+                f"The saved routers hold {what} for layer {layer}",
+                expected=f"{len(widths)} routers, one a routed layer, and for this one {width}",
                 action="use the router that was saved with this model",
             )
         for projection, routed in self.routed:

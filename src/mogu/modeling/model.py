@@ -19,7 +19,7 @@ from transformers.pipelines.base import SUPPORTED_PEFT_TASKS
 from mogu.files.atomic import atomic_folder
 from mogu.hub import fetch_model_folder, load_tokenizer, push_folder
 from mogu.inference.padding import padding_id
-from mogu.inference.prompts import Prompt, WithTools, encode_marker, encode_prompt
+from mogu.inference.prompts import Prompt, WithTools, encode_marker, encode_prompts
 from mogu.modeling.architectures import decoder_layer_name
 from mogu.modeling.base_identity import check_base_weights, sample_weights
 from mogu.modeling.base_model import load_base_of
@@ -237,13 +237,14 @@ class MoguModel(RoutedModule):
         """
         listed = [prompts] if isinstance(prompts, str | WithTools) else prompts
         tokenizer = self.tokenizer
-        ids = [encode_prompt(tokenizer, prompt) for prompt in listed]
+        ids = encode_prompts(tokenizer, listed)
         controller = RoutingController(self._scope, dial=self.dial)
         was_training = self.training
         if was_training:
             self.eval()
         try:
-            return score_prompts(self.base_model, controller, ids, pad_token_id=padding_id(tokenizer), batch_size=batch_size)
+            pad = padding_id(tokenizer, self.base_model)
+            return score_prompts(self.base_model, controller, ids, pad_token_id=pad, batch_size=batch_size)
         finally:
             if was_training:
                 self.train()

@@ -171,8 +171,7 @@ def _read_routed(folder: Path, config: MoguConfig) -> PackedAdapter:
             action="save the model again",
         )
     names = {_layer_index(name, folder): name for name in unwill.weights}
-    width = next(iter(unwill.weights.values()))[0].shape[1]
-    routers = read_routers(folder / ROUTER_FILE, sorted(names), width)
+    routers = read_routers(folder / ROUTER_FILE, {layer: unwill.weights[name][0].shape[1] for layer, name in names.items()})
     backbone = _scaled(read_adapter(folder / BACKBONE)) if config.backbone is not None else {}
     responders = [_scaled(unwill), _scaled(glad)]
     layers = {}

@@ -13,6 +13,7 @@ import torch
 from mogu.training.collator import Collator, Layout
 from mogu.training.examples import Example
 from mogu.training.losses import answer_cross_entropy
+from mogu.transformers_compat import in_layers
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +30,7 @@ def choose_layout(model: Any, longest: int) -> Layout:
         model: the base model.
         longest: tokens of the longest row to come; our mask does not implement a sliding window shorter than that.
     """
-    window = getattr(model.config.get_text_config(), "sliding_window", None)
-    if window is not None and window < longest:
+    if min(in_layers(model.config.get_text_config(), "sliding_window"), default=longest) < longest:
         return "separate"
     vocabulary = model.get_input_embeddings().weight.shape[0]
     was_training = model.training

@@ -22,7 +22,7 @@ from mogu.files.atomic import check_replaceable, discard
 from mogu.files.json_files import fingerprint
 from mogu.hub.named_models import MINILM
 from mogu.inference.padding import padding_id
-from mogu.inference.prompts import as_conversation, encode_prompt, fixed_date, template_fingerprint
+from mogu.inference.prompts import as_conversation, encode_prompts, fixed_date, template_fingerprint
 from mogu.modeling.config import MoguConfig
 from mogu.progress import quiet_transformers
 from mogu.training.examples import Example, router_examples
@@ -148,16 +148,20 @@ class _Run:
 
     def _lora(self, part: Part, target: Path, work: Path) -> None:
         # With one answer per prompt there is nothing for a row to share.
-        setting = StageSetting(self.recipe.run, self.config, "separate", padding_id(self.tokenizer))
+        setting = StageSetting(self.recipe.run, self.config, "separate", padding_id(self.tokenizer, self.base))
         examples, stage = self._examples(part), self._stage(part)
         train_lora(
             f"baseline {part}", self.base, examples, answer_losses, stage, setting, work, shares=[1.0], adapter_folder=lambda _: target
         )
 
     def _detector(self, target: Path) -> dict[str, Any]:
-        prompts = [encode_prompt(self.tokenizer, prompt.prompt) for prompt in self._prompts]
+        prompts = encode_prompts(self.tokenizer, [prompt.prompt for prompt in self._prompts])
         detector, about = fit_detector(
-            self.base, prompts, self._malicious(), pad_token_id=padding_id(self.tokenizer), batch_size=self.recipe.choice.batch_size
+            self.base,
+            prompts,
+            self._malicious(),
+            pad_token_id=padding_id(self.tokenizer, self.base),
+            batch_size=self.recipe.choice.batch_size,
         )
         detector.save(target, **about)
         return {"layer": detector.layer, **about}
@@ -210,9 +214,10 @@ class _Run:
         examples = [[example.prompt, example.answers, example.malicious] for example in self._examples(part)]
         common = [part, model, template_fingerprint(self.tokenizer), examples]
         if part == "detector":
-            gated = self.recipe.method == "gated"
-            prompts = [[encode_prompt(self.tokenizer, prompt.prompt), prompt.malicious] for prompt in self._prompts] if gated else None
-            return fingerprint(common) if prompts is None else fingerprint(common, prompts)
+            if self.recipe.method != "gated":
+                return fingerprint(common)
+            encoded = encode_prompts(self.tokenizer, [prompt.prompt for prompt in self._prompts])
+            return fingerprint(common, [[ids, prompt.malicious] for ids, prompt in zip(encoded, self._prompts, strict=True)])
         run, config = self.recipe.run, self.config
         lora = [config.output_projection, config.layers, config.rank, config.lora_alpha]
         return fingerprint(common, lora, self._stage(part).model_dump(), run.seed, run.micro_batch_size)

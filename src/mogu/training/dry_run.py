@@ -16,6 +16,7 @@ from mogu.data import Label
 from mogu.data.starter import STARTER
 from mogu.errors import ConfigError, ModelFileError
 from mogu.hub import load_config
+from mogu.inference.padding import embedding_rows, padding_problem
 from mogu.inference.turns import TurnMarks
 from mogu.modeling.architectures import find_output_projections
 from mogu.modeling.gated.gate import ENDS, STREAM_READINGS
@@ -45,6 +46,7 @@ from mogu.training.sampler import StepBatches
 from mogu.training.search import routed_config
 from mogu.training.trackers import check_trackers
 from mogu.training.trainer import steps_of
+from mogu.transformers_compat import in_layers
 
 STAND_INS = {"baichuan": LlamaConfig}
 """Families whose code is in their own repositories, each with a family of transformers that has the same shapes: Baichuan's
@@ -151,9 +153,15 @@ def plan(recipe: Recipe) -> Plan:
             notes.append(f"no tokenizer was found: every row is taken to be run.max_length = {recipe.run.max_length} tokens long")
         else:
             inputs = read_inputs(recipe, tokenizer=tokenizer, records=records)
+            inputs.check_embedded(base)
+            problem = padding_problem(tokenizer, embedding_rows(base))
+            notes += [problem] if problem is not None else []
     base_parameters = sum(parameter.numel() for parameter in base.parameters())
     base_bytes = sum(parameter.numel() * parameter.itemsize for parameter in base.parameters())
     projections = find_output_projections(base, recipe.mogu.output_projection, recipe.mogu.layers)
+    if recipe.mogu.layers is None and len(projections) < (layers := int(base.config.get_text_config().num_hidden_layers)):
+        routed = ", ".join(str(projection.layer) for projection in projections)
+        notes.append(f"of {layers} layers, only those with attention can be routed: {routed}")
     labels = [record.label for record in records["train"]]
     added, counted = (_gated_stages if recipe.method == "gated" else _routed_stages)(recipe, base, labels, notes)
 
@@ -289,14 +297,16 @@ def activation_bytes(
         plain_attention: whether attention is plain.
     """
     width, layers = int(config.hidden_size), int(config.num_hidden_layers)
-    feed_forward = (
-        getattr(config, "moe_intermediate_size", None) or getattr(config, "intermediate_size", None) or getattr(config, "ffn_dim", None)
-    )
-    feed_forward = int(feed_forward or 4 * width) * int(getattr(config, "num_experts_per_tok", None) or 1)
+
+    def size(*names: str, default: int) -> int:
+        return next((int(max(values)) for name in names if (values := in_layers(config, name))), default)
+
+    feed_forward = size("moe_intermediate_size", "intermediate_size", "ffn_dim", default=4 * width)
+    feed_forward *= size("num_experts_per_tok", default=1)
     tokens = rows * row
     layer = tokens * (14 * width + 3 * feed_forward)
     kept = layers * tokens * width + layer if checkpointing else layers * layer
-    weights = 6 * (1 if checkpointing else layers) * rows * int(config.num_attention_heads) * row**2 if plain_attention else 0
+    weights = 6 * (1 if checkpointing else layers) * rows * size("num_attention_heads", default=1) * row**2 if plain_attention else 0
     return dtype.itemsize * (kept + layer + rows * row**2) + 12 * answer_tokens * int(config.vocab_size) + weights
 
 

@@ -5,13 +5,13 @@ Knows tokenizers and records; knows nothing of batches, models or losses.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from mogu.data import Record, conversation_of
-from mogu.errors import DataError
+from mogu.data import Record, conversation_of, naming_record
+from mogu.errors import ModelFileError, RecordError
 from mogu.inference.prompts import encode_answer, encode_prompt
 
 
@@ -72,18 +72,42 @@ def router_examples(
     return _examples(tokenizer, answers, max_length, system_prompt)
 
 
+def check_embedded(tokenizer: PreTrainedTokenizerBase, rows: int, encoded: Iterable[tuple[str, Sequence[int]]]) -> None:
+    """Refuse tokens that a model has no embedding of.
+
+    Args:
+        tokenizer: for their names.
+        rows: of the embedding.
+        encoded: token ids, each with the name of what they are of.
+
+    Raises:
+        ModelFileError: one of them is beyond the embedding.
+    """
+    for name, ids in encoded:
+        highest = max(ids, default=0)
+        if highest >= rows:
+            token = tokenizer.convert_ids_to_tokens(highest)
+            raise ModelFileError(
+                f"The {name} has the token {token!r} ({highest}), and the model an embedding of {rows} tokens",
+                expected="a tokenizer whose tokens the model knows",
+                action="take the tokenizer that belongs to the model, or resize its embedding (resize_token_embeddings in transformers), "
+                "train the new rows, and save both; if only the chat template writes that token, give another as model.chat_template",
+            )
+
+
 def room_for_answer(record: Record, prompt: Sequence[int], max_length: int) -> int:
     """How many tokens of an answer fit behind a prompt.
 
     Raises:
-        DataError: none do.
+        RecordError: none do.
     """
     room = max_length - len(prompt)
     if room < 1:
-        raise DataError(
+        raise RecordError(
             f"The prompt of record {record.id!r} has {len(prompt)} tokens",
             expected=f"fewer than max_length = {max_length}, so that an answer fits",
             action="shorten or drop the record, or raise run.max_length",
+            record_id=record.id,
         )
     return room
 
@@ -91,21 +115,21 @@ def room_for_answer(record: Record, prompt: Sequence[int], max_length: int) -> i
 def _examples(
     tokenizer: PreTrainedTokenizerBase, answered: Sequence[tuple[Record, tuple[str, ...]]], max_length: int, system_prompt: str | None
 ) -> list[Example]:
-    examples = []
-    for record, fields in answered:
-        conversation = conversation_of(record, system_prompt)
+    return [_example(tokenizer, record, fields, max_length, system_prompt) for record, fields in answered]
+
+
+def _example(
+    tokenizer: PreTrainedTokenizerBase, record: Record, fields: Sequence[str], max_length: int, system_prompt: str | None
+) -> Example:
+    conversation = conversation_of(record, system_prompt)
+    with naming_record(record.id):
         prompt = encode_prompt(tokenizer, conversation)
         room = room_for_answer(record, prompt, max_length)
         # A malicious affirmative is only an opening: nothing may teach the model that the answer ends there.
-        answers = tuple(
-            tuple(
-                encode_answer(
-                    tokenizer, conversation, getattr(record, field), closed=not (record.label == "malicious" and field == "affirm")
-                )
-            )[:room]
-            for field in fields
+        closed = {field: not (record.label == "malicious" and field == "affirm") for field in fields}
+        answers = [encode_answer(tokenizer, conversation, getattr(record, field), closed=closed[field])[:room] for field in fields]
+    if not all(answers):
+        raise RecordError(
+            f"An answer of record {record.id!r} has no tokens", expected="text", action="correct or drop the record", record_id=record.id
         )
-        if not all(answers):
-            raise DataError(f"An answer of record {record.id!r} has no tokens", expected="text", action="correct or drop the record")
-        examples.append(Example(record.id, tuple(prompt), answers, record.label == "malicious"))
-    return examples
+    return Example(record.id, tuple(prompt), tuple(map(tuple, answers)), record.label == "malicious")

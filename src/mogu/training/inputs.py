@@ -8,21 +8,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
-from mogu.data import Label, Record, read_published, read_records, split_records
+from mogu.data import Label, Record, encode_records, naming_lines, read_published, read_records, split_records
 from mogu.data.starter import STARTER, dev_pairs
 from mogu.errors import DataError
 from mogu.files.atomic import check_replaceable, check_writable
 from mogu.files.json_files import fingerprint
 from mogu.hub import load_tokenizer
-from mogu.inference.padding import padding_id
+from mogu.inference.padding import embedding_rows
 from mogu.inference.prompts import encode_marker, template_fingerprint
 from mogu.modeling.checkpoint import CONFIG_FILE
-from mogu.training.examples import Example, responder_examples, router_examples
+from mogu.training.examples import Example, check_embedded, responder_examples, router_examples
 from mogu.training.gated.recovery import expert_examples
 from mogu.training.recipe import Recipe
 from mogu.training.starter import planned_pairs
@@ -43,17 +44,25 @@ class Inputs:
         dev: the records that choose among trials.
         tokenizer: with the chat template in use.
         examples: encoded examples of each stage.
+        dev_prompts: encoded prompts of the dev records.
     """
 
     train: list[Record]
     dev: list[Record]
     tokenizer: PreTrainedTokenizerBase
     examples: dict[StageName, list[Example]]
+    dev_prompts: list[list[int]]
 
-    @property
-    def pad_token_id(self) -> int:
-        """The token that fills up rows."""
-        return padding_id(self.tokenizer)
+    def check_embedded(self, base: Any) -> None:
+        """Refuse tokens that the base model has no embedding of.
+
+        Raises:
+            ModelFileError: a record has one.
+        """
+        examples = [example for of_stage in self.examples.values() for example in of_stage]
+        encoded = [(f"record {example.record_id!r}", [*example.prompt, *chain(*example.answers)]) for example in examples]
+        encoded += [(f"record {record.id!r}", prompt) for record, prompt in zip(self.dev, self.dev_prompts, strict=True)]
+        check_embedded(self.tokenizer, embedding_rows(base), encoded)
 
     @cached_property
     def train_fingerprint(self) -> str:
@@ -97,8 +106,10 @@ def read_inputs(
     tokenizer = tokenizer or recipe_tokenizer(recipe)
     if recipe.mogu.answer_marker is not None:
         encode_marker(tokenizer, recipe.mogu.answer_marker)  # refused now rather than when the first model is measured
-    examples = (_gated_examples if recipe.method == "gated" else _routed_examples)(recipe, tokenizer, records["train"])
-    return Inputs(records["train"], records["dev"], tokenizer, examples)
+    with naming_lines(recipe.data.train, recipe.data.dev):
+        examples = (_gated_examples if recipe.method == "gated" else _routed_examples)(recipe, tokenizer, records["train"])
+        dev_prompts = encode_records(tokenizer, records["dev"], recipe.model.system_prompt)
+    return Inputs(records["train"], records["dev"], tokenizer, examples, dev_prompts)
 
 
 def _routed_examples(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, train: list[Record]) -> dict[StageName, list[Example]]:

@@ -16,6 +16,7 @@ from mogu.analysis.activations import read_activations
 from mogu.analysis.layer_ranking import choose_layers
 from mogu.analysis.linear_probe import LayerProbe, cross_validated
 from mogu.files.json_files import fingerprint
+from mogu.inference.padding import padding_id
 from mogu.modeling.architectures import Projection, find_output_projections
 from mogu.progress import progress_bars
 from mogu.training.inputs import Inputs
@@ -81,7 +82,7 @@ def _probes(
                 base,
                 projections,
                 prompts,
-                pad_token_id=inputs.pad_token_id,
+                pad_token_id=padding_id(inputs.tokenizer, base),
                 batch_size=section.batch_size,
                 advance=lambda count: progress.advance(task, count),
             )

@@ -89,6 +89,7 @@ def harden(
     with quiet_transformers(), fixed_date(date):
         inputs = read_inputs(recipe, tokenizer=tokenizer, records=records)
         base = base or load_recipe_base(recipe.model)
+        inputs.check_embedded(base)
         find_output_projections(base, recipe.mogu.output_projection, recipe.mogu.layers)
         workspace = Workspace(recipe.run.work_folder, date=date)
         with workspace.locked():

@@ -19,6 +19,7 @@ from mogu.data import conversation_of
 from mogu.errors import ConfigError
 from mogu.files.json_files import fingerprint
 from mogu.hub import gguf_digest
+from mogu.inference.padding import padding_id
 from mogu.modeling.adapter_files import read_adapter, read_routers, write_adapter, write_routers
 from mogu.modeling.checkpoint import BACKBONE, ROUTER_FILE
 from mogu.modeling.config import BackboneConfig, MoguConfig
@@ -117,7 +118,7 @@ class LayerSetSearch:
 
     def __post_init__(self) -> None:
         self.config = routed_config(self.recipe, self.inputs.tokenizer, self.layers)
-        self.setting = StageSetting(self.recipe.run, self.config, self.layout, self.inputs.pad_token_id)
+        self.setting = StageSetting(self.recipe.run, self.config, self.layout, padding_id(self.inputs.tokenizer, self.base))
         self.title = "" if self.layers is None else f" of layers {spans(self.layers)}"
 
     def train_responder(self, name: ResponderName) -> None:
@@ -149,7 +150,7 @@ class LayerSetSearch:
                 raise ConfigError(
                     f"The {name} responder{self.title} is not trained yet",
                     expected="both responders, before the routers",
-                    action=f"run without --stage, or with --stage {name} first",
+                    action=f"run `mogu train` without --stage, or with --stage {name} first",
                 )
 
     def model(self) -> MoguModel:
@@ -172,8 +173,9 @@ class LayerSetSearch:
         folder = self.workspace.folder / self._router_part(config)
         if self.config.backbone is not None:
             model.injected.set_backbone(read_adapter(folder / BACKBONE))
-        routers = read_routers(folder / ROUTER_FILE, model.routed_layer_indices, model.routed_layers[0].in_features)
-        for index, layer in zip(model.routed_layer_indices, model.routed_layers, strict=True):
+        layers = dict(zip(model.routed_layer_indices, model.routed_layers, strict=True))
+        routers = read_routers(folder / ROUTER_FILE, {index: layer.in_features for index, layer in layers.items()})
+        for index, layer in layers.items():
             vectors, biases = routers[index]
             layer.set_router(vectors, biases + torch.tensor([unwill_offset, 0.0]))
 

@@ -18,7 +18,7 @@ from mogu.data import KINDS, REFUSALS, ModelAnswers, Record, opened, read_record
 from mogu.data.build import Answerer
 from mogu.data.starter import STARTER, TRAIN_WRAPPERS, candidates, dev_pairs, train_pairs
 from mogu.files.json_files import fingerprint
-from mogu.inference.prompts import Conversation, encode_prompt
+from mogu.inference.prompts import Conversation, encode_prompts
 from mogu.training.recipe import Recipe
 from mogu.training.workspace import Workspace
 
@@ -74,7 +74,7 @@ def _fingerprint(recipe: Recipe, base: PreTrainedModel, tokenizer: PreTrainedTok
     """What the records depend on: the prompts down to the tokens, the model, the settings."""
     drawn = candidates("train")
     asked = [instruction.text for kind in ("benign", "borderline") for instruction in drawn[kind]]
-    prompts = [encode_prompt(tokenizer, prompt) for prompt in _conversations(asked, recipe.model.system_prompt)]
+    prompts = encode_prompts(tokenizer, _conversations(asked, recipe.model.system_prompt))
     refused = [instruction.text for instruction in drawn["malicious"]]
     weights = hashlib.sha256()
     digest_weights(weights, base)

@@ -25,11 +25,10 @@ from mogu.analysis.activations import projection_inputs
 from mogu.analysis.base_model import check_prompt_lengths
 from mogu.analysis.layer_ranking import LEAST_AUROC
 from mogu.analysis.linear_probe import check_scikit_learn, fit_linear_classifier
-from mogu.data import Record, conversation_of
+from mogu.data import Record, encode_records
 from mogu.data.twins import with_twins
 from mogu.errors import ArchitectureError, DataError, MoguError
 from mogu.inference.padding import padding_id
-from mogu.inference.prompts import encode_prompt
 from mogu.modeling.architectures import Projection
 
 ProxyKind = Literal["records", "twins"]
@@ -101,10 +100,10 @@ class LabeledPrompts:
         """
         records = proxy_records(records, kind)
         check_labels(records)
-        ids = [encode_prompt(tokenizer, conversation_of(record, system_prompt)) for record in records]
+        ids = encode_records(tokenizer, records, system_prompt)
         check_prompt_lengths(records, ids, model)
         malicious = torch.tensor([record.label == "malicious" for record in records])
-        return cls(ids, malicious, padding_id(tokenizer), batch_size, kind)
+        return cls(ids, malicious, padding_id(tokenizer, model), batch_size, kind)
 
     def subset(self, indices: Sequence[int]) -> LabeledPrompts:
         """Return the prompts at some indices."""
@@ -171,7 +170,8 @@ def security_features(
         raise MoguError(
             f"The model's last hidden state is not finite, in {str(model.dtype).removeprefix('torch.')}",
             expected="finite numbers",
-            action="load the model in bfloat16 or float32 (--dtype), or perturb it less (--strength)",
+            action="load the model in bfloat16 or float32 (--dtype, in a recipe model.dtype), or perturb it less "
+            "(--strength of `mogu robustness`)",
         )
     return features
 

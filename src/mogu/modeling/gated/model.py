@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from mogu.errors import ConfigError, ModelFileError
 from mogu.inference.batches import in_batches
 from mogu.inference.padding import padding_id, right_pad
-from mogu.inference.prompts import Prompt, WithTools, encode_prompt
+from mogu.inference.prompts import Prompt, WithTools, encode_prompts
 from mogu.inference.turns import TurnMarks
 from mogu.modeling.checkpoint import Checkpoint
 from mogu.modeling.config import GateConfig, Handoff, MoguConfig, RoutedTokens
@@ -147,9 +147,9 @@ class GatedModel(MoguModel):
         """
         listed = [prompts] if isinstance(prompts, str | WithTools) else prompts
         tokenizer = self.tokenizer
-        ids = [encode_prompt(tokenizer, prompt) for prompt in listed]
+        ids = encode_prompts(tokenizer, listed)
 
-        gate, pad, device = self._fitted_gate(), padding_id(tokenizer), self.base_model.device
+        gate, pad, device = self._fitted_gate(), padding_id(tokenizer, self.base_model), self.base_model.device
 
         def score(indices: list[int]) -> list[float]:
             # Padded on the right and without a mask: causal attention never looks to the right, and reading is faster so.

@@ -20,7 +20,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mogu.data import conversation_of
 from mogu.files.json_files import fingerprint, read_json, write_json
-from mogu.inference.prompts import encode_prompt
+from mogu.inference.padding import padding_id
+from mogu.inference.prompts import encode_prompts
 from mogu.inference.turns import TurnMarks, find_turn_marks
 from mogu.modeling.adapter_files import read_adapter, read_gate, write_adapter, write_gate
 from mogu.modeling.architectures import Projection
@@ -169,7 +170,10 @@ class GatedRun:
         rank, alpha = expert_shape(self.config, name)
         # With one answer per prompt there is nothing for a row to share.
         setting = StageSetting(
-            self.recipe.run, self.config.model_copy(update={"rank": rank, "lora_alpha": alpha}), "separate", self.inputs.pad_token_id
+            self.recipe.run,
+            self.config.model_copy(update={"rank": rank, "lora_alpha": alpha}),
+            "separate",
+            padding_id(self.inputs.tokenizer, self.base),
         )
         train_lora(
             f"{name} responder",
@@ -264,7 +268,7 @@ class GatedRun:
                 encoded,
                 taps=self.taps,
                 marks=self.marks,
-                pad_token_id=self.inputs.pad_token_id,
+                pad_token_id=padding_id(self.inputs.tokenizer, self.base),
                 batch_size=self.recipe.gate.batch_size,
                 output_projection=self.recipe.mogu.output_projection,
                 advance=lambda count: progress.advance(task, count),
@@ -294,7 +298,7 @@ class GatedRun:
     @cached_property
     def _encoded(self) -> dict[_Split, list[list[int]]]:
         """Thousands of prompts, each through its template: once a run."""
-        return {split: [encode_prompt(self.inputs.tokenizer, one.prompt) for one in prompts] for split, prompts in self._prompts.items()}
+        return {split: encode_prompts(self.inputs.tokenizer, [one.prompt for one in prompts]) for split, prompts in self._prompts.items()}
 
     def _stage(self, name: ExpertName) -> ResponderStage:
         return self.recipe.unwill if name == "unwill" else self.recipe.careful

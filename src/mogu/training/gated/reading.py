@@ -23,7 +23,7 @@ from mogu.modeling.architectures import find_output_projections
 from mogu.modeling.gated.gate import AllRead
 from mogu.modeling.gated.injection import listen_at
 from mogu.modeling.routing import RoutingController, RoutingScope
-from mogu.transformers_compat import cache_argument, cache_of
+from mogu.transformers_compat import cache_argument, cache_of, repeat_rows
 
 
 @torch.no_grad()
@@ -115,7 +115,7 @@ def read_answers(
         rows = [prompt + answer for prompt, answer in zip(asked, answers, strict=True)]
         return hear(rows, [torch.arange(len(prompt), len(row)) for prompt, row in zip(asked, rows, strict=True)], use_cache=False)
 
-    with _hearing(base, taps, padding_id(tokenizer), output_projection) as hear:
+    with _hearing(base, taps, padding_id(tokenizer, base), output_projection) as hear:
         return in_batches(
             read,
             list(map(len, prompts)),
@@ -164,7 +164,7 @@ def _behind(base: Any, cache: Any, rows: int) -> dict[str, Any]:
     if cache is None:
         return {"use_cache": False}
     copied = copy.deepcopy(cache)  # a pass writes into its cache
-    copied.batch_repeat_interleave(rows)
+    repeat_rows(copied, rows)
     return {"use_cache": True, cache_argument(base): copied}
 
 

@@ -13,7 +13,7 @@ from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
-from mogu.data import Record, conversation_of, opening_for
+from mogu.data import Record, conversation_of, naming_record, opening_for
 from mogu.inference.prompts import Conversation, WithTools, as_conversation, encode_answer, encode_prompt
 from mogu.training.examples import Example, room_for_answer
 
@@ -58,7 +58,8 @@ def expert_examples(
         rng = random.Random(f"{seed}:{record.id}")
         begun = beginning_for(record.request, rng) if name == "unwill" and rng.random() < BEGUN else ""
         answer = record.affirm if name == "careful" and record.label == "benign" else rng.choice(refusals)
-        examples.append(_example(tokenizer, record, begun, answer, max_length, system_prompt))
+        with naming_record(record.id):
+            examples.append(_example(tokenizer, record, begun, answer, max_length, system_prompt))
     return examples
 
 
