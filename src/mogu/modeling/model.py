@@ -205,6 +205,11 @@ class MoguModel(RoutedModule):
         """Use a tokenizer just as it is, its chat template included, whatever the model was trained with."""
         self._tokenizer = tokenizer
 
+    def _repr_html_(self) -> str:
+        from mogu.modeling.notebook import model_html  # which only notebooks ask for
+
+        return model_html(self)
+
     @property
     def prompt_weights(self) -> dict[str, Tensor] | None:
         """``{"unwill": α, "glad": β}``, each ``[layers, batch]``, at the last prompt token of the last :meth:`generate`.
