@@ -27,6 +27,7 @@ from mogu.cli import (
     models,
     probe,
     recipes,
+    report,
     reproduce,
     robustness,
     score,
@@ -70,6 +71,7 @@ app.command()(train.train)
 app.command()(finetune.finetune)
 app.command()(compare.compare)
 app.command()(attack.attack)
+app.command()(report.report)
 app.command()(calibrate.calibrate)
 app.command()(reproduce.reproduce)
 app.command()(probe.probe)
