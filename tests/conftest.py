@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import inspect
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -365,3 +367,23 @@ def _letters(*more: str) -> PreTrainedTokenizerFast:
         "{% if add_generation_prompt %}<assistant>{% endif %}"
     )
     return tokenizer
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A headless Chromium with an empty profile, its console and what it fetches logged (Debian: chromium and chromium-driver)."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    driver = shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        pytest.skip("no Chromium with its driver on this machine (Debian: apt-get install chromium chromium-driver)")
+    webdriver = pytest.importorskip("selenium.webdriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    quiet = ("quic", "background-networking", "component-update", "sync", "gpu", "dev-shm-usage")
+    folder = tmp_path_factory.mktemp("chromium")
+    for flag in ("headless", "no-sandbox", "no-first-run", f"user-data-dir={folder}", *(f"disable-{name}" for name in quiet)):
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    running = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield running
+    running.quit()

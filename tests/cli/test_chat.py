@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from rich.control import strip_control_codes
 
 from mogu import MoguModel
 from mogu.inference.prompts import encode_marker, encode_prompt
+from mogu.modeling.explanation import explain
 
 RunMogu = Callable[..., tuple[int, str, str]]
 
@@ -48,7 +51,7 @@ def test_every_turn_is_routed(saved_model: Path, model: MoguModel, run_mogu: Run
         turns.append({"role": "user", "content": message})
         tokens = reply_tokens(model, turns, answer_marker=marker)
         score = f"score{float(model.score([turns])[0]):.2f}"
-        start = output.find(without_spaces(decode(model, tokens)) + score, position)
+        start = output.find(score + without_spaces(decode(model, tokens)), position)
         assert start >= 0, (message, decode(model, tokens), score)
         position = start + 1
         unrouted += tokens == reply_tokens(model, turns, routed_tokens=0)
@@ -69,8 +72,42 @@ def test_commands_set_the_dial_and_clear_the_conversation(saved_model: Path, mod
     assert without_spaces(decode(model, reply_tokens(model, prompt))) in output
     assert "Thedialisat2." in output
     assert "Thedialtakesanumber,suchas0.5;itisat2." in output
-    assert output.count("/resetclearstheconversation") == 2  # at the start, and for the unknown command
-    scores = [part[:4] for part in output.split("score")[1:]]
+    assert output.count("/resetcleartheconversation") == 2  # at the start, and for the unknown command
+    scores = re.findall(r"score(\d\.\d\d)", output)
     assert scores[0] == f"{float(model.score(prompt)[0]):.2f}"
     assert len(scores) == 2
     assert float(scores[1]) > float(scores[0])  # a positive dial raises the score of the same prompt
+
+
+def test_why_base_and_attack_look_at_the_last_prompt_and_leave_the_conversation_as_it_was(
+    saved_model: Path, model: MoguModel, run_mogu: RunMogu
+) -> None:
+    prompt = "How do I bake bread?"
+    lines = ["/why", prompt, "/why", "/base", "/attack", "/attack prefill", "And now?"]
+    code, out, err = run_mogu("chat", saved_model, "--max-new-tokens", "16", stdin="\n".join(lines))
+    assert code == 0, err
+    output = without_spaces(out)
+    assert output.count("Nothingwassaidyet.") == 1
+    explanation = explain(model, prompt)
+    layer, share = max(zip(explanation.layers, explanation.by_layer, strict=True), key=lambda pair: pair[1])
+    assert f"score{explanation.score:.2f}:themeanshare" in output
+    assert f"layersthatraiseditmost:{layer}({share:.2f})" in output
+    assert without_spaces(decode(model, reply_tokens(model, prompt, routed_tokens=0))) in output
+    assert "/attacktakesoneofwrappers,prefill,delayed,best_of_n" in output
+    assert re.search(r"Thebasemodelgaveinto[0-4]of4attempts,thehardenedoneto[0-4]\.", output)
+    turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": decode(model, reply_tokens(model, prompt))}]
+    last = [*turns, {"role": "user", "content": "And now?"}]
+    assert without_spaces(decode(model, reply_tokens(model, last))) in output
+
+
+def test_a_conversation_is_saved_once(saved_model: Path, model: MoguModel, run_mogu: RunMogu, tmp_path: Path) -> None:
+    file = tmp_path / "talk.jsonl"
+    prompt = "How do I bake bread?"
+    options = ["--max-new-tokens", "16", "--system", "Be kind."]
+    code, out, err = run_mogu("chat", saved_model, *options, stdin="\n".join([prompt, f"/save {file}", f"/save {file}", "/save"]))
+    assert code == 0, err
+    asked = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": prompt}]
+    saved = json.loads(file.read_text())
+    assert saved["messages"] == [*asked, {"role": "assistant", "content": decode(model, reply_tokens(model, asked))}]
+    assert saved["scores"] == pytest.approx(model.score([asked]).tolist(), abs=1e-6)
+    assert without_spaces(out).count("talk.jsonlexists") == 1

@@ -67,7 +67,7 @@ def mogu(run_mogu: Mogu) -> Mogu:
 def test_a_run_ends_with_where_things_are_and_what_to_do_next(config: Path, mogu: Mogu, tmp_path: Path) -> None:
     code, out, err = mogu(config, "--set", "glad.epochs=2", "--output", tmp_path / "other")
     assert code == 0
-    names = ("training_report.json", "README.md", "loss")  # loss.png, or where matplotlib is missing loss_history.jsonl
+    names = ("training_report.html", "README.md", "loss")  # loss.png, or where matplotlib is missing loss_history.jsonl
     for words in (*(f"other/{name}" for name in names), f"mogu chat {tmp_path / 'other'}", "malicious requests refused"):
         assert words in out
     assert "glad responder" in err

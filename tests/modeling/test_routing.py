@@ -12,6 +12,7 @@ from transformers import TextIteratorStreamer
 
 from mogu import MoguConfig, MoguModel
 from mogu.errors import ConfigError
+from mogu.inference.leaving_rows import LeavingRows
 from mogu.modeling.config import BackboneConfig
 
 PROMPTS = [torch.tensor([[5, 9, 33, 12, 60, 7, 41, 22, 18, 50]]), torch.tensor([[11, 6, 29, 44, 8, 52, 37]])]
@@ -158,6 +159,29 @@ def test_two_models_in_one_thread(make_pair):
     first.routing("on")
 
 
+@pytest.mark.parametrize("name", list(CONFIGS))
+@pytest.mark.parametrize("handoff", ["recompute", "continue"])
+@pytest.mark.parametrize("routed_tokens", [2, "all"])
+def test_base_and_hardened_answer_side_by_side_in_one_batch(make_pair, name, handoff, routed_tokens):
+    """Row by row what each of them says alone, also where one of them ends early and leaves the batch."""
+    model, _ = make_pair("llama", config=CONFIGS[name])
+    ids = torch.tensor([[5, 9, 33]]).repeat(3, 1)
+    options = {"max_new_tokens": 9, "do_sample": False, "handoff": handoff, "routed_tokens": routed_tokens, "pad_token_id": 0}
+    hardened = model.generate(ids[:1], **options)[0].tolist()
+    with model.routing("off"):
+        base = model.generate(ids[:1], max_new_tokens=9, do_sample=False, pad_token_id=0)[0].tolist()
+    assert hardened != base
+    end = next(token for token in base[4:] if token not in hardened[3:])
+    ended = base[: base.index(end, 3) + 1]
+    with model.routing("on", rows=torch.tensor([False, True, False])):
+        plainly = model.generate(ids, **options).tolist()
+        leaving = model.generate(ids, custom_generate=LeavingRows(), eos_token_id=end, **options).tolist()
+    assert plainly == [base, hardened, base]
+    assert leaving == [ended + [0] * (12 - len(ended)), hardened, ended + [0] * (12 - len(ended))]
+    with model.routing("on", rows=torch.tensor([False])):
+        assert model.generate(ids[:1], **options)[0].tolist() == base
+
+
 def test_blocks_that_fail_leave_the_mode_as_it_was(model):
     with pytest.raises(ValueError, match="within"), model.routing("off"):
         raise ValueError("within")
@@ -178,7 +202,7 @@ def test_routing_of_some_rows(make_pair):
     assert torch.equal(some, torch.stack([routed[0], plain[1], routed[2]]))
     with model.routing("on", rows=torch.tensor([True, False, True])):
         answers = model.generate(ids, max_new_tokens=9, do_sample=False)
-    expected = [model.generate(ids[row : row + 1], max_new_tokens=9, do_sample=False, routed_tokens=m) for row, m in ((0, "all"), (1, 0))]
+    expected = [model.generate(ids[row : row + 1], max_new_tokens=9, do_sample=False, routed_tokens=m) for row, m in ((0, 5), (1, 0))]
     assert torch.equal(answers[:2], torch.cat(expected))
     for mode, rows in (("off", torch.tensor([True])), ("on", torch.tensor([1])), ("on", torch.tensor([[True]]))):
         with pytest.raises(ConfigError, match="rows"):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mogu.training.loss_curve import LossCurve, moving_average
+from mogu.training.loss_curve import LossCurve
 
 ROWS = [
     {"stage": stage, "step": step, "epoch": step / 2, "loss": 2.0 / step, "learning_rate": 1e-3}
@@ -47,8 +47,3 @@ def test_a_run_that_an_earlier_release_trained_has_no_curve(tmp_path: Path) -> N
     assert curve.files() == {"loss_history": None, "loss_plot": None}
     curve.save(tmp_path)
     assert not list(tmp_path.iterdir())
-
-
-def test_a_moving_average_begins_with_what_there_is() -> None:
-    assert moving_average([4.0, 2.0, 0.0, 6.0], 2) == [4.0, 3.0, 1.0, 3.0]
-    assert moving_average([4.0, 2.0], 1) == [4.0, 2.0]

@@ -12,7 +12,6 @@ from typing import Any
 from mogu.attacks.attempt import AttackInfo, attack_info
 from mogu.attacks.cells import Cells
 from mogu.attacks.config import AttackSettings
-from mogu.attacks.inspect_log import write_log
 from mogu.attacks.results import as_json, write_results
 from mogu.attacks.runner import BehaviorResult
 from mogu.errors import ConfigError
@@ -38,6 +37,8 @@ def attack_models(settings: AttackSettings) -> dict[str, Any]:
     Raises:
         MoguError: a model, prompts or settings cannot be used, the folder exists and is not ours, or another process is at it.
     """
+    from mogu.attacks.inspect_log import write_log  # Inspect is an extra, which whoever makes a single attack can do without
+
     settings.check()
     attacks = settings.chosen()
     comparison = settings.comparison

@@ -5,6 +5,7 @@ A subcommand imports whatever it needs beyond typer and rich only when it runs, 
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import Annotated
 
@@ -25,8 +26,10 @@ from mogu.cli import (
     import_reference,
     info,
     models,
+    playground,
     probe,
     recipes,
+    report,
     reproduce,
     robustness,
     score,
@@ -60,6 +63,7 @@ def _mogu(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")] = False,
 ) -> None:
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of a faster way that it did not find, whoever imports it
     if context.invoked_subcommand != "serve":  # it becomes vLLM, which has its own ways with threads
         share_the_machine()
 
@@ -72,6 +76,7 @@ app.command()(train.train)
 app.command()(finetune.finetune)
 app.command()(compare.compare)
 app.command()(attack.attack)
+app.command()(report.report)
 app.command()(calibrate.calibrate)
 app.command()(reproduce.reproduce)
 app.command()(probe.probe)
@@ -80,6 +85,7 @@ app.command()(tendency.tendency)
 app.command()(robustness.robustness)
 app.command()(generate.generate)
 app.command()(chat.chat)
+app.command()(playground.playground)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(serve.serve)
 app.command()(info.info)
 app.command()(verify.verify)

@@ -94,17 +94,19 @@ def load_model(
     import torch
 
     from mogu.modeling import loading
+    from mogu.progress import quiet_transformers
 
-    model = loading.load_model(
-        path,
-        hardened=True,
-        base_model=base_model,
-        chat_template=chat_template,
-        strict_base=strict_base,
-        trust_remote_code=trust_remote_code,
-        dtype=dtype_option(dtype) or "auto",
-        device_map={"": "cuda" if torch.cuda.is_available() else "cpu"},
-    ).mogu
+    with quiet_transformers():
+        model = loading.load_model(
+            path,
+            hardened=True,
+            base_model=base_model,
+            chat_template=chat_template,
+            strict_base=strict_base,
+            trust_remote_code=trust_remote_code,
+            dtype=dtype_option(dtype) or "auto",
+            device_map={"": "cuda" if torch.cuda.is_available() else "cpu"},
+        ).mogu
     assert model is not None
     if dial is not None:
         model.dial = dial

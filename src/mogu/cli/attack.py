@@ -134,7 +134,7 @@ def attack(
 def _show(results: dict[str, Any], out: Path) -> None:
     from mogu.attacks.report import SCOPES
     from mogu.attacks.results import REPORT_PAGE, TABLE_FILE
-    from mogu.evaluation.pages.formats import percent
+    from mogu.pages.formats import percent
 
     made = results["made"]
     shares = {(row["system"], row["attack"] or row["scope"]): row["value"] for row in results["numbers"] if row["measure"] == "broken"}

@@ -1,12 +1,11 @@
-"""`mogu chat`: talk with a hardened model; replies stream as they are generated, followed by the score of each prompt."""
+"""`mogu chat`: talk with a hardened model; the score of each prompt comes first, and the reply streams as it is generated."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from mogu.cli._options import (
     AnswerMarker,
@@ -21,11 +20,19 @@ from mogu.cli._options import (
     routing_options,
 )
 from mogu.cli._shared import load_model
+from mogu.errors import MoguError
 
 if TYPE_CHECKING:
-    from mogu.modeling.model import MoguModel
+    from mogu.cli._conversation import Conversation
 
-_HELP = "/reset clears the conversation, /dial VALUE sets the dial, /quit or end of input exits."
+_HELP = """\
+/why          why the last prompt was scored as it was, by token and layer
+/base         what the base model says to it
+/dial VALUE   set the dial
+/attack NAME  attack the base and the hardened model with it; without a name, lists the attacks
+/save FILE    write the conversation as a line of JSON
+/reset        clear the conversation
+/quit         or the end of input exits"""
 
 
 def chat(
@@ -41,7 +48,10 @@ def chat(
     trust_remote_code: TrustRemoteCode = False,
     chat_template: ChatTemplate = None,
 ) -> None:
-    """Talk with a hardened model. Each reply is followed by the malicious score of the prompt, from 0 to 1.
+    """Talk with a hardened model. Before each reply comes the malicious score of the prompt, from 0 to 1.
+
+    While you talk, /why says why a prompt was scored as it was, /base answers it with the base model, /attack attacks with it, and /help
+    lists all commands.
 
     Example: mogu chat safer-model --dial 0.5
     """
@@ -57,9 +67,10 @@ def chat(
             chat_template=chat_template,
             dial=dial,
         )
-    console.print(_HELP)
-    opening: list[dict[str, str]] = [{"role": "system", "content": system}] if system else []
-    turns = list(opening)
+        from mogu.cli._conversation import Conversation
+
+        conversation = Conversation(model, console, system=system, max_new_tokens=max_new_tokens, options=options)
+    console.print(_HELP, markup=False)
     while True:
         try:
             line = console.input("[bold]you>[/bold] ").strip()
@@ -68,52 +79,29 @@ def chat(
             return
         if line == "/quit":
             return
-        if line == "/reset":
-            turns = list(opening)
-        elif line.startswith("/dial"):
-            _set_dial(model, line.removeprefix("/dial").strip(), console)
-        elif line.startswith("/"):
-            console.print(_HELP)
-        elif line:
-            turns.append({"role": "user", "content": line})
-            turns.append({"role": "assistant", "content": _reply(model, turns, max_new_tokens, options, console)})
+        try:
+            _obey(line, conversation, console)
+        except MoguError as error:  # of what was typed, not of the model: the conversation goes on
+            console.print(str(error), markup=False, soft_wrap=True)
 
 
-def _set_dial(model: MoguModel, value: str, console: Console) -> None:
-    try:
-        model.dial = float(value)
-    except ValueError:
-        console.print(f"The dial takes a number, such as 0.5; it is at {model.dial:g}.")
-    else:
-        console.print(f"The dial is at {model.dial:g}.")
-
-
-def _reply(model: Any, turns: list[dict[str, str]], max_new_tokens: int, options: dict[str, Any], console: Console) -> str:
-    """Stream a reply to the console; returns what later turns read of it."""
-    from transformers import TextStreamer
-
-    from mogu.inference.padding import left_pad
-    from mogu.inference.prompts import behind, encode_marker, encode_prompt
-    from mogu.inference.replies import decode_reply, ending_options
-    from mogu.inference.thoughts import without_thoughts
-
-    tokenizer = model.tokenizer
-
-    class ConsoleStreamer(TextStreamer):
-        def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-            console.print(escape(text), end="\n" if stream_end else "", soft_wrap=True)
-
-    batch = left_pad([encode_prompt(tokenizer, turns)], 0, model.device)
-    streamer = ConsoleStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
-    output = model.generate(
-        **batch, max_new_tokens=max_new_tokens, do_sample=False, streamer=streamer, **ending_options(model, tokenizer), **options
-    )
-    if model.prompt_scores is not None:
-        score = float(model.prompt_scores[0])
-        console.print(f"[{'red' if score >= 0.5 else 'green'}]score {score:.2f}[/]")
-    reply = output[0, batch["input_ids"].shape[1] :].tolist()
-    # Thoughts are no part of the conversation, neither those in the usual marks nor those before a marker of the user's.
-    marker = options.get("answer_marker", model.mogu_config.answer_marker)
-    if marker is not None:
-        reply = behind(reply, encode_marker(tokenizer, marker))
-    return without_thoughts(decode_reply(tokenizer, reply)).strip()
+def _obey(line: str, conversation: Conversation, console: Console) -> None:
+    command, _, argument = line.partition(" ")
+    argument = argument.strip()
+    match command:
+        case "/reset":
+            conversation.reset()
+        case "/dial":
+            conversation.set_dial(argument)
+        case "/why":
+            conversation.why()
+        case "/base":
+            conversation.base()
+        case "/attack":
+            conversation.attack(argument)
+        case "/save" if argument:
+            conversation.save(argument)
+        case _ if line.startswith("/"):
+            console.print(_HELP, markup=False)
+        case _ if line:
+            conversation.say(line)

@@ -140,7 +140,7 @@ def close(results: Results, out: Path, *, as_json: bool) -> None:
     from mogu.evaluation.compare import REPORT_PAGE, TABLE_FILE
     from mogu.evaluation.compare.report import RATE_COLUMNS
     from mogu.evaluation.compare.report.labels import CATEGORIES
-    from mogu.evaluation.pages.formats import percent
+    from mogu.pages.formats import percent
 
     rows = [metric.as_row() for metric in results.numbers if metric.dataset == "all" and metric.shift is None]
     by_key = {(row["defense"], row["category"], row["measure"]): row for row in rows if row["section"] in ("rate", "cost")}

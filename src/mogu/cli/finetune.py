@@ -76,7 +76,8 @@ def finetune(
     conversations and pairs decide which is kept.
 
     Finished parts are kept in a working folder beside the output and never trained twice. The output folder appears at the end, complete,
-    with the model card, finetune_report.json and the loss curve (loss_history.jsonl, and loss.png where matplotlib is installed).
+    with the model card, finetune_report.json, a page of it to read (finetune_report.html) and the loss curve (loss_history.jsonl, and
+    loss.png where matplotlib is installed).
 
     Examples:
 
@@ -139,8 +140,8 @@ def _print_plan(plan: TuningPlan) -> None:
 
 
 def _print_report(recipe: FinetuneRecipe, report: dict[str, Any]) -> None:
-    from mogu.finetuning.inputs import REPORT_FILE
     from mogu.finetuning.report import table as rows
+    from mogu.finetuning.report_page import PAGE_FILE
 
     titles, *lines = rows(report)
     table = Table(*titles)
@@ -152,7 +153,7 @@ def _print_report(recipe: FinetuneRecipe, report: dict[str, Any]) -> None:
     for line in (
         f"Kept:   {report['chosen']['name']}",
         f"Model:  {output}",
-        f"Report: {output / REPORT_FILE}",
+        f"Report: {output / PAGE_FILE}",
         *([f"Losses: {output / losses}"] if losses is not None else []),
         f"Work:   {recipe.run.work_folder} (may be deleted)",
     ):

@@ -60,8 +60,8 @@ def train(
     to held-out records are best is kept. Progress goes to standard error.
 
     Finished parts are kept in a working folder beside the output and never trained twice. After a kill or Ctrl-C, run the same command
-    with --resume. The output folder appears at the end, complete, with the model card, training_report.json and the loss curve
-    (loss_history.jsonl, and loss.png where matplotlib is installed).
+    with --resume. The output folder appears at the end, complete, with the model card, training_report.json, a page of it to
+    read (training_report.html) and the loss curve (loss_history.jsonl, and loss.png where matplotlib is installed).
 
     Examples:
 
@@ -133,6 +133,7 @@ def _gib(count: int) -> str:
 
 def _print_report(recipe: Recipe, *, as_json: bool) -> None:
     from mogu.training.report import REPORT_FILE
+    from mogu.training.report_page import PAGE_FILE
 
     output = recipe.run.output
     text = (output / REPORT_FILE).read_text(encoding="utf-8")
@@ -151,7 +152,7 @@ def _print_report(recipe: Recipe, *, as_json: bool) -> None:
     losses = report["loss_plot"] or report["loss_history"]
     for line in (
         f"Model:  {output}",
-        f"Report: {output / REPORT_FILE}",
+        f"Report: {output / PAGE_FILE}",
         f"Card:   {output / 'README.md'}",
         *([f"Losses: {output / losses}"] if losses is not None else []),
         f"Work:   {recipe.run.work_folder} (may be deleted)",

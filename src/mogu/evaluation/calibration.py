@@ -18,6 +18,7 @@ from mogu.inference.replies import ReplySettings, replies
 from mogu.modeling.checkpoint import read_card, read_config, rewrite_settings
 from mogu.modeling.model import MoguModel
 from mogu.modeling.model_card import plain_card, recalibrated_card
+from mogu.modeling.notebook import table
 from mogu.refusals import is_refusal
 
 logger = getLogger(__name__)
@@ -75,6 +76,13 @@ class Calibration:
     chosen: DialRates
     bought: Estimate
     tried: tuple[DialRates, ...]
+
+    def _repr_html_(self) -> str:
+        def row(rates: DialRates) -> list[str]:
+            chosen = " (chosen)" if rates.dial == self.chosen.dial else ""
+            return [f"{rates.dial:+g}{chosen}", *(f"{share.value:.1%}" for share in rates.rows().values())]
+
+        return table(("dial", *(f"{name} refused" for name in self.before.rows())), list(map(row, self.tried)))
 
     def as_json(self) -> dict[str, Any]:
         """Ready for JSON."""

@@ -19,6 +19,7 @@ from mogu.inference.padding import left_pad, padding_id
 from mogu.inference.prompts import encode_prompt
 from mogu.inference.replies import ReplySettings, replies_with_progress
 from mogu.modeling.model import MoguModel
+from mogu.modeling.notebook import table
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,13 @@ class SideBySide:
                 row["prompts"] = len(right)
             table[category] = row
         return table
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (category.replace("_", " "), f"{row['base']:.0%}", f"{row['mogu']:.0%}", f"{row['prompts']:.0f}")
+            for category, row in self.rates().items()
+        ]
+        return table(("right replies", "base model", "MoGU", "prompts"), rows)
 
     def pairs(self, category: Category) -> list[tuple[JudgedReply, JudgedReply]]:
         """What both models replied to the prompts of a category, in their order."""

@@ -24,14 +24,15 @@ from mogu.finetuning.inputs import REPORT_FILE, Part, TuningInputs, check_tuning
 from mogu.finetuning.recipe import FinetuneRecipe
 from mogu.finetuning.rehardening import BASE_FOLDER, HardenedModel, rehardening_modes, resolved
 from mogu.finetuning.report import card, finetune_report
+from mogu.finetuning.report_page import PAGE_FILE, page
 from mogu.finetuning.robust_modules import RobustModules, robust_modules
 from mogu.finetuning.selection import TuningTrial, safest
 from mogu.finetuning.strategies import Repair, Strategy, strategies_of
 from mogu.finetuning.tuner import Tuner, disk_errors
 from mogu.hub import load_config
+from mogu.hub.saved_models import CARD_FILE
 from mogu.inference.padding import padding_id
 from mogu.inference.prompts import fixed_date, template_fingerprint
-from mogu.modeling.checkpoint import CARD_FILE
 from mogu.modeling.model import MoguModel
 from mogu.progress import quiet_transformers
 from mogu.training.examples import AnyExample
@@ -274,7 +275,7 @@ class _Run:
             with disk_errors(output), atomic_folder(output, marker=REPORT_FILE) as folder:
                 model.save_pretrained(folder, card=card(self.named, report, self.recipe.model.base))
                 loss_curve.save(folder)
-                write_json(folder / REPORT_FILE, report)
+                self._write_report(folder, report, loss_curve)
                 plain = model.detach()
                 plain.save_pretrained(folder / BASE_FOLDER)
                 self.inputs.tokenizer.save_pretrained(folder / BASE_FOLDER)
@@ -287,7 +288,11 @@ class _Run:
             tuner.save(folder, self.inputs.tokenizer, self.recipe.model.base)
             loss_curve.save(folder)
             (folder / CARD_FILE).write_text(card(self.recipe, report, self.recipe.model.base), encoding="utf-8")
-            write_json(folder / REPORT_FILE, report)
+            self._write_report(folder, report, loss_curve)
+
+    def _write_report(self, folder: Path, report: dict[str, Any], loss_curve: LossCurve) -> None:
+        write_json(folder / REPORT_FILE, report)
+        (folder / PAGE_FILE).write_text(page(report, loss_curve.rows, model=self.recipe.run.output.name), encoding="utf-8")
 
     def _examples(self, strategy: Strategy) -> list[AnyExample]:
         if strategy.share not in self.encoded:

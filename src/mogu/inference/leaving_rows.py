@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import StoppingCriteriaList
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.generation.streamers import BaseStreamer
 
 from mogu.inference.call_view import view_for_call
 from mogu.transformers_compat import CACHE
@@ -28,14 +29,17 @@ class LeavingRows:
     Args:
         hold: until answers have more than this many tokens, all rows stay.
         on_leave: is told which of the rows that were left stay, bool ``[rows]``, before the pass that goes without the others.
+        streamer: what ``generate`` was given as such, which it hands to its own loop alone; it gets a token of every row, ended or not.
     """
 
     hold: int = 0
     on_leave: Callable[[Tensor], None] | None = None
+    streamer: BaseStreamer | None = None
 
     def __call__(self, model: Any, input_ids: Tensor, *, stopping_criteria: StoppingCriteriaList, **kwargs: Any) -> Any:
         """Decode as ``generate`` asks for it; takes and returns what the library's own loop does."""
         decode = type(model)._sample
+        kwargs["streamer"] = self.streamer
         if len(input_ids) == 1 or not _can_leave(model, kwargs):
             return decode(model, input_ids, stopping_criteria=stopping_criteria, **kwargs)
         ended = _EndedRows(stopping_criteria)

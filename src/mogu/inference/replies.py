@@ -91,9 +91,10 @@ def reply_tokens(
     options |= ending_options(model, tokenizer) | settings.generate_options()
     batch = left_pad(list(prompts), options["pad_token_id"], model.device)
     if settings.stop:
-        options["stopping_criteria"] = StoppingCriteriaList([StopStringCriteria(tokenizer, list(settings.stop))])
-    if _decodes_rows(model, options):
-        options["custom_generate"] = LeavingRows()
+        given = options.get("stopping_criteria") or []
+        options["stopping_criteria"] = StoppingCriteriaList([*given, StopStringCriteria(tokenizer, list(settings.stop))])
+    if len(prompts) > 1 and _decodes_rows(model, options):
+        options["custom_generate"] = LeavingRows(streamer=options.get("streamer"))
     with _seeded(settings.seed, model.device):
         output = model.generate(**batch, **options)
     rows: list[list[int]] = output[:, batch["input_ids"].shape[1] :].tolist()

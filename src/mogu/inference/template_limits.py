@@ -90,7 +90,9 @@ def within_limits() -> Iterator[None]:
 
 def limit_templates() -> None:
     """Let transformers compile chat templates into an environment with limits, once and for all of this process."""
-    from transformers.utils import chat_template_utils as library
+    from transformers.utils import chat_template_utils
+
+    library: Any = chat_template_utils
 
     if library.ImmutableSandboxedEnvironment is not LimitedEnvironment:
         library.ImmutableSandboxedEnvironment = LimitedEnvironment
@@ -117,7 +119,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
 
     code_generator_class = _Generator
     intercepted_binops = frozenset(["+", "*", "**", "%"])
-    concat = staticmethod(_joined)  # type: ignore[assignment]
+    concat = staticmethod(_joined)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

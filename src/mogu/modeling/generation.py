@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -36,6 +37,7 @@ class RoutedGeneration:
             everything again; ``"continue"`` keeps the cache as it is.
         decoder_layers: full name of the list of decoder layers, such as ``"model.layers"``.
         first_routed: index of the first routed decoder layer; with ``"recompute"`` the layers below are spared a second reading.
+        rows: the prompts that are routed, bool ``[batch]``, the base model answering all others; ``None`` is all.
     """
 
     prompt_weights: dict[str, Tensor] | None = None
@@ -50,12 +52,14 @@ class RoutedGeneration:
         *,
         decoder_layers: str,
         first_routed: int,
+        rows: Tensor | None = None,
     ) -> None:
-        self.base, self.controller = base, controller
+        self.base, self.controller, self.rows = base, controller, rows
         self.schedule, self.handoff = schedule, handoff
         self._decoder_layers, self._first_routed = decoder_layers, first_routed
         self._batch = self._prompt_length = self._cached_length = self._passes = 0
         self._prompt_is_whole = True
+        self._among: Tensor | None = None
         self._cache_before: Any = None
         self._reuse: LowerLayerReuse | None = None
 
@@ -87,6 +91,9 @@ class RoutedGeneration:
             if isinstance(kwargs.get("custom_generate"), LeavingRows) and self.schedule.routed_tokens != "all":
                 # What the lower layers hand upward during the opening is kept for all rows.
                 kwargs["custom_generate"] = LeavingRows(hold=self.schedule.routed_tokens)
+        decode = kwargs.get("custom_generate")
+        if self.rows is not None and isinstance(decode, LeavingRows):
+            kwargs["custom_generate"] = replace(decode, on_leave=self._keep_rows)
         # Everything that decodes passes its full sequences through this method before each forward pass.
         view = view_for_call(model, prepare_inputs_for_generation=self._preparation())
         output = view.generate(inputs, **kwargs)
@@ -100,19 +107,32 @@ class RoutedGeneration:
         def prepare(input_ids: Tensor, next_sequence_length: int | None = None, **kwargs: Any) -> Any:
             if self._passes == 0:
                 self._remember_cache(kwargs.get(CACHE))
+                if self.rows is not None:  # beams and samples of one prompt are routed alike
+                    self._among = self.rows.cpu().repeat_interleave(len(input_ids) // len(self.rows))
             self._passes += 1
             answers = input_ids[:, self._prompt_length :]
-            routed = self.schedule.routed(answers)
+            routed = self._routed(answers)
             if answers.shape[1] > 0:
                 self._record_prompt_weights()
             self._route(routed, input_ids.device)
             # From the sequences themselves: beams change places, and with them what has been read in which mode.
-            if self.handoff == "recompute" and answers.shape[1] > 0 and routed != self.schedule.routed(answers[:, :-1]):
+            if self.handoff == "recompute" and answers.shape[1] > 0 and routed != self._routed(answers[:, :-1]):
                 next_sequence_length = input_ids.shape[1] - (self._cached_length if self._prompt_is_whole else 0)
                 self._begin_second_reading(base_prepare, input_ids, next_sequence_length, kwargs)
             return base_prepare(input_ids, next_sequence_length=next_sequence_length, **kwargs)
 
         return prepare
+
+    def _routed(self, answers: Tensor) -> list[bool]:
+        """Whether each row's next token is routed."""
+        scheduled = self.schedule.routed(answers)
+        if self._among is None:
+            return scheduled
+        return [now and chosen for now, chosen in zip(scheduled, self._among.tolist(), strict=True)]
+
+    def _keep_rows(self, stay: Tensor) -> None:
+        if self._among is not None:
+            self._among = self._among[stay.cpu()]
 
     def _route(self, routed: list[bool], device: torch.device) -> None:
         mixed = any(routed) and not all(routed)

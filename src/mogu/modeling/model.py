@@ -206,6 +206,11 @@ class MoguModel(RoutedModule):
         """Use a tokenizer just as it is, its chat template included, whatever the model was trained with."""
         self._tokenizer = tokenizer
 
+    def _repr_html_(self) -> str:
+        from mogu.modeling.notebook import model_html  # which only notebooks ask for
+
+        return model_html(self)
+
     @property
     def prompt_weights(self) -> dict[str, Tensor] | None:
         """``{"unwill": α, "glad": β}``, each ``[layers, batch]``, at the last prompt token of the last :meth:`generate`.
@@ -261,7 +266,8 @@ class MoguModel(RoutedModule):
     ) -> Any:
         """Generate as Hugging Face's ``generate`` does, the first tokens of the answer with routing.
 
-        In a mode other than ``"on"``, or where only some rows are routed, the whole answer is generated in that mode.
+        In a mode other than ``"on"``, the whole answer is generated in that mode. Where only some rows are routed, the base model answers
+        the others.
 
         Args:
             inputs: prompt token ids ``[batch, tokens]``, padded on the left.
@@ -280,7 +286,7 @@ class MoguModel(RoutedModule):
         """
         self._scope.prompt_weights = None
         current = current_controller(self._scope)
-        if current.mode != "on" or current.rows is not None:
+        if current.mode != "on" or (current.rows is not None and not current.rows.any()):
             return cast(Any, self.base_model).generate(inputs, **kwargs)
         config = self.mogu_config
         marker = config.answer_marker if answer_marker is MODEL_DEFAULT else answer_marker
@@ -295,6 +301,7 @@ class MoguModel(RoutedModule):
             config.handoff if handoff is None else handoff,
             decoder_layers=decoder_layer_name(self.routed_module_names[0]).rpartition(".")[0],
             first_routed=self.routed_layer_indices[0],
+            rows=current.rows,
         )
         with controller:
             output = call.generate(inputs, **kwargs)

@@ -146,7 +146,12 @@ def listen(runner: Any, adapter_id: int, answers: Mapping[str, tuple[Spoken, int
     requests = {name: runner.requests[name] for name in new}
     slots = [_slots(runner, requests[name], of.prompt + of.read, of.prompt + read) for name, (of, read) in new.items()]
     # One look at the device for all of them.
-    parts = torch.cat([heard.tokens[of_answer, -len(STREAM_READINGS) :] for of_answer in slots]).double().cpu().split(list(map(len, slots)))
+    parts = (
+        torch.cat([heard.tokens[of_answer, -len(STREAM_READINGS) :] for of_answer in slots])
+        .double()
+        .cpu()
+        .split_with_sizes(list(map(len, slots)))
+    )
     found = {}
     for (name, (spoken, read)), part in zip(new.items(), parts, strict=True):
         spoken.total, spoken.read = spoken.total + float(part[:, 1].sum()), read
@@ -164,7 +169,8 @@ def _slots(runner: Any, request: Any, start: int, stop: int) -> Tensor:
     size = runner.kv_cache_config.kv_cache_groups[0].kv_cache_spec.block_size
     positions = torch.arange(start, stop)
     blocks = torch.tensor(request.block_ids[0])
-    return (blocks[positions // size] * size + positions % size).to(runner.device)
+    slots: Tensor = blocks[positions // size] * size + positions % size
+    return slots.to(runner.device)
 
 
 def gates_of(runner: Any) -> dict[int, ServedGate]:

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from mogu.pages.curves import moving_average
 from mogu.training.loss_history import HISTORY_FILE, gathered, write_history
 
 PLOT_FILE = "loss.png"
@@ -85,8 +86,3 @@ def plot_losses(rows: Sequence[Mapping[str, Any]], target: Path) -> None:
         if len(names) > 1:
             axes.legend(fontsize="x-small")
     figure.savefig(target, format="png", dpi=120)
-
-
-def moving_average(values: Sequence[float], window: int) -> list[float]:
-    """The mean of each value and the ``window - 1`` before it, or of as many as there are."""
-    return [sum(values[max(0, end - window) : end]) / min(window, end) for end in range(1, len(values) + 1)]

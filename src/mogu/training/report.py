@@ -1,4 +1,4 @@
-"""What a training run leaves to read: ``training_report.json``, the loss curve and the model card.
+"""What a training run leaves to read: ``training_report.json``, its page, the loss curve and the model card.
 
 Knows what was measured; measures nothing.
 """
@@ -19,6 +19,7 @@ from mogu.modeling.model_card import plain_card
 from mogu.training.inputs import Inputs
 from mogu.training.loss_curve import LossCurve
 from mogu.training.recipe import Recipe
+from mogu.training.report_page import PAGE_FILE, page
 from mogu.training.selection import AnyTrial, DevMetrics
 
 REPORT_FILE = "training_report.json"
@@ -39,7 +40,7 @@ def save_with_report(
     seconds: dict[str, float],
     loss_curve: LossCurve,
 ) -> None:
-    """Save the model to the recipe's output, with a card, the loss curve and a report on how it was made: all appear at once.
+    """Save the model to the recipe's output, with a card, the loss curve, a report on how it was made and a page of it: all at once.
 
     Args:
         model: the model, with the chosen responders and routers.
@@ -69,6 +70,7 @@ def save_with_report(
         model.save_pretrained(folder, card=card)
         loss_curve.save(folder)
         write_json(folder / REPORT_FILE, report)
+        (folder / PAGE_FILE).write_text(page(report, loss_curve.rows, model=recipe.run.output.name), encoding="utf-8")
         accept_files(folder)
 
 

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import random
 import re
-import shutil
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -24,10 +22,10 @@ from mogu.evaluation.compare.metrics import Metric, Replies, cost_metrics, front
 from mogu.evaluation.compare.report import page
 from mogu.evaluation.compare.results import Results, count_prompts, provenance, samples
 from mogu.evaluation.intervals import exact
-from mogu.evaluation.pages.formats import percent, points, size
-from mogu.evaluation.pages.svg import Box, Panel
 from mogu.evaluation.prompt_sources import read_prompts
 from mogu.evaluation.prompts import EvalPrompt
+from mogu.pages.formats import percent, points, size
+from mogu.pages.svg import Box, Panel
 
 HOSTILE = '<script>window.hacked = 1</script><img src="https://example.org/x.png" onerror="window.hacked = 1">'
 
@@ -171,25 +169,6 @@ def test_shares_are_written_so_that_nearly_all_is_not_all(value: float, words: s
 def test_differences_carry_their_sign_and_bytes_their_unit() -> None:
     assert (points(0.0621), points(-0.5)) == ("+6.2", "−50.0")
     assert (size(4_461_184), size(12.6e9), size(800)) == ("4.46 MB", "12.60 GB", "800 B")
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    driver = shutil.which("chromedriver")
-    if chromium is None or driver is None:
-        pytest.skip("no Chromium with its driver on this machine (Debian: apt-get install chromium chromium-driver)")
-    webdriver = pytest.importorskip("selenium.webdriver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    quiet = ("quic", "background-networking", "component-update", "sync", "gpu", "dev-shm-usage")
-    folder = tmp_path_factory.mktemp("chromium")
-    for flag in ("headless", "no-sandbox", "no-first-run", f"user-data-dir={folder}", *(f"disable-{name}" for name in quiet)):
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    running = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield running
-    running.quit()
 
 
 @pytest.fixture(scope="module")

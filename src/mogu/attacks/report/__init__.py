@@ -9,9 +9,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from mogu.evaluation.pages import render
-from mogu.evaluation.pages.formats import percent
-from mogu.evaluation.pages.svg import Panel
+from mogu.pages import render
+from mogu.pages.formats import percent
+from mogu.pages.svg import Panel
 
 Row = dict[str, Any]
 
@@ -62,6 +62,23 @@ def page(results: Mapping[str, Any]) -> str:
         "styles": styles,
     }
     return render("mogu.attacks.report", "page.html.jinja", shown)
+
+
+def headline(results: Mapping[str, Any]) -> str:
+    """How often the first model gives in, in a sentence; the system without defense where there is no model.
+
+    Args:
+        results: the content of ``attacks.json``.
+    """
+    made = results["made"]
+    system = next(iter([*made["models"], *made["defenses"]]))
+    broken = {
+        row["attack"] or row["scope"]: row["value"] for row in results["numbers"] if (row["system"], row["measure"]) == (system, "broken")
+    }
+    parts = [f"{what} break {percent(broken[scope])}" for scope, what in SCOPES.items() if scope in broken and scope != "all"]
+    return (
+        f"Of {made['behaviors']} malicious requests to {made['labels'].get(system, system)}, {' and '.join(parts) or 'none was attacked'}."
+    )
 
 
 def _families(attacks: Mapping[str, Row]) -> dict[str, list[str]]:

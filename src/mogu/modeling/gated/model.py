@@ -111,7 +111,7 @@ class GatedModel(MoguModel):
 
     def checkpoint(self, *, card: str | None = None) -> Checkpoint:
         """Everything that a saved model consists of, copied out of this one."""
-        return self._checkpoint(card=card, gate=self._fitted_gate(), stream=self.stream)
+        return self._checkpoint(card=card, gate=self.fitted_gate(), stream=self.stream)
 
     def load_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Take over the responders, the gate and the stream head of a saved model.
@@ -149,7 +149,7 @@ class GatedModel(MoguModel):
         tokenizer = self.tokenizer
         ids = encode_prompts(tokenizer, listed)
 
-        gate, pad, device = self._fitted_gate(), padding_id(tokenizer, self.base_model), self.base_model.device
+        gate, pad, device = self.fitted_gate(), padding_id(tokenizer, self.base_model), self.base_model.device
 
         def score(indices: list[int]) -> list[float]:
             # Padded on the right and without a mask: causal attention never looks to the right, and reading is faster so.
@@ -169,7 +169,7 @@ class GatedModel(MoguModel):
             input_ids: ``[batch, tokens]``, padded on the left.
             attention_mask: 0 at padding.
         """
-        reading = _UntilComplete(self._fitted_gate(), places_of(input_ids, attention_mask, self.marks))
+        reading = _UntilComplete(self.fitted_gate(), places_of(input_ids, attention_mask, self.marks))
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         return self._hear(reading, input_ids=input_ids, attention_mask=mask, **prefill_options(self.base_model, mask))
 
@@ -256,7 +256,12 @@ class GatedModel(MoguModel):
     def _sentence_boundary(self, answer: Sequence[int]) -> int:
         return sentence_boundary(self.tokenizer, answer)
 
-    def _fitted_gate(self) -> Gate:
+    def fitted_gate(self) -> Gate:
+        """The gate.
+
+        Raises:
+            ConfigError: it is still to be fitted.
+        """
         if self.gate is None:
             raise ConfigError("The model has no gate yet", expected="a gate that was fitted or loaded", action="call set_gate first")
         return self.gate

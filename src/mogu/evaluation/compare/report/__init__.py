@@ -11,7 +11,8 @@ from typing import Any
 
 from mogu.evaluation.compare.metrics import SHARES
 from mogu.evaluation.compare.report import labels, plots
-from mogu.evaluation.pages import render
+from mogu.pages import render
+from mogu.pages.formats import percent
 
 Row = dict[str, Any]
 RATE_COLUMNS = (
@@ -42,6 +43,7 @@ def page(results: Row) -> str:
     shown = {
         "results": results,
         "made": made,
+        "headline": headline(results),
         "labels": made["labels"],
         "categories": labels.CATEGORIES,
         "outcomes": labels.OUTCOMES,
@@ -74,6 +76,29 @@ def page(results: Row) -> str:
         "scores": _scores(numbers),
     }
     return render("mogu.evaluation.compare.report", "page.html.jinja", shown)
+
+
+def headline(results: Row) -> str:
+    """What the first model does, beside no defense, in a sentence; empty where none was compared, or one kind of prompts was not asked.
+
+    Args:
+        results: the content of ``results.json``.
+    """
+    made = results["made"]
+    first = next(iter(made["models"]), None)
+    refused = _table(results["numbers"], "rate", [("all_malicious", "refused")]).get(("all_malicious", "refused"), {})
+    answered = _table(results["numbers"], "rate", [("all_benign", "answered")]).get(("all_benign", "answered"), {})
+    if first not in refused or first not in answered:
+        return ""
+
+    def beside(rows: dict[str, Row]) -> str:
+        return f" ({percent(rows['none']['value'])} without defense)" if "none" in rows else ""
+
+    label = made["labels"].get(first, first)
+    return (
+        f"{label} refuses {percent(refused[first]['value'])} of malicious requests{beside(refused)} "
+        f"and answers {percent(answered[first]['value'])} of benign ones{beside(answered)}."
+    )
 
 
 def _table(numbers: Sequence[Row], section: str, columns: Sequence[tuple[str, str]]) -> dict[tuple[str, str], dict[str, Row]]:

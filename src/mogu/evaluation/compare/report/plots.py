@@ -10,8 +10,8 @@ from itertools import cycle
 from typing import Any
 
 from mogu.evaluation.compare.report.labels import CATEGORIES
-from mogu.evaluation.pages.formats import percent as shown
-from mogu.evaluation.pages.svg import FONT, Panel
+from mogu.pages.formats import percent as shown
+from mogu.pages.svg import FONT, Panel
 
 Row = dict[str, Any]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.resources import files
 from typing import Any
 
-from mogu.evaluation.pages import formats
+from mogu.pages import formats
 
 FILTERS = {
     "percent": formats.percent,
@@ -19,14 +19,18 @@ FILTERS = {
 def render(package: str, template: str, shown: dict[str, Any]) -> str:
     """Render a page that needs no server; every text is escaped, and ``style`` is the style of all pages.
 
+    A template extends ``pages/base.html.jinja`` and may import the macros of ``pages/parts.html.jinja``.
+
     Args:
         package: the package that the template is in.
         template: its file name.
-        shown: what the template names.
+        shown: what the template names; ``made`` has at least ``versions``.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from jinja2 import ChoiceLoader, Environment, PackageLoader, PrefixLoader, StrictUndefined
 
-    environment = Environment(loader=PackageLoader(package, "."), autoescape=True, undefined=StrictUndefined)
+    parts = PrefixLoader({"pages": PackageLoader("mogu.pages", ".")})
+    loader = ChoiceLoader([PackageLoader(package, "."), parts])
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
     environment.filters |= FILTERS
-    style = files("mogu.evaluation.pages").joinpath("style.css").read_text(encoding="utf-8")
+    style = files("mogu.pages").joinpath("style.css").read_text(encoding="utf-8")
     return environment.get_template(template).render(shown | {"style": style})
