@@ -92,7 +92,9 @@ def _of_gate(model: GatedModel, prompts: Sequence[EvalPrompt], wait: Callable[[]
             return None
         batch = order[start : start + _BATCH]
         with torch.no_grad():
-            read = model.prompt_logits(**left_pad([encoded[index] for index in batch], padding_id(model.tokenizer), model.device))
+            read = model.prompt_logits(
+                **left_pad([encoded[index] for index in batch], padding_id(model.tokenizer, model.base_model), model.device)
+            )
         for index, logit in zip(batch, read.tolist(), strict=True):
             logits[index] = logit
     refuse = model.gate_config.refuse
