@@ -38,12 +38,12 @@ from benchmarks.training import (
 from mogu.training.examples import Example
 from mogu.training.loss_history import HISTORY_FILE
 from mogu.training.losses import responder_losses, router_losses
-from mogu.training.recipe import ResponderStage, RouterStage, RunSection, Stage
+from mogu.training.recipe import ContrastiveStage, RouterStage, RunSection, Stage
 from mogu.training.sampler import StepBatches
 from mogu.training.trainer import Snapshots, train_stage
 
 LEAST = 3.0
-EPOCHS = ResponderStage().epochs
+EPOCHS = ContrastiveStage().epochs
 """Over which the first turn of a way that keeps activations is spread: those of the published recipe."""
 
 
@@ -65,7 +65,7 @@ class RealModelPlan:
 
 
 FULL_PLAN = RealModelPlan(
-    TrainingPlan(75, (20, 30), ResponderStage().batch_size, RouterStage().batch_size, 6),
+    TrainingPlan(75, (20, 30), ContrastiveStage().batch_size, RouterStage().batch_size, 6),
     0.5,
     SpeedPlan(caches=(128,), steps=100, replies=((128, 64),), rounds=3),
     MemoryPlan(512, 16, 1),
@@ -97,7 +97,7 @@ def _measure_training(plan: RealModelPlan, subject: Subject, device: torch.devic
     for name, batch_size in (("responder", plan.training.pairs), ("router", plan.training.records)):
         responder = name == "responder"
         examples = random_examples(subject.vocabulary, plan.training, 2 * batch_size, 2 if responder else 1, 0)
-        stage = (ResponderStage if responder else RouterStage)(epochs=plan.training.steps / 2, batch_size=batch_size)
+        stage = (ContrastiveStage if responder else RouterStage)(epochs=plan.training.steps / 2, batch_size=batch_size)
         published = (published_responder if responder else published_routers)(bases[torch.float32], device)
         losses: dict[str, float] = {}
         ways = {"published": _published_way(published, examples, stage, losses)}
@@ -114,7 +114,7 @@ def _measure_training(plan: RealModelPlan, subject: Subject, device: torch.devic
 def _our_way(name: str, model: Any, examples: Sequence[Example], stage: Stage, first_losses: dict[str, float]) -> Callable[[Pause], None]:
     each = (
         functools.partial(responder_losses, model, layout=LAYOUT)
-        if isinstance(stage, ResponderStage)
+        if isinstance(stage, ContrastiveStage)
         else functools.partial(router_losses, model, layout=LAYOUT, weight_penalty=WEIGHT_PENALTY)
     )
 

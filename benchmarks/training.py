@@ -24,7 +24,7 @@ from mogu.modeling.shared_weights import share_weights
 from mogu.training.collator import Collator, Layout
 from mogu.training.examples import Example
 from mogu.training.losses import responder_losses, router_losses
-from mogu.training.recipe import ResponderStage, RouterStage, RunSection
+from mogu.training.recipe import ContrastiveStage, RouterStage, RunSection
 
 LEAST = 2.0
 WEIGHT_PENALTY = 2.0
@@ -56,7 +56,7 @@ class TrainingPlan:
     steps: int
 
 
-FULL_PLAN = TrainingPlan(150, (20, 30), ResponderStage().batch_size, RouterStage().batch_size, 4)
+FULL_PLAN = TrainingPlan(150, (20, 30), ContrastiveStage().batch_size, RouterStage().batch_size, 4)
 QUICK_PLAN = TrainingPlan(30, (4, 8), 4, 4, 2)
 
 
@@ -153,7 +153,7 @@ def _training_way(model: torch.nn.Module, losses: Losses, learning_rate: float, 
 
 def with_lora(base: Any, layers: Sequence[int] | None = None) -> Any:
     """Return a model on the same weights with a responder's LoRA, in all layers or in some."""
-    config, stage = MoguConfig(), ResponderStage()
+    config, stage = MoguConfig(), ContrastiveStage()
     torch.manual_seed(SEED)
     lora = LoraConfig(
         r=config.rank,
@@ -172,7 +172,7 @@ def _our_responder(base: Any, device: torch.device) -> TrainingWay:
     def losses(examples: Sequence[Example]) -> Tensor:
         return responder_losses(model, _collated(examples, device), LAYOUT)
 
-    return _training_way(model, losses, ResponderStage().learning_rate, MICRO_BATCH[device.type])
+    return _training_way(model, losses, ContrastiveStage().learning_rate, MICRO_BATCH[device.type])
 
 
 def published_responder(base: Any, device: torch.device) -> TrainingWay:
@@ -182,7 +182,7 @@ def published_responder(base: Any, device: torch.device) -> TrainingWay:
     def losses(examples: Sequence[Example]) -> Tensor:
         return torch.stack([responder_loss(model, example.prompt, example.answers, device) for example in examples])
 
-    return _training_way(model, losses, ResponderStage().learning_rate, 1)
+    return _training_way(model, losses, ContrastiveStage().learning_rate, 1)
 
 
 def with_routers(base: Any, layers: Sequence[int] | None = None) -> Any:

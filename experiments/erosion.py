@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.sweep import ARMS as SWEEP
 from mogu.evaluation.intervals import Estimate, difference, rate, resampled_means
 
 ARMS = {
@@ -22,8 +23,13 @@ ARMS = {
     "data-mix": "data-mix",
     "ml-lr": "ml-lr",
     "ml-lr-random": "ml-lr, modules at random",
+    "swat": "swat",
+    "swat-random": "swat, modules at random",
+    "safe-lora": "Safe LoRA",
+    "safe-merge": "SafeMERGE",
     "mogu-before": "MoGU, before tuning",
     "mogu-carry": "MoGU, data-mix, carried over",
+    "mogu-routers": "MoGU, data-mix, routers trained anew",
     "mogu-retrain": "MoGU, data-mix, trained anew",
 }
 MEASURES = {
@@ -35,7 +41,8 @@ MEASURES = {
     "benign_refused": "benign refused",
     "borderline_refused": "borderline refused",
 }
-_CHOSEN = ("data-mix", "ml-lr")
+_CHOSEN = ("data-mix", "ml-lr", "swat", "safe-lora", "safe-merge")
+_COMPARED = ("plain-half", "plain-quarter", *_CHOSEN, "ml-lr-random", "swat-random", *SWEEP)
 _DEV = {
     "task accuracy": "task right",
     "direct attack success": "direct attacks that succeed",
@@ -49,19 +56,19 @@ def estimates(folder: Path, seeds: int) -> dict[str, Any]:
     """Estimate every rate with its 95% interval over seeds and prompts, and what each arm loses and recovers compared to plain tuning."""
     figures: dict[str, Any] = {"arms": {}, "won_back": {}, "task_loss": {}, "chosen": {}, "seeds": {}, "dev": {}}
     tables: dict[str, dict[str, np.ndarray]] = {}
-    for arm in ARMS:
+    for arm in (*ARMS, *SWEEP):
         files = [folder / f"seed-{seed}" / f"{arm}.json" for seed in range(seeds)]
         runs = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
         if not runs:
             continue
-        tables[arm] = {name: np.array([_outcomes(run, name) for run in runs], dtype=float) for name in MEASURES}
+        tables[arm] = {name: np.array([outcomes(run, name) for run in runs], dtype=float) for name in MEASURES}
         figures["arms"][arm] = {name: asdict(_as_share(rate(table))) for name, table in tables[arm].items()}
         figures["seeds"][arm] = {name: table.mean(axis=1).tolist() for name, table in tables[arm].items()}
         if arm in _CHOSEN:
             figures["dev"] |= {row["name"]: row for row in runs[0]["report"]["tried"]}  # of the first seed, which chooses
         figures["chosen"][arm] = _chosen(runs[0]["report"]) if arm in _CHOSEN else ""
-    for arm in ("plain-half", "plain-quarter", *_CHOSEN, "ml-lr-random"):
-        if arm in tables:
+    for arm in _COMPARED:
+        if arm in tables and "plain" in tables:
             shared = min(len(tables[name]["task"]) for name in (arm, "plain"))  # seeds of both, if not all have run yet
             before, plain, tuned = ({name: table[:shared] for name, table in tables[run].items()} for run in ("before", "plain", arm))
             measures = ("direct", "jailbroken", "safety")
@@ -74,7 +81,7 @@ def markdown(figures: dict[str, Any]) -> str:
     """Return the tables of docs/results/finetuning.md."""
     lines = ["| on the test splits, % | " + " | ".join(MEASURES.values()) + " | chosen on dev |", "|---" * (len(MEASURES) + 2) + "|"]
     for arm, row in figures["arms"].items():
-        lines.append(f"| {ARMS[arm]} | " + " | ".join(_percent(row[name]) for name in MEASURES) + f" | {figures['chosen'][arm]} |")
+        lines.append(f"| {_label(arm)} | " + " | ".join(_percent(row[name]) for name in MEASURES) + f" | {figures['chosen'][arm]} |")
     lines += [
         "",
         "| won back, % of what plain tuning lost | direct | jailbroken | both | task accuracy lost, points |",
@@ -82,7 +89,7 @@ def markdown(figures: dict[str, Any]) -> str:
     ]
     for arm, row in figures["won_back"].items():
         lost = figures["task_loss"][arm]
-        lines.append(f"| {ARMS[arm]} | " + " | ".join(_percent(row[name]) for name in row) + f" | {_percent(lost)} |")
+        lines.append(f"| {_label(arm)} | " + " | ".join(_percent(row[name]) for name in row) + f" | {_percent(lost)} |")
     lines += ["", "| the first seed, on dev, % | " + " | ".join(_DEV.values()) + " |", "|---" * (len(_DEV) + 1) + "|"]
     lines += [f"| {name} | " + " | ".join(f"{100 * row[key]:.1f}" for key in _DEV) + " |" for name, row in figures["dev"].items()]
     return "\n".join(lines) + "\n"
@@ -97,12 +104,16 @@ def plot(file: Path, figures: dict[str, Any]) -> None:
     colors = dict(
         zip(
             ARMS,
-            ("#555555", "#c2410c", "#e09060", "#b08900", "#0060a8", "#3f7d20", "#8fbc5a", "#000000", "#9a6fb0", "#7a1f5c"),
+            (
+                *("#555555", "#c2410c", "#e09060", "#b08900", "#0060a8", "#3f7d20", "#8fbc5a"),
+                *("#00838f", "#80cbc4", "#6d4c41", "#bcaaa4", "#000000", "#9a6fb0", "#5e35b1", "#7a1f5c"),
+            ),
             strict=True,
         )
     )
-    tuned = [arm for arm in figures["arms"] if not arm.endswith("before")]
-    for panel, measure, arms in ((left, "task", tuned), (right, "benign_refused", list(figures["arms"]))):
+    shown = [arm for arm in figures["arms"] if arm in ARMS]  # the sweep has a plot of its own
+    tuned = [arm for arm in shown if not arm.endswith("before")]
+    for panel, measure, arms in ((left, "task", tuned), (right, "benign_refused", shown)):
         for arm in arms:
             row, seeds = figures["arms"][arm], figures["seeds"][arm]
             x, y = row[measure], row["safety"]
@@ -111,9 +122,9 @@ def plot(file: Path, figures: dict[str, Any]) -> None:
             errors = [[[100 * (axis["value"] - axis["low"])], [100 * (axis["high"] - axis["value"])]] for axis in (x, y)]
             panel.errorbar(100 * x["value"], 100 * y["value"], xerr=errors[0], yerr=errors[1], color=colors[arm], marker="s", capsize=2)
         panel.grid(alpha=0.25)
-    for arm in figures["arms"]:
+    for arm in shown:
         left.plot([], [], "s-", color=colors[arm], label=ARMS[arm])
-    for arm in [arm for arm in figures["arms"] if arm.endswith("before")]:  # the task is new: it gets nothing right
+    for arm in [arm for arm in shown if arm.endswith("before")]:  # the task is new: it gets nothing right
         left.axhline(100 * figures["arms"][arm]["safety"]["value"], color=colors[arm], linestyle="--", linewidth=1)
     left.set_xlabel("task answers right, %")
     right.set_xlabel("benign requests refused, %")
@@ -123,7 +134,8 @@ def plot(file: Path, figures: dict[str, Any]) -> None:
     figure.savefig(file, dpi=130)
 
 
-def _outcomes(run: dict[str, Any], name: str) -> list[float]:
+def outcomes(run: dict[str, Any], name: str) -> list[float]:
+    """Outcomes of a run's prompts as zeros and ones, by what is counted."""
     verdicts = run["verdicts"]
     refused = {kind: [float(verdict == "refused") for verdict in verdicts[kind]] for kind in verdicts}
     match name:
@@ -140,6 +152,9 @@ def _outcomes(run: dict[str, Any], name: str) -> list[float]:
             return [outcome * total / (2 * len(kind)) for kind in (direct, jailbroken) for outcome in kind]
         case "benign":
             return [float(verdict == "answered") for kind in _HARMLESS for verdict in verdicts[kind]]
+        case "benign_plain_answered" | "benign_wrapped_answered" | "borderline_answered":
+            kind = {"benign_plain_answered": "benign"}.get(name, name.removesuffix("_answered"))
+            return [float(verdict == "answered") for verdict in verdicts[kind]]
         case "borderline_refused":
             return refused["borderline"]
         case _:
@@ -158,6 +173,13 @@ def _won_back(before: np.ndarray, plain: np.ndarray, tuned: np.ndarray) -> Estim
     drawn = (resampled_means(tuned) - resampled_means(plain)) / (resampled_means(before) - resampled_means(plain))
     low, high = np.percentile(drawn, (2.5, 97.5))
     return Estimate(float(value), float(low), float(high), plain.shape[1], len(plain), "bootstrap")
+
+
+def _label(arm: str) -> str:
+    if arm in ARMS:
+        return ARMS[arm]
+    subset, factor = SWEEP[arm]
+    return f"ml-lr, {subset} modules, slow factor {factor:g}"
 
 
 def _chosen(report: dict[str, Any]) -> str:

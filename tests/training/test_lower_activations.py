@@ -26,7 +26,7 @@ from mogu.training import harden, recipe_from, train_baselines
 from mogu.training.attention_layout import choose_layout
 from mogu.training.collator import Layout
 from mogu.training.examples import Example
-from mogu.training.recipe import ResponderStage, RouterStage, RunSection
+from mogu.training.recipe import ContrastiveStage, RouterStage, RunSection
 from mogu.training.stages import StageSetting, train_responder, train_router
 from mogu.training.training_state import ACTIVATIONS_FILE
 
@@ -69,7 +69,7 @@ class LowerPasses:
 
 
 def responder(base: PreTrainedModel, folder: Path, one: StageSetting) -> dict[str, tuple[Tensor, Tensor]]:
-    stage = ResponderStage(learning_rate=1e-2, epochs=3, batch_size=5, dropout=0.1)
+    stage = ContrastiveStage(learning_rate=1e-2, epochs=3, batch_size=5, dropout=0.1)
     train_responder("glad", base, examples(), stage, one, folder, [1.0])
     (taken,) = folder.glob("step-*")
     return read_adapter(taken).weights
@@ -215,7 +215,7 @@ def test_the_baselines_have_the_losses_of_the_whole_model(base_folder: Path, rec
 def trained_fully(base: PreTrainedModel, tmp_path: Path, layers: list[int], caplog: pytest.LogCaptureFixture, count: int = 10) -> str:
     """Train a responder with the setting on, see that every pass is a whole one, and return what the log says."""
     lower = LowerPasses(base)
-    stage = ResponderStage(learning_rate=1e-2, epochs=3, batch_size=5)
+    stage = ContrastiveStage(learning_rate=1e-2, epochs=3, batch_size=5)
     with caplog.at_level(logging.DEBUG, logger="mogu.training"):
         train_responder("glad", base, examples(count), stage, setting(tmp_path, True, "shared", layers), tmp_path / "glad", [1.0])
     assert lower.count >= 3 * count * 2 // 5  # passes of 3 and 2 pairs
@@ -295,5 +295,5 @@ def test_without_room_on_the_disk_training_goes_on_without_the_file(
 def test_a_single_epoch_needs_no_file(make_base: Callable[..., PreTrainedModel], tmp_path: Path) -> None:
     base = make_base("llama", torch.float32)
     lower, one = LowerPasses(base), setting(tmp_path, True, "shared", [1, 2])
-    train_responder("glad", base, examples(), ResponderStage(epochs=1, batch_size=5), one, tmp_path / "glad", [1.0])
+    train_responder("glad", base, examples(), ContrastiveStage(epochs=1, batch_size=5), one, tmp_path / "glad", [1.0])
     assert lower.count == 4

@@ -16,7 +16,7 @@ from mogu.data import Record
 from mogu.errors import TrainingError
 from mogu.modeling.adapter_files import read_adapter
 from mogu.training.examples import Example, responder_examples, router_examples
-from mogu.training.recipe import ResponderStage, RouterStage, RunSection
+from mogu.training.recipe import ContrastiveStage, RouterStage, RunSection
 from mogu.training.sampler import StepBatches
 from mogu.training.stages import StageSetting, train_responder, train_router
 
@@ -39,13 +39,13 @@ def setting(tmp_path: Path, *, micro: int = 8, checkpointing: bool = False) -> S
     return StageSetting(run, MoguConfig(router_hidden=16), "shared", 0)
 
 
-def trained_glad(folder: Path, base: PreTrainedModel, examples: list[Example], one: StageSetting, stage: ResponderStage) -> Any:
+def trained_glad(folder: Path, base: PreTrainedModel, examples: list[Example], one: StageSetting, stage: ContrastiveStage) -> Any:
     train_responder("glad", base, examples, stage, one, folder, shares=[1.0])
     (taken,) = folder.glob("step-*")
     return read_adapter(taken).weights
 
 
-def by_hand(base: PreTrainedModel, examples: list[Example], stage: ResponderStage) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+def by_hand(base: PreTrainedModel, examples: list[Example], stage: ContrastiveStage) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """AdamW over the mean of each step's losses, every loss from a pass of its own."""
     set_seed(0)
     model: Any = get_peft_model(base, LoraConfig(r=8, lora_alpha=16, lora_dropout=0.0, target_modules=NAMES, task_type="CAUSAL_LM"))
@@ -78,7 +78,7 @@ def test_a_stage_is_adamw_over_the_mean_of_each_steps_examples(
 ) -> None:
     """12 pairs in steps of 5: the last step of an epoch has 2, and 2 a pass make passes of 2, 2 and 1."""
     examples = glad_examples(base_folder, records)
-    stage = ResponderStage(learning_rate=1e-2, epochs=2, batch_size=5, dropout=0.0)
+    stage = ContrastiveStage(learning_rate=1e-2, epochs=2, batch_size=5, dropout=0.0)
     expected = by_hand(load(base_folder), examples, stage)
     found = trained_glad(tmp_path / "glad", load(base_folder), examples, setting(tmp_path, micro=micro), stage)
     for name in NAMES:
@@ -89,7 +89,7 @@ def test_a_stage_is_adamw_over_the_mean_of_each_steps_examples(
 
 def test_training_leaves_the_base_model_as_it_was(base_folder: Path, records: list[Record], tmp_path: Path) -> None:
     base, fresh = load(base_folder), load(base_folder)
-    trained_glad(tmp_path / "glad", base, glad_examples(base_folder, records), setting(tmp_path), ResponderStage(epochs=1))
+    trained_glad(tmp_path / "glad", base, glad_examples(base_folder, records), setting(tmp_path), ContrastiveStage(epochs=1))
     assert [name for name, _ in base.named_modules()] == [name for name, _ in fresh.named_modules()]
     assert all(torch.equal(one, other) for one, other in zip(base.parameters(), fresh.parameters(), strict=True))
     assert all(parameter.requires_grad for parameter in base.parameters())
@@ -109,7 +109,7 @@ def test_gradient_checkpointing_changes_nothing_but_memory(base_folder: Path, re
         base = load(base_folder)
         passes = [0]
         base.model.layers[1].input_layernorm.register_forward_hook(lambda *_, passes=passes: passes.__setitem__(0, passes[0] + 1))
-        stage = ResponderStage(learning_rate=1e-2, epochs=2, dropout=0.0)
+        stage = ContrastiveStage(learning_rate=1e-2, epochs=2, dropout=0.0)
         adapters.append(trained_glad(tmp_path / f"glad-{checkpointing}", base, pairs, one, stage))
         model = MoguModel.from_base(base, one.config)
         train_router(
@@ -140,7 +140,7 @@ def test_what_is_trained_on_a_half_precision_base_is_float32(
     monkeypatch.setattr(torch.optim.AdamW, "step", watched)
     base = load(base_folder, dtype)
     one = setting(tmp_path)
-    weights = trained_glad(tmp_path / "glad", base, glad_examples(base_folder, records), one, ResponderStage(epochs=1))
+    weights = trained_glad(tmp_path / "glad", base, glad_examples(base_folder, records), one, ContrastiveStage(epochs=1))
     assert all(half.dtype == torch.float32 for both in weights.values() for half in both)
     model = MoguModel.from_base(base, one.config)
     singles = router_examples(AutoTokenizer.from_pretrained(base_folder), records, max_length=128)
@@ -158,7 +158,7 @@ def test_a_loss_that_is_no_number_stops_with_step_and_record(base_folder: Path, 
     with torch.no_grad():
         base.model.embed_tokens.weight[token] = float("nan")
     examples = glad_examples(base_folder, [*records[:-1], broken])
-    stage = ResponderStage(epochs=1, batch_size=1)
+    stage = ContrastiveStage(epochs=1, batch_size=1)
     order = [index for ((index,),) in StepBatches([len(one) for one in examples], 1, 1, seed=0).of_epoch(0)]
     step = 1 + order.index(next(index for index, one in enumerate(examples) if one.record_id == "the-broken-one"))
     with pytest.raises(TrainingError, match=rf"not a number at step {step}, for the record 'the-broken-one'"):
