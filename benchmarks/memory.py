@@ -124,14 +124,13 @@ def _measure_here(way: str, shape: Subject, plan: MemoryPlan, device: torch.devi
     small(random_prompt(SMALL, 8, device), ROUTED_TOKENS + 2)  # libraries allocate their own memory on first use
     del small
     gc.collect()
-    before = _held(device)
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+    before = held(device)
+    reset_peak(device)
     reply, models = _make(way, shape, device, dtype)
     reply(random_prompt(shape, plan.prompt_tokens, device), plan.new_tokens)
     tensors = {id(tensor): tensor for model in models for tensor in model.parameters()}
     return {
-        "peak_bytes": _peak(device) - before,
+        "peak_bytes": peak(device) - before,
         "before_bytes": before,
         "weight_bytes": sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()),
     }
@@ -154,13 +153,23 @@ def _make(
     return reply, [model]
 
 
-def _held(device: torch.device) -> int:
+def held(device: torch.device) -> int:
+    """Bytes that this process holds: on a GPU what PyTorch has allocated there, else resident memory."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
     return _status_bytes("VmRSS") or _highest_rss()
 
 
-def _peak(device: torch.device) -> int:
+def reset_peak(device: torch.device) -> None:
+    """Let :func:`peak` begin anew, where the system lets it."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif (file := Path("/proc/self/clear_refs")).is_file():
+        file.write_text("5")
+
+
+def peak(device: torch.device) -> int:
+    """The most bytes that this process has held."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     # Rather than ru_maxrss, which Linux inherits from the process that started this one.

@@ -59,6 +59,15 @@ def test_columns_to_ignore_and_to_read_can_be_named(write: Write) -> None:
     assert len(read_chats(file, column="turns", ignored=["tools"])) == 1
 
 
+def test_null_is_no_value(write: Write) -> None:
+    given = {"messages": [{**USER, "name": None, "tool_calls": None}, ANSWER], "tools": None}
+    assert read_chats(write(given))[0].conversation == [USER, ANSWER]
+    with pytest.raises(DataError, match="row 1, has no column 'messages'"):
+        read_chats(write({"messages": None}))
+    with pytest.raises(DataError, match=r"row 1, field 'messages\.0\.content'"):
+        read_chats(write({"messages": [{"role": "user", "content": None}, ANSWER]}))
+
+
 def test_an_empty_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("\n\n")
     with pytest.raises(DataError, match="holds no conversation"):

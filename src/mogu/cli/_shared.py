@@ -178,3 +178,8 @@ class _ConsoleHandler(logging.Handler):
             self.console.print(escape(self.format(record)), highlight=False, soft_wrap=True)
         except Exception:  # a log line that cannot be printed must not end the command
             self.handleError(record)
+
+
+def gibibytes(count: int) -> str:
+    """A number of bytes as people read it."""
+    return f"{count / 2**30:.1f} GiB"

@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mogu.cli._options import ChatTemplate, MergeAdapter, TrustRemoteCode
-from mogu.cli._shared import check_one_of, show_log, stoppable
+from mogu.cli._shared import check_one_of, gibibytes, show_log, stoppable
 from mogu.cli._terminal import echo
 from mogu.finetuning import FinetuneRecipe, read_finetune_recipe
 
@@ -134,6 +134,8 @@ def _print_plan(plan: TuningPlan) -> None:
         f"{plan.base_model}: {plan.base_parameters:,} parameters; trained: {plan.trained_parameters:,}",
         f"{plan.conversations:,} conversations to learn from, {plan.held_out:,} held out, {plan.dropped:,} left out as too long",
         f"{plan.learned_tokens:,} tokens are learned per epoch; the longest example has {plan.longest:,} tokens",
+        f"memory, at most: {gibibytes(plan.memory_bytes)}",
+        *(f"note: {note}" for note in plan.notes),
         "Everything was checked; nothing was trained or written.",
     ):
         console.print(escape(line), highlight=False, soft_wrap=True)

@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mogu.cli._options import ChatTemplate, MergeAdapter
-from mogu.cli._shared import check_one_of, show_log, stoppable
+from mogu.cli._shared import check_one_of, gibibytes, show_log, stoppable
 from mogu.cli._terminal import echo
 from mogu.training import Recipe, read_recipe
 
@@ -111,24 +111,20 @@ def _print_plan(plan: Plan) -> None:
     console = Console()
     table = Table("stage", "parameters trained", "examples", "steps", "times", "memory, at most")
     for stage in plan.stages:
-        sizes = (f"{stage.trained_parameters:,}", f"{stage.examples:,}", f"{stage.steps:,}", str(stage.runs), _gib(stage.memory_bytes))
+        sizes = (f"{stage.trained_parameters:,}", f"{stage.examples:,}", f"{stage.steps:,}", str(stage.runs), gibibytes(stage.memory_bytes))
         table.add_row(stage.name, *sizes)
     console.print(table)
     share = plan.added_parameters / plan.base_parameters
     tried = f"each of {plan.stages[-1].runs} candidates, and the base model, reply to {plan.dev_records} dev records"
     for line in (
-        f"{plan.base_model}: {plan.model_type}, {plan.base_parameters:,} parameters, {_gib(plan.base_bytes)} in {plan.dtype}",
+        f"{plan.base_model}: {plan.model_type}, {plan.base_parameters:,} parameters, {gibibytes(plan.base_bytes)} in {plan.dtype}",
         f"added to the base model: {plan.added_parameters:,} parameters, {share:.3%} of it",
         f"{plan.steps:,} steps in all; {tried}",
-        f"at most {_gib(plan.disk_bytes)} on disk at a time, for checkpoints and kept activations",
+        f"at most {gibibytes(plan.disk_bytes)} on disk at a time, for checkpoints and kept activations",
         *(f"note: {note}" for note in plan.notes),
         "Everything was checked; nothing was trained or written.",
     ):
         console.print(escape(line), highlight=False, soft_wrap=True)
-
-
-def _gib(count: int) -> str:
-    return f"{count / 2**30:.1f} GiB"
 
 
 def _print_report(recipe: Recipe, *, as_json: bool) -> None:

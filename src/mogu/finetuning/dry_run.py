@@ -9,15 +9,20 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from torch import nn
+from transformers import PreTrainedModel
 
-from mogu.finetuning.inputs import check_tuning_folders, read_tuning_inputs
+from mogu.finetuning.inputs import TuningInputs, check_tuning_folders, read_tuning_inputs
 from mogu.finetuning.recipe import FinetuneRecipe
 from mogu.finetuning.rehardening import resolved
 from mogu.finetuning.strategies import strategies_of
 from mogu.finetuning.tuner import with_lora
+from mogu.inference.padding import embedding_rows, padding_problem
 from mogu.progress import quiet_transformers
-from mogu.training.dry_run import model_on_meta
+from mogu.training.dry_run import BYTES_PER_TRAINED_PARAMETER, model_on_meta
+from mogu.training.memory import pass_bytes
 from mogu.training.merged_base import before_merging
+from mogu.training.sampler import StepBatches
 from mogu.training.trackers import check_trackers
 from mogu.training.trainer import steps_of
 
@@ -52,7 +57,9 @@ class TuningPlan:
         dropped: conversations left out because of their length.
         learned_tokens: tokens of the assistant's turns per epoch.
         longest: tokens of the longest example.
+        memory_bytes: the most that weights, trained parameters and activations take together.
         strategies: what is tried.
+        notes: what was found and worked around.
     """
 
     base_model: str
@@ -63,7 +70,9 @@ class TuningPlan:
     dropped: int
     learned_tokens: int
     longest: int
+    memory_bytes: int
     strategies: tuple[StrategyPlan, ...]
+    notes: tuple[str, ...]
 
     def as_json(self) -> dict[str, Any]:
         """All numbers."""
@@ -80,14 +89,21 @@ def plan_tuning(recipe: FinetuneRecipe) -> TuningPlan:
     check_trackers(recipe.run.report_to)
     recipe, _ = resolved(before_merging(recipe))
     inputs = read_tuning_inputs(recipe)
+    notes: list[str] = []
     with quiet_transformers():
-        base = model_on_meta(recipe.model, [])
+        base = model_on_meta(recipe.model, notes)
         inputs.check_embedded(base)
-        parameters = trained = sum(parameter.numel() for parameter in base.parameters())
+        problem = padding_problem(inputs.tokenizer, embedding_rows(base))
+        notes += [problem] if problem is not None else []
+        parameters = sum(parameter.numel() for parameter in base.parameters())
+        model: Any = base.float() if recipe.tune.method == "full" else base
+        weights = sum(parameter.numel() * parameter.itemsize for parameter in model.parameters())
         if recipe.tune.method == "lora":
             with torch.device("meta"):
-                adapted = with_lora(base, recipe.tune, recipe.run.seed)
-            trained = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
+                model = with_lora(base, recipe.tune, recipe.run.seed)
+        trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+        in_training = _training_bytes(recipe, inputs, model, base, trained)
+    in_scoring = _scoring_bytes(recipe, inputs, base)
     own = len(inputs.encoded["train"])
     counts = [(strategy, len(inputs.examples(strategy.share, recipe))) for strategy in strategies_of(recipe.safety)]
     return TuningPlan(
@@ -99,8 +115,34 @@ def plan_tuning(recipe: FinetuneRecipe) -> TuningPlan:
         dropped=len(inputs.dropped),
         learned_tokens=sum(len(example.learned) for example in inputs.encoded["train"]),
         longest=max(len(example) for examples in inputs.encoded.values() for example in examples),
+        memory_bytes=weights + max(in_training, in_scoring),
+        notes=tuple(notes),
         strategies=tuple(
             StrategyPlan(str(strategy), own, count - own, 0 if strategy.repair is not None else steps_of(recipe.tune, count))
             for strategy, count in counts
         ),
     )
+
+
+_KEPT_START = 4
+"""Bytes of a trained parameter's first value, which is kept on the CPU, since each strategy begins there."""
+
+_SCORED_LOGIT = 12
+"""Bytes of a logit while held-out answers are scored: in the model's type, in float32, and its logarithmic softmax."""
+
+
+def _training_bytes(recipe: FinetuneRecipe, inputs: TuningInputs, model: nn.Module, base: PreTrainedModel, trained: int) -> int:
+    """The most that training takes beside the weights."""
+    examples, run = inputs.encoded["train"], recipe.run
+    in_a_pass = StepBatches([0] * len(examples), recipe.tune.batch_size, run.micro_batch_size, 0).in_a_pass
+    learned = sum(sorted((len(example.learned) for example in examples), reverse=True)[:in_a_pass])
+    per_parameter = BYTES_PER_TRAINED_PARAMETER + (0 if torch.accelerator.is_available() else _KEPT_START)
+    if recipe.tune.method == "full":
+        per_parameter -= 4  # the weights themselves
+    return per_parameter * trained + pass_bytes(model, base, in_a_pass, max(map(len, examples)), learned, run)
+
+
+def _scoring_bytes(recipe: FinetuneRecipe, inputs: TuningInputs, base: PreTrainedModel) -> int:
+    """The most that the logits of held-out answers take."""
+    scored = sorted((len(example.learned) for example in inputs.encoded["dev"]), reverse=True)[: recipe.safety.batch_size]
+    return _SCORED_LOGIT * sum(scored) * int(base.config.get_text_config().vocab_size)

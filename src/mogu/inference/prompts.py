@@ -215,7 +215,7 @@ def encode_answer(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, answer: st
     """
     before = render_prompt(tokenizer, prompt)
     whole = _with_answer(tokenizer, prompt, answer)
-    said, behind_answer = _said(whole, answer, len(before))
+    said, behind_answer = _said(whole, answer, before)
     text = before + said  # of templates that rewrite what was said before
     if whole.startswith(before) and behind_answer is not None:
         text = whole[: len(whole) - len(behind_answer)]
@@ -255,14 +255,14 @@ def _with_answer(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, answer: str
         ) from error
 
 
-def _said(whole: str, answer: str, start: int) -> tuple[str, str | None]:
+def _said(whole: str, answer: str, before: str) -> tuple[str, str | None]:
     """An answer as a template writes it, which may trim it, and what the template writes behind it; ``None`` where it is not found."""
-    for said in (answer, answer.rstrip(), answer.lstrip(), answer.strip()):
-        position = whole.find(said, start)
-        position = whole.rfind(said) if position < 0 else position
-        if said and position >= 0:
-            return said, whole[position + len(said) :]
-    return answer, None
+    forms = (answer, answer.rstrip(), answer.lstrip(), answer.strip())
+    if whole.startswith(before):
+        found = ((said, whole.find(said, len(before))) for said in forms)
+    else:  # the template writes earlier turns anew: the answer is the last thing that reads like it
+        found = ((said, whole.rfind(said)) for said in forms)
+    return next(((said, whole[place + len(said) :]) for said, place in found if place >= 0), (answer, None))
 
 
 def _end_of_turn(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, said: str, before: str, behind_answer: str | None) -> str:
@@ -283,7 +283,7 @@ def _end_of_turn(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, said: str, 
             longer = _with_answer(tokenizer, prompt, said, {"role": "user", "content": _LATER})
         except ChatTemplateError:
             longer = ""
-        _, behind_it = _said(longer, said, len(before))
+        _, behind_it = _said(longer, said, before)
         token = _token_at_start(tokenizer, behind_it or "")
     end = token or tokenizer.eos_token
     if not end:

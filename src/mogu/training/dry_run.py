@@ -5,11 +5,16 @@ Knows shapes and sizes, on PyTorch's meta device; trains nothing and writes noth
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from mogu.data import Label
@@ -18,14 +23,14 @@ from mogu.errors import ConfigError, ModelFileError
 from mogu.hub import load_config
 from mogu.inference.padding import embedding_rows, padding_problem
 from mogu.inference.turns import TurnMarks
-from mogu.modeling.architectures import find_output_projections
+from mogu.modeling.architectures import Projection, find_output_projections
+from mogu.modeling.config import MoguConfig
 from mogu.modeling.gated.gate import ENDS, STREAM_READINGS
 from mogu.modeling.gated.injection import expert_shape, find_expert_modules
 from mogu.modeling.model import MoguModel
 from mogu.progress import quiet_transformers
 from mogu.recipes import find_template, model_shape
 from mogu.training.collator import Collator
-from mogu.training.cpu_attention import pays_off
 from mogu.training.examples import Example
 from mogu.training.gated.fit import default_taps
 from mogu.training.gated.pipeline import gated_config
@@ -40,13 +45,13 @@ from mogu.training.inputs import (
     recipe_tokenizer,
 )
 from mogu.training.layer_sets import top_counts
+from mogu.training.memory import pass_bytes
 from mogu.training.merged_base import before_merging
 from mogu.training.recipe import ModelSection, Recipe, Stage
 from mogu.training.sampler import StepBatches
 from mogu.training.search import routed_config
 from mogu.training.trackers import check_trackers
 from mogu.training.trainer import steps_of
-from mogu.transformers_compat import in_layers
 
 STAND_INS = {"baichuan": LlamaConfig}
 """Families whose code is in their own repositories, each with a family of transformers that has the same shapes: Baichuan's
@@ -163,7 +168,7 @@ def plan(recipe: Recipe) -> Plan:
         routed = ", ".join(str(projection.layer) for projection in projections)
         notes.append(f"of {layers} layers, only those with attention can be routed: {routed}")
     labels = [record.label for record in records["train"]]
-    added, counted = (_gated_stages if recipe.method == "gated" else _routed_stages)(recipe, base, labels, notes)
+    added, counted, trained_in = (_gated_stages if recipe.method == "gated" else _routed_stages)(recipe, base, labels, notes)
 
     # Which layers V2 trains is known once they are probed; the layout that takes more room is the one with a row for each answer.
     keeps_activations = recipe.run.cache_activations and (recipe.method == "v2" or projections[0].layer > 0)
@@ -172,16 +177,8 @@ def plan(recipe: Recipe) -> Plan:
     def stage_plan(name: StageName, count: int, trained: int, runs: int) -> StagePlan:
         stage: Stage = getattr(recipe, name)
         examples = inputs.examples[name] if inputs is not None else None
-        rows, row, answer_tokens = _longest_pass(recipe, stage, name, count, examples)
-        activations = activation_bytes(
-            base.config.get_text_config(),
-            base.dtype,
-            rows,
-            row,
-            answer_tokens,
-            checkpointing=recipe.run.gradient_checkpointing,
-            plain_attention=not torch.accelerator.is_available() and pays_off(torch.device("cpu"), base.dtype, row),
-        )
+        with trained_in[name]() as model:
+            activations = pass_bytes(model, base, *_longest_pass(recipe, stage, name, count, examples), recipe.run)
         memory = base_bytes + BYTES_PER_TRAINED_PARAMETER * trained + activations
         disk = BYTES_ON_DISK * trained
         if keeps_activations and stage.epochs > 1:
@@ -208,41 +205,67 @@ def plan(recipe: Recipe) -> Plan:
 _Stage = tuple[StageName, int, int, int]
 """A stage: its name, its examples, the parameters it trains, and how often it runs."""
 
+_TrainedIn = dict[StageName, Callable[[], AbstractContextManager[nn.Module]]]
+"""Of each stage, the model with what it trains in it."""
 
-def _routed_stages(recipe: Recipe, base: PreTrainedModel, labels: list[Label], notes: list[str]) -> tuple[int, list[_Stage]]:
+
+def _routed_stages(recipe: Recipe, base: PreTrainedModel, labels: list[Label], notes: list[str]) -> tuple[int, list[_Stage], _TrainedIn]:
     """The parameters that V1 or V2 adds to a model, and the stages that train them."""
     projections = find_output_projections(base, recipe.mogu.output_projection, recipe.mogu.layers)
     sets, largest = _layer_sets(recipe, [projection.layer for projection in projections], notes)
-    with torch.device("meta"):
-        model = MoguModel.from_base(base, routed_config(recipe, layers=largest))
+    config = routed_config(recipe, layers=largest)
+    with _routers_in(base, config) as model:
         added = model.added_parameters()
-        model.injected.start_router_training()
-    routers = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    lora = sum(recipe.mogu.rank * (layer.in_features + layer.out_features) for layer in model.routed_layers)
+        routers = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+        lora = sum(recipe.mogu.rank * (layer.in_features + layer.out_features) for layer in model.routed_layers)
+    responder = partial(_lora_in, base, find_output_projections(base, recipe.mogu.output_projection, config.layers), recipe.mogu.rank)
     grid = sets * len(dict.fromkeys(recipe.choice.checkpoints)) * len(dict.fromkeys(recipe.choice.weight_penalties))
-    return added, [
+    stages: list[_Stage] = [
         ("glad", labels.count(RESPONDER_DATA["glad"][0]), lora, sets),
         ("unwill", labels.count(RESPONDER_DATA["unwill"][0]), lora, sets),
         ("router", len(labels), routers, grid),
     ]
+    return added, stages, {"glad": responder, "unwill": responder, "router": partial(_routers_in, base, config)}
 
 
-def _gated_stages(recipe: Recipe, base: PreTrainedModel, labels: list[Label], notes: list[str]) -> tuple[int, list[_Stage]]:
+@contextmanager
+def _routers_in(base: PreTrainedModel, config: MoguConfig) -> Iterator[MoguModel]:
+    with torch.device("meta"):
+        model = MoguModel.from_base(base, config)
+        model.injected.start_router_training()
+    try:
+        yield model
+    finally:
+        model.detach()
+
+
+@contextmanager
+def _lora_in(base: PreTrainedModel, projections: Sequence[Projection], rank: int) -> Iterator[nn.Module]:
+    with torch.device("meta"):
+        names = [projection.name for projection in projections]
+        model: Any = get_peft_model(base, LoraConfig(r=rank, lora_dropout=0.05, target_modules=names))
+    try:
+        yield model
+    finally:
+        model.unload()
+
+
+def _gated_stages(recipe: Recipe, base: PreTrainedModel, labels: list[Label], notes: list[str]) -> tuple[int, list[_Stage], _TrainedIn]:
     """The parameters that a gate and its experts add to a model, and the stages that train the experts; a gate is fitted at once."""
     config = gated_config(recipe, TurnMarks())
     text_config = base.config.get_text_config()
     taps = recipe.gate.taps or default_taps(text_config.num_hidden_layers)
-    sizes = {
-        name: sum((module.in_features + module.out_features) for module in modules) * expert_shape(config, name)[0]
-        for name, modules in find_expert_modules(base, config).items()
-    }
+    modules = find_expert_modules(base, config)
+    ranks = {name: expert_shape(config, name)[0] for name in modules}
+    sizes = {name: sum(module.in_features + module.out_features for module in beside) * ranks[name] for name, beside in modules.items()}
     notes.append(f"the gate reads the layers {', '.join(map(str, taps))} of every prompt once, and is fitted in seconds")
     vectors = ENDS + 2 * recipe.gate.heads * recipe.gate.members + (len(STREAM_READINGS) if recipe.gate.listen else 0)
     gate = vectors * len(taps) * int(text_config.hidden_size)
     stages: list[_Stage] = [("unwill", len(labels), sizes["unwill"], 1)]
     if "careful" in sizes:
         stages.append(("careful", len(labels), sizes["careful"], 1))
-    return sum(sizes.values()) + gate, stages
+    trained_in: _TrainedIn = {name: partial(_lora_in, base, modules[name], ranks[name]) for name, *_ in stages}  # type: ignore[index]
+    return sum(sizes.values()) + gate, stages, trained_in
 
 
 def _answers(recipe: Recipe, name: StageName) -> int:
@@ -262,52 +285,6 @@ def _layer_sets(recipe: Recipe, layers: list[int], notes: list[str]) -> tuple[in
         )
     notes.append(f"the probe chooses the layers: counted for {'all' if thresholds else largest} of {len(layers)}")
     return len(set(counts)) + len(set(thresholds)), tuple(layers[:largest])
-
-
-def activation_bytes(
-    config: PreTrainedConfig,
-    dtype: torch.dtype,
-    rows: int,
-    row: int,
-    answer_tokens: int,
-    *,
-    checkpointing: bool,
-    plain_attention: bool = False,
-) -> int:
-    """Estimate the bytes that a pass keeps for its backward pass, for a decoder built like Llama.
-
-    .. code-block:: text
-
-        layer  = tokens · (14 · width + 3 · feed_forward)     values kept by one decoder layer
-        kept   = layers · layer,  or with checkpointing  layers · tokens · width + layer
-        bytes  = itemsize · (kept + layer + rows · row²) + 3 · 4 · answer_tokens · vocabulary
-        bytes += 6 · (layers, or with checkpointing 1) · rows · heads · row²     where attention is plain
-
-    ``14`` and ``3`` were counted: they are what PyTorch's autograd saves in a Llama layer with LoRA. The second ``layer`` is
-    for the gradients of the backward pass, ``rows · row²`` is the attention mask, and the last term is the logits, their softmax
-    and its gradient in float32. Plain attention (:mod:`mogu.training.cpu_attention`) keeps its weights in float32 and in half precision.
-
-    Args:
-        config: of the decoder.
-        dtype: the type it computes in.
-        rows: rows of a batch.
-        row: tokens of each row.
-        answer_tokens: tokens of the batch that have a logit.
-        checkpointing: whether gradient checkpointing is on.
-        plain_attention: whether attention is plain.
-    """
-    width, layers = int(config.hidden_size), int(config.num_hidden_layers)
-
-    def size(*names: str, default: int) -> int:
-        return next((int(max(values)) for name in names if (values := in_layers(config, name))), default)
-
-    feed_forward = size("moe_intermediate_size", "intermediate_size", "ffn_dim", default=4 * width)
-    feed_forward *= size("num_experts_per_tok", default=1)
-    tokens = rows * row
-    layer = tokens * (14 * width + 3 * feed_forward)
-    kept = layers * tokens * width + layer if checkpointing else layers * layer
-    weights = 6 * (1 if checkpointing else layers) * rows * size("num_attention_heads", default=1) * row**2 if plain_attention else 0
-    return dtype.itemsize * (kept + layer + rows * row**2) + 12 * answer_tokens * int(config.vocab_size) + weights
 
 
 def _longest_pass(recipe: Recipe, stage: Stage, name: StageName, count: int, examples: list[Example] | None) -> tuple[int, int, int]:
