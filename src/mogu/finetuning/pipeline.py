@@ -28,8 +28,8 @@ from mogu.finetuning.selection import TuningTrial, safest
 from mogu.finetuning.strategies import Strategy, strategies_of
 from mogu.finetuning.tuner import Tuner, disk_errors
 from mogu.hub import load_config
+from mogu.hub.saved_models import CARD_FILE
 from mogu.inference.prompts import fixed_date, template_fingerprint
-from mogu.modeling.checkpoint import CARD_FILE
 from mogu.modeling.model import MoguModel
 from mogu.progress import quiet_transformers
 from mogu.training.examples import AnyExample
