@@ -177,7 +177,7 @@ def changed_toml(tree: Any, random: Random) -> bytes:
             depth = random.choice([200, 2_000, 50_000])
             text += "[zz]\nx = " + "[" * depth + "]" * depth + "\n"
         case 1:
-            text += ".".join(["a"] * random.choice([100, 5_000])) + " = 1\n"
+            text += ".".join(["a"] * random.choice([100, 5_000, 200_000])) + " = 1\n"
         case 2:
             text += f"[zz]\ny = {'9' * random.choice([30, 5_000])}\n"
         case 3:

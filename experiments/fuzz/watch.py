@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import signal
 import sys
@@ -19,6 +20,7 @@ from mogu.errors import MoguError
 
 _CHANGES = ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.chmod", "os.truncate", "shutil.rmtree")
 _RUNS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "pty.spawn", "socket.connect", "socket.getaddrinfo")
+_ROOM = 4 * 2**30  # of address space: what asks for more gets an error in place of the machine's whole memory
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
@@ -82,6 +84,8 @@ class Watch:
             return Outcome("error") if complete else Outcome("foreign", f"an error without all its parts: {error}"[:200])
         except _TooLong as error:
             return Outcome("hang", _place(error))
+        except MemoryError as error:
+            return Outcome("memory", f"MemoryError at {_place(error)}")
         except BaseException as error:
             return Outcome("foreign", f"{type(error).__name__}: {error}"[:150] + f" at {_place(error)}")
         return Outcome("success")
@@ -91,6 +95,8 @@ class Watch:
         def ring(*_: Any) -> None:
             raise _TooLong
 
+        limits = resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(resource.RLIMIT_AS, (_status("VmSize") * 1024 + _ROOM, limits[1]))
         previous = signal.signal(signal.SIGPROF, ring)
         signal.setitimer(signal.ITIMER_PROF, self.seconds)
         self._armed = True
@@ -100,6 +106,7 @@ class Watch:
             self._armed = False
             signal.setitimer(signal.ITIMER_PROF, 0)
             signal.signal(signal.SIGPROF, previous)
+            resource.setrlimit(resource.RLIMIT_AS, limits)
 
     def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
         if not self._armed:
@@ -126,5 +133,9 @@ def _reset_peak() -> int:
 
 def _peak() -> int:
     """The peak of resident memory since it was reset, in KiB."""
+    return _status("VmHWM")
+
+
+def _status(name: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line.split()[1] for line in lines if line.startswith("VmHWM")))
+    return int(next(line.split()[1] for line in lines if line.startswith(name)))

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 import re
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from jinja2 import nodes
@@ -54,6 +56,65 @@ class _Spent:
 _SPENT: ContextVar[_Spent | None] = ContextVar("mogu_template_spent", default=None)
 
 
+@dataclass(eq=False)
+class _Scope:
+    """A stretch of code that one thread must get through in time."""
+
+    thread: int = field(default_factory=threading.get_ident)
+    ticks: int = 0
+    interrupted: bool = False
+
+
+class _Watch:
+    """One thread that looks after all scopes of this process, and waits while there are none."""
+
+    def __init__(self) -> None:
+        self._lock, self._needed = threading.Lock(), threading.Event()
+        self._scopes: set[_Scope] = set()
+        self._thread: threading.Thread | None = None
+
+    def enter(self, scope: _Scope) -> None:
+        with self._lock:
+            self._scopes.add(scope)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="mogu template watch", daemon=True)
+                self._thread.start()
+        self._needed.set()
+
+    def leave(self, scope: _Scope) -> None:
+        with self._lock:
+            self._scopes.discard(scope)
+            if scope.interrupted:  # what was not raised by now is not to be raised later, in somebody else's code
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(scope.thread), None)
+
+    def _run(self) -> None:
+        while True:
+            self._needed.wait()
+            time.sleep(_TICK)
+            with self._lock:
+                if not self._scopes:
+                    self._needed.clear()
+                for scope in list(self._scopes):
+                    # Ticks rather than a clock: a machine that sleeps or starves this process must not use the time up.
+                    scope.ticks += 1
+                    if scope.ticks * _TICK >= SECONDS:
+                        scope.interrupted = True
+                        self._scopes.discard(scope)
+                        timeout = ctypes.py_object(TemplateTimeoutError)
+                        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(scope.thread), timeout)
+
+
+_watch = _Watch()
+
+
+def _watch_anew() -> None:
+    global _watch
+    _watch = _Watch()  # the thread does not live on in a forked process, and its lock might be held there
+
+
+os.register_at_fork(after_in_child=_watch_anew)
+
+
 @contextmanager
 def within_limits() -> Iterator[None]:
     """Interrupt what runs for too long in this thread, and count what templates make.
@@ -61,27 +122,13 @@ def within_limits() -> Iterator[None]:
     Raises:
         TemplateTimeoutError: it ran for more than ``SECONDS``.
     """
-    thread, done, lock = threading.get_ident(), threading.Event(), threading.Lock()
-
-    def interrupt() -> None:
-        # Many short waits rather than a long one: a machine that sleeps or starves this process must not use the time up.
-        for _ in range(round(SECONDS / _TICK)):
-            if done.wait(_TICK):
-                return
-        with lock:
-            if not done.is_set():
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(TemplateTimeoutError))
-
-    token = _SPENT.set(_Spent())
-    watch = threading.Thread(target=interrupt, name="mogu template watch", daemon=True)
-    watch.start()
+    scope, token, watch = _Scope(), _SPENT.set(_Spent()), _watch
+    watch.enter(scope)
     try:
         try:
             yield
         finally:
-            done.set()
-            with lock:  # whatever was not raised by now is not to be raised later, in somebody else's code
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), None)
+            watch.leave(scope)
     except TemplateTimeoutError:
         raise TemplateTimeoutError(f"it ran for more than {SECONDS:g} seconds") from None
     finally:
@@ -93,7 +140,6 @@ def limit_templates() -> None:
     from transformers.utils import chat_template_utils
 
     library: Any = chat_template_utils
-
     if library.ImmutableSandboxedEnvironment is not LimitedEnvironment:
         library.ImmutableSandboxedEnvironment = LimitedEnvironment
         library._compile_jinja_template.cache_clear()

@@ -17,6 +17,7 @@ from mogu.files.text_files import read_any
 from mogu.recipes.shipped import find_recipe
 
 _MOST_BYTES = 2**20
+_MOST_DOTS = 2**24  # squared; a text of 4,096 sentences has as many
 
 
 class Section(BaseModel):
@@ -36,7 +37,7 @@ def read_tree(path: Path, settings: Sequence[str] = ()) -> dict[str, Any]:
     """
     file = find_recipe(path)
     try:
-        tree = tomllib.loads(read_any(file, _MOST_BYTES))
+        tree = _parsed(read_any(file, _MOST_BYTES))
     except DataError as error:
         raise ConfigError(f"The recipe {path} cannot be read: {error.found}", expected=error.expected, action=error.action) from error
     except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError; so is what Python says of an endless number
@@ -44,6 +45,18 @@ def read_tree(path: Path, settings: Sequence[str] = ()) -> dict[str, Any]:
     for setting in settings:
         override(tree, setting)
     return tree
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    """Parse TOML, unless it has keys of very many parts: Python's parser keeps every beginning of each, which takes their square of memory.
+
+    Raises:
+        ValueError: it is not TOML, or has such keys.
+        RecursionError: it is nested too deeply.
+    """
+    if sum(part.count(".") ** 2 for part in text.split("=")) > _MOST_DOTS:
+        raise ValueError("it has keys of very many parts")
+    return tomllib.loads(text)
 
 
 def checked(kind: type[SectionT], tree: dict[str, Any], *, source: str, page: str) -> SectionT:
@@ -74,7 +87,7 @@ def override(tree: dict[str, Any], setting: str) -> None:
     if not separator or not all(parts):
         raise ConfigError(f"--set got {setting!r}", expected="section.key=value", action="write, for instance, --set glad.epochs=3")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
+        value = _parsed(f"value = {text}")["value"]
     except (ValueError, RecursionError):
         value = text
     section = tree

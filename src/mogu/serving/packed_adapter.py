@@ -164,7 +164,7 @@ def _read_routed(folder: Path, config: MoguConfig) -> PackedAdapter:
             action="use `mogu generate`, or set answer_marker to null in its mogu_config.json to serve it without the second opening",
         )
     unwill, glad = (read_adapter(folder / name) for name in config.responders)
-    if unwill.weights.keys() != glad.weights.keys() or {unwill.rank, glad.rank} != {config.rank}:
+    if not unwill.weights or unwill.weights.keys() != glad.weights.keys() or {unwill.rank, glad.rank} != {config.rank}:
         raise ModelFileError(
             f"The responders in {folder} have ranks {unwill.rank} and {glad.rank} and {len(unwill.weights)} and {len(glad.weights)} layers",
             expected=f"two responders of rank {config.rank} for the same layers",
@@ -179,6 +179,12 @@ def _read_routed(folder: Path, config: MoguConfig) -> PackedAdapter:
         vectors, biases = routers[layer]
         shared = [backbone.pop(name)] if name in backbone else []  # packed into both responders
         lora_pairs = [pair for responder in responders for pair in (responder[name], *shared)]
+        if len({(lora_a.shape[1], lora_b.shape[0]) for lora_a, lora_b in lora_pairs}) > 1:
+            raise ModelFileError(
+                f"The LoRAs in {folder} for {name} are of different shapes",
+                expected="responders and backbone for the layers of one base model",
+                action="save the model again",
+            )
         shrink = torch.cat([lora_a for lora_a, _ in lora_pairs] + [vectors.float()])
         expand = torch.cat([lora_b for _, lora_b in lora_pairs], dim=1)
         layers[name] = PackedLayer(shrink, expand, biases.float())
