@@ -94,7 +94,7 @@ def test_every_file_of_the_package_is_in_the_wheel(wheel: Path) -> None:
         packed = {name for name in archive.namelist() if ".dist-info/" not in name}
     assert packed == sources
     assert {"mogu/py.typed", "mogu/recipes/v2/vicuna-7b.toml", "mogu/recipes/configs/vicuna-7b/config.json"} <= packed
-    assert {".css", ".jinja"} <= {Path(name).suffix for name in packed}  # of the report, wherever it lies
+    assert {".css", ".jinja", ".html", ".js", ".svg"} <= {Path(name).suffix for name in packed}  # of reports and of the playground
 
 
 def test_a_second_build_elsewhere_is_the_same_wheel(wheel: Path, tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ class Page:
         """None is as high as the page."""
         settings = {"width": width, "height": height or 900, "deviceScaleFactor": 1, "mobile": False}
         self.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", settings)
-        if height is None:
+        for _ in range(2 if height is None else 0):  # a higher window makes a higher page, once
             settings["height"] = self.js("return document.documentElement.scrollHeight")
             self.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", settings)
 
