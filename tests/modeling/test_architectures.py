@@ -32,6 +32,7 @@ def test_off_is_the_base_model_bit_for_bit_and_detach_gives_it_back(make_base, m
     base = make_base(every_family)
     before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
     modules = dict(base.named_modules())
+    trains = {name: parameter.requires_grad for name, parameter in base.named_parameters()}  # all but the bias of some experts' routers
     expected = logits(base)
     model, _ = make_pair(every_family)
     with model.routing("off"):
@@ -42,7 +43,8 @@ def test_off_is_the_base_model_bit_for_bit_and_detach_gives_it_back(make_base, m
     detached = wrapped.detach()
     assert detached is base
     assert dict(detached.named_modules()) == modules
-    assert all(parameter.requires_grad for parameter in detached.parameters())
+    assert {name: parameter.requires_grad for name, parameter in detached.named_parameters()} == trains
+    assert any(trains.values())
     assert set(before) == set(detached.state_dict())
     assert all(torch.equal(tensor, before[name]) for name, tensor in detached.state_dict().items())
 
@@ -122,15 +124,14 @@ def test_an_unknown_architecture_gets_the_candidates_and_the_option(make_base):
     assert "'newcomer'" in message
     assert "output_projection" in message
     assert "--output-projection" in message
-    for name in ("self_attn.o_proj", "self_attn.q_proj", "mlp.down_proj"):
-        assert name in message
+    assert "candidates: self_attn.o_proj." in message  # and nothing of the feed-forward network
     named = MoguModel.from_base(model, MoguConfig(output_projection="self_attn.o_proj"))
     assert named.routed_module_names == [f"model.layers.{layer}.self_attn.o_proj" for layer in range(3)]
 
 
 def test_a_model_without_attention_is_refused():
     config = MambaConfig(vocab_size=64, hidden_size=16, num_hidden_layers=2, state_size=4)
-    with pytest.raises(ArchitectureError, match=r"mixer\.out_proj"):
+    with pytest.raises(ArchitectureError, match=r"choose a model with attention"):
         MoguModel.from_base(MambaForCausalLM(config))
 
 
@@ -162,8 +163,6 @@ def test_a_vision_tower_is_left_alone(make_base):
     assert all("vision" not in name for name in names)
 
 
-def test_candidates_put_attention_first():
+def test_only_what_attention_ends_with_is_a_candidate():
     config = AutoConfig.for_model("llama", vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=2, num_attention_heads=2)
-    names = candidate_projections(LlamaForCausalLM(config))
-    assert names[:4] == ["self_attn.k_proj", "self_attn.o_proj", "self_attn.q_proj", "self_attn.v_proj"]
-    assert len(names) == 7
+    assert candidate_projections(LlamaForCausalLM(config)) == ["self_attn.o_proj"]
