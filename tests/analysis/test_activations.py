@@ -54,7 +54,7 @@ def test_padded_batches_give_what_plain_passes_give(every_family: str, make_base
     for kind, reference in expected(model, PROMPTS).items():
         assert found[kind].dtype == torch.float64
         assert found[kind].shape == reference.shape
-        tolerance = 1e-5 if every_family == "qwen3_5_text" else 1e-10  # its linear attention computes in float32
+        tolerance = 1e-5 if every_family in ("laguna", "qwen3_5_text") else 1e-10  # parts of these compute in float32
         assert torch.allclose(found[kind], reference, atol=tolerance, rtol=1e-9), kind
 
 

@@ -24,7 +24,7 @@ END = 2
 def random_target(
     make_base: Callable[..., PreTrainedModel], tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory
 ) -> TargetModel:
-    """A tiny random Llama in float64, none of whose tokens ends a reply, with random adapters for ``sft`` and ``expert``."""
+    """A tiny random Llama in float64, with random adapters for ``sft`` and ``expert``."""
     base = make_base()
     folder = tmp_path_factory.mktemp("baselines")
     for seed, name in enumerate(("sft", "expert")):

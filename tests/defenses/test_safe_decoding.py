@@ -44,14 +44,15 @@ def probabilities(model: Any, ids: list[int]) -> list[float]:
 
 
 def slow_reply(target: TargetModel, prompt: list[int], new_tokens: int, first_m: int, **options: Any) -> list[int]:
-    expert, end = target.with_adapter("expert"), target.tokenizer.eos_token_id
+    # The template begins the next turn with <user>, and ends none: that ends a reply as well.
+    expert, ends = target.with_adapter("expert"), {target.tokenizer.eos_token_id, target.tokenizer.convert_tokens_to_ids("<user>")}
     written: list[int] = []
     for step in range(new_tokens):
         chances = dict(enumerate(probabilities(target.base, prompt + written)))
         if step < first_m:
             chances = by_definition(list(chances.values()), probabilities(expert, prompt + written), **options)
         written.append(max(chances, key=lambda token: chances[token]))
-    return written[: written.index(end)] if end in written else written
+    return written[: next((place for place, token in enumerate(written) if token in ends), len(written))]
 
 
 OPTIONS = [

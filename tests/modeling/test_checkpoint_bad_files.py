@@ -113,7 +113,7 @@ def test_routers_of_too_few_and_too_many_layers(saved, make_base):
         saved / "router.safetensors",
         lambda tensors: tensors.update({"layers.3.weight": torch.zeros(2, 32), "layers.3.bias": torch.zeros(2)}),
     )
-    refuses(saved, make_base(), ModelFileError, "4 routers", "3, one a routed layer")
+    refuses(saved, make_base(), ModelFileError, "for layer 3", "3 routers, one a routed layer")
     rewrite(saved / "router.safetensors", lambda tensors: [tensors.pop(key) for key in list(tensors) if key[7] in "23"])
     refuses(saved, make_base(), ModelFileError, "nothing for layer 2")
 
