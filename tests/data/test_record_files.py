@@ -62,7 +62,7 @@ def test_blank_lines_windows_ends_and_a_byte_order_mark_do_no_harm(tmp_path):
         ('{"id": "x", "id": "y"}', "", "'id' twice"),
         ('{"id": "x", "affirm": "\\ud83d"}', "", "surrogate"),
         ("[" * 100_000, "", "nested too deeply"),
-        ("9" * 5_000, "", "Exceeds the limit"),
+        ("9" * 5_000, "", "a number of 5,000 digits"),
         ("[]", "", "JSON list"),
     ],
 )
