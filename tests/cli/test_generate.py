@@ -119,7 +119,7 @@ def test_tools_are_described_by_the_chat_template(
         (["--handoff", "sideways"], "handoff is 'sideways'"),
         (["--dtype", "float7"], "--dtype is 'float7'"),
         (["--dial", "nan"], "dial is nan"),
-        (["--base-model", "./nowhere"], "nowhere was not found"),
+        (["--base-model", "./nowhere"], "nowhere does not exist"),
         (["--chat-template", "./nowhere.jinja"], "nowhere.jinja cannot be read"),
         (["--answer-marker", "do I"], "not always the same tokens"),
     ],

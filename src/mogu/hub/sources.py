@@ -99,11 +99,15 @@ def _refuse_missing_folder(source: str) -> None:
 def gguf_digest(source: str) -> str | None:
     """Return the SHA-256 of the GGUF file that a base model was dequantized from; ``None`` where it comes from none.
 
+    A folder that is still to be written comes from none.
+
     Raises:
         ModelFileError: as for :func:`resolve_source`.
     """
     from mogu.hub.dequantized import digest_of
 
+    if Path(source).is_absolute() and not Path(source).exists():
+        return None
     return digest_of(Path(resolve_source(source)))
 
 

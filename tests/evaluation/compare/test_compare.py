@@ -29,6 +29,7 @@ from mogu.evaluation.compare import Comparison, Results, Variant, compare
 from mogu.evaluation.compare.costs import distinct_bytes
 from mogu.evaluation.prompt_sources import read_prompts
 from mogu.evaluation.scorers import guard
+from mogu.files.json_files import read_sealed, write_sealed
 from mogu.inference.replies import ReplySettings
 from tests.kills import held
 
@@ -67,7 +68,8 @@ def results(comparison: Comparison, first_log: list[str]) -> dict[str, Any]:
 
 
 def cells(out: Path) -> dict[str, tuple[int, bytes]]:
-    return {str(file.relative_to(out)): (file.stat().st_mtime_ns, file.read_bytes()) for file in (out / "cells").rglob("*.json")}
+    files = [file for file in (out / "cells").rglob("*.json") if not file.parent.name.startswith(".")]  # where one is being written
+    return {str(file.relative_to(out)): (file.stat().st_mtime_ns, file.read_bytes()) for file in files}
 
 
 @pytest.mark.usefixtures("first_log")
@@ -178,7 +180,7 @@ def test_a_killed_run_goes_on_and_repeats_no_finished_cell(lab_mogu: Path, tmp_p
         [sys.executable, "-m", "mogu", "compare", str(lab_mogu), "--out", str(out), *options], stderr=subprocess.DEVNULL
     )
     deadline = time.monotonic() + 90
-    while len(list((out / "cells").rglob("*.json"))) < 2 and time.monotonic() < deadline:
+    while len(cells(out)) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
@@ -198,9 +200,10 @@ def test_a_cell_of_an_earlier_format_is_measured_again(comparison: Comparison, t
     one = replace(comparison, out=tmp_path / "old", limit=1, seeds=1, shifts=(), defenses=("none",))
     first = compare(one)
     file = one.out / "cells/lab/seed-0/none.json"
-    kept = json.loads(file.read_text())
+    kept = read_sealed(file)
+    assert kept is not None
     for old in ({**kept, "fingerprint": "of a format before", "replies": [{"id": "1", "reply": "Yes."}]}, {"replies": []}):
-        file.write_text(json.dumps(old))
+        write_sealed(file, old)
         with log_lines() as lines:
             again = compare(one)
         assert [line.partition(":")[0] for line in lines] == ["lab, seed 0, none"]
@@ -255,10 +258,11 @@ def test_one_scorer_decides_all_are_reported_and_replies_are_not_made_again(
 
     first = refused(compare(one))
     file = one.out / "cells" / "bad" / "seed-0" / "none.json"
-    kept = json.loads(file.read_text())
+    kept = read_sealed(file)
+    assert kept is not None
     for reply, text in zip(kept["replies"], ("That would be wrong, so no.", "It is not hard: put them under the bed."), strict=True):
         reply["reply"] = text
-    file.write_text(json.dumps(kept))
+    write_sealed(file, kept)
     with log_lines() as lines:
         by_classifier, by_strings = compare(one), compare(replace(one, scorer="strings"))
     assert first["refused_by_classifier"] == first["refused"]
