@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mogu.errors import MoguError
-from mogu.files.locks import locked_in_turn, one_process_at
+from mogu.files.locks import LOCK_FILE, locked_in_turn, one_process_at
 from tests.kills import held
 
 
@@ -29,3 +29,14 @@ def test_a_place_where_no_lock_can_be_is_an_error_of_ours(tmp_path: Path) -> Non
     (tmp_path / "file").touch()
     with pytest.raises(MoguError, match="could not be written"), one_process_at(tmp_path, tmp_path / "file" / ".lock"):
         pass
+
+
+def test_a_folder_that_was_made_for_a_lock_alone_goes_with_the_error(tmp_path: Path) -> None:
+    new, old = tmp_path / "new", tmp_path / "old"
+    old.mkdir()
+    for out, written in ((new, False), (old, False), (tmp_path / "begun", True)):
+        with pytest.raises(ValueError, match="no"), one_process_at(out, out / LOCK_FILE):
+            if written:
+                (out / "result").write_text("x")
+            raise ValueError("no")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["begun", "old"]

@@ -48,6 +48,8 @@ def locked(file: Path, busy: Exception) -> Iterator[None]:
 def one_process_at(output: Path, lock: Path) -> Iterator[None]:
     """Keep an output to this process until the block ends.
 
+    Where the block fails before it has written anything, the folder of the lock goes again, if it was made for it.
+
     Args:
         output: what is written.
         lock: its lock file; folders on the way to it are made.
@@ -60,8 +62,15 @@ def one_process_at(output: Path, lock: Path) -> Iterator[None]:
         expected="one process at a time at an output",
         action="wait for it, stop it, or choose another output",
     )
+    made = not lock.parent.exists()
     with locked(lock, busy):
-        yield
+        try:
+            yield
+        except BaseException:
+            if made and list(lock.parent.iterdir()) == [lock]:
+                lock.unlink()
+                lock.parent.rmdir()
+            raise
 
 
 @contextmanager
