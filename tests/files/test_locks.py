@@ -34,9 +34,14 @@ def test_a_place_where_no_lock_can_be_is_an_error_of_ours(tmp_path: Path) -> Non
 def test_a_folder_that_was_made_for_a_lock_alone_goes_with_the_error(tmp_path: Path) -> None:
     new, old = tmp_path / "new", tmp_path / "old"
     old.mkdir()
-    for out, written in ((new, False), (old, False), (tmp_path / "begun", True)):
-        with pytest.raises(ValueError, match="no"), one_process_at(out, out / LOCK_FILE):
-            if written:
+
+    def fail(out: Path, *, late: bool) -> None:
+        with one_process_at(out, out / LOCK_FILE):
+            if late:
                 (out / "result").write_text("x")
             raise ValueError("no")
+
+    for out in (new, old, tmp_path / "begun"):
+        with pytest.raises(ValueError, match="no"):
+            fail(out, late=out.name == "begun")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["begun", "old"]
