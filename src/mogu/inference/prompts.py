@@ -155,8 +155,8 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]
         except ChatTemplateError as error:
             if len(prompts) == 1:
                 raise
-            asked = str(as_conversation(prompt)[-1].get("content"))[:_SHOWN]
-            found = f"Prompt {number} of {len(prompts)} ({asked!r}…): {error.found}"
+            last = next(reversed(as_conversation(prompt)), {})
+            found = f"Prompt {number} of {len(prompts)} ({str(last.get('content'))[:_SHOWN]!r}…): {error.found}"
             raise ChatTemplateError(found, expected=error.expected, action=error.action) from error
     return encoded
 
