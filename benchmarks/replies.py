@@ -129,7 +129,7 @@ def plain_reply_lengths(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: ReplySettings, batch_size: int, prompts: Sequence[str]
 ) -> list[int]:
     """Let ``generate`` reply to the prompts as they come, and return how many tokens each reply has."""
-    pad, ends, lengths = padding_id(tokenizer), _ends(model, tokenizer), []
+    pad, ends, lengths = padding_id(tokenizer, model), _ends(model, tokenizer), []
     for start in range(0, len(prompts), batch_size):
         batch = left_pad([encode_prompt(tokenizer, prompt) for prompt in prompts[start : start + batch_size]], pad, model.device)
         output: Any = model.generate(**batch, **settings.generate_options(), pad_token_id=pad)  # type: ignore[operator]

@@ -40,7 +40,7 @@ def main() -> None:
     arguments = parser.parse_args()
     gated = MoguModel.from_pretrained(arguments.model, dtype=getattr(torch, arguments.dtype))
     base = load_base(str(gated.mogu_config.base_model), dtype=gated.base_model.dtype).eval()
-    tokenizer, pad = gated.tokenizer, padding_id(gated.tokenizer)
+    tokenizer, pad = gated.tokenizer, padding_id(gated.tokenizer, gated.base_model)
     for file in arguments.files:
         prompts = [encode_prompt(tokenizer, one.text) for one in read_instructions(file)[: arguments.limit]]
         same = flagged = 0
