@@ -155,7 +155,7 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]
         except ChatTemplateError as error:
             if len(prompts) == 1:
                 raise
-            last = next(reversed(as_conversation(prompt)), {})
+            last: dict[str, Any] = next(reversed(as_conversation(prompt)), {})
             found = f"Prompt {number} of {len(prompts)} ({str(last.get('content'))[:_SHOWN]!r}…): {error.found}"
             raise ChatTemplateError(found, expected=error.expected, action=error.action) from error
     return encoded
