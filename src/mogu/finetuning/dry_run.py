@@ -96,7 +96,9 @@ def plan_tuning(recipe: FinetuneRecipe) -> TuningPlan:
         problem = padding_problem(inputs.tokenizer, embedding_rows(base))
         notes += [problem] if problem is not None else []
         parameters = sum(parameter.numel() for parameter in base.parameters())
-        model: Any = base.to(torch.float32) if recipe.tune.method == "full" else base
+        model: Any = base
+        if recipe.tune.method == "full":
+            model = model.float()
         weights = sum(parameter.numel() * parameter.itemsize for parameter in model.parameters())
         if recipe.tune.method == "lora":
             with torch.device("meta"):
