@@ -37,7 +37,11 @@ TEMPLATES = {
         "The Elbe.<|end|>",
         "<|end|>",
     ),
-    "the header, asked for or not": (turns("<|{{ m.role }}|>\n{{ m.content }}<|end|>\n", "<|assistant|>\n"), "The Elbe.<|end|>", "<|end|>"),
+    "the header, asked for or not": (
+        turns("<|{{ m.role }}|>\n{{ m.content }}<|end|>\n", "<|assistant|>{{ '\n' }}"),  # Jinja drops a line break at the very end
+        "The Elbe.<|end|>",
+        "<|end|>",
+    ),
     "plain text alone": (
         turns("### {{ m.role }}:\n{{ m.content }}\n", "{% if add_generation_prompt %}### assistant:\n{% endif %}"),
         "The Elbe.</s>",
@@ -61,12 +65,7 @@ def words() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-KNOWN = pytest.mark.xfail(strict=True, reason="a line break of the header that the template writes unasked is taken for the answer's")
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=KNOWN) if name == "the header, asked for or not" else name for name in TEMPLATES]
-)
+@pytest.mark.parametrize("name", TEMPLATES)
 def test_an_answer_ends_as_the_template_ends_a_turn(name: str, words: PreTrainedTokenizerFast) -> None:
     words.chat_template, expected, end = TEMPLATES[name]
     asked = [{"role": "user", "content": "Name a river."}]

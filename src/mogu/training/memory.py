@@ -121,11 +121,12 @@ def estimate_kept(config: PreTrainedConfig, dtype: torch.dtype, rows: int, row: 
 
     .. code-block:: text
 
-        layer = itemsize · tokens · (14 · width + 3 · feed_forward)
+        layer = tokens · (itemsize · ((5 + 2 · kv_heads / heads) · width + 3 · feed_forward) + 8 · width · half)
         layer += 6 · rows · heads · row²                               where attention is plain
 
-    ``14`` and ``3`` were counted: they are what PyTorch's autograd saves in a Llama layer with a LoRA at its attention's output. Plain
-    attention (:mod:`mogu.training.cpu_attention`) keeps its weights in float32 and in half precision.
+    These are what autograd saves in a Llama layer whose own weights are frozen: what enters the two norms and the LoRA, queries, keys,
+    values and the output of attention, and three of the feed-forward part. In half precision (``half = 1``) the norms keep what enters
+    them in float32. Plain attention (:mod:`mogu.training.cpu_attention`) keeps its weights in float32 and in half precision.
 
     Args:
         config: of the decoder.
@@ -141,9 +142,12 @@ def estimate_kept(config: PreTrainedConfig, dtype: torch.dtype, rows: int, row: 
     width, layers = int(config.hidden_size), int(config.num_hidden_layers)
     feed_forward = size("moe_intermediate_size", "intermediate_size", "ffn_dim", default=4 * width)
     feed_forward *= size("num_experts_per_tok", default=1)
-    layer = dtype.itemsize * rows * row * (14 * width + 3 * feed_forward)
-    layer += 6 * rows * size("num_attention_heads", default=1) * row**2 if plain_attention else 0
-    return Kept(layers * layer, layer, layers * dtype.itemsize * rows * row * width, dtype.itemsize * rows * row**2)
+    heads = size("num_attention_heads", default=1)
+    key_values = size("num_key_value_heads", default=heads) / heads
+    tokens, norms = rows * row, 8 * width if dtype.itemsize == 2 else 0
+    layer = int(tokens * (dtype.itemsize * ((5 + 2 * key_values) * width + 3 * feed_forward) + norms))
+    layer += 6 * rows * heads * row**2 if plain_attention else 0
+    return Kept(layers * layer, layer, layers * dtype.itemsize * tokens * width, 4 * tokens * width)
 
 
 @dataclass
