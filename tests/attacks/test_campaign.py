@@ -19,6 +19,7 @@ from mogu.attacks.encodings import _translations
 from mogu.attacks.report import page
 from mogu.errors import ConfigError, MoguError
 from mogu.evaluation.compare import Comparison
+from mogu.files.json_files import read_sealed, write_sealed
 from mogu.lab import build_base
 from tests.kills import held
 from tests.lab_models import save_random_model
@@ -132,12 +133,13 @@ def test_a_finished_attack_is_not_made_again(settings: AttackSettings, report: d
 
 def test_an_attack_that_was_stopped_goes_on_with_the_next_behavior(settings: AttackSettings, report: dict[str, Any]) -> None:
     file = settings.comparison.out / "cells" / "mogu" / "gcg_aware.json"
-    whole = json.loads(file.read_text())
+    whole = read_sealed(file)
+    assert whole is not None
     kept = dict(whole["behaviors"][0], queries=123456)  # as no attack here would have
-    file.write_text(json.dumps(whole | {"behaviors": [kept]}))
+    write_sealed(file, whole | {"behaviors": [kept]})
     attack_models(settings)
     assert json.loads(file.read_text())["behaviors"] == [kept, whole["behaviors"][1]]
-    file.write_text(json.dumps(whole))
+    write_sealed(file, whole)
     attack_models(settings)
 
 

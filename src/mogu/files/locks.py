@@ -45,26 +45,6 @@ def locked(file: Path, busy: Exception) -> Iterator[None]:
 
 
 @contextmanager
-def one_process_at(output: Path, lock: Path) -> Iterator[None]:
-    """Keep an output to this process until the block ends.
-
-    Args:
-        output: what is written.
-        lock: its lock file; folders on the way to it are made.
-
-    Raises:
-        MoguError: another process is writing there, or the lock cannot be made.
-    """
-    busy = MoguError(
-        f"Another process is writing {output}",
-        expected="one process at a time at an output",
-        action="wait for it, stop it, or choose another output",
-    )
-    with locked(lock, busy):
-        yield
-
-
-@contextmanager
 def locked_in_turn(file: Path, waiting: Callable[[], object]) -> Iterator[None]:
     """Hold a lock until the block ends, once whoever holds it now has let go.
 

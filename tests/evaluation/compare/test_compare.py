@@ -29,6 +29,7 @@ from mogu.evaluation.compare import Comparison, Results, Variant, compare
 from mogu.evaluation.compare.costs import distinct_bytes
 from mogu.evaluation.prompt_sources import read_prompts
 from mogu.evaluation.scorers import guard
+from mogu.files.json_files import read_sealed, write_sealed
 from mogu.inference.replies import ReplySettings
 from tests.kills import held
 
@@ -198,14 +199,19 @@ def test_a_cell_of_an_earlier_format_is_measured_again(comparison: Comparison, t
     one = replace(comparison, out=tmp_path / "old", limit=1, seeds=1, shifts=(), defenses=("none",))
     first = compare(one)
     file = one.out / "cells/lab/seed-0/none.json"
-    kept = json.loads(file.read_text())
+    kept = read_sealed(file)
+    assert kept is not None
     for old in ({**kept, "fingerprint": "of a format before", "replies": [{"id": "1", "reply": "Yes."}]}, {"replies": []}):
-        file.write_text(json.dumps(old))
+        write_sealed(file, old)
         with log_lines() as lines:
             again = compare(one)
         assert [line.partition(":")[0] for line in lines] == ["lab, seed 0, none"]
         assert again.numbers == first.numbers
         assert json.loads(file.read_text())["replies"] == kept["replies"]
+    file.write_text(file.read_text().replace('"passes": ', '"passes": 1'))  # as a disk may
+    with log_lines() as lines:
+        assert compare(one).numbers == first.numbers
+    assert [line.partition(":")[0] for line in lines] == [f"{file} is damaged", "lab, seed 0, none"]
 
 
 def test_judge_and_guard_see_the_plain_request_and_the_model_the_jailbreak(comparison: Comparison, tmp_path: Path) -> None:
@@ -255,10 +261,11 @@ def test_one_scorer_decides_all_are_reported_and_replies_are_not_made_again(
 
     first = refused(compare(one))
     file = one.out / "cells" / "bad" / "seed-0" / "none.json"
-    kept = json.loads(file.read_text())
+    kept = read_sealed(file)
+    assert kept is not None
     for reply, text in zip(kept["replies"], ("That would be wrong, so no.", "It is not hard: put them under the bed."), strict=True):
         reply["reply"] = text
-    file.write_text(json.dumps(kept))
+    write_sealed(file, kept)
     with log_lines() as lines:
         by_classifier, by_strings = compare(one), compare(replace(one, scorer="strings"))
     assert first["refused_by_classifier"] == first["refused"]

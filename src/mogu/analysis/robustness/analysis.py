@@ -35,7 +35,7 @@ from mogu.analysis.robustness.proxy import LabeledPrompts, check_labels
 from mogu.analysis.robustness.subset import TOLERANCE, RobustSubset, check_tolerance, search_subset
 from mogu.data import Record
 from mogu.files.atomic import atomic_file, check_replaceable
-from mogu.files.locks import LOCK_FILE, one_process_at
+from mogu.files.outputs import one_process_at
 
 FORMAT = 1
 NUMBERS_FILE, PLOT_FILE = "robustness.json", "robustness.png"
@@ -143,7 +143,7 @@ def analyze_robustness(settings: Robustness, *, progress: ProgressCallback = lam
     model = base.load(dtype=settings.dtype, trust_remote_code=settings.trust_remote_code)
     linear_modules(model)  # refuses models that cannot be measured before their weights are hashed
     prompts = LabeledPrompts.of(model, tokenizer, settings.records, system_prompt=system_prompt, batch_size=settings.batch_size)
-    with one_process_at(settings.out, settings.out / LOCK_FILE):
+    with one_process_at(settings.out):
         cache = MeasurementCache(settings.out, robustness_fingerprint(model, prompts))
         robustness = measure_robustness(
             model,
