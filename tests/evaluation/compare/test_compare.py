@@ -68,7 +68,8 @@ def results(comparison: Comparison, first_log: list[str]) -> dict[str, Any]:
 
 
 def cells(out: Path) -> dict[str, tuple[int, bytes]]:
-    return {str(file.relative_to(out)): (file.stat().st_mtime_ns, file.read_bytes()) for file in (out / "cells").rglob("*.json")}
+    files = [file for file in (out / "cells").rglob("*.json") if not file.parent.name.endswith(".incoming")]
+    return {str(file.relative_to(out)): (file.stat().st_mtime_ns, file.read_bytes()) for file in files}
 
 
 @pytest.mark.usefixtures("first_log")
@@ -179,7 +180,7 @@ def test_a_killed_run_goes_on_and_repeats_no_finished_cell(lab_mogu: Path, tmp_p
         [sys.executable, "-m", "mogu", "compare", str(lab_mogu), "--out", str(out), *options], stderr=subprocess.DEVNULL
     )
     deadline = time.monotonic() + 90
-    while len(list((out / "cells").rglob("*.json"))) < 2 and time.monotonic() < deadline:
+    while len(list((out / "cells").glob("*/*/*.json"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
