@@ -205,10 +205,17 @@ def _run(command: str, data: Path, out: Path, again: bool, call: int) -> None:
     torch.set_num_threads(1)
     out.mkdir(parents=True, exist_ok=True)
     os.environ["INSPECT_LOG_DIR"] = str(out.parent / "logs")
-    calls = die_at(call, str(out))
+    with (out.parent / "log").open("a") as log:  # bars and warnings
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    started, calls = time.monotonic(), die_at(call, str(out))
     COMMANDS[command][0](data, out, again=again)
-    out.with_name(f"{out.name}.calls").write_text(str(calls()))
-    os._exit(0)
+    _spent(out).write_text(json.dumps([time.monotonic() - started, calls()]))
+
+
+def _spent(out: Path) -> Path:
+    """Where a run that ended says how long it took, and how many calls it made."""
+    return out.with_name(f"{out.name}.json")
 
 
 def start(command: str, data: Path, out: Path, *, again: bool = False, call: int = 10**9) -> Any:
@@ -232,24 +239,22 @@ def survive(command: str, data: Path, work: Path, kills: int, seed: int) -> Resu
     """Kill a command at random moments, and compare what it leaves once it has run again."""
     patterns = COMMANDS[command][2]
     drawn = random.Random(f"{command} {seed}")
-    started = time.monotonic()
+    work.mkdir(exist_ok=True)
     if finish(start(command, data, work / "whole")):
-        raise RuntimeError(f"{command} does not run undisturbed")
-    seconds, calls = time.monotonic() - started, int((work / "whole.calls").read_text())
+        raise RuntimeError(f"{command} does not run undisturbed: {(work / 'log').read_text()[-2000:]}")
+    seconds, calls = json.loads(_spent(work / "whole").read_text())
     expected, result = content(work / "whole", patterns), Result(command, round(seconds, 1), calls)
     while result.kills < kills:
         out = work / f"killed-{result.kills}"
         shutil.rmtree(out, ignore_errors=True)
         if result.kills % 2:
-            call, moment = drawn.randint(1, calls), drawn.uniform(0.3, seconds)
-            process = start(command, data, out, call=call)
-            described = f"call {call} of {calls}"
+            call = drawn.randint(1, calls)
+            process, described = start(command, data, out, call=call), f"call {call} of {calls}"
         else:
-            moment = drawn.uniform(0.3, seconds)
-            process = start(command, data, out)
+            moment = drawn.uniform(0, seconds)
+            process, described = start(command, data, out), f"after {moment:.1f} s"
             process.join(moment)
-            os.kill(process.pid, signal.SIGKILL)
-            described = f"after {moment:.1f} s"
+            process.kill()
         if finish(process) != -signal.SIGKILL:
             continue  # it was faster than the kill
         result.kills += 1

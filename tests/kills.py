@@ -52,7 +52,7 @@ def killed_at(call: int, function: Callable[..., object], *arguments: Any, folde
 _HOLD = """if True:
     import sys
     from pathlib import Path
-    from mogu.files.locks import one_process_at
+    from mogu.files.outputs import one_process_at
     with one_process_at(Path("out"), Path(sys.argv[1])):
         print("held", flush=True)
         sys.stdin.read()

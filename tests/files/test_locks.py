@@ -7,17 +7,27 @@ from pathlib import Path
 import pytest
 
 from mogu.errors import MoguError
-from mogu.files.locks import LOCK_FILE, locked_in_turn, one_process_at
+from mogu.files.locks import locked_in_turn
+from mogu.files.outputs import one_process_at
 from tests.kills import held
 
 
 def test_a_second_process_is_refused_until_the_first_is_dead(tmp_path: Path) -> None:
-    lock = tmp_path / "deep" / "out" / ".lock"
-    with held(lock), pytest.raises(MoguError, match=r"Another process is writing out"), one_process_at(Path("out"), lock):
+    out = tmp_path / "deep" / "out"
+    with held(out / ".lock"), pytest.raises(MoguError, match=r"Another process is writing .*out"), one_process_at(out):
         pass
-    with one_process_at(Path("out"), lock):  # a dead one holds nothing, though its file is there
+    with one_process_at(out):  # a dead one holds nothing, though its file is there
         pass
-    assert lock.is_file()
+    assert (out / ".lock").is_file()
+
+
+def test_what_a_dead_process_left_half_written_anywhere_in_an_output_is_removed(tmp_path: Path) -> None:
+    half = tmp_path / "out" / "cells" / ".cell.json.abc.incoming"
+    half.mkdir(parents=True)
+    (half / "cell.json").write_text("{")
+    (tmp_path / "out" / "cells" / "cell.json").touch()
+    with one_process_at(tmp_path / "out"):
+        assert [path.name for path in (tmp_path / "out" / "cells").iterdir()] == ["cell.json"]
 
 
 def test_a_second_process_that_waits_goes_on_when_the_first_is_dead(tmp_path: Path) -> None:
@@ -36,7 +46,7 @@ def test_a_folder_that_was_made_for_a_lock_alone_goes_with_the_error(tmp_path: P
     old.mkdir()
 
     def fail(out: Path, *, late: bool) -> None:
-        with one_process_at(out, out / LOCK_FILE):
+        with one_process_at(out):
             if late:
                 (out / "result").write_text("x")
             raise ValueError("no")

@@ -24,7 +24,7 @@ from mogu.analysis.linear_probe import STRENGTH, LayerProbe, check_folds, check_
 from mogu.analysis.probe_plot import check_matplotlib, draw_probes
 from mogu.data import Record, encode_records
 from mogu.files.atomic import atomic_file, check_replaceable
-from mogu.files.locks import LOCK_FILE, one_process_at
+from mogu.files.outputs import one_process_at
 from mogu.inference.padding import padding_id
 from mogu.modeling.architectures import find_output_projections
 
@@ -130,7 +130,7 @@ def probe(settings: Probe, *, progress: ProgressCallback = lambda step, done, to
     projections = find_output_projections(model, settings.output_projection or base.output_projection)
     check_layer_choice(len(projections), threshold=settings.threshold, top=settings.top)
 
-    with one_process_at(settings.out, settings.out / LOCK_FILE):
+    with one_process_at(settings.out):
         _mark(settings.out)
         fingerprint = activations_fingerprint(model, projections, prompts)
         cache = ActivationCache(settings.out / ACTIVATIONS_FOLDER, fingerprint, KINDS)

@@ -23,7 +23,7 @@ from mogu.evaluation.prompt_sources import read_prompts
 from mogu.evaluation.prompts import EvalPrompt, judged_by
 from mogu.files.atomic import check_replaceable
 from mogu.files.json_files import write_json
-from mogu.files.locks import LOCK_FILE, one_process_at
+from mogu.files.outputs import one_process_at
 from mogu.progress import quiet_transformers
 
 MARKER = "mogu_attack.json"
@@ -37,34 +37,40 @@ def attack_models(settings: AttackSettings) -> dict[str, Any]:
     Raises:
         MoguError: a model, prompts or settings cannot be used, the folder exists and is not ours, or another process is at it.
     """
-    from mogu.attacks.inspect_log import write_log  # Inspect is an extra, which whoever makes a single attack can do without
-
     settings.check()
     attacks = settings.chosen()
     comparison = settings.comparison
     lineup = Lineup(comparison)
     check_replaceable(comparison.out, marker=MARKER)
     behaviors = read_behaviors(settings)
-    with quiet_transformers(), one_process_at(comparison.out, comparison.out / LOCK_FILE):
+    with quiet_transformers():
         pool = ModelPool(lineup)
-        write_json(comparison.out / MARKER, {"what": "folder of `mogu attack`: models, cells and results"})
-        pool.prepare(0)
-        cells = Cells(pool, settings, behaviors)
-        pairs = [(attack, system) for attack in attacks for system in lineup.names() if cells.applies(attack, system)]
-        if not pairs:
-            raise ConfigError(
-                f"{', '.join(attacks)} has nothing to do on {', '.join(lineup.names())}",
-                expected="an attack that fits a model: changed weights need the weights that they change, aware attacks a defense",
-                action="name other attacks or other defenses",
-            )
-        results: dict[str, dict[str, list[BehaviorResult]]] = {system: {} for system in lineup.names()}
-        for attack, system in pairs:
-            results[system][attack] = cells.results(attack, system)
-        made = provenance(lineup, pool.device, pool.dials()) | _how(settings, attacks, behaviors)
-        report = as_json(made, results)
-        write_results(report, comparison.out)
-        for system, by_attack in results.items():
-            write_log(comparison.out / "logs" / f"{system}.eval", lineup[system].label, behaviors, by_attack, keep=settings.keep_replies)
+        with one_process_at(comparison.out):
+            return _attack(settings, attacks, pool, behaviors)
+
+
+def _attack(settings: AttackSettings, attacks: Sequence[str], pool: ModelPool, behaviors: Sequence[EvalPrompt]) -> dict[str, Any]:
+    from mogu.attacks.inspect_log import write_log  # Inspect is an extra, which whoever makes a single attack can do without
+
+    comparison, lineup = settings.comparison, pool.lineup
+    write_json(comparison.out / MARKER, {"what": "folder of `mogu attack`: models, cells and results"})
+    pool.prepare(0)
+    cells = Cells(pool, settings, behaviors)
+    pairs = [(attack, system) for attack in attacks for system in lineup.names() if cells.applies(attack, system)]
+    if not pairs:
+        raise ConfigError(
+            f"{', '.join(attacks)} has nothing to do on {', '.join(lineup.names())}",
+            expected="an attack that fits a model: changed weights need the weights that they change, aware attacks a defense",
+            action="name other attacks or other defenses",
+        )
+    results: dict[str, dict[str, list[BehaviorResult]]] = {system: {} for system in lineup.names()}
+    for attack, system in pairs:
+        results[system][attack] = cells.results(attack, system)
+    made = provenance(lineup, pool.device, pool.dials()) | _how(settings, attacks, behaviors)
+    report = as_json(made, results)
+    write_results(report, comparison.out)
+    for system, by_attack in results.items():
+        write_log(comparison.out / "logs" / f"{system}.eval", lineup[system].label, behaviors, by_attack, keep=settings.keep_replies)
     return report
 
 

@@ -40,7 +40,7 @@ from mogu.data import (
 )
 from mogu.data.starter import starter_files, write_starter
 from mogu.errors import ConfigError
-from mogu.files.locks import one_process_at
+from mogu.files.outputs import one_process_at
 
 app = typer.Typer(no_args_is_help=True, help="Check training records, and build them from plain instructions.")
 

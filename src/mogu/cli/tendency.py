@@ -72,7 +72,7 @@ def tendency(
     from mogu.analysis.answer_openings import AnswerOpenings, read_openings
     from mogu.analysis.tendency_ranking import check_folder, rank_instructions, write_ranking
     from mogu.files.json_files import write_json
-    from mogu.files.locks import LOCK_FILE, one_process_at
+    from mogu.files.outputs import one_process_at
     from mogu.progress import progress_bars, quiet_transformers
 
     check_folder(out)
@@ -80,15 +80,14 @@ def tendency(
     instructions = _instructions(file, column)
     compared = _compared(comparison, instructions) if comparison is not None else None
     console = Console(stderr=True, highlight=False)
-    alone = one_process_at(out, out / LOCK_FILE)
-    with stoppable(console, "The same command resumes from the last finished batch."), quiet_transformers(), alone:
+    with stoppable(console, "The same command resumes from the last finished batch."), quiet_transformers():
         subject = _load(path, base_model, dtype, chat_template, trust_remote_code)
         model, mode = _routed(subject, routing, dial)
         settings: dict[str, Any] = {"model": path, "file": file, "routing": mode}
         if mode == "on":
             config = model.mogu_config
             settings |= {"dial": config.dial, "routed_tokens": config.routed_tokens, "handoff": config.handoff}
-        with progress_bars() as bars:
+        with one_process_at(out), progress_bars() as bars:
             task = bars.add_task("measuring", total=len(instructions), note="")
             ranking = rank_instructions(
                 model,
@@ -101,7 +100,7 @@ def tendency(
                 batch_size=batch_size,
                 advance=lambda done: bars.advance(task, done),
             )
-        plotted = write_ranking(ranking, out)
+            plotted = write_ranking(ranking, out)
     tendencies = [(row.instruction.id, row.instruction.label, row.tendency.value) for row in ranking.rows]
     correlations = compared.correlations(tendencies) if compared is not None else []
     if compared is not None:

@@ -166,8 +166,9 @@ def scratch_beside(target: Path, *, remedy: str = "free space, or choose another
 
 
 def remove_leftovers(target: Path) -> None:
-    """Remove what killed processes left half-written beside ``target``; what a living one is writing stays."""
-    for folder in target.parent.glob(f".{glob.escape(target.name)}.*{_SCRATCH}"):
+    """Remove what killed processes left half-written beside ``target``, or in it; what a living one is writing stays."""
+    beside = target.parent.glob(f".{glob.escape(target.name)}.*{_SCRATCH}")
+    for folder in [*beside, *target.rglob(f".*{_SCRATCH}")]:
         try:
             with FileLock(folder / LOCK_FILE, timeout=0):
                 shutil.rmtree(folder, ignore_errors=True)

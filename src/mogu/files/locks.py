@@ -45,35 +45,6 @@ def locked(file: Path, busy: Exception) -> Iterator[None]:
 
 
 @contextmanager
-def one_process_at(output: Path, lock: Path) -> Iterator[None]:
-    """Keep an output to this process until the block ends.
-
-    Where the block fails before it has written anything, the folder of the lock goes again, if it was made for it.
-
-    Args:
-        output: what is written.
-        lock: its lock file; folders on the way to it are made.
-
-    Raises:
-        MoguError: another process is writing there, or the lock cannot be made.
-    """
-    busy = MoguError(
-        f"Another process is writing {output}",
-        expected="one process at a time at an output",
-        action="wait for it, stop it, or choose another output",
-    )
-    made = not lock.parent.exists()
-    with locked(lock, busy):
-        try:
-            yield
-        except BaseException:
-            if made and list(lock.parent.iterdir()) == [lock]:
-                lock.unlink()
-                lock.parent.rmdir()
-            raise
-
-
-@contextmanager
 def locked_in_turn(file: Path, waiting: Callable[[], object]) -> Iterator[None]:
     """Hold a lock until the block ends, once whoever holds it now has let go.
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mogu.errors import ConfigError, MoguError
-from mogu.files.atomic import check_replaceable, discard
+from mogu.files.atomic import check_replaceable, discard, remove_leftovers
 from mogu.files.digests import file_digest, first_damage
 from mogu.files.json_files import read_kept, read_sealed, write_sealed
 from mogu.files.locks import LOCK_FILE, locked
@@ -67,6 +67,7 @@ class Workspace:
             action="wait for it, stop it, or choose another run.work",
         )
         with locked(self.folder / LOCK_FILE, busy):
+            remove_leftovers(self.folder)
             write_sealed(self.folder / MARKER, self._marker)
             yield
 

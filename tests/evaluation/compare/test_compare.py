@@ -68,7 +68,7 @@ def results(comparison: Comparison, first_log: list[str]) -> dict[str, Any]:
 
 
 def cells(out: Path) -> dict[str, tuple[int, bytes]]:
-    files = [file for file in (out / "cells").rglob("*.json") if not file.parent.name.startswith(".")]  # where one is being written
+    files = [file for file in (out / "cells").rglob("*.json") if not file.parent.name.endswith(".incoming")]
     return {str(file.relative_to(out)): (file.stat().st_mtime_ns, file.read_bytes()) for file in files}
 
 
@@ -180,7 +180,7 @@ def test_a_killed_run_goes_on_and_repeats_no_finished_cell(lab_mogu: Path, tmp_p
         [sys.executable, "-m", "mogu", "compare", str(lab_mogu), "--out", str(out), *options], stderr=subprocess.DEVNULL
     )
     deadline = time.monotonic() + 90
-    while len(cells(out)) < 2 and time.monotonic() < deadline:
+    while len(list((out / "cells").glob("*/*/*.json"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
@@ -209,6 +209,10 @@ def test_a_cell_of_an_earlier_format_is_measured_again(comparison: Comparison, t
         assert [line.partition(":")[0] for line in lines] == ["lab, seed 0, none"]
         assert again.numbers == first.numbers
         assert json.loads(file.read_text())["replies"] == kept["replies"]
+    file.write_text(file.read_text().replace('"passes": ', '"passes": 1'))  # as a disk may
+    with log_lines() as lines:
+        assert compare(one).numbers == first.numbers
+    assert [line.partition(":")[0] for line in lines] == [f"{file} is damaged", "lab, seed 0, none"]
 
 
 def test_judge_and_guard_see_the_plain_request_and_the_model_the_jailbreak(comparison: Comparison, tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ from mogu.analysis.robustness.proxy import LabeledPrompts, ProxyKind, check_labe
 from mogu.analysis.robustness.subset import TOLERANCE, RobustSubset, check_tolerance, search_subset
 from mogu.data import Record
 from mogu.files.atomic import atomic_file, check_replaceable
-from mogu.files.locks import LOCK_FILE, one_process_at
+from mogu.files.outputs import one_process_at
 
 FORMAT = 1
 NUMBERS_FILE, PLOT_FILE = "robustness.json", "robustness.png"
@@ -148,7 +148,7 @@ def analyze_robustness(settings: Robustness, *, progress: ProgressCallback = lam
     prompts = LabeledPrompts.of(
         model, tokenizer, settings.records, system_prompt=system_prompt, batch_size=settings.batch_size, kind=settings.proxy
     )
-    with one_process_at(settings.out, settings.out / LOCK_FILE):
+    with one_process_at(settings.out):
         cache = MeasurementCache(settings.out, robustness_fingerprint(model, prompts))
         robustness = measure_robustness(
             model,

@@ -40,7 +40,7 @@ from mogu.evaluation.prompt_sources import read_prompts
 from mogu.evaluation.prompts import EvalPrompt, judged_by
 from mogu.files.atomic import check_replaceable
 from mogu.files.json_files import write_json
-from mogu.files.locks import LOCK_FILE, one_process_at
+from mogu.files.outputs import one_process_at
 from mogu.progress import quiet_transformers
 
 __all__ = ["REPORT_PAGE", "RESULTS_FILE", "SHIFTS", "TABLE_FILE", "Comparison", "Lineup", "Results", "Variant", "compare"]
@@ -64,14 +64,16 @@ def compare(comparison: Comparison) -> Results:
     check_replaceable(comparison.out, marker=MARKER)
     openings = openings_of(comparison)  # before anything that takes time
     prompts = judged_by(read_prompts(comparison.data, limit=comparison.limit, jailbreaks=comparison.jailbreaks), SCORERS[comparison.scorer])
-    with quiet_transformers(), one_process_at(comparison.out, comparison.out / LOCK_FILE):
-        results = _measure(lineup, openings, prompts)
-        write_results(results, comparison.out)
+    with quiet_transformers():
+        pool = ModelPool(lineup)
+        with one_process_at(comparison.out):
+            results = _measure(pool, openings, prompts)
+            write_results(results, comparison.out)
     return results
 
 
-def _measure(lineup: Lineup, openings: AnswerOpenings | None, prompts: Sequence[EvalPrompt]) -> Results:
-    comparison, pool = lineup.comparison, ModelPool(lineup)
+def _measure(pool: ModelPool, openings: AnswerOpenings | None, prompts: Sequence[EvalPrompt]) -> Results:
+    comparison, lineup = pool.comparison, pool.lineup
     write_json(comparison.out / MARKER, {"what": "folder of `mogu compare`: models, cells and results"})
     cells = Cells(pool, prompts)
     seeds = range(comparison.seeds)
