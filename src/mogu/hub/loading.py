@@ -40,9 +40,10 @@ def load_config(source: str, *, revision: str | None = None, trust_remote_code: 
     refuse_adapter(found)
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(found, revision=revision or "main", trust_remote_code=trust_remote_code)
+        text = config.get_text_config()
     except Exception as error:  # whatever a config's class makes of fields of the wrong kind
         raise explain(found, error) from error
-    _check_claims(found, config)
+    _check_claims(found, text)
     return config
 
 
@@ -63,7 +64,8 @@ def load_base(source: str, *, revision: str | None = None, trust_remote_code: bo
     from mogu.transformers_compat import accept_cache
 
     found, revision = at_revision(resolve_source(source), revision)
-    load_config(source, revision=revision, trust_remote_code=trust_remote_code)  # says what is wrong with it before anything is allocated
+    if Path(found).is_dir():
+        load_config(found, trust_remote_code=trust_remote_code)  # says what is wrong with it before anything is allocated
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             found, revision=revision or "main", trust_remote_code=trust_remote_code, **model_kwargs
@@ -79,13 +81,12 @@ def load_base(source: str, *, revision: str | None = None, trust_remote_code: bo
     return model
 
 
-def _check_claims(source: str, config: PreTrainedConfig) -> None:
+def _check_claims(source: str, text: PreTrainedConfig) -> None:
     """Refuse a config that asks for more layers than any model has, or for larger embeddings than the weights beside it can hold.
 
     Raises:
         ModelFileError: it does.
     """
-    text = config.get_text_config()
     layers, vocabulary, width = (getattr(text, name, None) for name in ("num_hidden_layers", "vocab_size", "hidden_size"))
     if isinstance(layers, int) and layers > _MOST_LAYERS:
         claim = f"{layers:,} layers"
