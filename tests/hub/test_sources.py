@@ -72,5 +72,5 @@ def test_a_base_that_asks_for_more_than_its_weights_is_refused_before_it_is_allo
     tiny_llama().save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {field: value}))
-    with pytest.raises(ModelFileError, match="The config of the base model in .* asks for .*1,000,000,000"):
+    with pytest.raises(ModelFileError, match=r"The config of the base model in .* asks for "):
         load_base(str(tmp_path))
