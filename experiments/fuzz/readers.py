@@ -101,10 +101,13 @@ def _saved(good: Path, random: Random, folder: Path) -> None:
             file.write_bytes(changed_json(json.loads(content), random))
         else:
             file.write_bytes(changed_bytes(content, random))
+    file = folder / "mogu_config.json"
+    if not file.is_file():
+        return
     try:
-        config = json.loads((folder / "mogu_config.json").read_bytes())
+        config = json.loads(file.read_bytes())
         listed = {name: sha256((folder / name).read_bytes()).hexdigest() for name in config["files"] if (folder / name).is_file()}
-        (folder / "mogu_config.json").write_text(json.dumps(config | {"files": listed}))
+        file.write_text(json.dumps(config | {"files": listed}))
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         pass  # the config is what was changed
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import pytest
 
 from mogu.errors import ModelFileError
 from mogu.files.digests import file_digest
-from mogu.hub import at_revision, gguf_digest, named_folder, resolve_source
+from mogu.hub import at_revision, gguf_digest, load_base, named_folder, resolve_source
 from mogu.training.recipe import ModelSection
+from tests.gguf_files import tiny_llama
 
 
 def test_a_hub_id_and_a_folder_stand_for_themselves(tmp_path: Path) -> None:
@@ -63,3 +65,12 @@ def test_a_folder_is_remembered_as_one(tmp_path: Path, monkeypatch: pytest.Monke
     assert named_folder("models/base") == "./models/base"
     assert named_folder("owner/base") == "owner/base"
     assert named_folder(str(tmp_path)) == str(tmp_path)
+
+
+@pytest.mark.parametrize(("field", "value"), [("num_hidden_layers", 10**9), ("vocab_size", 10**9)])
+def test_a_base_that_asks_for_more_than_its_weights_is_refused_before_it_is_allocated(tmp_path: Path, field: str, value: int) -> None:
+    tiny_llama().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {field: value}))
+    with pytest.raises(ModelFileError, match=r"The config of the base model in .* asks for "):
+        load_base(str(tmp_path))

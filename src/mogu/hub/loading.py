@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mogu.errors import DataError, ModelFileError
-from mogu.files.text_files import read_any
+from mogu.files.text_files import parse_json, read_any
 from mogu.hub.adapters import adapter_error, has_adapter, refuse_adapter
 from mogu.hub.errors import explain
 from mogu.hub.sources import at_revision, cached_commit, resolve_source
 from mogu.recipes import find_template
 
+CONFIG_FILE = "config.json"
 _MOST_TEMPLATE = 2**20
+_MOST_CONFIG = 2**24
 _MOST_LAYERS = 4096
 _SMALL = 2**28  # numbers that fit into memory anywhere
 
@@ -38,11 +40,11 @@ def load_config(source: str, *, revision: str | None = None, trust_remote_code: 
 
     found, revision = at_revision(resolve_source(source), revision)
     refuse_adapter(found)
+    _check_claims(Path(found))
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(found, revision=revision or "main", trust_remote_code=trust_remote_code)
     except Exception as error:  # whatever a config's class makes of fields of the wrong kind
         raise explain(found, error) from error
-    _check_claims(found, config)
     return config
 
 
@@ -63,7 +65,8 @@ def load_base(source: str, *, revision: str | None = None, trust_remote_code: bo
     from mogu.transformers_compat import accept_cache
 
     found, revision = at_revision(resolve_source(source), revision)
-    load_config(source, revision=revision, trust_remote_code=trust_remote_code)  # says what is wrong with it before anything is allocated
+    refuse_adapter(found)
+    _check_claims(Path(found))
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             found, revision=revision or "main", trust_remote_code=trust_remote_code, **model_kwargs
@@ -79,25 +82,29 @@ def load_base(source: str, *, revision: str | None = None, trust_remote_code: bo
     return model
 
 
-def _check_claims(source: str, config: PreTrainedConfig) -> None:
-    """Refuse a config that asks for more layers than any model has, or for larger embeddings than the weights beside it can hold.
+def _check_claims(folder: Path) -> None:
+    """Refuse a base model whose config asks for more layers than any has, or for larger embeddings than the weights beside it can hold.
 
     Raises:
         ModelFileError: it does.
     """
-    text = config.get_text_config()
-    layers, vocabulary, width = (getattr(text, name, None) for name in ("num_hidden_layers", "vocab_size", "hidden_size"))
-    if isinstance(layers, int) and layers > _MOST_LAYERS:
+    try:
+        config = parse_json(read_any(folder / CONFIG_FILE, _MOST_CONFIG))
+        sections = [section for section in (config, config.get("text_config")) if isinstance(section, dict)]
+    except (DataError, ValueError, AttributeError):
+        return  # there is none, or transformers says better what is wrong with it
+    numbers = {name: value for section in sections for name, value in section.items() if isinstance(value, int)}
+    layers = max((numbers.get(name, 0) for name in ("num_hidden_layers", "num_layers", "n_layer", "n_layers")), default=0)
+    embeddings = numbers.get("vocab_size", 0) * max(numbers.get(name, 0) for name in ("hidden_size", "n_embd", "d_model"))
+    weights = sum(file.stat().st_size for file in folder.glob("*") if file.suffix in (".safetensors", ".bin") and file.is_file())
+    if layers > _MOST_LAYERS:
         claim = f"{layers:,} layers"
-    elif not (isinstance(vocabulary, int) and isinstance(width, int) and vocabulary * width > _SMALL):
-        return
+    elif weights and embeddings > max(2 * weights, _SMALL):  # down to four bits a number
+        claim = f"embeddings of {embeddings:,} numbers, beside weights of {weights:,} bytes"
     else:
-        weights = [file.stat().st_size for file in Path(source).glob("*") if file.suffix in (".safetensors", ".bin") and file.is_file()]
-        if not weights or vocabulary * width <= 2 * sum(weights):  # down to four bits a number
-            return
-        claim = f"embeddings of {vocabulary:,} × {width:,} numbers, beside weights of {sum(weights):,} bytes"
+        return
     raise ModelFileError(
-        f"The config of the base model in {source} asks for {claim}",
+        f"The config of the base model in {folder} asks for {claim}",
         expected="the config that belongs to the weights",
         action="copy or download the model again; do not use a model whose maker you do not trust",
     )

@@ -22,6 +22,7 @@ from mogu.modeling.gated.gate import ENDS, STREAM_READINGS, Gate, StreamHead
 
 PEFT_PREFIX = "base_model.model."
 _MOST_TEXT = 2**22
+_MOST_DIMENSIONS = 8
 _LAYER = r"(0|[1-9][0-9]{0,5})"
 _NUMBERS = {
     *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
@@ -84,9 +85,11 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
             action="copy or download the file again",
         ) from error
     for key, tensor in tensors.items():
-        if tensor.dtype not in _NUMBERS:
+        if tensor.dtype not in _NUMBERS or tensor.ndim > _MOST_DIMENSIONS:
             raise ModelFileError(
-                f"{file} holds {key!r:.200} as {tensor.dtype}", expected="ordinary floating-point numbers", action="save the model again"
+                f"{file} holds {key!r:.200} as {tensor.dtype} of {tensor.ndim} dimensions",
+                expected="vectors and matrices of ordinary numbers",
+                action="save the model again",
             )
     check_finite(file, tensors)
     return tensors
