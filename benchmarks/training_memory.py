@@ -26,14 +26,18 @@ NEAR = 0.15
 _SENTENCE = "The tram was late again, and nobody minded, because the sun had come out over the harbor and the boats were going home. "
 
 CASES: dict[str, dict[str, Any]] = {
-    "smollm2, v1, float32": {"method": "v1", "model.dtype": "float32"},
-    "smollm2, v1, bfloat16": {"method": "v1", "model.dtype": "bfloat16"},
-    "smollm2, v1, bfloat16, checkpointing": {"method": "v1", "model.dtype": "bfloat16", "run.gradient_checkpointing": True},
-    "smollm2, gated, bfloat16": {"method": "gated", "model.dtype": "bfloat16"},
+    "smollm2, glad, float32": {"stage": "glad", "model.dtype": "float32"},
+    "smollm2, glad, bfloat16": {"stage": "glad", "model.dtype": "bfloat16"},
+    "smollm2, glad, bfloat16, checkpointing": {"stage": "glad", "model.dtype": "bfloat16", "run.gradient_checkpointing": True},
+    "smollm2, router, float32": {"stage": "router", "model.dtype": "float32"},
+    "smollm2, router, bfloat16": {"stage": "router", "model.dtype": "bfloat16"},
+    "smollm2, router, bfloat16, checkpointing": {"stage": "router", "model.dtype": "bfloat16", "run.gradient_checkpointing": True},
+    "smollm2, gate's unwill, bfloat16": {"stage": "unwill", "model.dtype": "bfloat16"},
     "smollm2, LoRA, float32": {"tune.method": "lora", "model.dtype": "float32"},
     "smollm2, LoRA, bfloat16": {"tune.method": "lora", "model.dtype": "bfloat16"},
     "smollm2, all parameters, bfloat16": {"tune.method": "full", "model.dtype": "bfloat16"},
-    "lab, v1": {"method": "v1", "model.base": "lab"},
+    "lab, glad": {"stage": "glad", "model.base": "lab"},
+    "lab, router": {"stage": "router", "model.base": "lab"},
     "lab, LoRA": {"tune.method": "lora", "model.base": "lab"},
     "lab, all parameters": {"tune.method": "full", "model.base": "lab"},
 }
@@ -54,31 +58,31 @@ def measure(names: Sequence[str]) -> list[dict[str, Any]]:
         )
         if run.returncode != 0:
             raise RuntimeError(f"the process that measures {name!r} failed:\n{run.stderr}")
-        measured = json.loads(run.stdout.splitlines()[-1])
-        for row in measured:
-            predicted, found = (f"{row[what] / MEGABYTE:6.0f} MB" for what in ("predicted", "measured"))
-            verdict = "near" if abs(row["ratio"] - 1) <= NEAR else "far"
-            print(f"{name:40} {row['stage']:8} predicted {predicted}, measured {found}: {row['ratio']:.2f} {verdict}", flush=True)
-        rows += measured
+        row = json.loads(run.stdout.splitlines()[-1])
+        predicted, found = (f"{row[what] / MEGABYTE:6.0f} MB" for what in ("predicted", "measured"))
+        verdict = "near" if abs(row["ratio"] - 1) <= NEAR else "far"
+        print(f"{name:40} predicted {predicted}, measured {found}: {row['ratio']:.2f}, {verdict}", flush=True)
+        rows.append(row)
     return rows
 
 
-def _measure_here(name: str) -> list[dict[str, Any]]:
+def _measure_here(name: str) -> dict[str, Any]:
     settings = dict(CASES[name])
     with TemporaryDirectory() as scratch:
         if settings.get("model.base", "smollm2") == "lab":
             from mogu.lab import build_base
 
             settings["model.base"] = str(build_base())
-        make = _finetune if "tune.method" in settings else _train
-        return [{"case": name, **row, "ratio": row["predicted"] / row["measured"]} for row in make(settings, Path(scratch))]
+        predicted, measured = (_finetune if "tune.method" in settings else _train)(settings, Path(scratch))
+    return {"case": name, "predicted": predicted, "measured": measured, "ratio": predicted / measured}
 
 
-def _train(settings: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
+def _train(settings: dict[str, Any], folder: Path) -> tuple[int, int]:
     import torch
 
     from mogu.inference.padding import padding_id
     from mogu.modeling.model import MoguModel
+    from mogu.training.attention_layout import choose_layout
     from mogu.training.dry_run import plan
     from mogu.training.inputs import read_inputs
     from mogu.training.losses import answer_losses
@@ -86,38 +90,32 @@ def _train(settings: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
     from mogu.training.search import routed_config
     from mogu.training.stages import StageSetting, train_lora, train_responder, train_router
 
-    (folder / "pairs.jsonl").write_text("".join(json.dumps(record) + "\n" for record in _records(24)))
-    stage = {"epochs": 1, "batch_size": 8}
-    method = settings.pop("method")
-    tree = {"data": {"train": str(folder / "pairs.jsonl")}, "run": {"output": str(folder / "out"), "max_length": 512}, "unwill": stage}
-    tree |= {"glad": stage, "router": stage} if method == "v1" else {}
-    recipe = _recipe(tree | {"method": method}, settings)
-    planned = {one.name: one.memory_bytes for one in plan(recipe).stages}
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(record) + "\n" for record in _records(16)))
+    stage, of_a_stage = settings.pop("stage"), {"epochs": 1, "batch_size": 8}
+    method = "gated" if stage == "unwill" else "v1"
+    tree = {"method": method, "data": {"train": str(folder / "pairs.jsonl")}, "run": {"output": str(folder / "out"), "max_length": 512}}
+    recipe = _recipe(tree | {stage: of_a_stage}, settings)
+    (predicted,) = (one.memory_bytes for one in plan(recipe).stages if one.name == stage)
     inputs = read_inputs(recipe)
-    load_recipe_base(recipe.model.model_copy(update={"dtype": "float32"})).config  # noqa: B018 (libraries allocate memory of their own)
+    load_recipe_base(recipe.model)  # libraries allocate memory of their own on first use
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
-    rows = []
     before = held(device)
     base = load_recipe_base(recipe.model)
-    setting = StageSetting(recipe.run, routed_config(recipe), "shared", padding_id(inputs.tokenizer, base))
-    names = ["unwill"] if method == "gated" else ["glad", "router"]
-    for name in names:
-        reset_peak(device)
-        title, examples, work = name, inputs.examples[name], folder / name  # type: ignore[index]
-        if name == "router":
-            model = MoguModel.from_base(base, setting.config)
-            train_router(model, examples, recipe.router, 2.0, setting, work, title=title)
-            model.detach()
-        elif method == "gated":
-            options: dict[str, Any] = {"shares": [1.0], "adapter_folder": lambda _, work=work: work / "adapter"}
-            train_lora(title, base, examples, answer_losses, recipe.unwill, setting, work, **options)
-        else:
-            train_responder(title, base, examples, recipe.glad, setting, work, [1.0])
-        rows.append({"stage": name, "predicted": planned[name], "measured": peak(device) - before})  # type: ignore[index]
-    return rows
+    layout = choose_layout(base, 2 * recipe.run.max_length) if method == "v1" else "separate"
+    setting = StageSetting(recipe.run, routed_config(recipe), layout, padding_id(inputs.tokenizer, base))
+    examples, work = inputs.examples[stage], folder / stage
+    reset_peak(device)
+    if stage == "router":
+        train_router(MoguModel.from_base(base, setting.config), examples, recipe.router, 2.0, setting, work, title=stage)
+    elif method == "gated":
+        options: dict[str, Any] = {"shares": [1.0], "adapter_folder": lambda _: work / "adapter"}
+        train_lora(stage, base, examples, answer_losses, recipe.unwill, setting, work, **options)
+    else:
+        train_responder(stage, base, examples, recipe.glad, setting, work, [1.0])
+    return predicted, peak(device) - before
 
 
-def _finetune(settings: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
+def _finetune(settings: dict[str, Any], folder: Path) -> tuple[int, int]:
     import torch
 
     from mogu.finetuning import finetune, plan_tuning
@@ -138,7 +136,7 @@ def _finetune(settings: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
     before = held(device)
     reset_peak(device)
     finetune(recipe)
-    return [{"stage": "tune", "predicted": planned, "measured": peak(device) - before}]
+    return planned, peak(device) - before
 
 
 def _records(count: int) -> list[dict[str, str]]:

@@ -20,7 +20,7 @@ from mogu.finetuning.tuner import with_lora
 from mogu.inference.padding import embedding_rows, padding_problem
 from mogu.progress import quiet_transformers
 from mogu.training.dry_run import BYTES_PER_TRAINED_PARAMETER, model_on_meta
-from mogu.training.memory import pass_bytes
+from mogu.training.memory import largest_pass, pass_bytes
 from mogu.training.merged_base import before_merging
 from mogu.training.sampler import StepBatches
 from mogu.training.trackers import check_trackers
@@ -136,12 +136,12 @@ _SCORED_LOGIT = 12
 def _training_bytes(recipe: FinetuneRecipe, inputs: TuningInputs, model: nn.Module, base: PreTrainedModel, trained: int) -> int:
     """The most that training takes beside the weights."""
     examples, run = inputs.encoded["train"], recipe.run
-    in_a_pass = StepBatches([0] * len(examples), recipe.tune.batch_size, run.micro_batch_size, 0).in_a_pass
-    learned = sum(sorted((len(example.learned) for example in examples), reverse=True)[:in_a_pass])
+    batches = StepBatches(list(map(len, examples)), recipe.tune.batch_size, run.micro_batch_size, run.seed)
+    longest = largest_pass(examples, batches, recipe.tune.epochs, "separate")
     per_parameter = BYTES_PER_TRAINED_PARAMETER + (0 if torch.accelerator.is_available() else _KEPT_START)
     if recipe.tune.method == "full":
         per_parameter -= 4  # the weights themselves
-    return per_parameter * trained + pass_bytes(model, base, in_a_pass, max(map(len, examples)), learned, run)
+    return per_parameter * trained + pass_bytes(model, base, *longest, run)
 
 
 def _scoring_bytes(recipe: FinetuneRecipe, inputs: TuningInputs, base: PreTrainedModel) -> int:

@@ -9,7 +9,9 @@ import logging
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
+from mogu.modeling.architectures import find_output_projections
 from mogu.training.collator import Collator, Layout
 from mogu.training.examples import Example
 from mogu.training.losses import answer_cross_entropy
@@ -49,6 +51,19 @@ def choose_layout(model: Any, longest: int) -> Layout:
     tolerance = 1e-4 if model.get_input_embeddings().weight.itemsize >= 4 else 5e-2
     same = torch.allclose(shared, separate, rtol=tolerance, atol=tolerance)
     return "shared" if masked and placed and same else "separate"
+
+
+def likely_layout(model: PreTrainedModel, longest: int) -> Layout:
+    """What :func:`choose_layout` will return, by the model's config alone: for what needs no weights.
+
+    Args:
+        model: the base model.
+        longest: tokens of the longest row to come.
+    """
+    config = model.config.get_text_config()
+    alike = len(find_output_projections(model)) == config.num_hidden_layers  # layers without attention look at no mask
+    positions = not getattr(config, "alibi", False)  # distances, which are counted past other answers
+    return "shared" if alike and positions and min(in_layers(config, "sliding_window"), default=longest) >= longest else "separate"
 
 
 def _trials(vocabulary: int, *, other_first: bool) -> list[Example]:

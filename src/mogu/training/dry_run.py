@@ -30,7 +30,8 @@ from mogu.modeling.gated.injection import expert_shape, find_expert_modules
 from mogu.modeling.model import MoguModel
 from mogu.progress import quiet_transformers
 from mogu.recipes import find_template, model_shape
-from mogu.training.collator import Collator
+from mogu.training.attention_layout import likely_layout
+from mogu.training.collator import Collator, Layout
 from mogu.training.examples import Example
 from mogu.training.gated.fit import default_taps
 from mogu.training.gated.pipeline import gated_config
@@ -45,7 +46,7 @@ from mogu.training.inputs import (
     recipe_tokenizer,
 )
 from mogu.training.layer_sets import top_counts
-from mogu.training.memory import pass_bytes
+from mogu.training.memory import largest_pass, pass_bytes
 from mogu.training.merged_base import before_merging
 from mogu.training.recipe import ModelSection, Recipe, Stage
 from mogu.training.sampler import StepBatches
@@ -178,7 +179,7 @@ def plan(recipe: Recipe) -> Plan:
         stage: Stage = getattr(recipe, name)
         examples = inputs.examples[name] if inputs is not None else None
         with trained_in[name]() as model:
-            activations = pass_bytes(model, base, *_longest_pass(recipe, stage, name, count, examples), recipe.run)
+            activations = pass_bytes(model, base, *_longest_pass(recipe, stage, name, count, examples, base), recipe.run)
         memory = base_bytes + BYTES_PER_TRAINED_PARAMETER * trained + activations
         disk = BYTES_ON_DISK * trained
         if keeps_activations and stage.epochs > 1:
@@ -287,17 +288,20 @@ def _layer_sets(recipe: Recipe, layers: list[int], notes: list[str]) -> tuple[in
     return len(set(counts)) + len(set(thresholds)), tuple(layers[:largest])
 
 
-def _longest_pass(recipe: Recipe, stage: Stage, name: StageName, count: int, examples: list[Example] | None) -> tuple[int, int, int]:
-    """Rows, tokens of each row and answer tokens of the longest pass, in whichever layout is larger."""
-    in_a_pass = StepBatches([0] * count, stage.batch_size, recipe.run.micro_batch_size, 0).in_a_pass
+def _longest_pass(
+    recipe: Recipe, stage: Stage, name: StageName, count: int, examples: list[Example] | None, base: PreTrainedModel
+) -> tuple[int, int, int]:
+    """Rows, tokens of each row and answer tokens of the longest pass; without examples, as long as they may be."""
+    lengths = [len(example) for example in examples] if examples is not None else [0] * count
+    batches = StepBatches(lengths, stage.batch_size, recipe.run.micro_batch_size, recipe.run.seed)
     answers = _answers(recipe, name)
     if examples is None:
-        return in_a_pass * answers, recipe.run.max_length, in_a_pass * answers * recipe.run.max_length
-    shared = max(len(example) for example in examples)
-    apart = max(len(example.prompt) + max(map(len, example.answers)) for example in examples)
-    answer_tokens = in_a_pass * max(sum(map(len, example.answers)) for example in examples)
-    rows, row = max((in_a_pass, shared), (in_a_pass * answers, apart), key=lambda shape: shape[0] * shape[1])
-    return rows, row, answer_tokens
+        rows = batches.in_a_pass * answers
+        return rows, recipe.run.max_length, rows * recipe.run.max_length
+    layout: Layout = "separate"
+    if answers > 1 and not recipe.model.trust_remote_code:  # own code may do anything with a mask
+        layout = likely_layout(base, 2 * recipe.run.max_length)
+    return largest_pass(examples, batches, stage.epochs, layout)
 
 
 def _tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase | None:

@@ -6,6 +6,8 @@ trained, and however the family's layers are built. Knows modules and autograd; 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,8 +18,11 @@ from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from mogu.modeling.architectures import decoder_layer_name, find_linear_layers
+from mogu.training.collator import Collator, Layout
 from mogu.training.cpu_attention import PLAIN, pays_off
+from mogu.training.examples import AnyExample, TurnsExample
 from mogu.training.recipe import RunSection
+from mogu.training.sampler import StepBatches
 from mogu.transformers_compat import in_layers
 
 _LOSS_BYTES = 12
@@ -52,6 +57,16 @@ def pass_bytes(model: nn.Module, base: PreTrainedModel, rows: int, row: int, ans
         model.eval()
     loss = _LOSS_BYTES * answer_tokens * int(base.config.get_text_config().vocab_size)
     return kept.bytes(checkpointing=run.gradient_checkpointing) + max(loss, kept.largest_layer)
+
+
+def largest_pass(examples: Sequence[AnyExample], batches: StepBatches, epochs: float, layout: Layout) -> tuple[int, int, int]:
+    """Rows and tokens of each row of the pass that has most of them, padding included, and the most answer tokens of any pass."""
+    collator = Collator(0, layout)
+    rows = [collator.row_lengths(example) for example in examples]
+    answered = [len(example.learned) if isinstance(example, TurnsExample) else sum(map(len, example.answers)) for example in examples]
+    passes = [one for epoch in range(math.ceil(epochs)) for step in batches.of_epoch(epoch) for one in step]
+    shapes = [(sum(len(rows[index]) for index in one), max(max(rows[index]) for index in one)) for one in passes]
+    return (*max(shapes, key=math.prod), max(sum(answered[index] for index in one) for one in passes))
 
 
 @dataclass(frozen=True)
