@@ -7,13 +7,18 @@ are tried by ``python -m experiments.fuzz``; see docs/results/reliability.md.
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import cache
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
+import torch
 
 from experiments.fuzz.mutations import as_toml
 from experiments.fuzz.readers import Reader, readers
@@ -23,24 +28,19 @@ from experiments.fuzz.watch import Outcome, Watch
 hypothesis = pytest.importorskip("hypothesis", reason="the extra dev is not installed")
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is read where Linux has it")
 
-EXAMPLES = 70  # of a reader of weight 1; about 2,000 of all
+EXAMPLES = 80  # of a reader of weight 1; about 2,000 of all
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Reader]:
-    return readers(write_seeds(tmp_path_factory.mktemp("seeds")))
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ProcessPoolExecutor, Path]]:
+    """A process of its own, whose limits on memory and time are none of the other tests', and which may die; and a folder for it."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), initializer=_prepare) as pool:
+        yield pool, tmp_path_factory.mktemp("fuzz")
 
 
-@pytest.fixture(scope="module")
-def watch(tmp_path_factory: pytest.TempPathFactory) -> Watch:
-    return Watch(tmp_path_factory.mktemp("fuzz") / "one")
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
+def _prepare() -> None:
+    torch.set_num_threads(1)
     logging.disable(logging.WARNING)
-    yield
-    logging.disable(logging.NOTSET)
 
 
 NAMES = (
@@ -50,14 +50,23 @@ NAMES = (
 )
 
 
-def test_every_reader_is_tried(made: dict[str, Reader]) -> None:
-    assert set(NAMES) == set(made)
+@cache
+def _readers(folder: Path) -> dict[str, Reader]:
+    return readers(write_seeds(folder / "seeds"))
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_hostile_file_is_one_clear_error(made: dict[str, Reader], watch: Watch, name: str) -> None:
-    reader = made[name]
-    ends = set()
+@cache
+def _watch(folder: Path) -> Watch:
+    return Watch(folder / "one")
+
+
+def _names(folder: Path) -> list[str]:
+    return list(_readers(folder))
+
+
+def _ends(folder: Path, name: str) -> set[str]:
+    """How a reader ended on the inputs that Hypothesis chose."""
+    reader, ends = _readers(folder)[name], set()
 
     @hypothesis.settings(
         max_examples=round(EXAMPLES * reader.weight**0.5),
@@ -68,19 +77,36 @@ def test_a_hostile_file_is_one_clear_error(made: dict[str, Reader], watch: Watch
     )
     @hypothesis.given(hypothesis.strategies.randoms(use_true_random=False))
     def hostile(random: Random) -> None:
-        outcome = watch.try_one(reader, random)
+        outcome = _watch(folder).try_one(reader, random)
         assert outcome.end in ("error", "success"), outcome
         ends.add(outcome.end)
 
     hostile()
+    return ends
+
+
+def test_every_reader_is_tried(elsewhere: tuple[ProcessPoolExecutor, Path]) -> None:
+    pool, folder = elsewhere
+    assert set(NAMES) == set(pool.submit(_names, folder).result())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_hostile_file_is_one_clear_error(elsewhere: tuple[ProcessPoolExecutor, Path], name: str) -> None:
+    pool, folder = elsewhere
+    try:
+        ends = pool.submit(_ends, folder, name).result()
+    except BrokenProcessPool:
+        pytest.fail(f"a file for {name!r} ended the process that read it, or one before it did")
     assert "error" in ends or name == "measurements"  # where what cannot be read is measured again
 
 
-def told(watch: Watch, read: Any) -> Outcome:
-    return watch.try_one(Reader(lambda random, file: file.write_text("x"), read), Random(0))
+def _told(folder: Path) -> dict[str, Outcome]:
+    """What the watch says of readers that do what they must not."""
+    watch, outside = _watch(folder), folder / "outside"
 
+    def told(read: Any) -> Outcome:
+        return watch.try_one(Reader(lambda random, file: file.write_text("x"), read), Random(0))
 
-def test_the_watch_notices_what_it_is_there_for(watch: Watch, tmp_path: Path) -> None:
     def forever(_: Path) -> None:
         while True:
             pass
@@ -88,17 +114,33 @@ def test_the_watch_notices_what_it_is_there_for(watch: Watch, tmp_path: Path) ->
     def large(_: Path) -> None:
         bytearray(700 * 2**20)[:: 2**12] = bytes(700 * 2**8)
 
-    assert told(watch, lambda file: file.read_text()).end == "success"
-    assert told(watch, lambda file: 1 / 0).what.startswith("ZeroDivisionError")
-    assert told(watch, lambda file: (tmp_path / "outside").write_text("x")).end == "deed"
-    assert told(watch, lambda file: __import__("os").system("true")).end == "deed"
-    assert told(watch, lambda file: (file.parent / "inside").write_text("x")).end == "success"
+    outcomes = {
+        "reads": told(lambda file: file.read_text()),
+        "divides": told(lambda file: 1 / 0),
+        "writes outside": told(lambda file: outside.write_text("x")),
+        "starts a program": told(lambda file: __import__("os").system("true")),
+        "writes inside": told(lambda file: (file.parent / "inside").write_text("x")),
+        "is large": told(large),
+    }
     watch.seconds = 0.2
-    try:
-        assert told(watch, forever).end == "hang"
-    finally:
-        watch.seconds = 2.0
-    assert told(watch, large).end == "memory"
+    outcomes["goes on forever"] = told(forever)
+    watch.seconds = 2.0
+    return outcomes
+
+
+def test_the_watch_notices_what_it_is_there_for(elsewhere: tuple[ProcessPoolExecutor, Path]) -> None:
+    pool, folder = elsewhere
+    told = pool.submit(_told, folder).result()
+    assert told["divides"].what.startswith("ZeroDivisionError")
+    assert {name: outcome.end for name, outcome in told.items()} == {
+        "reads": "success",
+        "divides": "foreign",
+        "writes outside": "deed",
+        "starts a program": "deed",
+        "writes inside": "success",
+        "is large": "memory",
+        "goes on forever": "hang",
+    }
 
 
 def test_recipes_are_written_as_toml() -> None:
