@@ -18,7 +18,7 @@ demo: $(VENV)/.installed
 	$(BIN)/mogu demo
 
 test: lint
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --instafail --timeout 900
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --instafail --timeout 900 --max-worker-restart 0
 
 # What a user who installs MoGU today gets: the newest releases inside the ranges of pyproject.toml. Each run upgrades to them.
 # Tests are chosen by marker: `core`, or the few of `smoke`.
