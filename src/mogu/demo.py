@@ -25,7 +25,7 @@ BASE = "smollm2"
 
 PROMPTS_OF_A_KIND = 30
 MAX_NEW_TOKENS = 48
-MEMORY_GIB = 3.5
+MEMORY_GIB = 3.9
 """Measured at most, on Linux; batches of replies shrink where less is free, and training does not."""
 _BATCH = 64
 _TIMED, _ROUNDS = 1, 2  # prompts and turns, in three ways of some seconds each: the rest of the time is better spent on the model

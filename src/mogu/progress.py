@@ -7,15 +7,24 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 
-def progress_bars() -> Progress:
-    """Bars with count, note (the loss, in training), time gone and time left; tasks take a field ``note``."""
+def progress_bars(console: Console | None = None) -> Progress:
+    """Bars with count, note (the loss, in training), time gone and time left; tasks take a field ``note``.
+
+    Where there is no terminal, in a log say, each task is a plain line every ten seconds, and one when it is done.
+    """
+    console = console or Console(stderr=True)
+    if not console.is_interactive and not console.is_jupyter:
+        return PlainLines(console)
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -23,8 +32,49 @@ def progress_bars() -> Progress:
         TextColumn("{task.fields[note]}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=console,
     )
+
+
+class PlainLines(Progress):
+    """Says in lines what bars would show: ``glad: 40 of 112, loss 0.312, 0:00:21 gone, 0:00:38 left``."""
+
+    def __init__(self, console: Console, *, seconds: float = 10.0, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(console=console, disable=True, get_time=clock)
+        self._seconds, self._clock = seconds, clock
+        self._said: dict[TaskID, tuple[float, float | None]] = {}
+        """Of each task when its last line was written, and what was done by then."""
+
+    def add_task(self, *args: Any, **kwargs: Any) -> TaskID:
+        """Begin a task; its first line comes when there is something to say."""
+        task_id = super().add_task(*args, **kwargs)
+        self._said[task_id] = (self._clock(), None)
+        return task_id
+
+    def update(self, task_id: TaskID, *args: Any, **kwargs: Any) -> None:
+        """As in a bar."""
+        super().update(task_id, *args, **kwargs)
+        self._say(task_id)
+
+    def advance(self, task_id: TaskID, advance: float = 1) -> None:
+        """As in a bar."""
+        super().advance(task_id, advance)
+        self._say(task_id)
+
+    def _say(self, task_id: TaskID) -> None:
+        with self._lock:
+            task = self._tasks[task_id]
+            now, (before, done) = self._clock(), self._said[task_id]
+            if done == task.completed or (now - before < self._seconds and not task.finished):
+                return
+            self._said[task_id] = (now, task.completed)
+        count = f"{task.completed:g}" + (f" of {task.total:g}" if task.total is not None else "")
+        left = "" if task.finished or task.time_remaining is None else f"{timedelta(seconds=int(task.time_remaining))} left"
+        gone = f"{timedelta(seconds=int(task.elapsed or 0))} gone"
+        parts = (count, str(task.fields.get("note", "")), gone, left)
+        self.console.print(
+            f"{task.description}: {', '.join(part for part in parts if part)}", markup=False, highlight=False, soft_wrap=True
+        )
 
 
 @contextlib.contextmanager
