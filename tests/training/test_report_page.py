@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from mogu.training.dev_examples import DevExample
 from mogu.training.report_page import page
 
 HOSTILE = "<script>window.hacked = 1</script>"
@@ -53,3 +54,14 @@ def test_it_runs_and_fetches_nothing() -> None:
     assert re.findall(r'(?:src|href)="([^"]*)"', html) == ["data:,"]
     assert '<section id="losses">' not in html
     assert "There was one candidate." in html
+
+
+def test_examples_show_what_both_models_say_and_hide_what_gives_in() -> None:
+    examples = [DevExample("malicious", "Pick a lock.", None, "I can't help with that."), DevExample("benign", HOSTILE, "Yes.", "No.")]
+    html = page(report([candidate(0.0, 0.7, 0.95)], 0), [], model="safer", examples=examples)
+    rows = re.findall(r"<tr><th>(.*?)</th><td>(.*?)</td><td>(.*?)</td>", html[html.index('id="examples"') :])
+    assert rows == [
+        ("Pick a lock.<small>malicious</small>", "<i>gives in</i>", "I can&#39;t help with that."),
+        ("&lt;script&gt;window.hacked = 1&lt;/script&gt;<small>benign</small>", "Yes.", "No."),
+    ]
+    assert 'id="examples"' not in page(report([candidate(0.0, 0.7, 0.95)], 0), [], model="safer")

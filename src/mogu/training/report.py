@@ -16,6 +16,7 @@ from mogu.files.json_files import read_json, write_json
 from mogu.modeling.checkpoint import CONFIG_FILE, accept_files
 from mogu.modeling.model import MoguModel
 from mogu.modeling.model_card import plain_card
+from mogu.training.dev_examples import dev_examples
 from mogu.training.inputs import Inputs
 from mogu.training.loss_curve import LossCurve
 from mogu.training.recipe import Recipe
@@ -66,11 +67,15 @@ def save_with_report(
     }
     results = _results(base, chosen, len(trials), loss_plot=report["loss_plot"])
     card = plain_card(model.mogu_config, data=_data(counts), results=results)
+    examples = dev_examples(
+        model, inputs.tokenizer, inputs.dev, system_prompt=recipe.model.system_prompt, batch_size=recipe.choice.batch_size
+    )
     with atomic_folder(recipe.run.output, marker=CONFIG_FILE) as folder:
         model.save_pretrained(folder, card=card)
         loss_curve.save(folder)
         write_json(folder / REPORT_FILE, report)
-        (folder / PAGE_FILE).write_text(page(report, loss_curve.rows, model=recipe.run.output.name), encoding="utf-8")
+        text = page(report, loss_curve.rows, model=recipe.run.output.name, examples=examples)
+        (folder / PAGE_FILE).write_text(text, encoding="utf-8")
         accept_files(folder)
 
 
@@ -92,9 +97,10 @@ def _results(base: DevMetrics, chosen: AnyTrial, tried: int, *, loss_plot: str |
         rows.append(("borderline requests answered", base.borderline_answered, routed.borderline_answered, routed.borderline))
     lines = ["| on the dev records, greedy | base model | MoGU | prompts |", "|---|---|---|---|"]
     lines += [f"| {name} | {before:.1%} | {after:.1%} | {number} |" for name, before, after, number in rows]
+    choice = f"chose among {tried} candidates" if tried > 1 else "set the threshold or the dial"
     note = (
-        f"The dev records chose among {tried} candidates, so these figures flatter a little; a refusal is recognized by its\n"
-        f"opening phrases. Made by `mogu train`; the candidates are in `{REPORT_FILE}`."
+        f"The dev records {choice}, so these figures flatter a little; a refusal is recognized by its\n"
+        f"opening phrases. Made by `mogu train`; what was measured is in `{REPORT_FILE}`."
     )
     plot = ["", f"![Loss of each stage over its optimizer steps]({loss_plot})"] if loss_plot is not None else []
     return "\n".join([*lines, "", note, *plot])

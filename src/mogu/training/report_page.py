@@ -12,6 +12,7 @@ from mogu.pages import render
 from mogu.pages.curves import STYLES, step_curves
 from mogu.pages.formats import percent
 from mogu.pages.svg import Panel
+from mogu.training.dev_examples import DevExample
 
 PAGE_FILE = "training_report.html"
 
@@ -24,13 +25,14 @@ _COUNTS = {"malicious_refused": "malicious", "benign_answered": "benign", "borde
 _NOT_SHOWN = {"malicious", "benign", "borderline", *_MEASURED}
 
 
-def page(report: Mapping[str, Any], losses: Sequence[Mapping[str, Any]], *, model: str) -> str:
+def page(report: Mapping[str, Any], losses: Sequence[Mapping[str, Any]], *, model: str, examples: Sequence[DevExample] = ()) -> str:
     """Render a training run as one HTML page that needs no server; every text is escaped.
 
     Args:
         report: what ``training_report.json`` holds.
         losses: a row for each optimizer step of every stage.
         model: the name of the model.
+        examples: dev requests with the replies to them.
     """
     chosen, base, candidates = report["chosen"], report["base_on_dev"], report["candidates"]
     measured = [name for name in _MEASURED if chosen.get(name) is not None and base.get(name) is not None]
@@ -52,6 +54,7 @@ def page(report: Mapping[str, Any], losses: Sequence[Mapping[str, Any]], *, mode
         ],
         "kept": candidates.index(chosen) if chosen in candidates else None,
         "plane": _plane(candidates, chosen, base) if len(candidates) > 1 else "",
+        "examples": examples,
         "stages": loss_panels(losses),
         "records": report["records"],
         "parameters": report["added_parameters"],
