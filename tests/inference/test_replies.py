@@ -140,4 +140,4 @@ def test_the_progress_bar_is_on_the_error_stream(base: PreTrainedModel, tokenize
     out, err = capfd.readouterr()
     assert out == ""
     assert "mine" in err
-    assert "20/20" in err
+    assert "20 of 20" in err
