@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ from tests.gated_models import gated_config, gated_pair
 from tests.reference import SlowGated, SlowRouted
 
 torch.set_num_threads(1)  # these models are so small that threads cost more than they bring
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # nor do processes that tests start have more than a core
 
 VOCABULARY = 64
 TINY = {"vocab_size": VOCABULARY, "initializer_range": 0.3, "bos_token_id": 1, "eos_token_id": None, "pad_token_id": 0}

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs.blocks import ROOT, run_page
+from tests.once import made_once
 
 FIRST = ROOT / "docs" / "tutorials" / "harden.md"
 
@@ -15,9 +16,7 @@ FIRST = ROOT / "docs" / "tutorials" / "harden.md"
 @pytest.fixture(scope="session")
 def after_first_tutorial(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder as the tutorial leaves it; shared, so to be copied."""
-    folder = tmp_path_factory.mktemp("tutorial")
-    run_page(FIRST, folder)
-    return folder
+    return made_once(tmp_path_factory, "tutorial", lambda folder: run_page(FIRST, folder))
 
 
 @pytest.fixture

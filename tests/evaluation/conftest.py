@@ -11,6 +11,7 @@ import pytest
 
 from mogu.lab import build_base
 from tests.lab_models import save_random_model
+from tests.once import made_once
 
 
 @pytest.fixture(scope="session")
@@ -71,6 +72,7 @@ def reproduced(tmp_path_factory: pytest.TempPathFactory, brief_training: tuple[s
     """The paper's experiment on the lab, in half a minute: trained a little, measured on few prompts."""
     from mogu.reproduction import Reproduction, reproduce
 
-    out = tmp_path_factory.mktemp("reproduction") / "out"
-    reproduce(Reproduction("vicuna-7b", out, base="lab", limit=2, shifts=(1.0,), settings=brief_training))
-    return out
+    def make(folder: Path) -> None:
+        reproduce(Reproduction("vicuna-7b", folder / "out", base="lab", limit=2, shifts=(1.0,), settings=brief_training))
+
+    return made_once(tmp_path_factory, "reproduction", make) / "out"
