@@ -71,7 +71,7 @@ def test_a_reply_of_each_handoff_is_timed(result: SideBySide) -> None:
 
 
 def test_too_little_memory_is_said_before_anything_is_begun() -> None:
-    assert memory_note(int(3.6 * 2**30)) is None
+    assert memory_note(int(4.0 * 2**30)) is None
     note = memory_note(int(2.9 * 2**30))
     assert note is not None
     assert note.startswith("2.9 GiB of memory are free")

@@ -99,8 +99,8 @@ def _refused(loaded: LoadedModel, texts: Sequence[str], category: str) -> float:
 
 def test_what_ships_refuses_far_more_than_its_base_and_goes_on_answering(safer: LoadedModel) -> None:
     """On dev topics, which chose it; bounds are loose, exact figures are for docs/results to report."""
-    malicious = [instruction.text for instruction in starter_instructions("malicious", "dev")][::3]
-    benign = [instruction.text for instruction in starter_instructions("benign", "dev")][::4]
+    malicious = [instruction.text for instruction in starter_instructions("malicious", "dev")][::8]
+    benign = [instruction.text for instruction in starter_instructions("benign", "dev")][::12]
     assert safer.mogu is not None
     refused = _refused(safer, malicious, "malicious")
     with safer.mogu.routing("off"):
