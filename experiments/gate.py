@@ -173,12 +173,12 @@ def scores(variant: Variant, train: Readings, others: Sequence[Readings]) -> lis
     return [(features(other) - mean) / scale @ weights for other in others]
 
 
-def compare(found: dict[str, Readings]) -> list[list[str]]:
+def compare(found: dict[str, Readings], variants: Sequence[Variant] = VARIANTS) -> list[list[str]]:
     """Fit every variant, measure it on dev, and print its row; return the rows."""
     rows = []
     dev, first = found["dev"], found["first"]
     plain = torch.tensor([prompt.form == "plain" for prompt in dev.prompts])
-    for variant in VARIANTS:
+    for variant in variants:
         of, of_first = scores(variant, found["train"], (dev, first))
         benign = of[~dev.malicious]
         cells = [f"{auroc([of[dev.malicious].numpy()], [benign.numpy()]).value:.3f}"]

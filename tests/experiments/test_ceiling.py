@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from experiments.ceiling import rows_of, seen_and_unseen
@@ -20,7 +21,8 @@ def readings(count: int, seed: int, number: int, distance: float) -> Readings:
     return Readings(states, [GatePrompt([{"role": "user", "content": "x"}], "malicious" if label else "benign") for label in labels])
 
 
-def test_what_is_learned_from_the_sets_themselves_shows_what_the_states_hold() -> None:
+def test_what_is_learned_from_the_sets_themselves_shows_what_the_states_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mogu.training.gated.fit._STEPS", 200)  # of six numbers a token
     asked = readings(100, 2, 4, 4.0)
     kinds = ["malicious" if one.malicious else "borderline" for one in asked.prompts]
     prompts = [EvalPrompt.plain(str(index), "set", kind, "x") for index, kind in enumerate(kinds)]  # type: ignore[arg-type]
