@@ -1,6 +1,7 @@
 """What a person sees while training runs: progress bars with loss and time left, on the error stream, and nothing else.
 
-Knows the terminal; knows nothing of what is trained. Standard output stays free for results.
+Knows the terminal; knows nothing of what is trained. Of several processes, the main one shows its own share. Standard output stays
+free for results.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from mogu.processes import is_main
+
 
 def progress_bars() -> Progress:
     """Bars with count, note (the loss, in training), time gone and time left; tasks take a field ``note``."""
@@ -24,6 +27,7 @@ def progress_bars() -> Progress:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=Console(stderr=True),
+        disable=not is_main(),
     )
 
 
