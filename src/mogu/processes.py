@@ -32,7 +32,7 @@ _TELLING = timedelta(seconds=20)
 """How long a process that is to end waits until another one has told why."""
 
 _ELEMENTS = 2**25
-"""Numbers that are sent at a time, at most: of a copy that has to be made of them."""
+"""Numbers of several tensors that are sent at a time, at most, for which they are copied."""
 
 _OTHER_ENGINES = {
     "ACCELERATE_USE_FSDP": "FSDP",
@@ -237,6 +237,9 @@ def _in_turns(tensors: Sequence[torch.Tensor], send: Callable[[torch.Tensor], An
             while waiting and elements + waiting[0].numel() <= _ELEMENTS:
                 elements += waiting[0].numel()
                 turn.append(waiting.pop(0))
+            if len(turn) == 1 and turn[0].is_contiguous():  # there may be no room for a copy of a large one
+                send(turn[0].detach())
+                continue
             sent = torch.cat([tensor.flatten() for tensor in turn])
             send(sent)
             parts = sent.split([tensor.numel() for tensor in turn])  # type: ignore[no-untyped-call]

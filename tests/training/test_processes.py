@@ -127,7 +127,7 @@ def test_what_two_processes_share(base_folder: Path, tmp_path: Path) -> None:
     seen = json.loads((tmp_path / "seen.json").read_text())
     assert seen["on main"] == [[0, 0], ["RecordError", "r1", "a broken record"]]
     assert seen["shared"] == [0, 10, 20, 30, 40]
-    assert seen["sum"] == [[3.0], [3.0, 3.0]]
+    assert seen["sum"] == [[3.0], [3.0, 3.0], [3.0]]
     weights = seen["whole"]
     assert weights == seen["resumed"]  # with dropout, whose random numbers differ between processes and go on where they were
     assert "'m3'" in seen["not finite"]
@@ -208,8 +208,10 @@ def sharing(base_folder: Path, folder: Path) -> None:
     seen["on main"] = [gathered(on_main(rank)), [type(error).__name__, getattr(error, "record_id", None), error.found]]
     seen["shared"] = whole_of([10 * item for item in share_of(range(5))])
     tensors = [torch.full((1,), 1.0 + rank()), torch.full((2,), 1.0 + rank())]
+    alone = torch.full((1,), 1.0 + rank(), requires_grad=True)
     add_up(tensors)
-    seen["sum"] = [tensor.tolist() for tensor in tensors]
+    add_up([alone])
+    seen["sum"] = [tensor.tolist() for tensor in (*tensors, alone)]
 
     seen["whole"] = trained(base_folder, folder, "whole", dropout=0.2, save_steps=2)
     calls = 0
