@@ -56,7 +56,10 @@ def _command_section(name: str, text: str, summaries: dict[str, str]) -> str:
     listed = re.sub(r"^\* `(\S+)`: .*$", lambda line: _link(f"{name} {line[1]}", summaries), listed, flags=re.MULTILINE)
     text = before + commands + listed
     return re.sub(
-        r"^Examples?:\s+((?:mogu .*\n+)+)", lambda found: f"Examples:\n\n```text\n{_lines(found[1])}\n```\n\n", text, flags=re.MULTILINE
+        r"^Examples?:\s+((?:(?:mogu|torchrun) .*\n+)+)",
+        lambda found: f"Examples:\n\n```text\n{_lines(found[1])}\n```\n\n",
+        text,
+        flags=re.MULTILINE,
     )
 
 

@@ -5,6 +5,9 @@ Every message says what was found, what was expected and what to do; the command
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 
 class MoguError(Exception):
     """Bad input, described for the person who can mend it.
@@ -20,6 +23,10 @@ class MoguError(Exception):
         self.expected = expected
         self.action = action
         super().__init__(f"{found}. Expected: {expected}. What to do: {action}.")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exceptions are pickled with what they were made of by position alone: one process has to tell others of its errors.
+        return partial(type(self), **vars(self)), ()
 
 
 class DataError(MoguError):

@@ -1,6 +1,7 @@
 """What a person sees while training runs: progress bars with loss and time left, on the error stream, and nothing else.
 
-Knows the terminal; knows nothing of what is trained. Standard output stays free for results.
+Knows the terminal; knows nothing of what is trained. Of several processes, the main one shows its own share. Standard output stays
+free for results.
 """
 
 from __future__ import annotations
@@ -16,13 +17,15 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from mogu.processes import is_main
+
 
 def progress_bars(console: Console | None = None) -> Progress:
     """Bars with count, note (the loss, in training), time gone and time left; tasks take a field ``note``.
 
     Where there is no terminal, in a log say, each task is a plain line every ten seconds, and one when it is done.
     """
-    console = console or Console(stderr=True)
+    console = console or Console(stderr=True, quiet=not is_main())
     if not console.is_interactive and not console.is_jupyter:
         return PlainLines(console)
     return Progress(

@@ -44,6 +44,7 @@ def test_the_list_shows_every_name_whole(run_mogu: Mogu) -> None:
     listed = json.loads(out)
     assert [recipe["name"] for recipe in listed["recipes"]] == [recipe.name for recipe in shipped_recipes()]
     assert listed["templates"] == ["baichuan2", "dolphin", "falcon", "vicuna"]
+    assert listed["accelerate"] == ["24gb", "80gb", "8x80gb"]
 
 
 def test_a_name_and_its_copy_are_planned_alike_without_a_network(run_mogu: Mogu) -> None:

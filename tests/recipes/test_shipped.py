@@ -19,12 +19,13 @@ from mogu.recipes import (
     find_recipe,
     find_template,
     model_shape,
+    shipped_machines,
     shipped_recipe,
     shipped_recipes,
     shipped_template,
     shipped_templates,
 )
-from mogu.training import read_recipe
+from mogu.training import plan, read_recipe
 
 MODELS = (
     *("baichuan2-7b-chat", "dolphin", "falcon-7b-instruct", "llama-2-7b-chat", "llama-3.1-8b-instruct", "qwen2.5-7b-instruct", "smollm2"),
@@ -123,11 +124,39 @@ def test_copies_go_where_they_are_wanted_and_recipes_of_one_model_beside_each_ot
         copy_shipped("v2/vicuna-7b"),
         copy_shipped("finetuning/vicuna-7b", Path("mine")),
         copy_shipped("templates/vicuna"),
+        copy_shipped("accelerate/8x80gb"),
         copy_shipped("dolphin", Path("new/folder/my.toml")),
     ]
-    expected = ["vicuna-7b.toml", "v2-vicuna-7b.toml", "mine/finetuning-vicuna-7b.toml", "vicuna.jinja", "new/folder/my.toml"]
+    expected = ["vicuna-7b.toml", "v2-vicuna-7b.toml", "mine/finetuning-vicuna-7b.toml", "vicuna.jinja"]
+    expected += ["accelerate-8x80gb.yaml", "new/folder/my.toml"]
     assert [copy.as_posix() for copy in copies] == expected
     assert sorted(path.relative_to(elsewhere).as_posix() for path in elsewhere.rglob("*") if path.is_file()) == sorted(expected)
+
+
+@pytest.mark.parametrize(("machine", "processes"), [("24gb", 1), ("80gb", 1), ("8x80gb", 8)])
+def test_accelerate_reads_the_configs_of_machines(machine: str, processes: int) -> None:
+    from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
+
+    config = load_config_from_file(str(copy_shipped(f"accelerate/{machine}")))
+    assert isinstance(config, ClusterConfig)
+    assert config.num_processes == processes
+    assert config.distributed_type.value == ("NO" if processes == 1 else "MULTI_GPU")
+    assert not config.use_cpu
+    assert not config.fsdp_config  # which training refuses
+    assert machine in shipped_machines()
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "settings"),
+    [(24, ["run.gradient_checkpointing=true", "run.micro_batch_size=2"]), (80, [])],
+)
+@pytest.mark.parametrize("recipe", ["qwen2.5-7b-instruct", "llama-3.1-8b-instruct"])
+def test_what_the_configs_say_of_memory_is_what_the_dry_run_counts(
+    gigabytes: int, settings: list[str], recipe: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    needed = plan(read_recipe(Path(recipe), ["data.train=starter", "data.dev=starter", *settings])).memory_bytes
+    assert needed < 0.95 * gigabytes * 2**30  # what is sold as 80 GB has 80 GiB; some are CUDA's own
 
 
 def test_nothing_is_overwritten(elsewhere: Path) -> None:
@@ -140,7 +169,9 @@ def test_nothing_is_overwritten(elsewhere: Path) -> None:
     assert sorted(path.name for path in elsewhere.iterdir()) == ["link.toml", "vicuna-7b.toml"]
 
 
-@pytest.mark.parametrize("name", ["nothing", "templates/nothing", "templates/../vicuna-7b", "configs/vicuna-7b", "/etc/passwd", ""])
+@pytest.mark.parametrize(
+    "name", ["nothing", "templates/nothing", "templates/../vicuna-7b", "configs/vicuna-7b", "accelerate/1", "/etc/passwd", ""]
+)
 def test_only_what_is_listed_can_be_copied(name: str, elsewhere: Path) -> None:
     with pytest.raises(MoguError, match="no shipped recipe"):
         copy_shipped(name)

@@ -287,10 +287,22 @@ def test_a_base_model_with_code_of_its_own_needs_the_users_word(make: Make, baic
     assert not list(tmp_path.iterdir())
 
 
-def test_several_processes_are_refused(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_processes_that_nobody_can_join_are_refused(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(MoguError, match="several processes"):
+    with pytest.raises(MoguError, match=r"WORLD_SIZE = 2.*MASTER_ADDR"):
         harden(make(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("variable", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"])
+def test_engines_that_share_a_model_among_processes_are_refused(
+    variable: str, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv(variable, "true")
+    with pytest.raises(MoguError, match="each hold the whole base model"):
+        harden(make(tmp_path))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_system_prompt_is_trained_with(make: Make, records: list[Record], base_folder: Path, tmp_path: Path) -> None:

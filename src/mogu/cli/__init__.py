@@ -42,6 +42,7 @@ from mogu.cli._shared import STOPPED_BY_USER, is_interrupt
 from mogu.cli._terminal import echo, spell_control_characters
 from mogu.cli._threads import share_the_machine
 from mogu.errors import MoguError
+from mogu.processes import telling_once, told_elsewhere
 
 app = typer.Typer(
     name="mogu",
@@ -93,14 +94,18 @@ app.command("import-reference")(import_reference.import_reference)
 
 
 def main() -> None:
-    """Run the command line. Bad input ends in one clear error message and exit code 2."""
+    """Run the command line. Bad input ends in one clear error message and exit code 2, however many processes run it."""
     spell_control_characters()
     try:
         app()
     except MoguError as error:
-        Console(stderr=True).print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
+        with telling_once() as told_here:
+            if told_here:
+                Console(stderr=True).print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
         sys.exit(2)
     except (KeyboardInterrupt, RuntimeError) as error:
-        if not is_interrupt(error):
-            raise
-        sys.exit(STOPPED_BY_USER)
+        if is_interrupt(error):
+            sys.exit(STOPPED_BY_USER)
+        if told_elsewhere():  # what broke is the tie to the process that told its error
+            sys.exit(2)
+        raise

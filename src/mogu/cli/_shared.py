@@ -15,6 +15,7 @@ from rich.markup import escape
 from mogu.cli._options import dtype_option
 from mogu.cli._terminal import echo
 from mogu.errors import ConfigError
+from mogu.processes import is_main
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -138,7 +139,8 @@ def stoppable(console: Console, hint: str) -> Iterator[None]:
     except (KeyboardInterrupt, RuntimeError) as error:
         if not is_interrupt(error):
             raise
-        console.print(f"\nStopped. {hint}")
+        if is_main():
+            console.print(f"\nStopped. {hint}")
         raise typer.Exit(STOPPED_BY_USER) from None
 
 
@@ -152,11 +154,15 @@ def show_log(console: Console) -> Iterator[None]:
     """Print what mogu logs, at level INFO and above, to a console, a line for each record.
 
     The library itself prints nothing: it logs under the name ``mogu``. While this context is open, its records are shown as
-    plain text, without markup, highlighting or line breaks of the console's; afterward the logger is as it was.
+    plain text, without markup, highlighting or line breaks of the console's; afterward the logger is as it was. Of several processes
+    the main one prints.
 
     Args:
         console: where to print, usually the error stream, since standard output is for results.
     """
+    if not is_main():
+        yield
+        return
     logger, handler = logging.getLogger("mogu"), _ConsoleHandler(console)
     level = logger.level
     logger.addHandler(handler)

@@ -19,6 +19,7 @@ from mogu.cli._options import ChatTemplate, MergeAdapter, TrustRemoteCode
 from mogu.cli._shared import check_one_of, gibibytes, show_log, stoppable
 from mogu.cli._terminal import echo
 from mogu.finetuning import FinetuneRecipe, read_finetune_recipe
+from mogu.processes import is_main, joined, on_main
 
 if TYPE_CHECKING:
     from mogu.finetuning import TuningPlan
@@ -84,8 +85,9 @@ def finetune(
     mogu finetune finetuning/qwen2.5-7b-instruct --dry-run
 
     mogu finetune finetuning/qwen2.5-7b-instruct --safety data-mix --pairs data/pairs.jsonl --shares 0,0.05,0.1
+
+    torchrun --nproc-per-node 8 -m mogu finetune finetuning/qwen2.5-7b-instruct
     """
-    check_one_of(resume, restart)
     paths = {
         "safety.pairs": pairs,
         "safety.robust_modules": robust_modules,
@@ -99,15 +101,19 @@ def finetune(
     given += ["model.trust_remote_code=true"] if trust_remote_code else []
     given += ["model.merge_adapter=true"] if merge_adapter else []
     given += [f"safety.method={json.dumps(safety.value)}"] if safety is not None else []
-    recipe = read_finetune_recipe(config, [*(settings or []), *given])
-    if dry_run:
-        _dry_run(recipe, as_json=as_json)
-        return
-    from mogu.finetuning import finetune as run
-
     console = Console(stderr=True)
-    with show_log(console), stoppable(console, "Run the same command with --resume to go on from the last checkpoint."):
-        report = run(recipe, resume=resume, restart=restart)
+    with joined():
+        check_one_of(resume, restart)
+        recipe = read_finetune_recipe(config, [*(settings or []), *given])
+        if dry_run:
+            on_main(lambda: _dry_run(recipe, as_json=as_json))
+            return
+        from mogu.finetuning import finetune as run
+
+        with show_log(console), stoppable(console, "Run the same command with --resume to go on from the last checkpoint."):
+            report = run(recipe, resume=resume, restart=restart)
+        if not is_main():
+            return
     if as_json:
         echo(json.dumps(report))
     else:

@@ -18,6 +18,7 @@ from rich.table import Table
 from mogu.cli._options import ChatTemplate, MergeAdapter
 from mogu.cli._shared import check_one_of, gibibytes, show_log, stoppable
 from mogu.cli._terminal import echo
+from mogu.processes import is_main, joined, on_main
 from mogu.training import Recipe, read_recipe
 
 if TYPE_CHECKING:
@@ -72,17 +73,22 @@ def train(
     mogu train qwen2.5-7b-instruct --output safer-qwen --set unwill.epochs=5 --resume
 
     mogu train qwen2.5-7b-instruct --set 'run.report_to=["tensorboard"]'
-    """
-    check_one_of(resume, restart)
-    recipe = read_recipe(config, [*(settings or []), *_as_settings(output, trust_remote_code, merge_adapter, chat_template)])
-    console = Console(stderr=True)
-    if dry_run:
-        _dry_run(recipe, as_json=as_json)
-        return
-    from mogu.training import harden
 
-    with show_log(console), stoppable(console, "Run the same command with --resume to go on from the last checkpoint."):
-        model = harden(recipe, stage=stage.value if stage else None, resume=resume, restart=restart)
+    torchrun --nproc-per-node 8 -m mogu train qwen2.5-7b-instruct
+    """
+    console = Console(stderr=True)
+    with joined():
+        check_one_of(resume, restart)
+        recipe = read_recipe(config, [*(settings or []), *_as_settings(output, trust_remote_code, merge_adapter, chat_template)])
+        if dry_run:
+            on_main(lambda: _dry_run(recipe, as_json=as_json))
+            return
+        from mogu.training import harden
+
+        with show_log(console), stoppable(console, "Run the same command with --resume to go on from the last checkpoint."):
+            model = harden(recipe, stage=stage.value if stage else None, resume=resume, restart=restart)
+        if not is_main():
+            return
     if model is None:
         console.print(f"The {stage} responder is in {escape(str(recipe.run.work_folder))}; next: the other stages, with the same recipe.")
         return

@@ -16,7 +16,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mogu.data import Chat, Record
-from mogu.files.atomic import atomic_folder, discard
+from mogu.files.atomic import atomic_folder
 from mogu.files.json_files import fingerprint, write_json
 from mogu.finetuning.alignment import Alignment, repair
 from mogu.finetuning.evaluate import SafetyScore, Score, TaskScore, safety_score, task_score
@@ -34,12 +34,13 @@ from mogu.hub.saved_models import CARD_FILE
 from mogu.inference.padding import padding_id
 from mogu.inference.prompts import fixed_date, template_fingerprint
 from mogu.modeling.model import MoguModel
+from mogu.processes import joined, on_main
 from mogu.progress import quiet_transformers
 from mogu.training.examples import AnyExample
 from mogu.training.loss_curve import LossCurve
 from mogu.training.loss_history import HISTORY_FILE
 from mogu.training.merged_base import with_merged_base
-from mogu.training.pipeline import check_one_process, load_recipe_base
+from mogu.training.pipeline import load_recipe_base
 from mogu.training.trackers import check_trackers
 from mogu.training.workspace import Workspace, date_of_run
 
@@ -78,15 +79,27 @@ def finetune(
         MoguError: settings, data or model cannot be used, an earlier run's work is in the way, another process trains in the same
             working folder, or the loss is no longer a number.
     """
-    check_one_process()
+    with joined():
+        return _finetune(recipe, base, tokenizer, chats, pairs, resume, restart)
+
+
+def _finetune(
+    recipe: FinetuneRecipe,
+    base: PreTrainedModel | None,
+    tokenizer: PreTrainedTokenizerBase | None,
+    chats: Mapping[Part, Sequence[Chat]] | None,
+    pairs: Mapping[Part, Sequence[Record]] | None,
+    resume: bool,
+    restart: bool,
+) -> dict[str, Any]:
     check_tuning_folders(recipe)
     check_trackers(recipe.run.report_to)
-    named = recipe = with_merged_base(recipe)
+    named = recipe = on_main(lambda: with_merged_base(recipe))
     recipe, hardened = resolved(named)
     section = recipe.model
     if base is None:  # what is wrong with the model comes to light before any of it is downloaded
         load_config(section.base, revision=section.revision, trust_remote_code=section.trust_remote_code)
-    date = datetime.now() if restart else date_of_run(recipe.run.work_folder)
+    date = on_main(datetime.now) if restart else date_of_run(recipe.run.work_folder)
     with quiet_transformers(), fixed_date(date):
         inputs = read_tuning_inputs(recipe, tokenizer=tokenizer, chats=chats, pairs=pairs)
         base = base or load_recipe_base(section)
@@ -94,9 +107,8 @@ def finetune(
         workspace = Workspace(recipe.run.work_folder, command="mogu finetune", date=date)
         with workspace.locked():
             if restart:
-                for part in list(workspace.folder.iterdir()):
-                    if part.is_dir():
-                        discard(part)
+                for part in on_main(lambda: [entry.name for entry in workspace.folder.iterdir() if entry.is_dir()]):
+                    workspace.discard(part)
             return _Run(named, recipe, hardened, base, inputs, workspace, resume).run()
 
 
@@ -120,7 +132,7 @@ class _Run:
         before = self._score_before()
         strategies = strategies_of(recipe.safety)
         if any(strategy.needs_robust_modules for strategy in strategies):
-            self.robust = robust_modules(recipe, self.base, self.inputs, self.workspace.folder / "robustness")
+            self.robust = on_main(lambda: robust_modules(recipe, self.base, self.inputs, self.workspace.folder / "robustness"))
         if any(strategy.repair is not None for strategy in strategies):
             section = self.recipe.model.model_copy(update={"base": recipe.safety.unaligned, "revision": None})
             self.alignment = Alignment.between(self.base, load_recipe_base(section))
@@ -151,10 +163,7 @@ class _Run:
                 after=after.score,
                 loss_curve=loss_curve,
             )
-            if rehardened:
-                self._save_hardened(next(folder for trial, folder in rehardened if trial is after), report, loss_curve)
-            else:
-                self._save(tuner, report, loss_curve)
+            on_main(lambda: self._save(tuner, report, loss_curve, next((folder for trial, folder in rehardened if trial is after), None)))
         finally:
             tuner.close()
         return report
@@ -187,7 +196,7 @@ class _Run:
                 self._train(tuner, strategy, folder)
             else:
                 repaired = self._repair(tuner, strategy.repair, strategy.threshold)
-            tuner.write_state(folder)
+            on_main(lambda: tuner.write_state(folder))
             self.workspace.finish(part, settings, seconds=time.monotonic() - started, repaired=repaired)
         else:
             logger.info("Tuned already: %s.", strategy)
@@ -282,7 +291,10 @@ class _Run:
         finally:
             model.detach()
 
-    def _save(self, tuner: Tuner, report: dict[str, Any], loss_curve: LossCurve) -> None:
+    def _save(self, tuner: Tuner, report: dict[str, Any], loss_curve: LossCurve, rehardened: Path | None) -> None:
+        if rehardened is not None:
+            self._save_hardened(rehardened, report, loss_curve)
+            return
         output = self.recipe.run.output
         with disk_errors(output), atomic_folder(output, marker=REPORT_FILE) as folder:
             tuner.save(folder, self.inputs.tokenizer, self.recipe.model.base)

@@ -20,6 +20,7 @@ from mogu.inference.leaving_rows import LeavingRows
 from mogu.inference.padding import left_pad, padding_id
 from mogu.inference.prompts import Prompt, encode_prompts, turn_end
 from mogu.inference.thoughts import ALL_MARKS
+from mogu.processes import share_of, whole_of
 from mogu.progress import progress_bars
 
 BATCH_SIZE = 64
@@ -152,10 +153,12 @@ def replies_with_progress(
     batch_size: int = BATCH_SIZE,
     title: str,
 ) -> list[Reply]:
-    """What :func:`replies` returns, under a progress bar with this title on the error stream."""
+    """What :func:`replies` returns, under a progress bar with this title on the error stream; several processes share the prompts."""
+    own = share_of(prompts)
     with progress_bars() as progress:
-        task = progress.add_task(title, total=len(prompts), note="replies")
-        return replies(model, tokenizer, prompts, settings, batch_size=batch_size, advance=lambda count: progress.advance(task, count))
+        task = progress.add_task(title, total=len(own), note="replies")
+        made = replies(model, tokenizer, own, settings, batch_size=batch_size, advance=lambda count: progress.advance(task, count))
+    return whole_of(made)
 
 
 def decode_reply(tokenizer: PreTrainedTokenizerBase, tokens: list[int]) -> str:

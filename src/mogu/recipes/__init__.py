@@ -1,4 +1,4 @@
-"""The recipes, chat templates and model shapes that come with the package.
+"""The recipes, chat templates, model shapes and configs of machines that come with the package.
 
 Importing this package imports no PyTorch.
 """
@@ -9,6 +9,7 @@ from mogu.recipes.shipped import (
     find_recipe,
     find_template,
     model_shape,
+    shipped_machines,
     shipped_recipe,
     shipped_recipes,
     shipped_template,
@@ -21,6 +22,7 @@ __all__ = [
     "find_recipe",
     "find_template",
     "model_shape",
+    "shipped_machines",
     "shipped_recipe",
     "shipped_recipes",
     "shipped_template",

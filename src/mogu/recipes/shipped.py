@@ -1,9 +1,10 @@
-"""List, find and copy what ships with the package: recipes, chat templates, and the shapes of the models they are for.
+"""List, find and copy what ships with the package: recipes, chat templates, the shapes of the models they are for, and machines.
 
 Knows files and their names; knows nothing of training, tokenizers or models, and of a recipe no more than a list shows.
 
 A recipe's name is its path here without ``.toml``: ``vicuna-7b``, ``v1/vicuna-7b``, ``finetuning/vicuna-7b``. A template's name is that of
-its model family: ``vicuna``. Wherever a file can be given, an existing file is taken before anything that ships under the same name.
+its model family: ``vicuna``. A machine has a config for `accelerate launch`, of its name: ``8x80gb``. Wherever a recipe or a template can
+be given, an existing file is taken before anything that ships under the same name.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from mogu.files.atomic import atomic_file
 _FOLDER = Path(str(files("mogu.recipes")))  # a real folder: pip unpacks wheels, and transformers reads configs from folders
 _TEMPLATES = _FOLDER / "templates"
 _SHAPES = _FOLDER / "configs"
+_MACHINES = _FOLDER / "accelerate"
 
 _FORMER_TEMPLATES = Path("recipes/templates")
 """Where recipes and training reports name templates that were written before templates had names."""
@@ -87,6 +89,11 @@ def shipped_recipe(name: str) -> ShippedRecipe:
 def shipped_templates() -> list[str]:
     """Return the names of all chat templates."""
     return sorted(path.stem for path in _TEMPLATES.glob("*.jinja"))
+
+
+def shipped_machines() -> list[str]:
+    """Return the names of all machines, each of which has a config for `accelerate launch`, whatever the recipe."""
+    return sorted(path.stem for path in _MACHINES.glob("*.yaml"))
 
 
 def find_recipe(path: Path) -> Path:
@@ -158,20 +165,22 @@ def model_shape(base_model: str) -> Path | None:
 
 
 def copy_shipped(name: str, target: Path | None = None) -> Path:
-    """Copy a recipe or a chat template to be edited, and return the new file.
+    """Copy a recipe, a chat template or a machine's config to be edited, and return the new file.
 
     Args:
-        name: of a recipe, or ``templates/NAME``.
+        name: of a recipe, ``templates/NAME`` or ``accelerate/NAME``.
         target: a new file, or a folder to put it in; by default the current folder. A recipe of a subfolder gets a name that
             says so, ``v2-vicuna-7b.toml``, since its file would otherwise be called like another.
 
     Raises:
-        ConfigError: there is no such recipe or template, or a file where the copy would go.
+        ConfigError: there is nothing of that name, or a file where the copy would go.
         MoguError: the file system refuses.
     """
     folder, _, stem = name.rpartition("/")
     if folder == "templates" and stem in shipped_templates():
         source, file_name = _TEMPLATES / f"{stem}.jinja", f"{stem}.jinja"
+    elif folder == "accelerate" and stem in shipped_machines():
+        source, file_name = _MACHINES / f"{stem}.yaml", f"accelerate-{stem}.yaml"
     else:
         source, file_name = shipped_recipe(name).path, f"{name.replace('/', '-')}.toml"
     if target is None or target.is_dir():

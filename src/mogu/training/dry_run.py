@@ -17,6 +17,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from mogu import processes
 from mogu.data import Label
 from mogu.data.starter import STARTER
 from mogu.errors import ConfigError, ModelFileError
@@ -293,7 +294,7 @@ def _longest_pass(
 ) -> tuple[int, int, int]:
     """Rows, tokens of each row and answer tokens of the longest pass; without examples, as long as they may be."""
     lengths = [len(example) for example in examples] if examples is not None else [0] * count
-    batches = StepBatches(lengths, stage.batch_size, recipe.run.micro_batch_size, recipe.run.seed)
+    batches = StepBatches(lengths, stage.batch_size, recipe.run.micro_batch_size, recipe.run.seed, processes.count())
     answers = _answers(recipe, name)
     if examples is None:
         rows = batches.in_a_pass * answers

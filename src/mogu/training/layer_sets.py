@@ -18,6 +18,7 @@ from mogu.analysis.linear_probe import LayerProbe, cross_validated
 from mogu.files.json_files import fingerprint
 from mogu.inference.padding import padding_id
 from mogu.modeling.architectures import Projection, find_output_projections
+from mogu.processes import on_main
 from mogu.progress import progress_bars
 from mogu.training.inputs import Inputs
 from mogu.training.recipe import ProbeSection, Recipe
@@ -75,20 +76,27 @@ def _probes(
     record = workspace.finished(PART, settings)
     if record is None:
         workspace.begin(PART, settings, resume=True)
-        malicious = torch.tensor([example.malicious for example in examples])
-        with progress_bars() as progress:
-            task = progress.add_task("probe", total=len(prompts), note="prompts read")
-            activations = read_activations(
-                base,
-                projections,
-                prompts,
-                pad_token_id=padding_id(inputs.tokenizer, base),
-                batch_size=section.batch_size,
-                advance=lambda count: progress.advance(task, count),
-            )
-        layers: dict[str, Any] = {}
-        for index, projection in enumerate(projections):
-            vectors = activations.of(section.by, index)
-            layers[str(projection.layer)] = cross_validated(vectors, malicious, folds=section.folds, seed=recipe.run.seed).as_json()
+        layers = on_main(lambda: _cross_validated(recipe, base, projections, inputs))
         record = workspace.finish(PART, settings, layers=layers)
     return {int(layer): LayerProbe.from_json(numbers) for layer, numbers in record["layers"].items()}
+
+
+def _cross_validated(recipe: Recipe, base: PreTrainedModel, projections: list[Projection], inputs: Inputs) -> dict[str, Any]:
+    section, examples = recipe.probe, inputs.examples["router"]
+    prompts = [list(example.prompt) for example in examples]
+    malicious = torch.tensor([example.malicious for example in examples])
+    with progress_bars() as progress:
+        task = progress.add_task("probe", total=len(prompts), note="prompts read")
+        activations = read_activations(
+            base,
+            projections,
+            prompts,
+            pad_token_id=padding_id(inputs.tokenizer, base),
+            batch_size=section.batch_size,
+            advance=lambda count: progress.advance(task, count),
+        )
+    layers: dict[str, Any] = {}
+    for index, projection in enumerate(projections):
+        vectors = activations.of(section.by, index)
+        layers[str(projection.layer)] = cross_validated(vectors, malicious, folds=section.folds, seed=recipe.run.seed).as_json()
+    return layers

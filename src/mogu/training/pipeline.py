@@ -5,7 +5,6 @@ Knows the order of the steps; each step itself is elsewhere in this package.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -16,12 +15,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from mogu.data import Record
 from mogu.data.starter import STARTER
 from mogu.errors import ConfigError
-from mogu.files.atomic import discard
 from mogu.files.json_files import write_json
 from mogu.hub import load_base, load_config
 from mogu.inference.prompts import fixed_date
 from mogu.modeling.architectures import find_output_projections
 from mogu.modeling.model import MoguModel
+from mogu.processes import count, joined, on_main
 from mogu.progress import quiet_transformers
 from mogu.training.attention_layout import choose_layout
 from mogu.training.gated.pipeline import GATED_STAGES, GatedRun
@@ -78,14 +77,27 @@ def harden(
         MoguError: settings, data or model cannot be used, an earlier run's work is in the way, another process trains in the same
             working folder, or the loss is no longer a number.
     """
-    check_one_process()
+    with joined():
+        return _harden(recipe, base, tokenizer, records, responders, stage, resume, restart)
+
+
+def _harden(
+    recipe: Recipe,
+    base: PreTrainedModel | None,
+    tokenizer: PreTrainedTokenizerBase | None,
+    records: dict[str, list[Record]] | None,
+    responders: Path | None,
+    stage: StageName | None,
+    resume: bool,
+    restart: bool,
+) -> MoguModel | None:
     check_stage(recipe, stage)
     check_output_folders(recipe)
     check_trackers(recipe.run.report_to)
-    recipe = with_merged_base(recipe)
+    recipe = on_main(lambda: with_merged_base(recipe))
     if base is None:  # what is wrong with the model comes to light before any of it is downloaded
         load_config(recipe.model.base, revision=recipe.model.revision, trust_remote_code=recipe.model.trust_remote_code)
-    date = datetime.now() if restart and stage is None else date_of_run(recipe.run.work_folder)
+    date = on_main(datetime.now) if restart and stage is None else date_of_run(recipe.run.work_folder)
     with quiet_transformers(), fixed_date(date):
         inputs = read_inputs(recipe, tokenizer=tokenizer, records=records)
         base = base or load_recipe_base(recipe.model)
@@ -95,7 +107,7 @@ def harden(
         with workspace.locked():
             if restart:
                 for part in (stage,) if stage else ("glad", "unwill", "router", "probe", "gate", "listen", "careful", STARTER):
-                    discard(workspace.folder / part)
+                    workspace.discard(part)
             if records is None and recipe.data.train == STARTER and _learns_answers(recipe):
                 answered = answered_pairs(recipe, base, inputs.tokenizer, workspace)
                 inputs = read_inputs(recipe, tokenizer=inputs.tokenizer, records=load_records(recipe, answered=answered))
@@ -124,26 +136,19 @@ def check_stage(recipe: Recipe, stage: StageName | None) -> None:
         )
 
 
-def check_one_process() -> None:
-    """Refuse to be one of several processes.
-
-    Raises:
-        ConfigError: torchrun or accelerate started more than one.
-    """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError(
-            "Training was started in several processes",
-            expected="one process, whatever the number of devices",
-            action='start it without torchrun or accelerate; model.device_map = "auto" spreads a model over devices',
-        )
-
-
 def load_recipe_base(model: ModelSection) -> PreTrainedModel:
-    """Load the base model that a recipe names, onto the GPU if there is one.
+    """Load the base model that a recipe names, onto the GPU if there is one; each of several processes onto its own.
 
     Raises:
+        ConfigError: it is to be spread over devices by one of several processes.
         ModelFileError: it cannot be loaded.
     """
+    if model.device_map is not None and count() > 1:
+        raise ConfigError(
+            f"model.device_map = {model.device_map!r} in a run of {count()} processes",
+            expected="several processes that each hold the whole base model, or one that spreads it over devices",
+            action="leave model.device_map out, or start one process",
+        )
     base = load_base(
         model.base,
         revision=model.revision,
@@ -192,7 +197,7 @@ class _Run:
             search.check_responders()
         base_metrics = base_on_dev(self.recipe, self.base, self.inputs, self.workspace)
         trials = [trial for search in searches for trial in search.trials()]
-        write_json(self.workspace.folder / "candidates.json", [trial.row() for trial in trials])
+        on_main(lambda: write_json(self.workspace.folder / "candidates.json", [trial.row() for trial in trials]))
         chosen = best_trial(trials, base_metrics, self.recipe.choice.max_benign_loss)
         search = next(search for search in searches if search.layers == chosen.config.layers)
         model = search.model()
@@ -201,7 +206,7 @@ class _Run:
             model.dial = chosen.dial
             seconds = {part: taken for search in searches for part, taken in search.seconds().items()}
             loss_curve = LossCurve.of([file for search in searches for file in search.loss_histories()])
-            save_with_report(model, self.recipe, self.inputs, base_metrics, trials, chosen, seconds, loss_curve)
+            on_main(lambda: save_with_report(model, self.recipe, self.inputs, base_metrics, trials, chosen, seconds, loss_curve))
         except BaseException:
             model.detach()
             raise

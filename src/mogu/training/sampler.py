@@ -25,13 +25,15 @@ class StepBatches:
         batch_size: examples per step; the last step of an epoch has what is left.
         micro_batch_size: the most examples per pass.
         seed: of the order.
+        processes: how many make the passes of a step side by side; each makes one of so many.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, micro_batch_size: int, seed: int) -> None:
+    def __init__(self, lengths: Sequence[int], batch_size: int, micro_batch_size: int, seed: int, processes: int = 1) -> None:
         self.lengths = list(lengths)
         self.batch_size = min(batch_size, len(self.lengths))
-        self.passes = math.ceil(self.batch_size / micro_batch_size)
-        self.in_a_pass = math.ceil(self.batch_size / self.passes)
+        of_a_process = math.ceil(self.batch_size / processes)
+        self.passes = math.ceil(of_a_process / micro_batch_size)
+        self.in_a_pass = math.ceil(of_a_process / self.passes)
         self.seed = seed
 
     @property

@@ -9,6 +9,7 @@ import itertools
 import logging
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from mogu.modeling.checkpoint import BACKBONE, ROUTER_FILE
 from mogu.modeling.config import BackboneConfig, MoguConfig
 from mogu.modeling.model import MoguModel
 from mogu.modeling.prompt_contract import record_prompt
+from mogu.processes import on_main
 from mogu.training.collator import Layout
 from mogu.training.inputs import Inputs, ResponderName, common_fingerprint, metrics_fingerprint
 from mogu.training.loss_history import HISTORY_FILE
@@ -136,8 +138,11 @@ class LayerSetSearch:
         else:
             steps = steps_of(stage, len(examples))
             for step in {step_at(share, steps) for share in shares}:
-                write_adapter(folder / f"step-{step}", read_adapter(self.responders / name), base_model=self.config.base_model)
+                on_main(partial(self._take_over, self.responders / name, folder / f"step-{step}"))
         self.workspace.finish(part, settings, seconds=time.monotonic() - started)
+
+    def _take_over(self, responder: Path, folder: Path) -> None:
+        write_adapter(folder, read_adapter(responder), base_model=self.config.base_model)
 
     def check_responders(self) -> None:
         """Refuse to train routers without responders.
@@ -237,12 +242,15 @@ class LayerSetSearch:
             title=f"router ({config})",
             backbone_rate=self.recipe.backbone.learning_rate,
         )
+        on_main(lambda: self._write_router(model, folder))
+        self.workspace.finish(part, settings, seconds=time.monotonic() - started)
+
+    def _write_router(self, model: MoguModel, folder: Path) -> None:
         backbone = model.injected.backbone()
         if backbone is not None:
             write_adapter(folder / BACKBONE, backbone, base_model=self.config.base_model)
         layers = zip(model.routed_layer_indices, model.routed_layers, strict=True)
         write_routers(folder / ROUTER_FILE, {index: layer.folded_router() for index, layer in layers})
-        self.workspace.finish(part, settings, seconds=time.monotonic() - started)
 
     def _measured(self, model: MoguModel, config: TrialConfig, unwill_offset: float, dial: float) -> dict[str, Any]:
         self.load_parts(model, config, unwill_offset)

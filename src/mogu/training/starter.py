@@ -19,6 +19,7 @@ from mogu.data.build import Answerer
 from mogu.data.starter import STARTER, TRAIN_WRAPPERS, candidates, dev_pairs, train_pairs
 from mogu.files.json_files import fingerprint
 from mogu.inference.prompts import Conversation, encode_prompts
+from mogu.processes import on_main
 from mogu.training.recipe import Recipe
 from mogu.training.workspace import Workspace
 
@@ -42,7 +43,7 @@ def answered_pairs(recipe: Recipe, base: PreTrainedModel, tokenizer: PreTrainedT
     files = {split: workspace.folder / STARTER / f"{split}.jsonl" for split in ("train", "dev")}
     built_with = _fingerprint(recipe, base, tokenizer)
     record = workspace.measured(STARTER, built_with)
-    if record is not None and record["files"] == _digests(files):
+    if record is not None and record["files"] == on_main(lambda: _digests(files)):
         return read_records(files["train"])
     data = recipe.data
     base.train(False)
@@ -56,7 +57,7 @@ def answered_pairs(recipe: Recipe, base: PreTrainedModel, tokenizer: PreTrainedT
 
     logger.info("The base model answers the benign instructions of the starter set.")
     pairs = _pairs(recipe, answer)
-    write_record_files({files["train"]: pairs, files["dev"]: dev_pairs(limit=data.limit)})
+    on_main(lambda: write_record_files({files["train"]: pairs, files["dev"]: dev_pairs(limit=data.limit)}))
     workspace.measure(STARTER, built_with, files=_digests(files))
     counts = Counter(pair.kind for pair in pairs)
     refused = asked - counts["benign"] - counts["borderline"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from transformers import set_seed
 
 from mogu.errors import TrainingError
+from mogu.processes import add_up, copy_from_main, count, gathered, is_main, rank, share_of
 from mogu.progress import progress_bars
 from mogu.training.collator import Collator, Layout
 from mogu.training.cpu_attention import fastest_attention
@@ -33,6 +34,7 @@ from mogu.training.training_state import (
     ACTIVATIONS_FILE,
     TRACKERS_FOLDER,
     good_checkpoint,
+    random_states,
     read_training_state,
     set_random_states,
     step_of,
@@ -121,7 +123,8 @@ def train_stage(
     """Train until the stage's epochs are over, from the last checkpoint in ``folder`` if there is one.
 
     The loss of a step is the mean over its examples, however many passes it takes; gradients are clipped to a norm of 1. The model
-    is trained on the devices that it is on. Checkpoints are still there when training has ended: the caller first writes what is to
+    is trained on the devices that it is on. Several processes share the passes of every step and add up their gradients, so that all have
+    the same weights; the main one writes. Checkpoints are still there when training has ended: the caller first writes what is to
     be kept. The loss of every step is in ``loss_history.jsonl``. Where a pass does not fit the device's memory, passes have half as
     many examples from that step on, as many a step as before; once. Where it can be done, the layers below the first trained one compute
     once rather than in every epoch: :mod:`mogu.training.lower_activations`.
@@ -142,9 +145,9 @@ def train_stage(
 
     Raises:
         TrainingError: the loss of an example or the gradient of a step is not finite, or the device is out of memory.
-        MoguError: a checkpoint cannot be written, or all that are there are damaged.
+        MoguError: a checkpoint cannot be written, all that are there are damaged, or another number of processes wrote them.
     """
-    set_seed(run.seed)
+    set_seed(run.seed + rank())  # so that dropout differs between processes
     model.train()
     loop = _Loop(model, losses, examples, stage, run, folder, title, Collator(pad_token_id, layout), rates, warm_up)
     try:
@@ -181,7 +184,8 @@ class _Loop:
         self.collator, self.batches = collator, self._batches(run.micro_batch_size)
         self.rates, self.warm_up = rates, warm_up
         self.unhalved = self.batches.in_a_pass
-        self.done, self.in_passes = 0, True
+        self.done = 0
+        self.in_passes = count() == 1  # of several processes, one that is out of memory has to tell the others first
         self.trained = trained_parameters(model)
         self.optimizer = _adamw(self.trained, stage.learning_rate, rates)
         self.device = model.get_input_embeddings().weight.device
@@ -196,31 +200,48 @@ class _Loop:
             self.done, states = step_of(checkpoint), state["random"]
             self.batches = self._batches(state["in_a_pass"])
         done = self.done
+        copy_from_main(list(self.trained.values()))
         self.optimizer.zero_grad()
-        with written_or_refused(self.folder):
-            history = LossHistory(self.folder / HISTORY_FILE, done)
         with (
-            history,
+            self._history(done) as record,
             self._attention(),
             self._lower_layers(done) as lower,
-            tracking(self.settings.report_to, self.folder / TRACKERS_FOLDER, self.model, title=self.title, steps=self.steps) as track,
             progress_bars() as bars,
         ):
             bar = bars.add_task(self.title, total=self.steps, completed=done, note="")
             for step, indices, passes in self._remaining(done, states):
                 numbers = self._take_step(step, indices, passes, lower)
+                record(step, numbers)
+                bars.update(bar, completed=step, note=f"loss {numbers['loss']:.3f}")
+                if snapshots is not None and step in snapshot_steps and is_main():
+                    snapshots.take(step)
+                if self._is_saved(step):
+                    self._write_state(step)
+                self.done, self.in_passes = step, count() == 1
+
+    def _is_saved(self, step: int) -> bool:
+        return step % self.settings.save_steps == 0 or step == self.steps
+
+    @contextmanager
+    def _history(self, done: int) -> Iterator[Callable[[int, dict[str, float]], None]]:
+        """Gives a function that records what a step came to, for whoever reads it later or follows it in a tracker."""
+        if not is_main():
+            yield lambda step, numbers: None
+            return
+        with written_or_refused(self.folder):
+            history = LossHistory(self.folder / HISTORY_FILE, done)
+        trackers = tracking(self.settings.report_to, self.folder / TRACKERS_FOLDER, self.model, title=self.title, steps=self.steps)
+        with history, trackers as track:
+
+            def record(step: int, numbers: dict[str, float]) -> None:
                 epoch = step / self.batches.steps
                 with written_or_refused(self.folder):
                     history.append({"stage": self.title, "step": step, "epoch": epoch, **numbers})
-                track(step, epoch, numbers)
-                bars.update(bar, completed=step, note=f"loss {numbers['loss']:.3f}")
-                if snapshots is not None and step in snapshot_steps:
-                    snapshots.take(step)
-                if step % self.settings.save_steps == 0 or step == self.steps:
-                    with written_or_refused(self.folder):
+                    if self._is_saved(step):
                         history.sync()
-                    self._write_state(step)
-                self.done, self.in_passes = step, True
+                track(step, epoch, numbers)
+
+            yield record
 
     @property
     def can_halve(self) -> bool:
@@ -251,10 +272,11 @@ class _Loop:
         )
 
     def _batches(self, most: int) -> StepBatches:
-        return StepBatches([len(example) for example in self.examples], self.stage.batch_size, most, self.settings.seed)
+        return StepBatches([len(example) for example in self.examples], self.stage.batch_size, most, self.settings.seed, count())
 
     def _write_state(self, step: int) -> None:
-        write_training_state(self.folder, step, self.trained, self.optimizer, in_a_pass=self.batches.in_a_pass)
+        states = gathered(random_states())
+        write_training_state(self.folder, step, self.trained, self.optimizer, states=states, in_a_pass=self.batches.in_a_pass)
 
     def _attention(self) -> AbstractContextManager[None]:
         trial = self.collator(self.examples[: self.batches.in_a_pass])
@@ -264,7 +286,8 @@ class _Loop:
     def _lower_layers(self, done: int) -> AbstractContextManager[LowerActivations | None]:
         (self.folder / ACTIVATIONS_FILE).unlink(missing_ok=True)  # a kill may have left one
         # Whether it is done depends on the settings alone: a run that is resumed computes what it would have computed.
-        if not self.settings.cache_activations or self.stage.epochs <= 1 or done == self.steps:
+        # Of several processes, each makes other passes in every epoch: it would need the states of all examples.
+        if not self.settings.cache_activations or self.stage.epochs <= 1 or done == self.steps or count() > 1:
             return nullcontext()
         return skipped_lower_layers(
             self.model, self.trained, self._losses_of, self.examples, self.collator, self.batches.in_a_pass, self.folder, title=self.title
@@ -274,7 +297,7 @@ class _Loop:
         return self.losses({name: tensor.to(self.device) for name, tensor in batch.items()})
 
     def _remaining(self, done: int, states: Mapping[str, Any] | None) -> Iterator[tuple[int, list[list[int]], list[dict[str, Tensor]]]]:
-        """Every step from ``done`` on: its number, the examples of its passes, and its passes."""
+        """Every step from ``done`` on: its number, the examples of all its passes, and those passes that are this process's."""
         first_epoch, skipped = divmod(done, self.batches.steps)
         step = done
         for epoch in range(first_epoch, math.ceil(self.stage.epochs)):
@@ -283,7 +306,7 @@ class _Loop:
                 set_random_states(states)
             # A DataLoader draws a random number as its iterator begins: a run that resumes between epochs has to draw it, too, and a
             # run that resumes within an epoch has drawn it already.
-            order = [of_pass for passes in of_epoch for of_pass in passes]
+            order = [of_pass for passes in of_epoch for of_pass in share_of(passes)]
             batches = iter(DataLoader(self.examples, batch_sampler=order, collate_fn=self.collator))
             if states is not None and skipped:
                 set_random_states(states)
@@ -292,23 +315,21 @@ class _Loop:
                 if step == self.steps:
                     return
                 step += 1
-                yield step, indices, [next(batches) for _ in indices]
+                yield step, indices, [next(batches) for _ in share_of(indices)]
 
     def _take_step(
         self, step: int, indices: list[list[int]], passes: list[dict[str, Tensor]], lower: LowerActivations | None
     ) -> dict[str, float]:
         examples = sum(map(len, indices))
-        total = 0.0
-        for of_pass, batch in zip(indices, passes, strict=True):
-            if lower is not None:
-                lower.feed(of_pass, batch)
-            losses = self._losses_of(batch)
-            values = losses.detach()
-            if not bool(torch.isfinite(values).all()):
-                losses_of = zip(of_pass, values.tolist(), strict=True)
-                raise self._not_finite("loss", step, [index for index, loss in losses_of if not math.isfinite(loss)])
-            (losses.sum() / examples).backward()  # type: ignore[no-untyped-call]
-            total += float(values.sum())
+        total, trouble = 0.0, None
+        try:
+            for of_pass, batch in zip(share_of(indices), passes, strict=True):
+                total += self._take_pass(step, of_pass, batch, examples, lower)
+        except (TrainingError, torch.OutOfMemoryError) as error:
+            if count() == 1:
+                raise
+            trouble = error.with_traceback(None)  # whose frames hold on to memory
+        total = self._add_up(total, trouble)
         for parameter in self._frozen_at(step):
             parameter.grad = None  # AdamW passes over what has none: neither the value nor the moments change
         share = rate_share(self.stage, step - 1, self.steps)
@@ -321,6 +342,40 @@ class _Loop:
         self.optimizer.step()
         self.optimizer.zero_grad()
         return {"loss": total / examples, "learning_rate": self.stage.learning_rate * share, "gradient_norm": norm}
+
+    def _take_pass(self, step: int, indices: list[int], batch: dict[str, Tensor], examples: int, lower: LowerActivations | None) -> float:
+        """Make one pass of a step of so many examples, forward and backward; return the sum of its losses."""
+        if lower is not None:
+            lower.feed(indices, batch)
+        losses = self._losses_of(batch)
+        values = losses.detach()
+        if not bool(torch.isfinite(values).all()):
+            losses_of = zip(indices, values.tolist(), strict=True)
+            raise self._not_finite("loss", step, [index for index, loss in losses_of if not math.isfinite(loss)])
+        (losses.sum() / examples).backward()  # type: ignore[no-untyped-call]
+        return float(values.sum())
+
+    def _add_up(self, total: float, trouble: Exception | None) -> float:
+        """Add up losses and gradients over all processes; with one there is nothing to add.
+
+        Raises:
+            Exception: the first trouble that any of them had in its passes, in all of them.
+        """
+        if count() == 1:
+            return total
+        named = {name for name, parameter in self.trained.items() if parameter.grad is not None}
+        totals, troubles, reached = zip(*gathered((total, trouble, named)), strict=True)
+        first = next((trouble for trouble in troubles if trouble is not None), None)
+        if first is not None:
+            self.in_passes = True
+            raise first
+        # What no process has a gradient of stays without one: AdamW passes over it.
+        everywhere = [parameter for name, parameter in self.trained.items() if any(name in names for names in reached)]
+        for parameter in everywhere:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        add_up([parameter.grad for parameter in everywhere if parameter.grad is not None])
+        return float(sum(totals))
 
     def _frozen_at(self, step: int) -> list[nn.Parameter]:
         alone = self.warm_up.trained if self.warm_up is not None and self.warm_up.covers(step, self.steps) else None

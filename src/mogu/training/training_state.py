@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import random
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from mogu.errors import MoguError
+from mogu.errors import ConfigError, MoguError
 from mogu.files.atomic import discard, put_in_place
 from mogu.files.digests import first_damage, folder_digests
 from mogu.files.json_files import read_sealed, write_sealed
 from mogu.files.locks import LOCK_FILE
+from mogu.processes import by_main, count, rank
 from mogu.training.loss_history import HISTORY_FILE
 
 TRAINED_FILE, STATE_FILE, DIGESTS_FILE = "trained.safetensors", "state.pt", "digests.json"
@@ -43,8 +44,15 @@ TRACKERS_FOLDER = "trackers"
 logger = logging.getLogger(__name__)
 
 
+@by_main
 def write_training_state(
-    folder: Path, step: int, trained: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, *, in_a_pass: int
+    folder: Path,
+    step: int,
+    trained: Mapping[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    *,
+    states: Sequence[Mapping[str, Any]],
+    in_a_pass: int,
 ) -> None:
     """Write ``checkpoint-<step>`` into a folder; the one before it stays, and those before that are dropped first.
 
@@ -55,6 +63,7 @@ def write_training_state(
         step: optimizer steps that were taken.
         trained: the parameters that are trained, by name; nothing else of the model is kept.
         optimizer: the optimizer.
+        states: the :func:`random_states` of each process.
         in_a_pass: examples of a pass, which a run that is short of memory has halved.
 
     Raises:
@@ -68,7 +77,7 @@ def write_training_state(
         with written_or_refused(folder):
             incoming.mkdir(parents=True)
             save_file({name: parameter.detach().cpu().contiguous() for name, parameter in trained.items()}, incoming / TRAINED_FILE)
-            state = {"optimizer": optimizer.state_dict(), "random": _random_states(), "in_a_pass": in_a_pass}
+            state = {"optimizer": optimizer.state_dict(), "random": states, "in_a_pass": in_a_pass}
             torch.save(state, incoming / STATE_FILE)
             write_sealed(incoming / DIGESTS_FILE, {"files": folder_digests(incoming), "beside": finished_files(folder)})
             discard(target)
@@ -91,6 +100,7 @@ def finished_files(folder: Path, *, history: bool = False) -> dict[str, str]:
     return folder_digests(folder, leaving_out=frozenset(passing | records))
 
 
+@by_main
 def good_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint in a folder that is as it was written, with all that was finished by then; damaged newer ones are deleted.
 
@@ -136,6 +146,9 @@ def read_training_state(checkpoint: Path, trained: Mapping[str, nn.Parameter], o
 
     Returns:
         ``random``, for :func:`set_random_states`, and ``in_a_pass``.
+
+    Raises:
+        ConfigError: another number of processes wrote it.
     """
     saved = load_file(checkpoint / TRAINED_FILE)
     with torch.no_grad():
@@ -143,7 +156,18 @@ def read_training_state(checkpoint: Path, trained: Mapping[str, nn.Parameter], o
             parameter.copy_(saved[name])
     state: dict[str, Any] = torch.load(checkpoint / STATE_FILE, map_location="cpu", weights_only=True)
     optimizer.load_state_dict(state.pop("optimizer"))
+    if len(state["random"]) != count():
+        raise ConfigError(
+            f"{checkpoint} was written by a run of {_processes(len(state['random']))}, and this is one of {_processes(count())}",
+            expected="as many as before: each goes on with its own random numbers",
+            action="start as many, or pass --restart to train from the beginning",
+        )
+    state["random"] = state["random"][rank()]
     return state
+
+
+def _processes(number: int) -> str:
+    return "1 process" if number == 1 else f"{number} processes"
 
 
 def set_random_states(states: Mapping[str, Any]) -> None:
@@ -160,14 +184,15 @@ def set_random_states(states: Mapping[str, Any]) -> None:
 @contextmanager
 def random_states_kept() -> Iterator[None]:
     """Leave every random generator as it is found, whatever the block draws."""
-    states = _random_states()
+    states = random_states()
     try:
         yield
     finally:
         set_random_states(states)
 
 
-def _random_states() -> dict[str, Any]:
+def random_states() -> dict[str, Any]:
+    """The states of every random generator, for :func:`set_random_states`."""
     numpy_state: Any = np.random.get_state()
     name, keys, *rest = numpy_state
     return {

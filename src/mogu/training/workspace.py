@@ -1,13 +1,14 @@
 """The working folder of a training run: what was begun, what is finished, what was measured, and with which settings.
 
-Knows files; knows nothing of models. Every file here appears whole or not at all, and is noticed to be damaged before it is used.
+Knows files; knows nothing of models. Every file here appears whole or not at all, and is noticed to be damaged before it is used. Of
+several processes the main one reads and writes, and the others, which call the same methods, are told what it found.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from mogu.files.atomic import check_replaceable, discard, remove_leftovers
 from mogu.files.digests import file_digest, first_damage
 from mogu.files.json_files import read_kept, read_sealed, write_sealed
 from mogu.files.locks import LOCK_FILE, locked
+from mogu.processes import by_main, on_main
 from mogu.training.training_state import BEGUN, DONE, INCOMING, MEASURED, finished_files, last_checkpoint, step_of
 
 MARKER = "mogu_training.json"
@@ -47,16 +49,19 @@ class Workspace:
         how_to_restart: str = "choose another run.work, or pass --restart to discard it and train again",
         date: datetime | None = None,
     ) -> None:
-        check_replaceable(folder, marker=MARKER)
+        on_main(lambda: check_replaceable(folder, marker=MARKER))
         self.folder, self.how_to_resume, self.how_to_restart = folder, how_to_resume, how_to_restart
         what = f"working folder of `{command}`; may be deleted when the model is saved"
         self._marker = {"what": what, "date": (date or date_of_run(folder)).isoformat()}
-        if not (folder / MARKER).is_file():
-            write_sealed(folder / MARKER, self._marker)
+        on_main(self._mark)
+
+    def _mark(self) -> None:
+        if not (self.folder / MARKER).is_file():
+            write_sealed(self.folder / MARKER, self._marker)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep the folder to this process until the block ends.
+        """Keep the folder to this run until the block ends.
 
         Raises:
             MoguError: another process is training in it.
@@ -66,11 +71,21 @@ class Workspace:
             expected="one process at a time in a working folder",
             action="wait for it, stop it, or choose another run.work",
         )
-        with locked(self.folder / LOCK_FILE, busy):
-            remove_leftovers(self.folder)
-            write_sealed(self.folder / MARKER, self._marker)
+        with ExitStack() as lock:
+            on_main(lambda: self._lock(lock, busy))
             yield
 
+    def _lock(self, lock: ExitStack, busy: MoguError) -> None:
+        lock.enter_context(locked(self.folder / LOCK_FILE, busy))
+        remove_leftovers(self.folder)
+        write_sealed(self.folder / MARKER, self._marker)
+
+    @by_main
+    def discard(self, part: str) -> None:
+        """Delete a part, if it is there."""
+        discard(self.folder / part)
+
+    @by_main
     def begin(self, part: str, fingerprint: str, *, resume: bool) -> Path:
         """Start a part, or resume it; return its folder, whose last checkpoint training goes on from.
 
@@ -99,6 +114,7 @@ class Workspace:
             )
         return folder
 
+    @by_main
     def finished(self, part: str, fingerprint: str) -> dict[str, Any] | None:
         """What a finished part recorded, or ``None`` if it is not finished.
 
@@ -124,6 +140,7 @@ class Workspace:
             )
         return record
 
+    @by_main
     def finish(self, part: str, fingerprint: str, *, elsewhere: Sequence[Path] = (), **record: Any) -> dict[str, Any]:
         """Record that a part is finished, and delete its checkpoints, which are large and no longer of use.
 
@@ -141,11 +158,13 @@ class Workspace:
             discard(path)
         return whole
 
+    @by_main
     def measured(self, part: str, fingerprint: str) -> dict[str, Any] | None:
         """What was measured of a part; ``None`` if nothing was, or on other records or in another way."""
         record = read_kept(self.folder / part / MEASURED)
         return record if record is not None and record.get("fingerprint") == fingerprint else None
 
+    @by_main
     def measure(self, part: str, fingerprint: str, **record: Any) -> dict[str, Any]:
         """Record what was measured of a part; return the record."""
         whole = {"fingerprint": fingerprint, **record}
@@ -160,6 +179,7 @@ class Workspace:
         )
 
 
+@by_main
 def date_of_run(folder: Path) -> datetime:
     """When the run in a working folder began; now, if the folder holds none.
 

@@ -27,9 +27,11 @@ from mogu.modeling.adapter_files import read_adapter, read_gate, write_adapter, 
 from mogu.modeling.architectures import Projection
 from mogu.modeling.checkpoint import ROUTER_FILE
 from mogu.modeling.config import BackboneConfig, GateConfig, MoguConfig
+from mogu.modeling.gated.gate import Gate
 from mogu.modeling.gated.injection import expert_shape, find_expert_modules
 from mogu.modeling.gated.model import GatedModel
 from mogu.modeling.model import MoguModel
+from mogu.processes import on_main
 from mogu.progress import progress_bars
 from mogu.training.gated.choice import Answering, trial_at
 from mogu.training.gated.fit import calibrated, default_taps, fit_gate, gate_logits, threshold_at
@@ -107,6 +109,10 @@ class GatedRun:
             return
         folder = self.workspace.begin("gate", settings, resume=self.resume)
         started = time.monotonic()
+        on_main(lambda: self._write_gate(folder))
+        self.workspace.finish("gate", settings, seconds=time.monotonic() - started, prompts=len(self._prompts["train"]))
+
+    def _write_gate(self, folder: Path) -> None:
         train, dev = self._prompts["train"], self._prompts["dev"]
         section = self.recipe.gate
         states = self._read(self._encoded["train"], "the gate's prompts")
@@ -117,7 +123,6 @@ class GatedRun:
         probabilities = gate_logits(gate, states).sigmoid()
         write_gate(folder / ROUTER_FILE, gate, None)
         write_json(folder / _DEV_FILE, {"probabilities": probabilities.tolist(), "kinds": [prompt.kind for prompt in dev]})
-        self.workspace.finish("gate", settings, seconds=time.monotonic() - started, prompts=len(train))
         logger.info("The gate hears %d prompts; on dev it tells malicious from others by %.3f.", len(train), _auroc(probabilities, dev))
 
     def _fit_stream_head(self) -> None:
@@ -128,6 +133,11 @@ class GatedRun:
         gate, _ = read_gate(self.workspace.folder / "gate" / ROUTER_FILE)
         folder = self.workspace.begin("listen", settings, resume=self.resume)
         started = time.monotonic()
+        answers = on_main(lambda: self._write_stream_head(gate, folder))
+        self.workspace.finish("listen", settings, seconds=time.monotonic() - started, answers=answers)
+
+    def _write_stream_head(self, gate: Gate, folder: Path) -> int:
+        """Write the gate again, with the head beside it; return how many answers the head was fitted to."""
         labels: dict[_Split, Tensor] = {}
         heard: dict[_Split, tuple[list[Tensor], Tensor]] = {}
         for split in ("train", "dev"):
@@ -141,9 +151,9 @@ class GatedRun:
         threshold = threshold_at(rung[~labels["dev"]], self.recipe.gate.listen)
         write_gate(folder / ROUTER_FILE, gate, head)
         write_json(folder / _ALARM_FILE, {"threshold": threshold})
-        self.workspace.finish("listen", settings, seconds=time.monotonic() - started, answers=len(labels["train"]))
         found = float((rung[labels["dev"]] >= threshold).float().mean())
         logger.info("The ear takes back %.0f%% of the answers to malicious dev prompts; %.3f is its threshold.", 100 * found, threshold)
+        return len(labels["train"])
 
     def _answered(self, split: _Split) -> list[int]:
         """The prompts of a split whose answers the ear learns from: as many of each label and form, drawn evenly."""
@@ -163,7 +173,8 @@ class GatedRun:
         if self.responders is None:
             self._train_lora(name, modules, folder)
         else:
-            write_adapter(folder / _ADAPTER, read_adapter(self.responders / name), base_model=self.config.base_model)
+            adapter = read_adapter(self.responders / name)
+            on_main(lambda: write_adapter(folder / _ADAPTER, adapter, base_model=self.config.base_model))
         self.workspace.finish(name, settings, seconds=time.monotonic() - started)
 
     def _train_lora(self, name: ExpertName, modules: Sequence[Projection], folder: Path) -> None:
@@ -204,11 +215,12 @@ class GatedRun:
             ]
             for trial in trials:
                 logger.info("%s: %s", trial, trial.metrics)
-            write_json(self.workspace.folder / "candidates.json", [trial.row() for trial in trials])
+            on_main(lambda: write_json(self.workspace.folder / "candidates.json", [trial.row() for trial in trials]))
             chosen = best_trial(trials, base_metrics, self.recipe.choice.max_benign_loss)
             self._use(model, chosen.refuse, chosen.careful)
             curve = LossCurve.of([self.workspace.folder / name / HISTORY_FILE for name in self.experts])
-            save_with_report(model, self.recipe, self.inputs, base_metrics, trials, chosen, self._seconds(), curve)
+            seconds = self._seconds()
+            on_main(lambda: save_with_report(model, self.recipe, self.inputs, base_metrics, trials, chosen, seconds, curve))
         except BaseException:
             model.detach()
             raise
