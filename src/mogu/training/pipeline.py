@@ -6,6 +6,7 @@ Knows the order of the steps; each step itself is elsewhere in this package.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -50,7 +51,7 @@ def harden(
     *,
     base: PreTrainedModel | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
-    records: dict[str, list[Record]] | None = None,
+    records: Mapping[str, Sequence[Record]] | None = None,
     responders: Path | None = None,
     stage: StageName | None = None,
     resume: bool = False,

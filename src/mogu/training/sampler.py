@@ -6,7 +6,8 @@ Knows lengths and sizes; does not look at what an example holds, and knows nothi
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable
 
 import torch
 
@@ -27,8 +28,8 @@ class StepBatches:
         seed: of the order.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, micro_batch_size: int, seed: int) -> None:
-        self.lengths = list(lengths)
+    def __init__(self, lengths: Iterable[int], batch_size: int, micro_batch_size: int, seed: int) -> None:
+        self.lengths = array("q", lengths)
         self.batch_size = min(batch_size, len(self.lengths))
         self.passes = math.ceil(self.batch_size / micro_batch_size)
         self.in_a_pass = math.ceil(self.batch_size / self.passes)

@@ -251,7 +251,7 @@ class _Loop:
         )
 
     def _batches(self, most: int) -> StepBatches:
-        return StepBatches([len(example) for example in self.examples], self.stage.batch_size, most, self.settings.seed)
+        return StepBatches(map(len, self.examples), self.stage.batch_size, most, self.settings.seed)
 
     def _write_state(self, step: int) -> None:
         write_training_state(self.folder, step, self.trained, self.optimizer, in_a_pass=self.batches.in_a_pass)
