@@ -83,6 +83,18 @@ def _split(folder: Path, count: int, base: str) -> Callable[[], Any]:
     return lambda: split_records(read_records(folder / "pairs.jsonl"))
 
 
+def _alike(folder: Path, count: int, base: str) -> Callable[[], Any]:
+    from mogu.data import compared_text, near_duplicate_groups, read_records, split_records
+
+    write_pairs(folder / "pairs.jsonl", count)
+
+    def split() -> None:
+        records = read_records(folder / "pairs.jsonl")
+        split_records(records, together=near_duplicate_groups(map(compared_text, records)))
+
+    return split
+
+
 def _build(folder: Path, count: int, base: str) -> Callable[[], Any]:
     from mogu.cli import main
 
@@ -129,6 +141,7 @@ def _finetune(folder: Path, count: int, base: str) -> Callable[[], Any]:
 STAGES: dict[str, Callable[[Path, int, str], Callable[[], Any]]] = {
     "read": _read,
     "split": _split,
+    "alike": _alike,
     "build": _build,
     "train": _train,
     "finetune": _finetune,

@@ -132,3 +132,14 @@ def test_records_on_the_disk_are_split_as_dictionaries_would_split_them(seed):
     expected = by_dictionaries(records, 0.1, 0.2, seed)
     assert split_records(records, dev=0.1, test=0.2, seed=seed) == expected
     assert split_records(DiskList(records), dev=0.1, test=0.2, seed=seed) == expected
+
+
+def test_records_that_stay_together_bring_their_variants_along():
+    records = [*build_pairs(many("first", 40), many("second", 40))]
+    made = [record.model_copy(update={"id": f"{record.id}-made", "source": record.id}) for record in records]
+    together = [*(index // 4 * 4 for index in range(80)), *range(80, 160)]  # each four bare ones; the others are with their sources
+    splits = split_records([*records, *made], dev=0.2, test=0.2, together=together)
+    split_of = {record.id: split for split, members in splits.items() for record in members}
+    for index, record in enumerate(records):
+        assert split_of[record.id] == split_of[f"{record.id}-made"] == split_of[records[index // 4 * 4].id]
+    assert {split: len(members) for split, members in splits.items()} == {"train": 96, "dev": 32, "test": 32}

@@ -1,4 +1,4 @@
-"""`mogu data`: check a record file, and build one from plain instructions.
+"""`mogu data`: check record files, and build them from plain instructions.
 
 Knows the command line; the work is done in :mod:`mogu.data`.
 """
@@ -20,6 +20,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mogu.cli._options import ChatTemplate
+from mogu.cli._overlap import overlap
 from mogu.cli._terminal import echo
 from mogu.data import (
     KINDS,
@@ -32,12 +33,15 @@ from mogu.data import (
     Split,
     build_pairs,
     check_shares,
+    compared_text,
     distinct,
     inspect_records,
+    near_duplicate_groups,
     read_instructions,
     split_records,
     write_record_files,
 )
+from mogu.data.near_duplicates import check_rensa
 from mogu.data.starter import starter_files, write_starter
 from mogu.errors import ConfigError
 from mogu.files.disk_list import pick
@@ -79,6 +83,9 @@ def validate(
         raise typer.Exit(2)
 
 
+app.command()(overlap)
+
+
 @app.command()
 def build(
     benign: Annotated[Path, typer.Option(help="Instructions to answer: .txt (one a line), .csv or .jsonl.")],
@@ -116,6 +123,9 @@ def build(
     dev: Annotated[float, typer.Option(help="Share of the instructions for the dev split, which chooses checkpoints.")] = 0.1,
     test: Annotated[float, typer.Option(help="Share of the instructions for the test split, which is for the final measurement.")] = 0.1,
     seed: Annotated[int, typer.Option(help="The same seed and files give the same records.")] = 0,
+    together: Annotated[
+        bool, typer.Option("--near-duplicates-together", help="Keep instructions that are nearly alike in one split; needs mogu[dedup].")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the output files.")] = False,
 ) -> None:
     """Build training records from a file of benign and a file of malicious instructions, and one of harmless look-alikes if there is one.
@@ -133,6 +143,8 @@ def build(
     """
     outputs = _outputs(out, force=force)
     check_shares(dev, test)
+    if together:
+        check_rensa()
     if model is None and refusals == RefusalSource.MODEL:
         raise ConfigError(
             "The base model's own refusals were asked for without a base model", expected="a base model", action="add --model BASE"
@@ -156,7 +168,8 @@ def build(
         augment=augment,
         seed=seed,
     )
-    splits = split_records(records, dev=dev, test=test, seed=seed)
+    alike = near_duplicate_groups(map(compared_text, records)) if together else None
+    splits = split_records(records, dev=dev, test=test, seed=seed, together=alike)
     filled = {split: members for split, members in splits.items() if members}
     # What an earlier run left goes: its instructions may be in another split now.
     stale = [outputs[split] for split in outputs.keys() - filled.keys()]

@@ -34,7 +34,9 @@ def source_id(record: Record) -> str:
     return record.source or record.id
 
 
-def split_records(records: Sequence[Record], *, dev: float = 0.1, test: float = 0.1, seed: int = 0) -> dict[Split, Sequence[Record]]:
+def split_records(
+    records: Sequence[Record], *, dev: float = 0.1, test: float = 0.1, seed: int = 0, together: Sequence[int] | None = None
+) -> dict[Split, Sequence[Record]]:
     """Split records by instruction, each kind in the same shares; all records of one instruction, wrapped or bare, stay together.
 
     Args:
@@ -42,6 +44,7 @@ def split_records(records: Sequence[Record], *, dev: float = 0.1, test: float = 
         dev: share of each kind's instructions for the dev split, in [0, 1); if it is above 0, at least one instruction goes there.
         test: the same for the test split.
         seed: the same seed and instructions give the same splits.
+        together: of each record, the index of one that it stays together with, as :func:`near_duplicate_groups` says.
 
     Raises:
         ConfigError: a share is out of range, or nothing would be left to train on.
@@ -51,6 +54,8 @@ def split_records(records: Sequence[Record], *, dev: float = 0.1, test: float = 
 
     check_shares(dev, test)
     groups = _Groups.of(records)
+    if together is not None:
+        groups.join(together)
     split_of_group = np.zeros(len(records), dtype=np.uint8)
     for number, kind in enumerate(KINDS):
         of_kind = array("q", groups.with_kind(number))
@@ -124,6 +129,21 @@ class _Groups:
             if index == group:
                 names[index] = _bytes(source_id(record))
         return cls(group_of, np.asarray(kinds_), names)
+
+    def join(self, together: Sequence[int]) -> None:
+        """Put the groups of each record and of the one that it stays together with into one, under the name of the first of them."""
+
+        def root(group: int) -> int:
+            while self.group_of[group] != group:
+                self.group_of[group] = self.group_of[self.group_of[group]]
+                group = self.group_of[group]
+            return group
+
+        for index, other in enumerate(together):
+            first, second = sorted((root(index), root(other)))
+            self.group_of[second] = first
+        for index in range(len(self.group_of)):
+            self.group_of[index] = root(index)
 
     def with_kind(self, kind: int) -> NDArray[np.int64]:
         """Those with a record of a kind, in the order of their names."""
