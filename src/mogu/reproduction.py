@@ -271,7 +271,7 @@ def _build_data(reproduction: Reproduction, recipe: Recipe) -> None:
     write_record_files({reproduction.pairs: splits["train"], reproduction.dev: splits["dev"]})
 
 
-def _instructions(spec: DatasetSpec) -> list[Instruction]:
+def _instructions(spec: DatasetSpec) -> Sequence[Instruction]:
     """A data set's instructions, each once and on one line, in an order that depends on nothing but the set."""
     texts = [" ".join(prompt.request.split()) for prompt in read_dataset(spec)]
     drawn = random.Random(f"reproduce {spec.name}").sample(texts, len(texts))

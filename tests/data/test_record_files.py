@@ -2,12 +2,14 @@
 
 import json
 import resource
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
-from mogu.data import Record, inspect_records, read_records, write_record_files, write_records
+from mogu.data import Record, inspect_records, read_records, split_records, write_record_files, write_records
 from mogu.errors import DataError, MoguError
+from mogu.files.disk_list import HELD_BYTES
 
 GOOD = {"id": "benign-1", "label": "benign", "instruction": "Name a river.", "affirm": "The Elbe.", "reject": "I can't help with that."}
 BAD_LABEL = {**GOOD, "id": "malicious-1", "label": "malicious"}
@@ -97,6 +99,35 @@ def test_bytes_that_are_no_text_are_named(tmp_path, junk):
     path = tmp_path / "records.jsonl"
     path.write_bytes(json.dumps(GOOD).encode() + b"\n" + junk + b"\n" + json.dumps(BAD_LABEL).encode())
     assert problems_of(path)[0].startswith("line 2: ")
+
+
+def test_a_repeated_id_is_named_in_the_order_of_lines_and_left_out(tmp_path):
+    others = [{**GOOD, "id": f"other-{number}"} for number in range(3)]
+    path = write_lines(tmp_path / "records.jsonl", GOOD, BAD_LABEL, "", GOOD, others[0], "{", BAD_LABEL, *others[1:], GOOD)
+    assert [problem.partition(":")[0] for problem in problems_of(path)] == [
+        *("line 4, field 'id'", "line 6", "line 7, field 'id'", "line 10, field 'id'"),
+    ]
+    assert ["of line 1 already" in problem for problem in problems_of(path)] == [True, False, False, True]
+    assert [record.id for record in inspect_records(path).records] == ["benign-1", "malicious-1", "other-0", "other-1", "other-2"]
+
+
+def test_records_are_not_held_in_memory(tmp_path):
+    count, text = 3_000, "x" * 1_000
+    path = write_lines(
+        tmp_path / "records.jsonl",
+        *({**(GOOD, BAD_LABEL)[number % 2], "id": f"r-{number}", "instruction": f"{number} {text}"} for number in range(count)),
+    )
+    split_records(read_records(path))  # what is imported and allocated once
+    tracemalloc.start()
+    try:
+        records = read_records(path)
+        splits = split_records(records)
+        held, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert sum(map(len, splits.values())) == len(records) == count
+    assert held < 40 * count + 10_000  # of three million characters
+    assert most < 2 * HELD_BYTES
 
 
 def test_labels_of_one_kind_are_a_problem_of_the_whole_file(tmp_path):

@@ -5,6 +5,7 @@ Knows the readers of :mod:`mogu.data`; knows nothing of models. A file with one 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ def _label(row: TableRow) -> str:
     return next((value.strip() for value in values if isinstance(value, str) and value.strip()), UNLABELED)
 
 
-def _records(path: Path) -> tuple[Record, ...]:
+def _records(path: Path) -> Sequence[Record]:
     inspection = inspect_records(path)
     # A problem without a line is that of the whole file, which has one label only; that is fine here.
     if bad := [problem for problem in inspection.problems if problem.line is not None]:

@@ -37,7 +37,7 @@ def named_model(name: str) -> str:
     return str(build_base())
 
 
-def named_records(data: str) -> list[Record]:
+def named_records(data: str) -> Sequence[Record]:
     """The records of a ``.jsonl`` file or of a folder in the published layout; ``"lab"`` stands for the lab's training records.
 
     ``"starter"`` stands for the starter set's, with openings in place of a base model's answers: the commands read prompts only.

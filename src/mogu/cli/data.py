@@ -1,4 +1,4 @@
-"""`mogu data`: check a record file, and build one from plain instructions.
+"""`mogu data`: check record files, and build them from plain instructions.
 
 Knows the command line; the work is done in :mod:`mogu.data`.
 """
@@ -9,7 +9,7 @@ import json
 import random
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -20,6 +20,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mogu.cli._options import ChatTemplate
+from mogu.cli._overlap import overlap
 from mogu.cli._terminal import echo
 from mogu.data import (
     KINDS,
@@ -32,14 +33,18 @@ from mogu.data import (
     Split,
     build_pairs,
     check_shares,
+    compared_text,
     distinct,
     inspect_records,
+    near_duplicate_groups,
     read_instructions,
     split_records,
     write_record_files,
 )
+from mogu.data.near_duplicates import check_rensa
 from mogu.data.starter import starter_files, write_starter
 from mogu.errors import ConfigError
+from mogu.files.disk_list import pick
 from mogu.files.outputs import one_process_at
 
 app = typer.Typer(no_args_is_help=True, help="Check training records, and build them from plain instructions.")
@@ -76,6 +81,9 @@ def validate(
         _print_inspection(file, inspection)
     if inspection.problems:
         raise typer.Exit(2)
+
+
+app.command()(overlap)
 
 
 @app.command()
@@ -115,6 +123,9 @@ def build(
     dev: Annotated[float, typer.Option(help="Share of the instructions for the dev split, which chooses checkpoints.")] = 0.1,
     test: Annotated[float, typer.Option(help="Share of the instructions for the test split, which is for the final measurement.")] = 0.1,
     seed: Annotated[int, typer.Option(help="The same seed and files give the same records.")] = 0,
+    together: Annotated[
+        bool, typer.Option("--near-duplicates-together", help="Keep instructions that are nearly alike in one split; needs mogu[dedup].")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the output files.")] = False,
 ) -> None:
     """Build training records from a file of benign and a file of malicious instructions, and one of harmless look-alikes if there is one.
@@ -132,17 +143,21 @@ def build(
     """
     outputs = _outputs(out, force=force)
     check_shares(dev, test)
+    if together:
+        check_rensa()
     if model is None and refusals == RefusalSource.MODEL:
         raise ConfigError(
             "The base model's own refusals were asked for without a base model", expected="a base model", action="add --model BASE"
         )
     written = REFUSALS if refusals in set(RefusalSource) else [line.text for line in read_instructions(Path(refusals).expanduser())]
-    in_file: dict[Kind, list[Instruction]] = {
+    in_file: dict[Kind, Sequence[Instruction]] = {
         "benign": read_instructions(benign, benign_column),
         "borderline": read_instructions(borderline, borderline_column) if borderline is not None else [],
         "malicious": read_instructions(malicious, malicious_column),
     }
-    chosen = {kind: _draw(distinct(instructions), limit, seed) for kind, instructions in in_file.items()}
+    chosen = {kind: distinct(instructions) for kind, instructions in in_file.items()}
+    different = {kind: len(instructions) for kind, instructions in chosen.items()}
+    chosen = {kind: _draw(instructions, limit, seed) for kind, instructions in chosen.items()}
     records = build_pairs(
         chosen["benign"],
         chosen["malicious"],
@@ -153,7 +168,8 @@ def build(
         augment=augment,
         seed=seed,
     )
-    splits = split_records(records, dev=dev, test=test, seed=seed)
+    alike = near_duplicate_groups(map(compared_text, records)) if together else None
+    splits = split_records(records, dev=dev, test=test, seed=seed, together=alike)
     filled = {split: members for split, members in splits.items() if members}
     # What an earlier run left goes: its instructions may be in another split now.
     stale = [outputs[split] for split in outputs.keys() - filled.keys()]
@@ -161,9 +177,14 @@ def build(
         _refuse_to_overwrite(outputs.values(), force=force)
         write_record_files({outputs[split]: members for split, members in filled.items()}, stale=stale)
     console = Console()
-    _print_splits(console, filled, outputs)
+    built = _print_splits(console, filled, outputs)
     for kind, instructions in in_file.items():
-        _print_left_out(console, kind, instructions, chosen[kind], records)
+        if duplicates := len(instructions) - different[kind]:
+            console.print(f"{kind}: {duplicates} of {len(instructions)} instructions are duplicates and were used once")
+        if refused := len(chosen[kind]) - built[kind]:
+            console.print(
+                f"{kind}: {refused} of {len(chosen[kind])} instructions were left out because their answers refuse or say nothing"
+            )
 
 
 @app.command()
@@ -242,11 +263,11 @@ def _refuse_to_overwrite(paths: Iterable[Path], *, force: bool) -> None:
         )
 
 
-def _draw(instructions: list[Instruction], limit: int | None, seed: int) -> list[Instruction]:
+def _draw(instructions: Sequence[Instruction], limit: int | None, seed: int) -> Sequence[Instruction]:
     if limit is None or limit >= len(instructions):
         return instructions
     indices = random.Random(seed).sample(range(len(instructions)), limit)
-    return [instructions[index] for index in sorted(indices)]
+    return pick(instructions, sorted(indices))
 
 
 def _load(model: str, chat_template: Path | None, trust_remote_code: bool, max_new_tokens: int) -> ModelAnswers:
@@ -260,22 +281,17 @@ def _load(model: str, chat_template: Path | None, trust_remote_code: bool, max_n
     return ModelAnswers(base, tokenizer, max_new_tokens=max_new_tokens)
 
 
-def _print_splits(console: Console, splits: dict[Split, list[Record]], outputs: dict[Split, Path]) -> None:
-    shown = [kind for kind in KINDS if kind != "borderline" or any(record.borderline for records in splits.values() for record in records)]
+def _print_splits(console: Console, splits: Mapping[Split, Sequence[Record]], outputs: Mapping[Split, Path]) -> Counter[Kind]:
+    """Print what is in each split; return what is in all of them."""
+    counts = {split: Counter((record.kind, record.wrapper is not None) for record in records) for split, records in splits.items()}
+    kinds = {split: {kind: count[kind, False] + count[kind, True] for kind in KINDS} for split, count in counts.items()}
+    built: Counter[Kind] = Counter()
+    for of_split in kinds.values():
+        built.update(of_split)
+    shown = [kind for kind in KINDS if kind != "borderline" or built[kind]]
     table = Table("split", *shown, "in a wrapper", "file")
-    for split, records in splits.items():
-        kinds = Counter(record.kind for record in records)
-        wrapped = sum(record.wrapper is not None for record in records)
-        table.add_row(split, *(str(kinds[kind]) for kind in shown), str(wrapped), escape(str(outputs[split])))
+    for split, of_split in kinds.items():
+        wrapped = sum(count for (_, in_wrapper), count in counts[split].items() if in_wrapper)
+        table.add_row(split, *(str(of_split[kind]) for kind in shown), str(wrapped), escape(str(outputs[split])))
     console.print(table)
-
-
-def _print_left_out(
-    console: Console, kind: Kind, in_file: Sequence[Instruction], chosen: Sequence[Instruction], records: Sequence[Record]
-) -> None:
-    duplicates = len(in_file) - len(distinct(in_file))
-    refused = len(chosen) - sum(record.kind == kind for record in records)
-    if duplicates:
-        console.print(f"{kind}: {duplicates} of {len(in_file)} instructions are duplicates and were used once")
-    if refused:
-        console.print(f"{kind}: {refused} of {len(chosen)} instructions were left out because their answers refuse or say nothing")
+    return built

@@ -6,6 +6,7 @@ Knows the command line; the work is done in :mod:`mogu.analysis.robustness`.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -115,7 +116,7 @@ def robustness(
     _show(result, out)
 
 
-def _records(data: str | None, proxy: ProxyName) -> list[Record]:
+def _records(data: str | None, proxy: ProxyName) -> Sequence[Record]:
     if data is not None:
         return named_records(data)
     if proxy == ProxyName.TWINS:

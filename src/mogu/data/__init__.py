@@ -8,6 +8,7 @@ from mogu.data.build import augmented, build_pairs, distinct
 from mogu.data.chats import Chat, hub_chats, read_chats, split_chats
 from mogu.data.encoding import encode_records, naming_record
 from mogu.data.instructions import Instruction, read_instructions
+from mogu.data.near_duplicates import NearDuplicates, compared_text, near_duplicate_groups, near_duplicates
 from mogu.data.openings import opening_for
 from mogu.data.published import read_published
 from mogu.data.record_files import Inspection, Problem, inspect_records, naming_lines, read_records, write_record_files, write_records
@@ -44,6 +45,7 @@ __all__ = [
     "Label",
     "Message",
     "ModelAnswers",
+    "NearDuplicates",
     "Problem",
     "PromptTemplate",
     "Record",
@@ -54,6 +56,7 @@ __all__ = [
     "build_pairs",
     "check_shares",
     "classify_refusal",
+    "compared_text",
     "conversation_of",
     "distinct",
     "encode_records",
@@ -63,6 +66,8 @@ __all__ = [
     "last_request",
     "naming_lines",
     "naming_record",
+    "near_duplicate_groups",
+    "near_duplicates",
     "offered",
     "opened",
     "opening_for",

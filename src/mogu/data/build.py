@@ -8,7 +8,8 @@ from __future__ import annotations
 import itertools
 import random
 import re
-from collections.abc import Callable, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from mogu.data.instructions import Instruction
 from mogu.data.openings import opening_for
@@ -16,7 +17,9 @@ from mogu.data.records import KINDS, Kind, Record
 from mogu.data.refusal_bank import REFUSALS, refusal_for
 from mogu.data.splits import normalized
 from mogu.data.templates import WRAPPERS, PromptTemplate
+from mogu.data.text_digests import first_equals, text_digests
 from mogu.errors import ConfigError, DataError
+from mogu.files.disk_list import DiskList, pick
 from mogu.refusals import classify_refusal, is_refusal
 
 Answerer = Callable[[list[str]], list[str]]
@@ -36,8 +39,8 @@ def build_pairs(
     augment: float = 0.0,
     wrappers: Sequence[PromptTemplate] = WRAPPERS,
     seed: int = 0,
-) -> list[Record]:
-    """Build training pairs, the benign ones first, then borderline and malicious ones, each kind in the order of its file.
+) -> Sequence[Record]:
+    """Build training pairs, the benign ones first, then borderline and malicious ones, each kind in the order of its file; on the disk.
 
     The ``affirm`` of a benign instruction is its own answer or else the model's; an instruction whose answer refuses, or that the model
     leaves unanswered, is left out. The ``affirm`` of a malicious instruction is an opening made from its words, whatever answer the file
@@ -62,68 +65,67 @@ def build_pairs(
         raise ConfigError(f"The share to augment is {augment:g}", expected="a share from 0 to 1", action="give another share")
     benign, borderline, malicious = distinct(benign), distinct(borderline), distinct(malicious)
     _refuse_contradictions({"benign": benign, "borderline": borderline, "malicious": malicious})
-    records = _answered("benign", benign, answer, refusals, seed)
-    own = _own_refusals(malicious, answer) if own_refusals else {}
-    if not records:
-        raise DataError(
-            "Every benign instruction is refused or left without an answer",
-            expected="answers to benign instructions, in the file or by the base model",
-            action="check the base model's chat template, or give a file with an answer column",
-        )
-    records += _answered("borderline", borderline, answer, refusals, seed)
-    for instruction in malicious:
-        rng = _rng(seed, instruction)
-        affirm, reject = opening_for(instruction.text, rng), refusal_for(instruction.text, rng, refusals)
-        records.append(_record("malicious", instruction, affirm, own.get(instruction.number, reject)))
-    return augmented(records, augment, wrappers, seed)
+
+    def built() -> Iterator[Record]:
+        first = next(answered := _answered("benign", benign, answer, refusals, seed), None)
+        if first is None:
+            raise DataError(
+                "Every benign instruction is refused or left without an answer",
+                expected="answers to benign instructions, in the file or by the base model",
+                action="check the base model's chat template, or give a file with an answer column",
+            )
+        yield first
+        yield from answered
+        yield from _answered("borderline", borderline, answer, refusals, seed)
+        own = _own_refusals(malicious, answer) if own_refusals else {}
+        for instruction in malicious:
+            rng = _rng(seed, instruction)
+            affirm, reject = opening_for(instruction.text, rng), refusal_for(instruction.text, rng, refusals)
+            yield _record("malicious", instruction, affirm, own.get(instruction.number, reject))
+
+    return augmented(DiskList(built()), augment, wrappers, seed)
 
 
-def distinct(instructions: Sequence[Instruction]) -> list[Instruction]:
+def distinct(instructions: Sequence[Instruction]) -> Sequence[Instruction]:
     """Drop instructions that equal an earlier one except for case, white space and closing punctuation."""
-    first: dict[str, Instruction] = {}
-    for instruction in instructions:
-        first.setdefault(normalized(instruction.text), instruction)
-    return list(first.values())
+    return pick(instructions, (index for index, first in enumerate(first_equals(_digests(instructions))) if index == first))
+
+
+def _digests(instructions: Sequence[Instruction]) -> array[int]:
+    return text_digests(normalized(instruction.text) for instruction in instructions)
 
 
 def _refuse_contradictions(instructions: Mapping[Kind, Sequence[Instruction]]) -> None:
+    import numpy as np
+
+    digests = {kind: np.asarray(_digests(of_kind)) for kind, of_kind in instructions.items()}
     for one, other in itertools.combinations(instructions, 2):
-        texts = {normalized(instruction.text) for instruction in instructions[one]}
-        if both := [instruction.text for instruction in instructions[other] if normalized(instruction.text) in texts]:
+        both = np.flatnonzero(np.isin(digests[other], digests[one]))
+        if len(both):
+            text = instructions[other][both[0]].text
             raise DataError(
-                f"{len(both)} instruction(s) are both {one} and {other}, the first being {both[0][:200]!r}",
+                f"{len(both)} instruction(s) are both {one} and {other}, the first being {text[:200]!r}",
                 expected="each instruction of one kind",
                 action="delete it from one of the files",
             )
 
 
-def _answered(kind: Kind, instructions: Sequence[Instruction], answer: Answerer | None, refusals: Sequence[str], seed: int) -> list[Record]:
-    """Return a record for each benign or borderline instruction that has an answer."""
-    affirms = _answers(kind, instructions, answer)
-    return [
-        _record(kind, instruction, affirms[instruction.number], refusal_for(instruction.text, _rng(seed, instruction), refusals))
-        for instruction in instructions
-        if affirms.get(instruction.number)
-    ]
-
-
-def _answers(kind: Kind, instructions: Sequence[Instruction], answer: Answerer | None) -> dict[int, str]:
-    """Return the answers there are, by the instruction's number; those that refuse are none, wherever they come from."""
-    answered = [instruction for instruction in instructions if instruction.answer]
-    answers = {one.number: one.answer for one in answered if one.answer and not is_refusal(one.text, one.answer)}
-    unanswered = [instruction for instruction in instructions if not instruction.answer]
+def _answered(
+    kind: Kind, instructions: Sequence[Instruction], answer: Answerer | None, refusals: Sequence[str], seed: int
+) -> Iterator[Record]:
+    """Yield a record for each benign or borderline instruction with an answer; one that refuses is none, wherever it comes from."""
+    unanswered = [instruction.text for instruction in instructions if not instruction.answer]
     if unanswered and answer is None:
         raise ConfigError(
-            f"{len(unanswered)} of {len(instructions)} {kind} instructions have no answer, the first being {unanswered[0].text[:100]!r}",
+            f"{len(unanswered)} of {len(instructions)} {kind} instructions have no answer, the first being {unanswered[0][:100]!r}",
             expected="an answer to each: in the file (a column such as 'output' or 'answer') or from a base model",
             action=f"give --model BASE, or a {kind} file with an answer column",
         )
-    if unanswered and answer is not None:
-        replies = answer([instruction.text for instruction in unanswered])
-        for instruction, reply in zip(unanswered, replies, strict=True):
-            if not is_refusal(instruction.text, reply):
-                answers[instruction.number] = reply.strip()
-    return answers
+    replies = iter(answer(unanswered) if unanswered and answer is not None else ())
+    for instruction in instructions:
+        affirm = instruction.answer or next(replies).strip()
+        if affirm and not is_refusal(instruction.text, affirm):
+            yield _record(kind, instruction, affirm, refusal_for(instruction.text, _rng(seed, instruction), refusals))
 
 
 def _own_refusals(malicious: Sequence[Instruction], answer: Answerer | None) -> dict[int, str]:
@@ -153,7 +155,7 @@ def _record(kind: Kind, instruction: Instruction, affirm: str, reject: str) -> R
     )
 
 
-def augmented(records: Sequence[Record], share: float, wrappers: Sequence[PromptTemplate], seed: int) -> list[Record]:
+def augmented(records: Sequence[Record], share: float, wrappers: Sequence[PromptTemplate], seed: int) -> Sequence[Record]:
     """Put a share of each kind's records into wrappers, used in turn; those records then occur in the wrapper only.
 
     Args:
@@ -162,13 +164,21 @@ def augmented(records: Sequence[Record], share: float, wrappers: Sequence[Prompt
         wrappers: the templates to choose from.
         seed: decides which record gets which wrapper.
     """
-    wrapped: dict[str, Record] = {}
-    for kind in KINDS:
-        candidates = [record for record in records if record.kind == kind and record.instruction is not None]
-        chosen = random.Random(f"{seed}:augment:{kind}").sample(candidates, round(share * len(candidates)))
-        order = random.Random(f"{seed}:wrappers").sample(wrappers, len(wrappers))
-        wrapped |= {record.id: record.wrapped_in(order[number % len(order)]) for number, record in enumerate(chosen)}
-    return [wrapped.get(record.id, record) for record in records]
+    if not share:
+        return records
+    candidates: dict[Kind, array[int]] = {kind: array("Q") for kind in KINDS}
+    for index, record in enumerate(records):
+        if record.instruction is not None:
+            candidates[record.kind].append(index)
+    wrapper_of = array("h", [-1]) * len(records)
+    order = random.Random(f"{seed}:wrappers").sample(range(len(wrappers)), len(wrappers))
+    for kind, of_kind in candidates.items():
+        chosen = random.Random(f"{seed}:augment:{kind}").sample(of_kind, round(share * len(of_kind)))
+        for number, index in enumerate(chosen):
+            wrapper_of[index] = order[number % len(order)]
+    return DiskList(
+        record if wrapper < 0 else record.wrapped_in(wrappers[wrapper]) for record, wrapper in zip(records, wrapper_of, strict=True)
+    )
 
 
 def _rng(seed: int, instruction: Instruction) -> random.Random:

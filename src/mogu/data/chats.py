@@ -6,6 +6,7 @@ Knows files, the hub and messages; knows nothing of tokenizers, records or model
 from __future__ import annotations
 
 import random
+from array import array
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import islice
 from logging import ERROR
@@ -15,7 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mogu.data.records import Message
 from mogu.data.rows import TableRow, jsonl_rows, without_nulls
+from mogu.data.text_digests import first_equals, text_digests
 from mogu.errors import ConfigError, DataError
+from mogu.files.disk_list import DiskList, pick
 
 
 class Chat(BaseModel):
@@ -37,8 +40,8 @@ class Chat(BaseModel):
         return [message.model_dump() for message in self.messages]
 
 
-def read_chats(path: Path, *, column: str = "messages", ignored: Collection[str] = (), limit: int | None = None) -> list[Chat]:
-    """Read the conversations of a JSONL file.
+def read_chats(path: Path, *, column: str = "messages", ignored: Collection[str] = (), limit: int | None = None) -> Sequence[Chat]:
+    """Read the conversations of a JSONL file; they are on the disk, and read from there each time.
 
     Args:
         path: the file.
@@ -54,7 +57,7 @@ def read_chats(path: Path, *, column: str = "messages", ignored: Collection[str]
 
 def hub_chats(
     name: str, *, split: str = "train", column: str = "messages", ignored: Collection[str] = (), limit: int | None = None
-) -> list[Chat]:
+) -> Sequence[Chat]:
     """Read the conversations of a data set on the hub, or of a folder that ``datasets`` can read; see :func:`read_chats`.
 
     Raises:
@@ -87,29 +90,30 @@ def hub_chats(
     return _chats(f"{name} ({split})", (TableRow(number, row) for number, row in enumerate(table, 1)), column, ignored, limit)
 
 
-def split_chats(chats: Sequence[Chat], share: float, seed: int) -> tuple[list[Chat], list[Chat]]:
+def split_chats(chats: Sequence[Chat], share: float, seed: int) -> tuple[Sequence[Chat], Sequence[Chat]]:
     """Split off a random share of the chats: return the others and that share; equal conversations stay together.
 
     Raises:
         DataError: there are fewer than two different conversations.
     """
-    groups: dict[tuple[Message, ...], list[Chat]] = {}
-    for chat in chats:
-        groups.setdefault(chat.messages, []).append(chat)
+    group_of = first_equals(text_digests("\0".join(f"{turn.role}\0{turn.content}" for turn in chat.messages) for chat in chats))
+    groups = array("Q", (index for index, group in enumerate(group_of) if index == group))
     if len(groups) < 2:
         raise DataError(
             f"There is only {len(groups)} different conversation",
             expected="at least two: one to learn from, one to hold out",
             action="give more of them, or a file of held-out ones as data.dev",
         )
-    order = list(groups)
-    random.Random(f"{seed}:chats").shuffle(order)
-    held_out = {chat.id for messages in order[: max(1, round(share * len(order)))] for chat in groups[messages]}
-    return [chat for chat in chats if chat.id not in held_out], [chat for chat in chats if chat.id in held_out]
+    random.Random(f"{seed}:chats").shuffle(groups)
+    held_out = bytearray(len(chats))
+    for group in groups[: max(1, round(share * len(groups)))]:
+        held_out[group] = 1
+    others, those = (pick(chats, (index for index, group in enumerate(group_of) if held_out[group] == held)) for held in (0, 1))
+    return others, those
 
 
-def _chats(source: str, rows: Iterable[TableRow], column: str, ignored: Collection[str], limit: int | None) -> list[Chat]:
-    chats = [_chat(source, row, column, {column, "id", *ignored}) for row in islice(rows, limit)]
+def _chats(source: str, rows: Iterable[TableRow], column: str, ignored: Collection[str], limit: int | None) -> Sequence[Chat]:
+    chats = DiskList(_chat(source, row, column, {column, "id", *ignored}) for row in islice(rows, limit))
     if not chats:
         raise DataError(f"{source} holds no conversation", expected="at least one", action="check how it was made")
     return chats

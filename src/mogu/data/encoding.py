@@ -11,23 +11,25 @@ from typing import TYPE_CHECKING
 
 from mogu.data.records import Record, conversation_of
 from mogu.errors import ChatTemplateError, RecordError
+from mogu.files.disk_list import DiskList
 from mogu.inference.prompts import encode_prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def encode_records(tokenizer: PreTrainedTokenizerBase, records: Sequence[Record], system_prompt: str | None) -> list[list[int]]:
-    """Token ids of the prompt of each record.
+def encode_records(tokenizer: PreTrainedTokenizerBase, records: Sequence[Record], system_prompt: str | None) -> Sequence[list[int]]:
+    """Token ids of the prompt of each record, on the disk.
 
     Raises:
         RecordError: there is no chat template, or it refuses one of them.
     """
-    encoded = []
-    for record in records:
+
+    def encoded(record: Record) -> list[int]:
         with naming_record(record.id):
-            encoded.append(encode_prompt(tokenizer, conversation_of(record, system_prompt)))
-    return encoded
+            return encode_prompt(tokenizer, conversation_of(record, system_prompt))
+
+    return DiskList(map(encoded, records))
 
 
 @contextmanager

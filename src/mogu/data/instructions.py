@@ -6,13 +6,14 @@ Knows three file formats and the usual names of their columns; knows nothing of 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mogu.data.records import MAX_TEXT_CHARACTERS
 from mogu.data.rows import TableRow, csv_rows, good_lines, jsonl_rows
 from mogu.errors import DataError
+from mogu.files.disk_list import DiskList
 
 INSTRUCTION_COLUMNS = ("instruction", "prompt", "goal", "question", "behavior", "text")
 """The columns that are tried in this order if none is named."""
@@ -42,11 +43,11 @@ class Instruction:
     answer: str | None = None
 
 
-def read_instructions(path: Path, column: str | None = None) -> list[Instruction]:
+def read_instructions(path: Path, column: str | None = None) -> Sequence[Instruction]:
     """Read the instructions of a ``.txt`` (one a line), ``.csv`` (with a header) or ``.jsonl`` file.
 
     A row with Alpaca's two columns ``instruction`` and ``input`` becomes one instruction: both, separated by a blank line. What stands for
-    nothing (``<noinput>``, ``<No Output>``, ``N/A``) is nothing.
+    nothing (``<noinput>``, ``<No Output>``, ``N/A``) is nothing. Instructions are on the disk, and read from there each time.
 
     Args:
         path: the file; its ending determines the format.
@@ -75,7 +76,7 @@ def read_instructions(path: Path, column: str | None = None) -> list[Instruction
                 expected="a file of instructions ending in .txt (one a line), .csv or .jsonl",
                 action="convert or rename the file",
             )
-    instructions = [_instruction(path, row, column, number) for number, row in enumerate(rows, 1)]
+    instructions = DiskList(_instruction(path, row, column, number) for number, row in enumerate(rows, 1))
     if not instructions:
         raise DataError(f"{path} holds no instruction", expected="at least one", action="check how the file was made")
     return instructions

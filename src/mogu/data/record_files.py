@@ -1,10 +1,11 @@
-"""Record files: one JSONL record a line, read whole or not at all, written whole or not at all.
+"""Record files: one JSONL record a line, read whole or not at all, written whole or not at all, and never held in memory.
 
 Knows files and records; knows nothing of how records are made, of tokenizers or of models.
 """
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,9 @@ from pydantic import ValidationError
 
 from mogu.data.records import Record, origin_of_old_id
 from mogu.data.rows import jsonl_rows, without_nulls
+from mogu.data.text_digests import first_equals, text_digest
 from mogu.errors import DataError, RecordError
+from mogu.files.disk_list import DiskList
 from mogu.files.text_files import parse_json, read_lines, write_line_files
 
 _FIELDS = ", ".join(Record.model_fields)
@@ -45,7 +48,7 @@ class Problem:
 class Inspection:
     """Everything in a record file: its good records, and the problems of its bad lines."""
 
-    records: tuple[Record, ...]
+    records: Sequence[Record]
     problems: tuple[Problem, ...]
 
 
@@ -55,35 +58,44 @@ def inspect_records(path: Path) -> Inspection:
     Raises:
         DataError: there is no such file, or all its lines are blank.
     """
-    records: list[Record] = []
     problems: list[Problem] = []
-    first_line_of: dict[str, int] = {}
-    for line in read_lines(path):
-        if line.defect:
-            problems.append(Problem(line.number, None, line.defect))
-            continue
-        if not line.text.strip():
-            continue
-        try:
-            record = _parse_record(line.text)
-        except _BadRecord as error:
-            problems.extend(Problem(line.number, field, reason) for field, reason in error.faults)
-            continue
-        if (first := first_line_of.setdefault(record.id, line.number)) != line.number:
-            problems.append(Problem(line.number, "id", f"{_shown(record.id)} is the id of line {first} already; ids must be unique"))
-            continue
-        records.append(record)
+    labels: Counter[str] = Counter()
+    lines, ids = array("Q"), array("Q")
+
+    def parsed() -> Iterator[Record]:
+        for line in read_lines(path):
+            if line.defect:
+                problems.append(Problem(line.number, None, line.defect))
+            elif line.text.strip():
+                try:
+                    record = _parse_record(line.text)
+                except _BadRecord as error:
+                    problems.extend(Problem(line.number, field, reason) for field, reason in error.faults)
+                else:
+                    labels[record.label] += 1
+                    lines.append(line.number)
+                    ids.append(text_digest(record.id))
+                    yield record
+
+    records = DiskList(parsed())
     if not records and not problems:
         raise DataError(f"{path} holds only blank lines", expected="one JSON record a line", action="check how it was made")
-    labels = Counter(record.label for record in records)
+    first = first_equals(ids)
+    if repeated := [index for index, equal in enumerate(first) if equal != index]:
+        for index in repeated:
+            reason = f"{_shown(records[index].id)} is the id of line {lines[first[index]]} already; ids must be unique"
+            problems.append(Problem(lines[index], "id", reason))
+        problems.sort(key=lambda problem: problem.line or 0)
+        labels -= Counter(records[index].label for index in repeated)
+        records = records.pick(index for index, equal in enumerate(first) if equal == index)
     if not problems and len(labels) == 1:
         (label,) = labels
         problems.append(Problem(None, "label", f"all {len(records)} records are {label}; both benign and malicious ones are needed"))
-    return Inspection(tuple(records), tuple(problems))
+    return Inspection(records, tuple(problems))
 
 
-def read_records(path: Path) -> list[Record]:
-    """Read the records of a file in which nothing is wrong.
+def read_records(path: Path) -> Sequence[Record]:
+    """Read the records of a file in which nothing is wrong; they are on the disk, and read from there each time.
 
     Raises:
         DataError: something is wrong; the message names the first bad line, its field and the reason, and how many more there are.
@@ -97,7 +109,7 @@ def read_records(path: Path) -> list[Record]:
             expected=f"one JSON object a line with the fields {_FIELDS}, of both labels",
             action=f"correct the file; `mogu data validate {path}` lists every problem",
         )
-    return list(inspection.records)
+    return inspection.records
 
 
 @contextmanager
@@ -125,10 +137,10 @@ def _line_of(file: Path, record_id: str) -> int | None:
 
 def write_records(path: Path, records: Iterable[Record]) -> None:
     """Write records, one a line, or leave the path as it was; see :func:`write_record_files`."""
-    write_record_files({path: list(records)})
+    write_record_files({path: records})
 
 
-def write_record_files(files: Mapping[Path, Sequence[Record]], *, stale: Iterable[Path] = ()) -> None:
+def write_record_files(files: Mapping[Path, Iterable[Record]], *, stale: Iterable[Path] = ()) -> None:
     """Write several record files, all of them or none, see :func:`mogu.files.text_files.write_line_files`.
 
     Raises:

@@ -23,5 +23,5 @@ PROMPT_SOURCES: Registry[Callable[[], list[EvalPrompt]]] = Registry("source of p
 MODEL_SOURCES: Registry[Callable[[Comparison], Sequence[HardenedModel]]] = Registry("source of models")
 """Hardened models for a comparison, where a word stands in place of a saved model."""
 
-RECORD_SOURCES: Registry[Callable[[], Mapping[str, list[Record]]]] = Registry("source of training records")
+RECORD_SOURCES: Registry[Callable[[], Mapping[str, Sequence[Record]]]] = Registry("source of training records")
 """Training records by split, where a word stands in a recipe in place of a file."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from mogu.errors import MoguError
 from mogu.files.atomic import atomic_file
+from mogu.files.disk_list import DiskList
 
 logger = logging.getLogger(__name__)
 
@@ -18,8 +19,34 @@ _SEAL = "sha256"
 
 
 def fingerprint(*parts: Any) -> str:
-    """SHA-256 of plain data: equal settings and equal data have equal fingerprints."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+    """SHA-256 of plain data: equal settings and equal data have equal fingerprints.
+
+    A part that is an iterator, or a list on the disk, counts as a list of its items, and is never held in memory.
+    """
+    digest = hashlib.sha256()
+    for text in _listed(map(_pieces, parts)):
+        digest.update(text.encode())
+    return digest.hexdigest()
+
+
+def _pieces(part: Any) -> Iterator[str]:
+    """The JSON of a part, in pieces."""
+    if isinstance(part, Iterator | DiskList):
+        yield from _listed([_json(item)] for item in part)
+    else:
+        yield _json(part)
+
+
+def _listed(items: Iterable[Iterable[str]]) -> Iterator[str]:
+    yield "["
+    for number, pieces in enumerate(items):
+        yield ", " if number else ""
+        yield from pieces
+    yield "]"
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=lambda other: list(other) if isinstance(other, DiskList) else str(other))
 
 
 def read_json(file: Path) -> dict[str, Any] | None:

@@ -5,13 +5,14 @@ Knows tokenizers and conversations; knows nothing of batches, models or losses.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
 from mogu.data import Chat, naming_record, opened
 from mogu.errors import DataError, RecordError
+from mogu.files.disk_list import DiskList
 from mogu.inference.prompts import encode_answer, encode_prompt
 from mogu.training.examples import TurnsExample
 
@@ -25,7 +26,7 @@ class Encoded:
         dropped: ids of the conversations that were left out because of their length.
     """
 
-    examples: list[TurnsExample]
+    examples: Sequence[TurnsExample]
     dropped: list[str]
 
 
@@ -49,17 +50,21 @@ def encode_chats(
         DataError: a conversation is too long, or its answer has no tokens, or nothing is left.
         RecordError: there is no template, or it refuses a conversation.
     """
-    examples: list[TurnsExample] = []
     dropped: list[str] = []
     longest = 0
-    for chat in chats:
-        with naming_record(chat.id, "conversation"):
-            encoded = _examples(tokenizer, chat, system_prompt)
-        longest = max([longest, *map(len, encoded)])
-        if any(len(example) > max_length for example in encoded):
-            dropped.append(chat.id)
-        else:
-            examples += encoded
+
+    def kept() -> Iterator[TurnsExample]:
+        nonlocal longest
+        for chat in chats:
+            with naming_record(chat.id, "conversation"):
+                encoded = _examples(tokenizer, chat, system_prompt)
+            longest = max([longest, *map(len, encoded)])
+            if any(len(example) > max_length for example in encoded):
+                dropped.append(chat.id)
+            else:
+                yield from encoded
+
+    examples = DiskList(kept())
     if dropped and not drop_long:
         more = f" and {len(dropped) - 1} more are" if len(dropped) > 1 else " is"
         raise DataError(

@@ -6,12 +6,14 @@ Knows records and conversations; knows nothing of tokens or models.
 from __future__ import annotations
 
 import random
+from array import array
 from collections.abc import Sequence
 
 from mogu.data import Chat, Record, Turn, refusal_for
+from mogu.files.disk_list import pick
 
 
-def mixed_in(pairs: Sequence[Record], share: float, others: int, seed: int) -> list[Record]:
+def mixed_in(pairs: Sequence[Record], share: float, others: int, seed: int) -> Sequence[Record]:
     """Choose the pairs for a share of the whole: ``round(share / (1 − share) · others)`` of them, half of them malicious.
 
     If there are too few pairs of a label, each is repeated only when all were taken; of an odd number, the last one is malicious. The
@@ -24,12 +26,12 @@ def mixed_in(pairs: Sequence[Record], share: float, others: int, seed: int) -> l
         seed: decides which pairs are chosen.
     """
     total = round(share / (1 - share) * others)
-    chosen: list[Record] = []
+    chosen = array("Q")
     for label, count in (("benign", total // 2), ("malicious", total - total // 2)):
-        own = [record for record in pairs if record.label == label]
+        own = array("Q", (index for index, record in enumerate(pairs) if record.label == label))
         order = random.Random(f"{seed}:mix:{label}").sample(own, len(own))
-        chosen += [order[index % len(order)] for index in range(count)]
-    return chosen
+        chosen.extend(order[number % len(order)] for number in range(count))
+    return pick(pairs, chosen)
 
 
 def task_pairs(chats: Sequence[Chat], count: int, seed: int) -> list[Record]:

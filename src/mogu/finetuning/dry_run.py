@@ -137,7 +137,7 @@ _SCORED_LOGIT = 12
 def _training_bytes(recipe: FinetuneRecipe, inputs: TuningInputs, model: nn.Module, base: PreTrainedModel, trained: int) -> int:
     """The most that training takes beside the weights."""
     examples, run = inputs.encoded["train"], recipe.run
-    batches = StepBatches(list(map(len, examples)), recipe.tune.batch_size, run.micro_batch_size, run.seed, processes.count())
+    batches = StepBatches(map(len, examples), recipe.tune.batch_size, run.micro_batch_size, run.seed, processes.count())
     longest = largest_pass(examples, batches, recipe.tune.epochs, "separate")
     per_parameter = BYTES_PER_TRAINED_PARAMETER + (0 if torch.accelerator.is_available() else _KEPT_START)
     if recipe.tune.method == "full":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from mogu.data import Chat, Record, encode_records, hub_chats, naming_lines, read_chats, read_records, split_chats
 from mogu.files.atomic import check_replaceable, check_writable
+from mogu.files.disk_list import DiskList
 from mogu.files.json_files import fingerprint
 from mogu.finetuning.chat_examples import encode_chats
 from mogu.finetuning.data_mix import mixed_in
@@ -40,10 +42,10 @@ class TuningInputs:
         tokenizer: with the chat template in use.
     """
 
-    chats: dict[Part, list[Chat]]
-    encoded: dict[Part, list[TurnsExample]]
+    chats: Mapping[Part, Sequence[Chat]]
+    encoded: Mapping[Part, Sequence[TurnsExample]]
     dropped: list[str]
-    pairs: dict[Part, list[Record]]
+    pairs: Mapping[Part, Sequence[Record]]
     tokenizer: PreTrainedTokenizerBase
 
     def check_embedded(self, base: Any) -> None:
@@ -52,24 +54,24 @@ class TuningInputs:
         Raises:
             ModelFileError: a conversation has one.
         """
-        named = [(f"conversation {example.record_id!r}", example.ids) for examples in self.encoded.values() for example in examples]
+        examples = chain.from_iterable(self.encoded.values())
+        named = ((f"conversation {example.record_id!r}", example.ids) for example in examples)
         check_embedded(self.tokenizer, embedding_rows(base), named)
 
-    def examples(self, share: float, recipe: FinetuneRecipe) -> list[AnyExample]:
+    def examples(self, share: float, recipe: FinetuneRecipe) -> Sequence[AnyExample]:
         """The training conversations, with a share of MoGU pairs mixed in."""
-        own: list[AnyExample] = list(self.encoded["train"])
+        own = self.encoded["train"]
         if not share:
             return own
         chosen = mixed_in(self.pairs["train"], share, len(own), recipe.run.seed)
         with naming_lines(recipe.safety.pairs):
-            return own + list(
-                router_examples(self.tokenizer, chosen, max_length=recipe.run.max_length, system_prompt=recipe.model.system_prompt)
-            )
+            mixed = router_examples(self.tokenizer, chosen, max_length=recipe.run.max_length, system_prompt=recipe.model.system_prompt)
+            return DiskList(chain[AnyExample](own, mixed))
 
     @property
     def dev_fingerprint(self) -> str:
         """Fingerprint of everything that is measured on."""
-        return fingerprint([example.ids for example in self.encoded["dev"]], [record.model_dump() for record in self.pairs["dev"]])
+        return fingerprint((example.ids for example in self.encoded["dev"]), (record.model_dump() for record in self.pairs["dev"]))
 
 
 def read_tuning_inputs(
@@ -91,8 +93,7 @@ def read_tuning_inputs(
         MoguError: a file, a record, the tokenizer or its chat template cannot be used.
     """
     section = recipe.model
-    conversations = {part: list(of_part) for part, of_part in (chats or _read_chats(recipe)).items()}
-    records: dict[Part, list[Record]] = {part: list(of_part) for part, of_part in (pairs or _read_pairs(recipe)).items()}
+    conversations, records = chats or _read_chats(recipe), pairs or _read_pairs(recipe)
     for part, of_part in records.items():
         if of_part or records["train"]:
             check_both_labels(of_part, f"{part} pairs'")
@@ -127,7 +128,7 @@ def check_tuning_folders(recipe: FinetuneRecipe) -> None:
     check_replaceable(recipe.run.work_folder, marker=MARKER)
 
 
-def _read_chats(recipe: FinetuneRecipe) -> dict[Part, list[Chat]]:
+def _read_chats(recipe: FinetuneRecipe) -> dict[Part, Sequence[Chat]]:
     data = recipe.data
     path = Path(data.train).expanduser()
     if path.suffix == ".jsonl" or path.is_file():
@@ -140,7 +141,7 @@ def _read_chats(recipe: FinetuneRecipe) -> dict[Part, list[Chat]]:
     return {"train": train, "dev": dev}
 
 
-def _read_pairs(recipe: FinetuneRecipe) -> dict[Part, list[Record]]:
+def _read_pairs(recipe: FinetuneRecipe) -> dict[Part, Sequence[Record]]:
     safety = recipe.safety
     if safety.pairs is None:
         return {"train": [], "dev": []}

@@ -122,7 +122,7 @@ class _Run:
     inputs: TuningInputs
     workspace: Workspace
     resume: bool
-    encoded: dict[float, list[AnyExample]] = field(default_factory=dict)
+    encoded: dict[float, Sequence[AnyExample]] = field(default_factory=dict)
     robust: RobustModules = field(default_factory=dict)
     alignment: Alignment | None = None
 
@@ -258,7 +258,7 @@ class _Run:
         trials = []
         for mode in rehardening_modes(self.recipe):
             part = f"{strategy.folder_name}-{mode}"
-            train_pairs = [record.model_dump() for record in self.inputs.pairs["train"]]
+            train_pairs = (record.model_dump() for record in self.inputs.pairs["train"])
             settings = fingerprint(self._strategy_fingerprint(strategy), mode, self.recipe.keep.epochs_share, train_pairs)
             folder = self.hardened.folder
             if mode == "carry":
@@ -306,7 +306,7 @@ class _Run:
         write_json(folder / REPORT_FILE, report)
         (folder / PAGE_FILE).write_text(page(report, loss_curve.rows, model=self.recipe.run.output.name), encoding="utf-8")
 
-    def _examples(self, strategy: Strategy) -> list[AnyExample]:
+    def _examples(self, strategy: Strategy) -> Sequence[AnyExample]:
         if strategy.share not in self.encoded:
             self.encoded[strategy.share] = self.inputs.examples(strategy.share, self.recipe)
         return self.encoded[strategy.share]

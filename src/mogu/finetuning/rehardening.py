@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mogu.analysis.base_model import find_base
 from mogu.data import Chat, Record
+from mogu.files.disk_list import DiskList
 from mogu.finetuning.data_mix import task_pairs
 from mogu.finetuning.recipe import FinetuneRecipe, Keep
 from mogu.modeling.checkpoint import read_config
@@ -84,9 +86,9 @@ class HardenedModel:
         As many conversations as there are benign pairs are added to the pairs: routers that never saw the task refuse it, or spoil
         its first words.
         """
-        records: dict[str, list[Record]] = {part: list(of_part) for part, of_part in pairs.items()}
-        benign = sum(record.label == "benign" for record in records["train"])
-        records["train"] += task_pairs(chats, benign, recipe.run.seed)
+        benign = sum(record.label == "benign" for record in pairs["train"])
+        train = DiskList(chain(pairs["train"], task_pairs(chats, benign, recipe.run.seed)))
+        records = {"train": train, "dev": pairs["dev"]}
         taken_over = self.folder if mode == "routers" else None
         settings = self.recipe(recipe, output)
         if taken_over is not None:

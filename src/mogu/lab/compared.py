@@ -5,7 +5,7 @@ Knows how the lab hardens its model; what is compared, and how, is evaluation's 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from logging import getLogger
 from pathlib import Path
 
@@ -57,7 +57,7 @@ class LabModel(HardenedModel):
                 override(tree, setting)
         return recipe_from(tree, source="of the lab")
 
-    def records(self, recipe: Recipe, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Mapping[str, list[Record]]:
+    def records(self, recipe: Recipe, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Mapping[str, Sequence[Record]]:
         """The lab's training records."""
         return lab_data()
 

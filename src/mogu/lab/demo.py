@@ -5,6 +5,7 @@ Knows the order of the steps and what is measured; knows nothing of how results 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,7 @@ def lab_recipe(base_folder: Path, output: Path, *, seed: int = 0, method: Method
     return recipe_from(tree, source="of the lab")
 
 
-def lab_data() -> dict[str, list[Record]]:
+def lab_data() -> dict[str, Sequence[Record]]:
     """Draw the records that the lab's model is hardened with, and those that its settings are chosen with.
 
     Two thirds of the training prompts are in wrappers, some in two: the split's own, and those of `mogu data build --augment`. The more

@@ -33,7 +33,7 @@ def _models(comparison: Comparison) -> Sequence[HardenedModel]:
     return [LabModel(comparison, method) for method in ("v1", "v2", "gated")]
 
 
-def _records() -> dict[str, list[Record]]:
+def _records() -> dict[str, Sequence[Record]]:
     from mogu.lab.demo import lab_data
 
     return lab_data()

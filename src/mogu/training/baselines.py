@@ -184,7 +184,7 @@ class _Run:
     def _malicious(self) -> list[bool]:
         return [prompt.malicious for prompt in self._prompts]
 
-    def _examples(self, part: Part) -> list[Example]:
+    def _examples(self, part: Part) -> Sequence[Example]:
         records = [record for record in self.records if part != "expert" or record.label == "malicious"]
         return router_examples(
             self.tokenizer, records, max_length=self.recipe.run.max_length, system_prompt=self.recipe.model.system_prompt

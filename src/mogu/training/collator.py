@@ -55,7 +55,9 @@ class Collator:
 
     def row_lengths(self, example: AnyExample) -> list[int]:
         """Tokens of each row that an example becomes, in the order of the batch's rows."""
-        return [len(row.ids) for row in self._rows(example)]
+        if isinstance(example, TurnsExample):
+            return [len(example)]
+        return [len(example)] if self.layout == "shared" else [len(example.prompt) + len(answer) for answer in example.answers]
 
     def _rows(self, example: AnyExample) -> list[_Row]:
         if isinstance(example, TurnsExample):

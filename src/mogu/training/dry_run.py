@@ -5,10 +5,12 @@ Knows shapes and sizes, on PyTorch's meta device; trains nothing and writes noth
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +171,7 @@ def plan(recipe: Recipe) -> Plan:
     if recipe.mogu.layers is None and len(projections) < (layers := int(base.config.get_text_config().num_hidden_layers)):
         routed = ", ".join(str(projection.layer) for projection in projections)
         notes.append(f"of {layers} layers, only those with attention can be routed: {routed}")
-    labels = [record.label for record in records["train"]]
+    labels = Counter(record.label for record in records["train"])
     added, counted, trained_in = (_gated_stages if recipe.method == "gated" else _routed_stages)(recipe, base, labels, notes)
 
     # Which layers V2 trains is known once they are probed; the layout that takes more room is the one with a row for each answer.
@@ -211,7 +213,7 @@ _TrainedIn = dict[StageName, Callable[[], AbstractContextManager[nn.Module]]]
 """Of each stage, the model with what it trains in it."""
 
 
-def _routed_stages(recipe: Recipe, base: PreTrainedModel, labels: list[Label], notes: list[str]) -> tuple[int, list[_Stage], _TrainedIn]:
+def _routed_stages(recipe: Recipe, base: PreTrainedModel, labels: Counter[Label], notes: list[str]) -> tuple[int, list[_Stage], _TrainedIn]:
     """The parameters that V1 or V2 adds to a model, and the stages that train them."""
     projections = find_output_projections(base, recipe.mogu.output_projection, recipe.mogu.layers)
     sets, largest = _layer_sets(recipe, [projection.layer for projection in projections], notes)
@@ -223,9 +225,9 @@ def _routed_stages(recipe: Recipe, base: PreTrainedModel, labels: list[Label], n
     responder = partial(_lora_in, base, find_output_projections(base, recipe.mogu.output_projection, config.layers), recipe.mogu.rank)
     grid = sets * len(dict.fromkeys(recipe.choice.checkpoints)) * len(dict.fromkeys(recipe.choice.weight_penalties))
     stages: list[_Stage] = [
-        ("glad", labels.count(RESPONDER_DATA["glad"][0]), lora, sets),
-        ("unwill", labels.count(RESPONDER_DATA["unwill"][0]), lora, sets),
-        ("router", len(labels), routers, grid),
+        ("glad", labels[RESPONDER_DATA["glad"][0]], lora, sets),
+        ("unwill", labels[RESPONDER_DATA["unwill"][0]], lora, sets),
+        ("router", labels.total(), routers, grid),
     ]
     return added, stages, {"glad": responder, "unwill": responder, "router": partial(_routers_in, base, config)}
 
@@ -252,7 +254,7 @@ def _lora_in(base: PreTrainedModel, projections: Sequence[Projection], rank: int
         model.unload()
 
 
-def _gated_stages(recipe: Recipe, base: PreTrainedModel, labels: list[Label], notes: list[str]) -> tuple[int, list[_Stage], _TrainedIn]:
+def _gated_stages(recipe: Recipe, base: PreTrainedModel, labels: Counter[Label], notes: list[str]) -> tuple[int, list[_Stage], _TrainedIn]:
     """The parameters that a gate and its experts add to a model, and the stages that train the experts; a gate is fitted at once."""
     config = gated_config(recipe, TurnMarks())
     text_config = base.config.get_text_config()
@@ -263,9 +265,9 @@ def _gated_stages(recipe: Recipe, base: PreTrainedModel, labels: list[Label], no
     notes.append(f"the gate reads the layers {', '.join(map(str, taps))} of every prompt once, and is fitted in seconds")
     vectors = ENDS + 2 * recipe.gate.heads * recipe.gate.members + (len(STREAM_READINGS) if recipe.gate.listen else 0)
     gate = vectors * len(taps) * int(text_config.hidden_size)
-    stages: list[_Stage] = [("unwill", len(labels), sizes["unwill"], 1)]
+    stages: list[_Stage] = [("unwill", labels.total(), sizes["unwill"], 1)]
     if "careful" in sizes:
-        stages.append(("careful", len(labels), sizes["careful"], 1))
+        stages.append(("careful", labels.total(), sizes["careful"], 1))
     trained_in: _TrainedIn = {name: partial(_lora_in, base, modules[name], ranks[name]) for name, *_ in stages}  # type: ignore[index]
     return sum(sizes.values()) + gate, stages, trained_in
 
@@ -290,10 +292,10 @@ def _layer_sets(recipe: Recipe, layers: list[int], notes: list[str]) -> tuple[in
 
 
 def _longest_pass(
-    recipe: Recipe, stage: Stage, name: StageName, count: int, examples: list[Example] | None, base: PreTrainedModel
+    recipe: Recipe, stage: Stage, name: StageName, count: int, examples: Sequence[Example] | None, base: PreTrainedModel
 ) -> tuple[int, int, int]:
     """Rows, tokens of each row and answer tokens of the longest pass; without examples, as long as they may be."""
-    lengths = [len(example) for example in examples] if examples is not None else [0] * count
+    lengths = map(len, examples) if examples is not None else repeat(0, count)
     batches = StepBatches(lengths, stage.batch_size, recipe.run.micro_batch_size, recipe.run.seed, processes.count())
     answers = _answers(recipe, name)
     if examples is None:

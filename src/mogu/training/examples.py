@@ -1,4 +1,4 @@
-"""From records to token ids: a prompt and the answers to learn.
+"""From records to token ids: a prompt and the answers to learn, of each record in turn, and kept on the disk.
 
 Knows tokenizers and records; knows nothing of batches, models or losses.
 """
@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from mogu.data import Record, conversation_of, naming_record
 from mogu.errors import ModelFileError, RecordError
+from mogu.files.disk_list import DiskList
 from mogu.inference.prompts import encode_answer, encode_prompt
 
 
@@ -58,18 +59,18 @@ AnyExample = Example | TurnsExample
 
 def responder_examples(
     tokenizer: PreTrainedTokenizerBase, records: Sequence[Record], *, answer: str, max_length: int, system_prompt: str | None = None
-) -> list[Example]:
+) -> Sequence[Example]:
     """Encode pairs for a responder: each prompt with the answer to learn (``"affirm"`` or ``"reject"``), then the other one."""
     order = ("affirm", "reject") if answer == "affirm" else ("reject", "affirm")
-    return _examples(tokenizer, [(record, order) for record in records], max_length, system_prompt)
+    return DiskList(_example(tokenizer, record, order, max_length, system_prompt) for record in records)
 
 
 def router_examples(
     tokenizer: PreTrainedTokenizerBase, records: Sequence[Record], *, max_length: int, system_prompt: str | None = None
-) -> list[Example]:
+) -> Sequence[Example]:
     """Encode what the router learns: benign prompts with the affirmative answer, malicious ones with the rejecting one."""
-    answers = [(record, ("affirm",) if record.label == "benign" else ("reject",)) for record in records]
-    return _examples(tokenizer, answers, max_length, system_prompt)
+    answers = {"benign": ("affirm",), "malicious": ("reject",)}
+    return DiskList(_example(tokenizer, record, answers[record.label], max_length, system_prompt) for record in records)
 
 
 def check_embedded(tokenizer: PreTrainedTokenizerBase, rows: int, encoded: Iterable[tuple[str, Sequence[int]]]) -> None:
@@ -110,12 +111,6 @@ def room_for_answer(record: Record, prompt: Sequence[int], max_length: int) -> i
             record_id=record.id,
         )
     return room
-
-
-def _examples(
-    tokenizer: PreTrainedTokenizerBase, answered: Sequence[tuple[Record, tuple[str, ...]]], max_length: int, system_prompt: str | None
-) -> list[Example]:
-    return [_example(tokenizer, record, fields, max_length, system_prompt) for record, fields in answered]
 
 
 def _example(

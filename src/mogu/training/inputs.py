@@ -5,7 +5,7 @@ Knows files, records and tokenizers; knows nothing of models.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -18,6 +18,7 @@ from mogu.data import Label, Record, encode_records, naming_lines, read_publishe
 from mogu.data.starter import STARTER, dev_pairs
 from mogu.errors import DataError
 from mogu.files.atomic import check_replaceable, check_writable
+from mogu.files.disk_list import pick
 from mogu.files.json_files import fingerprint
 from mogu.hub import load_tokenizer
 from mogu.inference.padding import embedding_rows
@@ -47,11 +48,11 @@ class Inputs:
         dev_prompts: encoded prompts of the dev records.
     """
 
-    train: list[Record]
-    dev: list[Record]
+    train: Sequence[Record]
+    dev: Sequence[Record]
     tokenizer: PreTrainedTokenizerBase
-    examples: dict[StageName, list[Example]]
-    dev_prompts: list[list[int]]
+    examples: dict[StageName, Sequence[Example]]
+    dev_prompts: Sequence[list[int]]
 
     def check_embedded(self, base: Any) -> None:
         """Refuse tokens that the base model has no embedding of.
@@ -59,22 +60,21 @@ class Inputs:
         Raises:
             ModelFileError: a record has one.
         """
-        examples = [example for of_stage in self.examples.values() for example in of_stage]
-        encoded = [(f"record {example.record_id!r}", [*example.prompt, *chain(*example.answers)]) for example in examples]
-        encoded += [(f"record {record.id!r}", prompt) for record, prompt in zip(self.dev, self.dev_prompts, strict=True)]
-        check_embedded(self.tokenizer, embedding_rows(base), encoded)
+        examples = chain.from_iterable(self.examples.values())
+        encoded = ((f"record {example.record_id!r}", [*example.prompt, *chain(*example.answers)]) for example in examples)
+        dev = ((f"record {record.id!r}", prompt) for record, prompt in zip(self.dev, self.dev_prompts, strict=True))
+        check_embedded(self.tokenizer, embedding_rows(base), chain(encoded, dev))
 
     @cached_property
     def train_fingerprint(self) -> str:
         """Fingerprint of what is learned from, down to the tokens."""
-        return fingerprint(
-            [[example.prompt, example.answers, example.malicious] for examples in self.examples.values() for example in examples]
-        )
+        examples = chain.from_iterable(self.examples.values())
+        return fingerprint([example.prompt, example.answers, example.malicious] for example in examples)
 
     @cached_property
     def dev_fingerprint(self) -> str:
         """Fingerprint of the dev records."""
-        return fingerprint([record.model_dump() for record in self.dev])
+        return fingerprint(record.model_dump() for record in self.dev)
 
 
 def common_fingerprint(recipe: Recipe, inputs: Inputs) -> list[Any]:
@@ -89,7 +89,7 @@ def metrics_fingerprint(recipe: Recipe, inputs: Inputs) -> str:
 
 
 def read_inputs(
-    recipe: Recipe, *, tokenizer: PreTrainedTokenizerBase | None = None, records: dict[str, list[Record]] | None = None
+    recipe: Recipe, *, tokenizer: PreTrainedTokenizerBase | None = None, records: Mapping[str, Sequence[Record]] | None = None
 ) -> Inputs:
     """Read and encode everything that a recipe names.
 
@@ -112,27 +112,27 @@ def read_inputs(
     return Inputs(records["train"], records["dev"], tokenizer, examples, dev_prompts)
 
 
-def _routed_examples(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, train: list[Record]) -> dict[StageName, list[Example]]:
+def _routed_examples(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, train: Sequence[Record]) -> dict[StageName, Sequence[Example]]:
     max_length, system_prompt = recipe.run.max_length, recipe.model.system_prompt
-    examples: dict[StageName, list[Example]] = {
+    examples: dict[StageName, Sequence[Example]] = {
         "router": router_examples(tokenizer, train, max_length=max_length, system_prompt=system_prompt)
     }
     names: tuple[ResponderName, ...] = ("glad", "unwill")
     for name in names:
         label, answer = RESPONDER_DATA[name]
-        labeled = [record for record in train if record.label == label]
+        labeled = pick(train, (index for index, record in enumerate(train) if record.label == label))
         examples[name] = responder_examples(tokenizer, labeled, answer=answer, max_length=max_length, system_prompt=system_prompt)
     return examples
 
 
-def _gated_examples(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, train: list[Record]) -> dict[StageName, list[Example]]:
+def _gated_examples(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, train: Sequence[Record]) -> dict[StageName, Sequence[Example]]:
     options: Any = {
         "refusals": recipe.gate.refusals,
         "max_length": recipe.run.max_length,
         "system_prompt": recipe.model.system_prompt,
         "seed": recipe.run.seed,
     }
-    examples: dict[StageName, list[Example]] = {"unwill": expert_examples("unwill", tokenizer, train, **options)}
+    examples: dict[StageName, Sequence[Example]] = {"unwill": expert_examples("unwill", tokenizer, train, **options)}
     if recipe.gate.second_opinions:
         examples["careful"] = expert_examples("careful", tokenizer, train, **options)
     return examples
@@ -148,7 +148,7 @@ def recipe_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:
     return load_tokenizer(model.base, revision=model.revision, chat_template=model.chat_template, trust_remote_code=model.trust_remote_code)
 
 
-def load_records(recipe: Recipe, *, answered: list[Record] | None = None) -> dict[str, list[Record]]:
+def load_records(recipe: Recipe, *, answered: Sequence[Record] | None = None) -> dict[str, Sequence[Record]]:
     """Read the training and dev records that a recipe names.
 
     Args:
@@ -162,7 +162,7 @@ def load_records(recipe: Recipe, *, answered: list[Record] | None = None) -> dic
     data = recipe.data
     dev = data.dev
     if data.train == STARTER:
-        train = planned_pairs(recipe) if answered is None else answered
+        train: Sequence[Record] = planned_pairs(recipe) if answered is None else answered
         dev = dev or STARTER
     else:
         train = read_published(data.train) if data.train.is_dir() else read_records(data.train)
@@ -172,7 +172,7 @@ def load_records(recipe: Recipe, *, answered: list[Record] | None = None) -> dic
     return {"train": train, "dev": held_out}
 
 
-def with_dev(train: list[Record], dev: Path | None, *, share: float, seed: int) -> tuple[list[Record], list[Record]]:
+def with_dev(train: Sequence[Record], dev: Path | None, *, share: float, seed: int) -> tuple[Sequence[Record], Sequence[Record]]:
     """Pair training records with the dev records of a file or, without one, split a share of their own instructions off.
 
     Raises:
@@ -184,7 +184,7 @@ def with_dev(train: list[Record], dev: Path | None, *, share: float, seed: int) 
     return splits["train"], splits["dev"]
 
 
-def check_labels(records: dict[str, list[Record]]) -> None:
+def check_labels(records: Mapping[str, Sequence[Record]]) -> None:
     """Refuse records that do not have both labels.
 
     Raises:

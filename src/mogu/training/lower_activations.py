@@ -9,10 +9,10 @@ layers, batches and a function of losses; does not know what is trained above, i
 from __future__ import annotations
 
 import functools
-import itertools
 import logging
 import random
 import shutil
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -131,14 +131,13 @@ class LowerActivations:
 
     def __init__(self, layers: _Layers, losses: Losses, examples: Sequence[AnyExample], collator: Collator, in_a_pass: int) -> None:
         self._layers, self._losses, self._examples, self._collator = layers, losses, examples, collator
-        order = sorted(range(len(examples)), key=lambda index: len(examples[index]))  # neighbors of one length need no padding
+        lengths = array("q", map(len, examples))
+        order = array("q", sorted(range(len(examples)), key=lengths.__getitem__))  # neighbors of one length need no padding
         self._passes = [order[start : start + in_a_pass] for start in range(0, len(order), in_a_pass)]
-        self._rows: dict[int, list[slice]] = {}
-        tokens = 0
+        self._starts, self._tokens = array("q", lengths), 0
         for index in order:
-            ends = list(itertools.accumulate(collator.row_lengths(examples[index]), initial=tokens))
-            self._rows[index] = [slice(*row) for row in itertools.pairwise(ends)]
-            tokens = ends[-1]
+            self._starts[index] = self._tokens
+            self._tokens += sum(collator.row_lengths(examples[index]))
         self._states = self._fed = torch.empty(0)
         self._more: dict[nn.Module, int] = {}
 
@@ -163,8 +162,13 @@ class LowerActivations:
         """
         rows, tokens = batch["input_ids"].shape
         self._fed = self._states.new_zeros(rows, tokens, self._states.shape[-1])
-        for row, span in enumerate(span for index in indices for span in self._rows[index]):
-            self._fed[row, : span.stop - span.start] = self._states[span]
+        lengths = (batch["segments"] != PADDING).sum(1).view(len(indices), -1).tolist()  # each example has as many rows
+        unfed = iter(self._fed)
+        for index, of_example in zip(indices, lengths, strict=True):
+            start = self._starts[index]
+            for length in of_example:
+                next(unfed)[:length] = self._states[start : start + length]
+                start += length
 
     def try_out(self) -> None:
         """Make the shortest pass with the layers below and without them.
@@ -213,7 +217,7 @@ class LowerActivations:
         Raises:
             _NotSkipped: the disk has no room for it, or the file system refuses.
         """
-        tokens, width = self._rows[self._passes[-1][-1]][-1].stop, self._fed.shape[-1]
+        tokens, width = self._tokens, self._fed.shape[-1]
         dtype, needed = self._fed.dtype, tokens * width * self._fed.dtype.itemsize
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

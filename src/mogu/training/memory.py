@@ -7,8 +7,10 @@ trained, and however the family's layers are built. Knows modules and autograd; 
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import torch
@@ -62,11 +64,19 @@ def pass_bytes(model: nn.Module, base: PreTrainedModel, rows: int, row: int, ans
 def largest_pass(examples: Sequence[AnyExample], batches: StepBatches, epochs: float, layout: Layout) -> tuple[int, int, int]:
     """Rows and tokens of each row of the pass that has most of them, padding included, and the most answer tokens of any pass."""
     collator = Collator(0, layout)
-    rows = [collator.row_lengths(example) for example in examples]
-    answered = [len(example.learned) if isinstance(example, TurnsExample) else sum(map(len, example.answers)) for example in examples]
-    passes = [one for epoch in range(math.ceil(epochs)) for step in batches.of_epoch(epoch) for one in step]
-    shapes = [(sum(len(rows[index]) for index in one), max(max(rows[index]) for index in one)) for one in passes]
-    return (*max(shapes, key=math.prod), max(sum(answered[index] for index in one) for one in passes))
+    rows, longest, answered = array("q"), array("q"), array("q")
+    for example in examples:
+        lengths = collator.row_lengths(example)
+        rows.append(len(lengths))
+        longest.append(max(lengths))
+        answered.append(len(example.learned) if isinstance(example, TurnsExample) else sum(map(len, example.answers)))
+    largest, most_answered = (0, 0), 0
+    for epoch in range(math.ceil(epochs)):
+        for one in chain.from_iterable(batches.of_epoch(epoch)):
+            shape = sum(rows[index] for index in one), max(longest[index] for index in one)
+            largest = max(largest, shape, key=math.prod)
+            most_answered = max(most_answered, sum(answered[index] for index in one))
+    return *largest, most_answered
 
 
 @dataclass(frozen=True)

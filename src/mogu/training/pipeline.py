@@ -5,6 +5,7 @@ Knows the order of the steps; each step itself is elsewhere in this package.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -49,7 +50,7 @@ def harden(
     *,
     base: PreTrainedModel | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
-    records: dict[str, list[Record]] | None = None,
+    records: Mapping[str, Sequence[Record]] | None = None,
     responders: Path | None = None,
     stage: StageName | None = None,
     resume: bool = False,
@@ -85,7 +86,7 @@ def _harden(
     recipe: Recipe,
     base: PreTrainedModel | None,
     tokenizer: PreTrainedTokenizerBase | None,
-    records: dict[str, list[Record]] | None,
+    records: Mapping[str, Sequence[Record]] | None,
     responders: Path | None,
     stage: StageName | None,
     resume: bool,

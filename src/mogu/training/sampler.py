@@ -6,7 +6,8 @@ Knows lengths and sizes; does not look at what an example holds, and knows nothi
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable
 
 import torch
 
@@ -28,8 +29,8 @@ class StepBatches:
         processes: how many make the passes of a step side by side; each makes one of so many.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, micro_batch_size: int, seed: int, processes: int = 1) -> None:
-        self.lengths = list(lengths)
+    def __init__(self, lengths: Iterable[int], batch_size: int, micro_batch_size: int, seed: int, processes: int = 1) -> None:
+        self.lengths = array("q", lengths)
         self.batch_size = min(batch_size, len(self.lengths))
         of_a_process = math.ceil(self.batch_size / processes)
         self.passes = math.ceil(of_a_process / micro_batch_size)

@@ -26,13 +26,13 @@ from mogu.training.workspace import Workspace
 logger = logging.getLogger(__name__)
 
 
-def planned_pairs(recipe: Recipe) -> list[Record]:
+def planned_pairs(recipe: Recipe) -> Sequence[Record]:
     """Build the training records with stand-ins for the base model's answers: ``data.max_new_tokens`` words each, none refused."""
     stand_in = " ".join(["the"] * recipe.data.max_new_tokens)
     return _pairs(recipe, lambda instructions: [stand_in] * len(instructions))
 
 
-def answered_pairs(recipe: Recipe, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, workspace: Workspace) -> list[Record]:
+def answered_pairs(recipe: Recipe, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, workspace: Workspace) -> Sequence[Record]:
     """Build the training records with the base model's answers, or read those that an earlier run built with the same model and settings.
 
     They are kept as ``starter/train.jsonl`` in the working folder, with the dev records as ``starter/dev.jsonl`` beside them.
@@ -66,7 +66,7 @@ def answered_pairs(recipe: Recipe, base: PreTrainedModel, tokenizer: PreTrainedT
     return pairs
 
 
-def _pairs(recipe: Recipe, answer: Answerer) -> list[Record]:
+def _pairs(recipe: Recipe, answer: Answerer) -> Sequence[Record]:
     data = recipe.data
     return train_pairs(answer, limit=data.limit, augment=data.augment, refusals=data.refusals or REFUSALS)
 

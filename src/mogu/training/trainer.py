@@ -272,7 +272,7 @@ class _Loop:
         )
 
     def _batches(self, most: int) -> StepBatches:
-        return StepBatches([len(example) for example in self.examples], self.stage.batch_size, most, self.settings.seed, count())
+        return StepBatches(map(len, self.examples), self.stage.batch_size, most, self.settings.seed, count())
 
     def _write_state(self, step: int) -> None:
         states = gathered(random_states())

@@ -75,7 +75,7 @@ class LabeledPrompts:
         kind: what they are; of twins, each two neighbors are a malicious prompt and its twin.
     """
 
-    ids: list[list[int]]
+    ids: Sequence[list[int]]
     malicious: Tensor
     pad_token_id: int
     batch_size: int

@@ -66,7 +66,7 @@ def candidates(split: Split) -> dict[Kind, list[StarterInstruction]]:
     return {kind: _topics_in_turn(starter_instructions(kind, split)) for kind in KINDS}
 
 
-def train_pairs(answer: Answerer, *, limit: int = LIMIT, augment: float = AUGMENT, refusals: Sequence[str] = REFUSALS) -> list[Record]:
+def train_pairs(answer: Answerer, *, limit: int = LIMIT, augment: float = AUGMENT, refusals: Sequence[str] = REFUSALS) -> Sequence[Record]:
     """Build the training records.
 
     Benign and borderline instructions that are refused or left unanswered give way to others while there are any.
@@ -101,7 +101,7 @@ def dev_pairs(*, limit: int = LIMIT) -> list[Record]:
     """
     chosen = {kind: _opened(found[: min(limit, DEV_OF_A_KIND)]) for kind, found in candidates("dev").items()}
     bare = _records(chosen)
-    return bare + augmented(bare, 1.0, DEV_WRAPPERS, _SEED)
+    return [*bare, *augmented(bare, 1.0, DEV_WRAPPERS, _SEED)]
 
 
 def opening_answers(instructions: Sequence[str]) -> list[str]:

@@ -7,7 +7,7 @@ themselves with :data:`mogu.evaluation.registry.MODEL_SOURCES`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,7 +77,7 @@ class HardenedModel(ABC):
         """
 
     @abstractmethod
-    def records(self, recipe: Recipe, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Mapping[str, list[Record]]:
+    def records(self, recipe: Recipe, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Mapping[str, Sequence[Record]]:
         """The training records of its recipe, by split; the base model answers those that are built with its own answers."""
 
     @abstractmethod
@@ -91,7 +91,9 @@ class HardenedModel(ABC):
         """
 
 
-def recipe_records(recipe: Recipe, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> Mapping[str, list[Record]]:
+def recipe_records(
+    recipe: Recipe, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path
+) -> Mapping[str, Sequence[Record]]:
     """Read the records that a recipe names, by split; answers to the starter set are kept in a folder.
 
     Args:

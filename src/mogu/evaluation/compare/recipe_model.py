@@ -6,7 +6,7 @@ Knows recipes and how one is carried out; what is compared, and how, is the busi
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from logging import getLogger
 from pathlib import Path
 
@@ -72,7 +72,7 @@ class RecipeModel(HardenedModel):
         output = json.dumps(str(self.folder(seed)))
         return read_recipe(Path(self.path), [*self.comparison.settings, f"run.output={output}", f"run.seed={seed}"])
 
-    def records(self, recipe: Recipe, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Mapping[str, list[Record]]:
+    def records(self, recipe: Recipe, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Mapping[str, Sequence[Record]]:
         """The records that the recipe names, the same for every seed."""
         return recipe_records(recipe, base, tokenizer, self.comparison.out / "records" / self.name)
 

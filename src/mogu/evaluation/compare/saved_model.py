@@ -5,7 +5,7 @@ Knows saved models and their training reports; trains nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -84,7 +84,7 @@ class SavedModel(HardenedModel):
         run = recipe.run.model_copy(update={"seed": seed, "output": self._folder})
         return recipe.model_copy(update={"run": run})
 
-    def records(self, recipe: Recipe, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Mapping[str, list[Record]]:
+    def records(self, recipe: Recipe, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Mapping[str, Sequence[Record]]:
         """The records that its recipe names."""
         return recipe_records(recipe, base, tokenizer, self.comparison.out / "records" / self.name)
 

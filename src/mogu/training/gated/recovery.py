@@ -14,6 +14,7 @@ from typing import Literal
 from transformers import PreTrainedTokenizerBase
 
 from mogu.data import Record, conversation_of, naming_record, opening_for
+from mogu.files.disk_list import DiskList
 from mogu.inference.prompts import Conversation, WithTools, as_conversation, encode_answer, encode_prompt
 from mogu.training.examples import Example, room_for_answer
 
@@ -47,20 +48,21 @@ def expert_examples(
     max_length: int,
     system_prompt: str | None,
     seed: int,
-) -> list[Example]:
+) -> Sequence[Example]:
     """Encode what an expert learns.
 
     ``unwill`` refuses prompts of every kind; half of the answers have begun otherwise, and turn to refusing. ``careful`` refuses malicious
     ones, and answers benign ones, borderline ones among them.
     """
-    examples = []
-    for record in records:
+
+    def example(record: Record) -> Example:
         rng = random.Random(f"{seed}:{record.id}")
         begun = beginning_for(record.request, rng) if name == "unwill" and rng.random() < BEGUN else ""
         answer = record.affirm if name == "careful" and record.label == "benign" else rng.choice(refusals)
         with naming_record(record.id):
-            examples.append(_example(tokenizer, record, begun, answer, max_length, system_prompt))
-    return examples
+            return _example(tokenizer, record, begun, answer, max_length, system_prompt)
+
+    return DiskList(map(example, records))
 
 
 def beginning_for(request: str, rng: random.Random) -> str:
