@@ -12,18 +12,12 @@ from typing import Any
 import torch
 
 from benchmarks.findings import Finding
-from benchmarks.models import Subject, make_base, random_prompt
+from benchmarks.models import Subject, make_base, make_gated, random_prompt
 from benchmarks.speed import EachToken
 from benchmarks.timing import Pause, interleaved, median_ratio, medians, taking_turns, whole
-from mogu import MoguConfig, MoguModel
-from mogu.modeling.config import GateConfig
-from mogu.modeling.gated.gate import ENDS, Gate, StreamHead
-from mogu.modeling.gated.model import GatedModel
 from mogu.modeling.shared_weights import share_weights
-from mogu.training.gated.fit import default_taps
 
 MOST_FIRST, MOST_DECODING = 1.02, 1.01
-HEADS = 40  # as many as recipes fit: five members of eight
 
 
 @dataclass(frozen=True)
@@ -87,17 +81,3 @@ def measure_gated(plan: GatedPlan, subject: Subject, device: torch.device, dtype
             ]
         details.append({"prompt_tokens": tokens, "first_token": seconds, "decoding": turns})
     return findings, {"replies": details}
-
-
-def make_gated(base: Any, *, listens: bool) -> GatedModel:
-    """A gated model with a random gate, and a random stream head, that find nothing malicious."""
-    config = base.config
-    random = torch.Generator().manual_seed(0)
-    taps = default_taps(config.num_hidden_layers)
-    gate_config = GateConfig(refuse=1.0, listen=1.0 if listens else None, hold_back=0)  # a turn a token
-    model = MoguModel.from_base(base, MoguConfig(routed_tokens="all", gate=gate_config))
-    assert isinstance(model, GatedModel)
-    gate = {tap: torch.randn(ENDS + 2 * HEADS, config.hidden_size, generator=random) * 1e-6 for tap in taps}
-    head = {tap: torch.randn(2, config.hidden_size, generator=random) * 1e-6 for tap in taps}
-    model.set_gate(Gate(gate, -9.0), StreamHead(head, 0.0, -9.0) if listens else None)
-    return model

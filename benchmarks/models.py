@@ -1,5 +1,5 @@
-"""The models that are measured: a Llama, random or a real one, a routed model on the same weights, and the published pair, both with
-the same numbers.
+"""The models that are measured: a Llama, random or a real one, a gated and a routed model on the same weights, and the published pair,
+which has the routed one's numbers.
 
 Knows how to build them; knows nothing of timing.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,8 +18,13 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from benchmarks.published import Published, PublishedProjection, RouterChain
 from mogu import MoguConfig, MoguModel
 from mogu.hub import load_base, load_config
+from mogu.modeling.config import GateConfig
+from mogu.modeling.gated.gate import ENDS, Gate, StreamHead
+from mogu.modeling.gated.model import GatedModel
+from mogu.training.gated.fit import default_taps
 
 SEED = 0
+HEADS = 40  # as many as recipes fit: five members of eight
 
 
 @dataclass(frozen=True)
@@ -113,6 +119,20 @@ def make_routed(base: LlamaForCausalLM, layers: list[int] | None = None) -> Mogu
         layer.set_responder("glad", *responders[1])
         folded = [fold(chain) for chain in chains]
         layer.set_router(torch.stack([vector for vector, _ in folded]), torch.stack([bias for _, bias in folded]))
+    return model
+
+
+def make_gated(base: Any, *, listens: bool) -> GatedModel:
+    """A gated model with a random gate, and a random stream head, that find nothing malicious."""
+    config = base.config
+    random = torch.Generator().manual_seed(0)
+    taps = default_taps(config.num_hidden_layers)
+    gate_config = GateConfig(refuse=1.0, listen=1.0 if listens else None, hold_back=0)  # a turn a token
+    model = MoguModel.from_base(base, MoguConfig(routed_tokens="all", gate=gate_config))
+    assert isinstance(model, GatedModel)
+    gate = {tap: torch.randn(ENDS + 2 * HEADS, config.hidden_size, generator=random) * 1e-6 for tap in taps}
+    head = {tap: torch.randn(2, config.hidden_size, generator=random) * 1e-6 for tap in taps}
+    model.set_gate(Gate(gate, -9.0), StreamHead(head, 0.0, -9.0) if listens else None)
     return model
 
 

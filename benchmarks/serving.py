@@ -1,4 +1,4 @@
-"""Compare throughput and memory of vLLM with a MoGU model and of plain vLLM on the same base: ``make bench-vllm``.
+"""Compare vLLM with a MoGU model, routed and gated, and plain vLLM on the same base: ``make bench-vllm``.
 
 Both engines exist in one run, each in a process of its own, and take turns; the waiting one is idle.
 """
@@ -11,71 +11,21 @@ import platform
 import random
 import statistics
 import tempfile
-import time
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
 from benchmarks.findings import Finding, save, show
+from benchmarks.gated_serving import measure_gated_serving
 from benchmarks.models import FULL, LlamaShape, make_base, make_routed
-
-
-@dataclass(frozen=True)
-class Load:
-    """The requests that an engine gets in one turn, all at once."""
-
-    requests: int
-    prompt: int
-    new_tokens: int
-    rounds: int
-
+from benchmarks.vllm_engine import Engine, Load
 
 FULL_LOAD = Load(64, 128, 128, 3)
 QUICK_LOAD = Load(8, 32, 16, 2)
 QUICK_SHAPE = LlamaShape("Llama, 0.4M parameters", 128, 256, 2, 4, 512)  # vLLM's attention on a CPU needs heads of at least 32
 WAYS: dict[str, str | None] = {"plain vLLM": None, "continue": "continue", "recompute": "recompute"}
-
-
-class Engine:
-    """A vLLM engine and the process that computes for it."""
-
-    def __init__(self, base: Path, load: Load, **options: Any) -> None:
-        from vllm import LLM
-
-        earlier = set(psutil.Process().children(recursive=True))
-        length = load.prompt + load.new_tokens
-        self.llm = LLM(
-            str(base),
-            dtype="float32",
-            enforce_eager=True,
-            skip_tokenizer_init=True,
-            max_model_len=2 * length,
-            max_num_seqs=load.requests,
-            enable_prefix_caching=False,  # what is measured is work, not reuse
-            **options,
-        )
-        self.processes = [process for process in psutil.Process().children(recursive=True) if process not in earlier]
-
-    def seconds(self, prompts: list[list[int]], new_tokens: int, adapter: Path | None, handoff: str | None) -> float:
-        """Return the wall-clock time of answering all prompts, each with exactly ``new_tokens`` tokens."""
-        from vllm import SamplingParams
-        from vllm.lora.request import LoRARequest
-
-        extra = {"mogu": {"handoff": handoff}} if handoff else None
-        parameters = SamplingParams(temperature=0, max_tokens=new_tokens, ignore_eos=True, detokenize=False, extra_args=extra)
-        lora = LoRARequest("mogu", 1, str(adapter)) if handoff else None
-        started = time.perf_counter()
-        outputs = self.llm.generate([{"prompt_token_ids": prompt} for prompt in prompts], parameters, lora_request=lora, use_tqdm=False)
-        taken = time.perf_counter() - started
-        assert all(len(output.outputs[0].token_ids) == new_tokens for output in outputs)
-        return taken
-
-    def resident(self) -> int:
-        """Return the bytes of resident memory of the engine's processes."""
-        return sum(process.memory_info().rss for process in self.processes)
 
 
 def measure(shape: LlamaShape, load: Load, folder: Path) -> tuple[list[Finding], dict[str, Any]]:
@@ -92,9 +42,10 @@ def measure(shape: LlamaShape, load: Load, folder: Path) -> tuple[list[Finding],
         prompts = [[numbers.randrange(2, shape.vocabulary) for _ in range(load.prompt)] for _ in range(load.requests)]
         ways = list(WAYS.items())
         for way, handoff in ways[number % len(ways) :] + ways[: number % len(ways)]:
-            taken = (routed if handoff else plain).seconds(prompts, load.new_tokens, adapter, handoff)
+            asked = [{"handoff": handoff}] * load.requests if handoff else [None] * load.requests
+            turn = (routed if handoff else plain).turn(prompts, load.new_tokens, adapter if handoff else None, asked)
             if number:  # the first round warms up
-                seconds[way].append(taken)
+                seconds[way].append(turn.seconds)
     tokens = load.requests * load.new_tokens
     medians = {way: statistics.median(rounds) for way, rounds in seconds.items()}
     findings = []
@@ -114,6 +65,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description="Compare vLLM with a MoGU model and plain vLLM.")
     parser.add_argument("--quick", action="store_true", help="use a tiny model, to check that everything runs; the numbers mean nothing")
     parser.add_argument("--out", type=Path, default=Path("bench-results/serving"), help="folder for results.json and results.md")
+    parser.add_argument("--only", choices=["routed", "gated"], help="measure this kind of model alone")
+    parser.add_argument("--listen", action="store_true", help="have the gated model listen to its answers as well")
+    for name, what in (
+        ("requests", "requests at once"),
+        ("prompt", "tokens of a prompt"),
+        ("new-tokens", "tokens of an answer"),
+        ("rounds", "rounds"),
+    ):
+        parser.add_argument(f"--{name}", type=int, metavar="N", help=f"{what}, instead of the usual number")
     options = parser.parse_args()
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
@@ -125,8 +85,17 @@ def main() -> None:
         "python": platform.python_version(),
     }
     shape, load = (QUICK_SHAPE, QUICK_LOAD) if options.quick else (FULL, FULL_LOAD)
-    with tempfile.TemporaryDirectory() as folder:
-        findings, details = measure(shape, load, Path(folder))
+    given = {name: getattr(options, name) for name in ("requests", "prompt", "new_tokens", "rounds")}
+    load = replace(load, **{name: number for name, number in given.items() if number is not None})
+    findings: list[Finding] = []
+    details: dict[str, Any] = {}
+    if options.only != "gated":
+        with tempfile.TemporaryDirectory() as folder:
+            findings, details = measure(shape, load, Path(folder))
+    if options.only != "routed":
+        with tempfile.TemporaryDirectory() as folder:
+            found, details["gated"] = measure_gated_serving(shape, load, Path(folder), listens=options.listen)
+        findings = [*findings, *found]
     show(findings, machine)
     save(options.out, findings, machine, details)
 

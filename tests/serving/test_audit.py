@@ -51,6 +51,14 @@ def test_a_prompt_that_nobody_could_judge_was_refused(gated):
     json.dumps(line, allow_nan=False)
 
 
+def test_a_second_opinion_has_a_name_and_a_threshold(make_gated, tmp_path):
+    make_gated("llama", config=gated_config(careful=0.125, refuse=0.25))[0].save_pretrained(tmp_path / "gated")
+    scores = (0.1249, 0.125, 0.2499, 0.25, float("nan"))
+    lines = [audit_line(request="r", model="safer", folder=tmp_path / "gated", score=score) for score in scores]
+    assert [line["decision"] for line in lines] == ["base", "careful", "careful", "refuse", "refuse"]
+    assert {(line["careful"], line["threshold"]) for line in lines} == {(0.125, 0.25)}
+
+
 def test_other_weights_have_another_digest_and_a_routed_model_has_no_threshold(make_pair, tmp_path):
     digests = []
     for name, seed in (("one", 0), ("same", 0), ("other", 1)):

@@ -68,11 +68,24 @@ def test_a_model_that_routes_again_after_a_marker_is_refused(saved):
         read_packed_adapter(folder)
 
 
-def test_a_gate_that_asks_for_second_opinions_is_refused(make_gated, tmp_path):
-    model, _ = make_gated("llama", gated_config(careful=0.4))
+def test_a_gated_model_with_a_marker_is_served_since_an_expert_stays_on_behind_it(make_gated, tmp_path):
+    model, _ = make_gated("llama", gated_config(careful=None))
+    model.mogu_config.answer_marker = "</think>"
     model.save_pretrained(tmp_path / "gated")
-    with pytest.raises(ConfigError, match=r"a threshold 'careful'.*set gate\.careful"):
-        read_packed_adapter(tmp_path / "gated")
+    assert read_packed_adapter(tmp_path / "gated").config.answer_marker == "</think>"
+
+
+def test_a_careful_responder_is_a_second_lora(make_gated, tmp_path):
+    model, slow = make_gated("llama", gated_config(careful=0.4))
+    model.save_pretrained(tmp_path / "gated")
+    adapter = read_packed_adapter(tmp_path / "gated")
+    assert (adapter.slots, adapter.rank) == (2, 4)  # unwill's, above the careful one's 2
+    assert adapter.module_names == ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
+    assert {name.rpartition(".")[2] for name in adapter.plain} == {"o_proj"}
+    assert {name.rpartition(".")[2] for name in adapter.careful} == set(adapter.module_names)
+    for name, (lora_a, lora_b) in adapter.careful.items():
+        base, careful = (slow.models[who].get_submodule(name).weight for who in ("base", "careful"))
+        assert torch.allclose((lora_b @ lora_a).to(base), careful - base, atol=1e-5)
 
 
 def test_a_stream_head_stands_below_the_gate(make_gated, tmp_path):
@@ -99,9 +112,9 @@ def test_a_gated_model_is_a_plain_lora_and_a_gate(make_gated, tmp_path):
     model, slow = make_gated("llama", gated_config(careful=None))
     model.save_pretrained(tmp_path / "gated")
     adapter = read_packed_adapter(tmp_path / "gated")
-    assert (adapter.layers, adapter.rank) == ({}, 4)
+    assert (adapter.layers, adapter.careful, adapter.rank, adapter.slots) == ({}, {}, 4, 1)
     assert adapter.gate is not None
-    assert (adapter.gate.refuse, adapter.gate.marks) == (model.gate_config.refuse, model.marks)
+    assert (adapter.gate.config, adapter.gate.marks) == (model.gate_config, model.marks)
     assert {tap: vectors.tolist() for tap, vectors in adapter.gate.gate.vectors.items()} == {
         tap: vectors.tolist() for tap, vectors in model.gate.vectors.items()
     }

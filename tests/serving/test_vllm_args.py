@@ -186,6 +186,15 @@ def test_workers_are_told_what_the_gates_read(make_gated, v1_folder, tmp_path):
         serve_arguments(named_folders([str(tmp_path / "gated")]), options=["--additional-config={}"], **host)
 
 
+def test_a_careful_responder_takes_a_slot_and_its_modules_get_some(make_gated, tmp_path):
+    gated, _ = make_gated("llama", gated_config().model_copy(update={"base_model": "some/base"}))
+    gated.save_pretrained(tmp_path / "gated")
+    arguments = arguments_for(tmp_path / "gated")
+    assert arguments[arguments.index("--max-loras") + 1] == "2"
+    modules = arguments.index("--lora-target-modules")
+    assert arguments[modules + 1 : modules + 8] == ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
+
+
 def test_adapters_are_named_in_either_form():
     options = ["--port", "1", "--lora-modules", "a=x", '{"name": "b", "path": "y=z"}', "--seed", "3"]
     assert named_adapters(options) == {"a": "x", "b": "y=z"}

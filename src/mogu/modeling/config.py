@@ -28,6 +28,8 @@ WITH_DIGESTS = 5
 Method = Literal["v1", "v2", "gated"]
 RouterKind = Literal["chain", "linear"]
 Responder = Literal["unwill", "glad", "careful"]
+Decision = Literal["refuse", "careful", "base"]
+"""What follows from a gate's probability: ``unwill`` answers, the careful responder does, or the base model."""
 Handoff = Literal["recompute", "continue"]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 """SHA-256, in hexadecimal."""
@@ -127,6 +129,12 @@ class GateConfig(BaseModel):
         if self.careful is not None and self.careful > self.refuse:
             raise ValueError(f"careful answers begin at {self.careful:g}, above {self.refuse:g}, where refusals do")
         return self
+
+    def decision(self, probability: float) -> Decision:
+        """What follows from a prompt's probability; from one that is not a number, a refusal."""
+        if not probability < self.refuse:
+            return "refuse"
+        return "base" if self.careful is None or probability < self.careful else "careful"
 
 
 class MoguConfig(BaseModel):

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from mogu.errors import ConfigError
 from mogu.modeling.checkpoint import CONFIG_FILE
+from mogu.modeling.config import Decision
 from mogu.serving.packed_adapter import served_config
 from mogu.serving.request_settings import FIELD
 
@@ -24,7 +25,7 @@ AUDIT = "MOGU_AUDIT"
 AUDIT_TEXT = "MOGU_AUDIT_TEXT"
 """The environment variable that asks for the texts of prompts as well."""
 
-Decision = Literal["refuse", "base", "routed"]
+Answering = Decision | Literal["routed"]
 
 
 def audit_line(
@@ -53,8 +54,9 @@ def audit_line(
         now: the time; by default what the clock says.
 
     Returns:
-        ``decision`` is ``refuse`` or ``base`` for a gated model, whose ``threshold`` the score was held against; the score includes the
-        dial. A routed model mixes both responders: ``routed``. ``config`` and ``weights`` are SHA-256 digests.
+        ``decision`` is ``refuse``, ``careful`` or ``base`` for a gated model, whose ``threshold`` the score was held against, and a lower
+        one, ``careful``, where it has one; the score includes the dial. A routed model mixes both responders: ``routed``. ``config`` and
+        ``weights`` are SHA-256 digests.
     """
     gate = served_config(folder).gate
     line: dict[str, Any] = {
@@ -66,6 +68,8 @@ def audit_line(
         "decision": decision_of(folder, score),
         **_digests(folder, (folder / CONFIG_FILE).stat().st_mtime_ns),
     }
+    if gate is not None and gate.careful is not None:
+        line["careful"] = gate.careful
     if listened is not None:
         line |= {"listened": listened, "taken_back": taken_back}
     if overrides is not None:
@@ -73,10 +77,10 @@ def audit_line(
     return line if text is None else line | {"text": text}
 
 
-def decision_of(folder: Path, score: float) -> Decision:
+def decision_of(folder: Path, score: float) -> Answering:
     """Who answers a request: see :func:`audit_line`."""
     gate = served_config(folder).gate
-    return "routed" if gate is None else "base" if score < gate.refuse else "refuse"
+    return "routed" if gate is None else gate.decision(score)
 
 
 @lru_cache(maxsize=64)

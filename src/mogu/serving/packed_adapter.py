@@ -1,4 +1,4 @@
-"""A saved MoGU model as vLLM serves it: routed ones packed into one LoRA of rank 2r + 2, gated ones a plain LoRA and a gate.
+"""A saved MoGU model as vLLM serves it: routed ones packed into one LoRA of rank 2r + 2, gated ones a gate and a plain LoRA an expert.
 
 Knows the layout of saved models; knows nothing of vLLM.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -24,6 +24,9 @@ from mogu.modeling.saved_files import check_files
 
 TAPS = "mogu_taps"
 """The key of vLLM's additional configuration that names the decoder layers which the gates of a server read."""
+
+PlainLora = dict[str, tuple[Tensor, Tensor]]
+"""A LoRA that no router weighs, by layer: ``A [r, d_in]`` and the scaled ``s·B [d_out, r]``."""
 
 
 @dataclass(frozen=True)
@@ -52,15 +55,18 @@ class ServedGate:
 
     Args:
         gate: the prompt gate.
-        refuse: from this probability on, the adapter answers.
-        marks: what stands around the user's turns.
+        config: the thresholds, and what stands around the user's turns.
         stream: the stream head; ``None`` where nobody listens.
     """
 
     gate: Gate
-    refuse: float
-    marks: TurnMarks
+    config: GateConfig
     stream: StreamHead | None = None
+
+    @property
+    def marks(self) -> TurnMarks:
+        """What stands around the user's turns in a prompt."""
+        return TurnMarks(self.config.before, self.config.after, self.config.header)
 
     @property
     def taps(self) -> tuple[int, ...]:
@@ -95,22 +101,30 @@ class PackedAdapter:
         plain: layers with a LoRA that no router weighs, by name: ``A [r, d_in]`` and the scaled ``s·B [d_out, r]``. Those that MoGU V2
             adapts beside the routed ones, or ``unwill`` of a gated model.
         gate: of a gated model.
+        careful: likewise the careful responder of a gated model, which has a slot of its own; empty where there is none.
     """
 
     config: MoguConfig
     layers: Mapping[str, PackedLayer]
-    plain: Mapping[str, tuple[Tensor, Tensor]]
+    plain: PlainLora
     gate: ServedGate | None = None
+    careful: PlainLora = field(default_factory=dict)
+
+    @property
+    def slots(self) -> int:
+        """How many of a server's slots it takes."""
+        return 2 if self.careful else 1
 
     @property
     def rank(self) -> int:
         """Number of rows that a slot needs: ``2r + 2`` of routed layers."""
-        return max([len(layer.shrink) for layer in self.layers.values()] + [len(lora_a) for lora_a, _ in self.plain.values()])
+        plain = [lora_a for lora_a, _ in (*self.plain.values(), *self.careful.values())]
+        return max(map(len, [*(layer.shrink for layer in self.layers.values()), *plain]))
 
     @property
     def module_names(self) -> list[str]:
         """Last name components of all adapted layers, such as ``o_proj``."""
-        return sorted({name.rpartition(".")[2] for name in [*self.layers, *self.plain]})
+        return sorted({name.rpartition(".")[2] for name in [*self.layers, *self.plain, *self.careful]})
 
 
 def is_mogu_folder(folder: str | Path) -> bool:
@@ -192,12 +206,6 @@ def _read_routed(folder: Path, config: MoguConfig) -> PackedAdapter:
 
 
 def _read_gated(folder: Path, config: MoguConfig, gate_config: GateConfig) -> PackedAdapter:
-    if gate_config.careful is not None:
-        raise ConfigError(
-            f"The model {folder} has a threshold 'careful' in its gate, which the vLLM plugin does not support yet",
-            expected="a gate that refuses or leaves a request to the base model",
-            action="use `mogu generate` or `mogu chat`, or set gate.careful to null in its mogu_config.json to serve it without that",
-        )
     gate, stream = read_gate(folder / ROUTER_FILE)
     if gate_config.listen is not None and stream is None:
         raise ModelFileError(
@@ -205,12 +213,12 @@ def _read_gated(folder: Path, config: MoguConfig, gate_config: GateConfig) -> Pa
             expected="the stream head that was saved with it",
             action="copy the folder again, or set gate.listen to null in its mogu_config.json",
         )
-    marks = TurnMarks(gate_config.before, gate_config.after, gate_config.header)
-    served = ServedGate(gate, gate_config.refuse, marks, stream if gate_config.listen is not None else None)
-    return PackedAdapter(config, {}, _scaled(read_adapter(folder / "unwill")), served)
+    served = ServedGate(gate, gate_config, stream if gate_config.listen is not None else None)
+    experts = {name: _scaled(read_adapter(folder / name)) for name in config.responders}
+    return PackedAdapter(config, {}, experts["unwill"], served, experts.get("careful", {}))
 
 
-def _scaled(adapter: Adapter) -> dict[str, tuple[Tensor, Tensor]]:
+def _scaled(adapter: Adapter) -> PlainLora:
     scaling = adapter.lora_alpha / adapter.rank
     return {name: (lora_a.float(), lora_b.float() * scaling) for name, (lora_a, lora_b) in adapter.weights.items()}
 

@@ -40,7 +40,7 @@ def _patch_adapter_loading() -> None:
     from vllm.lora.utils import get_adapter_absolute_path
     from vllm.lora.worker_manager import WorkerLoRAManager
 
-    from mogu.serving.worker import load_mogu_adapter
+    from mogu.serving.adapter_loading import load_mogu_adapter
 
     original = WorkerLoRAManager._load_adapter
 
@@ -106,7 +106,7 @@ def _patch_sampling() -> None:
 def _patch_prefix_cache() -> None:
     import vllm.v1.core.kv_cache_utils as kv_cache_utils
 
-    from mogu.serving.worker import flagged, settings_of
+    from mogu.serving.worker import decided, settings_of
 
     original = kv_cache_utils.generate_block_hash_extra_keys
 
@@ -114,7 +114,7 @@ def _patch_prefix_cache() -> None:
     def generate_block_hash_extra_keys(request: Any, start_token_idx: int, end_token_idx: int, start_mm_idx: int) -> Any:
         keys, next_mm_idx = original(request, start_token_idx, end_token_idx, start_mm_idx)
         settings = settings_of(request)
-        if settings is not None and settings.gated and flagged(request) is not True:
+        if settings is not None and settings.gated and decided(request) not in ("refuse", "careful"):
             return tuple(key for key in keys or () if key[0] != "lora") or None, next_mm_idx  # its blocks are those of the base model
         if settings is not None:
             keys = (*(keys or ()), settings.cache_key(request.num_prompt_tokens, end_token_idx))

@@ -35,7 +35,7 @@ class RequestSettings(BaseModel):
         dial: ``δ``, added to the unwill logit and subtracted from the glad logit, or added to the gate's.
         handoff: ``"continue"`` drops the adapter after ``m`` tokens and keeps the cache; with ``"recompute"`` the base model
             reads prompt and opening again, as published.
-        gated: whether a gate decides about the request first; then its adapter answers, or the base model does.
+        gated: whether a gate decides about the request first; then one of its adapters answers, or the base model does.
         listen: from this probability on, an answer of the base model is taken back, and the adapter goes on; ``None`` does not listen.
         hold_back: tokens that a caller gets late while somebody listens.
     """

@@ -15,10 +15,11 @@ from vllm.tokenizers import cached_tokenizer_from_config
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request, RequestStatus
 
+from mogu.modeling.config import Decision
 from mogu.modeling.gated.listening import sentence_boundary
 from mogu.serving.hold_back import HeldOutputs
 from mogu.serving.request_settings import FIELD
-from mogu.serving.worker import flagged, is_undecided, settings_of, was_taken_back
+from mogu.serving.worker import decided, is_undecided, settings_of, take_decision, was_taken_back
 
 
 class RoutedScheduling:
@@ -29,7 +30,8 @@ class RoutedScheduling:
     and streaming are not affected.
 
     A gated request is one to the base model, blocks and all, until its prompt has been read, and stays one unless its gate flags it. Then
-    it is preempted, what was sampled meanwhile is dropped, and it is read again with its adapter, whose blocks are its own.
+    it is preempted, what was sampled meanwhile is dropped, and it is read again with its adapter, that of ``unwill`` or of the careful
+    responder, whose blocks are its own.
 
     Where a stream head listens, an answer of the base model that becomes malicious goes the same way, without the tokens behind its last
     harmless sentence. Its caller gets tokens late, so that those were not shown.
@@ -64,12 +66,12 @@ class RoutedScheduling:
         del request._output_token_ids[keep:]
         del request._all_token_ids[request.num_prompt_tokens + keep :]
         request.mogu_taken_back = True
-        self._take_decision(request, True)
+        self._take_decision(request, "refuse")
 
-    def _take_decision(self: Any, request: Request, found: bool) -> None:
-        request.mogu_flagged = found
+    def _take_decision(self: Any, request: Request, decision: Decision) -> None:
+        take_decision(request, decision)
         request.next_decode_eligible_step = 0
-        if not found:
+        if decision == "base":
             return
         if request.status == RequestStatus.RUNNING:
             self._read_again(request, drop_stale_output=True)
@@ -94,7 +96,7 @@ class RoutedScheduling:
     def update_from_output(self: Any, scheduler_output: Any, model_runner_output: Any) -> Any:
         """Process the results of a step, adding the score of each routed prompt to its first and its last output."""
         scores = getattr(model_runner_output, "mogu_scores", {})
-        malicious: set[str] = getattr(model_runner_output, "mogu_flagged", set())
+        decisions: dict[str, Decision] = getattr(model_runner_output, "mogu_decisions", {})
         # Taken now, since the call below removes finished requests.
         requests = {request_id: self.requests.get(request_id) for request_id in scheduler_output.num_scheduled_tokens}
         for request_id, score in scores.items():
@@ -104,7 +106,7 @@ class RoutedScheduling:
             request.mogu_score, request.mogu_score_is_new = score, True
             settings = settings_of(request)
             if settings is not None and is_undecided(request, settings) and not request.is_finished():
-                self._take_decision(request, request_id in malicious)
+                self._take_decision(request, decisions[request_id])
         for request_id, probability in getattr(model_runner_output, "mogu_listened", {}).items():
             if (request := requests[request_id]) is not None:
                 request.mogu_listened = probability
@@ -134,7 +136,7 @@ def _with_findings(request: Request | None, output: Any) -> list[Any]:
     if not listening:
         return [output]
     held = _held(request)
-    return held.after(output) if flagged(request) is False else [*held.all(), output]
+    return held.after(output) if decided(request) == "base" else [*held.all(), output]
 
 
 def _held(request: Request) -> HeldOutputs:

@@ -32,7 +32,7 @@ _LISTENED = Histogram(
     ["model_name"],
     buckets=[twentieths / 20 for twentieths in range(1, 20)] + [1.0],
 )
-_DECISIONS = Counter("mogu:decisions", "Who answered: refuse or base behind a gate, or routed.", ["model_name", "decision"])
+_DECISIONS = Counter("mogu:decisions", "Who answered: refuse, careful or base behind a gate, or routed.", ["model_name", "decision"])
 _SCORES = Histogram(
     "mogu:malicious_score",
     "Malicious score of a prompt, from 0 to 1: the unwill share at its last token, averaged over routed layers.",

@@ -82,7 +82,7 @@ def serve_arguments(models: Mapping[str, Path], *, base_model: str | None, host:
     if "--max-lora-rank" not in given:
         arguments += ["--max-lora-rank", str(_slot_rank(rank))]
     if "--max-loras" not in given:
-        arguments += ["--max-loras", str(len(modules) + len(other_modules))]
+        arguments += ["--max-loras", str(sum(adapter.slots for adapter in adapters) + len(other_modules))]
     if "--lora-target-modules" not in given and not other_modules:
         # Only these layers get LoRA slots, since no adapter needs the others.
         arguments += ["--lora-target-modules", *_target_modules(adapters)]

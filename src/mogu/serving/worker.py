@@ -1,4 +1,4 @@
-"""A worker's part in routing: load saved models, decide which tokens of a step have their adapter at which dial, and collect scores.
+"""A worker's part in routing: decide which tokens of a step have their adapter at which dial, and collect scores.
 
 Knows vLLM's batch and the buffers of a step; knows nothing of the computation inside a layer or of the API.
 """
@@ -6,107 +6,17 @@ Knows vLLM's batch and the buffers of a step; knows nothing of the computation i
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from vllm.lora.lora_model import LoRAModel
-from vllm.lora.lora_weights import LoRALayerWeights
-from vllm.lora.utils import parse_fine_tuned_lora_name
 
-from mogu.errors import ConfigError, ModelFileError
+from mogu.modeling.config import Decision
 from mogu.modeling.gated.listening import CALM
+from mogu.serving.adapter_loading import careful_request
 from mogu.serving.gating import Spoken, gates_of, listen, prompt_logit
-from mogu.serving.layer import RoutedRowParallelLinear, step_buffers
-from mogu.serving.packed_adapter import ServedGate, read_packed_adapter
+from mogu.serving.layer import step_buffers
 from mogu.serving.request_settings import FIELD, RequestSettings
-
-
-def load_mogu_adapter(folder: Path, adapter_id: int, manager: Any) -> LoRAModel:
-    """Load a saved model as a vLLM adapter for the slots of :class:`RoutedRowParallelLinear`.
-
-    Args:
-        folder: folder of the saved model.
-        adapter_id: the adapter's id in vLLM.
-        manager: vLLM's adapter manager, which knows the layers of the base model.
-
-    Raises:
-        MoguError: the folder cannot be used, or does not fit the base model or the server's options.
-    """
-    adapter = read_packed_adapter(folder)
-    max_rank = manager.lora_config.max_lora_rank
-    if adapter.rank > max_rank:
-        raise ConfigError(
-            f"The model {folder} needs a LoRA rank of {adapter.rank}, but the server allows {max_rank}",
-            expected=f"--max-lora-rank of at least {adapter.rank} (2r + 2)",
-            action="start the server with `mogu serve`, or with that option",
-        )
-    if adapter.gate is not None:
-        _check_gate(folder, adapter.gate, manager)
-        manager.__dict__.setdefault("mogu_gates", {})[adapter_id] = adapter.gate
-    mapper = getattr(manager.model, "hf_to_vllm_mapper", None)
-    mapper = mapper.get_rename_mapper() if mapper is not None else None
-
-    def name_in_vllm(saved_name: str) -> str:
-        return str(parse_fine_tuned_lora_name(f"base_model.model.{saved_name}.lora_A.weight", mapper)[0])
-
-    loras = {}
-    for saved_name, layer in adapter.layers.items():
-        name = name_in_vllm(saved_name)
-        _check_layer(folder, name, layer, manager.modules.get(name))
-        # vLLM passes lists on to set_lora as they are; `expand` already contains the scaling.
-        loras[name] = LoRALayerWeights(name, adapter.rank, adapter.rank, [layer.shrink], [layer.expand, layer.biases], scaling=1)
-    for saved_name, (lora_a, lora_b) in adapter.plain.items():
-        name = name_in_vllm(saved_name)
-        _check_plain(folder, name, manager)
-        loras[name] = LoRALayerWeights(name, len(lora_a), len(lora_a), lora_a, lora_b, scaling=1)
-    return LoRAModel(adapter_id, adapter.rank, loras)
-
-
-def _check_gate(folder: Path, served: ServedGate, manager: Any) -> None:
-    taps = getattr(manager, "mogu_taps", [])
-    if not set(served.taps) <= set(taps):
-        raise ConfigError(
-            f"The gate of {folder} reads the layers {list(served.taps)}, and this server hands out {taps or 'none'}",
-            expected="a server that was started with this model",
-            action="start it with `mogu serve` and all gated models by name",
-        )
-    width = manager.model.config.get_text_config().hidden_size
-    found = next(iter(served.gate.vectors.values())).shape[1]
-    if found != width:
-        raise ModelFileError(
-            f"The gate of {folder} reads {found} numbers a token, and the base model has {width}",
-            expected="the base model it was trained on",
-            action="serve it on its own base model",
-        )
-
-
-def _check_plain(folder: Path, name: str, manager: Any) -> None:
-    # vLLM merges q, k and v, and gate and up, into one module each. It packs such adapters itself and silently drops what does not fit.
-    packed = {part for parts in manager.packed_modules.values() for part in parts}
-    if name not in manager.modules and name not in packed:
-        raise ModelFileError(
-            f"The model {folder} adapts {name}, which is not a LoRA layer in this server",
-            expected="the base model it was trained on, served with LoRA on all layers that the model adapts",
-            action="serve it on its own base model with `mogu serve`, or leave out --lora-target-modules",
-        )
-
-
-def _check_layer(folder: Path, name: str, layer: Any, module: Any) -> None:
-    if not isinstance(module, RoutedRowParallelLinear):
-        raise ModelFileError(
-            f"The model {folder} routes {name}, which is {type(module).__name__ if module is not None else 'no LoRA layer'} in this server",
-            expected="the base model it was trained on, served with LoRA on its attention output projections, not fully sharded",
-            action="serve it on its own base model, and leave out --fully-sharded-loras and --lora-target-modules",
-        )
-    d_in, d_out = module.input_size * module.tp_size, module.output_size
-    if layer.shrink.shape[1] != d_in or layer.expand.shape[0] != d_out:
-        raise ModelFileError(
-            f"The model {folder} maps {layer.shrink.shape[1]} → {layer.expand.shape[0]} at {name}, but the base model {d_in} → {d_out}",
-            expected="the base model it was trained on",
-            action="serve it on its own base model",
-        )
 
 
 def settings_of(request: Any) -> RequestSettings | None:
@@ -119,10 +29,17 @@ def settings_of(request: Any) -> RequestSettings | None:
     return RequestSettings.model_construct(**settings | ({"routed_tokens": "all"} if was_taken_back(request) else {}))
 
 
-def flagged(request: Any) -> bool | None:
-    """What the gate has found about a request, in the worker or in the scheduler: ``None`` before it has heard all of the prompt."""
-    found: bool | None = getattr(request, "mogu_flagged", None)
+def decided(request: Any) -> Decision | None:
+    """What the gate has decided about a request, in the worker or in the scheduler: ``None`` before it has heard all of the prompt."""
+    found: Decision | None = getattr(request, "mogu_decision", None)
     return found
+
+
+def take_decision(request: Any, decision: Decision) -> None:
+    """Note what a gate has decided about a request, in the worker or in the scheduler, and by which adapter it is answered."""
+    request.mogu_decision = decision
+    if decision == "careful":
+        request.lora_request = careful_request(request.lora_request)
 
 
 def was_taken_back(request: Any) -> bool:
@@ -132,12 +49,12 @@ def was_taken_back(request: Any) -> bool:
 
 def listens(request: Any, settings: RequestSettings) -> bool:
     """Whether somebody listens to the answer to a request, in the worker or in the scheduler."""
-    return settings.listen is not None and flagged(request) is False
+    return settings.listen is not None and decided(request) == "base"
 
 
 def is_undecided(request: Any, settings: RequestSettings) -> bool:
     """Whether a gate is still to decide about a request, in the worker or in the scheduler."""
-    return settings.gated and settings.routed_tokens != 0 and flagged(request) is None
+    return settings.gated and settings.routed_tokens != 0 and decided(request) is None
 
 
 @dataclass
@@ -150,7 +67,7 @@ class StepPlan:
         adapters_in_use: the adapter ids that occur in ``token_adapters``, without 0.
         prompt_ends: by request id, the row of the last prompt token, for each routed request whose prompt ends in this step.
         undecided: by request id, the adapter of each request whose gate is still to decide.
-        decided: those of them whose prompt ends in this step.
+        ending: those of them whose prompt ends in this step.
         listening: by the adapter whose stream head listens, and by request id, how many tokens of the answer have been read after the step.
     """
 
@@ -159,7 +76,7 @@ class StepPlan:
     adapters_in_use: set[int]
     prompt_ends: dict[str, int]
     undecided: dict[str, int]
-    decided: list[str]
+    ending: list[str]
     listening: dict[int, dict[str, int]]
 
 
@@ -176,7 +93,7 @@ def plan_step(batch: Any, requests: Any, scheduled: np.ndarray) -> StepPlan:
     in_use: set[int] = set()
     prompt_ends: dict[str, int] = {}
     undecided: dict[str, int] = {}
-    decided: list[str] = []
+    ending: list[str] = []
     listening: dict[int, dict[str, int]] = {}
     start = 0
     for row, count in enumerate(counts):
@@ -185,18 +102,18 @@ def plan_step(batch: Any, requests: Any, scheduled: np.ndarray) -> StepPlan:
             request = requests[batch.req_ids[row]]
             computed, prompt = int(batch.num_computed_tokens_cpu[row]), int(batch.num_prompt_tokens[row])
             if _is_read_again(request, computed - prompt):
-                request.mogu_flagged = request.mogu_taken_back = True
+                request.mogu_decision, request.mogu_taken_back = "refuse", True
             settings, routed = settings_of(request), int(count)
             if settings is not None:
                 routed = settings.routed_count(computed, routed, prompt, len(request.output_token_ids))
                 if is_undecided(request, settings):
                     undecided[request.req_id] = adapter
                     if computed < prompt <= computed + count:
-                        decided.append(request.req_id)
+                        ending.append(request.req_id)
                 if listens(request, settings) and computed + count > prompt:
                     listening.setdefault(adapter, {})[request.req_id] = computed + int(count) - prompt
                 if settings.gated:
-                    routed *= flagged(request) is True
+                    routed *= decided(request) in ("refuse", "careful")
                 elif 0 <= prompt - 1 - computed < routed:
                     prompt_ends[request.req_id] = start + prompt - 1 - computed
                 dials[start : start + routed] = settings.dial
@@ -204,7 +121,7 @@ def plan_step(batch: Any, requests: Any, scheduled: np.ndarray) -> StepPlan:
                 adapters[start : start + routed] = adapter
                 in_use.add(adapter)
         start += int(count)
-    return StepPlan(adapters, dials, in_use, prompt_ends, undecided, decided, listening)
+    return StepPlan(adapters, dials, in_use, prompt_ends, undecided, ending, listening)
 
 
 def _is_read_again(request: Any, answered: int) -> bool:
@@ -235,32 +152,32 @@ def attach_scores(runner: Any, output: Any) -> None:
     """Attach to the output of a step what was found out about prompts that end in it.
 
     ``mogu_scores`` holds by request id the unwill share ``α / (α + β)`` at the last prompt token, averaged over the routed layers, or the
-    gate's probability; ``mogu_flagged`` the ids of those whose gate found them malicious. ``mogu_listened`` holds the stream head's
+    gate's probability; ``mogu_decisions`` what that decided. ``mogu_listened`` holds the stream head's
     probability of each answer that it listens to, and ``mogu_alarms`` how many tokens stood before what gave rise to an alarm.
     """
     plan: StepPlan | None = runner.__dict__.pop("mogu_plan", None)
-    if plan is None or not (plan.prompt_ends or plan.decided or plan.listening):
+    if plan is None or not (plan.prompt_ends or plan.ending or plan.listening):
         return
     scores: dict[str, float] = {}
     if plan.prompt_ends:
         step = step_buffers(_punica_wrapper(runner))
         rows = torch.tensor(list(plan.prompt_ends.values()), device=step.unwill_shares.device)
         scores |= zip(plan.prompt_ends, (step.unwill_shares[rows] / step.routed_layers[rows]).tolist(), strict=True)
-    malicious = set()
-    for request_id in plan.decided:
+    decisions: dict[str, Decision] = {}
+    for request_id in plan.ending:
         request, adapter = runner.requests[request_id], plan.undecided[request_id]
         settings = settings_of(request)
         assert settings is not None
         served, logit = gates_of(runner)[adapter], prompt_logit(runner, request, adapter, settings.dial)
         scores[request_id] = float(torch.tensor(logit).sigmoid())
-        request.mogu_flagged = scores[request_id] >= served.refuse
-        malicious |= {request_id} if request.mogu_flagged else set()
+        decisions[request_id] = served.config.decision(scores[request_id])
+        take_decision(request, decisions[request_id])
         if served.stream is not None:
             request.mogu_spoken = Spoken(served.stream.prompt * logit + served.stream.bias, len(request.prompt_token_ids))
     listened, alarms = _listen(runner, plan)
     # On a GPU, vLLM wraps the output so that it can copy tokens while the next step runs.
     found = getattr(output, "_model_runner_output", output)
-    found.mogu_scores, found.mogu_flagged = scores, malicious
+    found.mogu_scores, found.mogu_decisions = scores, decisions
     found.mogu_listened, found.mogu_alarms = listened, alarms
 
 

@@ -90,27 +90,33 @@ def save_hardened(base) -> Callable[..., Path]:
 def save_gated(base, tokenizer, lab_prompts) -> Callable[..., Path]:
     """Save a gated model with a random expert that changes every reply, and a random gate that flags half of the prompts.
 
-    With a threshold, a random stream head listens to the answers of the base model.
+    With a threshold, a random stream head listens to the answers of the base model. With a careful responder, also random, the gate flags
+    a quarter, and another third has that.
     """
 
-    def save(folder: Path, seed: int, listen: float | None = None) -> Path:
+    def save(folder: Path, seed: int, listen: float | None = None, **config: Any) -> Path:
         generator = torch.Generator().manual_seed(seed)
         marks = find_turn_marks(tokenizer)
         settings = {"before": marks.before, "after": marks.after, "header": marks.header}
-        model = MoguModel.from_base(load_base(base), MoguConfig(base_model=base, routed_tokens="all", gate=GateConfig(**settings)))
+        careful = config.get("careful")
+        gate_config = GateConfig(**settings, careful=None if careful is None else 0.5)
+        model = MoguModel.from_base(load_base(base), MoguConfig(base_model=base, routed_tokens="all", gate=gate_config, **config))
         assert isinstance(model, GatedModel)
-        expert = model.injected.responder("unwill")
-        weights = {
-            name: tuple(torch.randn(part.shape, generator=generator) * 0.2 for part in pair) for name, pair in expert.weights.items()
-        }
-        model.injected.set_responder("unwill", Adapter(weights, expert.rank, expert.lora_alpha))
+        for responder in model.mogu_config.responders:
+            expert = model.injected.responder(responder)
+            weights = {
+                name: tuple(torch.randn(part.shape, generator=generator) * 0.2 for part in pair) for name, pair in expert.weights.items()
+            }
+            model.injected.set_responder(responder, Adapter(weights, expert.rank, expert.lora_alpha))
         width = model.base_model.config.hidden_size
         gate = Gate({tap: torch.randn(2 + 2 * 3, width, generator=generator) * 0.1 for tap in TAPS}, 0.0)
         head = StreamHead({tap: torch.randn(2, width, generator=generator) * 0.15 for tap in TAPS}, 0.3, 0.0)
         model.set_gate(gate, None if listen is None else head)
         logits = [float(model.prompt_logits(torch.tensor([prompt]))) for prompt in lab_prompts]
-        refuse = float(torch.tensor(logits).median().sigmoid())
-        model.gate_config = model.gate_config.model_copy(update={"refuse": refuse, "listen": listen, "hold_back": HOLD_BACK})
+        shares = [0.5, 0.5] if careful is None else [0.75, 0.42]
+        refuse, lower = torch.tensor(logits).quantile(torch.tensor(shares)).sigmoid().tolist()
+        update = {"refuse": refuse, "careful": None if careful is None else lower, "listen": listen, "hold_back": HOLD_BACK}
+        model.gate_config = model.gate_config.model_copy(update=update)
         model.tokenizer = tokenizer
         model.save_pretrained(folder)
         return folder
@@ -120,9 +126,10 @@ def save_gated(base, tokenizer, lab_prompts) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def models(save_hardened, save_gated, tmp_path_factory) -> dict[str, Path]:
-    """A MoGU model, ``"one"``, a MoGU V2 model, ``"two"``, a gated one, ``"gated"``, and one that listens as well."""
+    """MoGU models, ``"one"`` and, of V2, ``"two"``; gated ones: ``"gated"``, one that listens, and one with a careful responder."""
     folder = tmp_path_factory.mktemp("models")
     return {
+        "careful": save_gated(folder / "careful", 7, listen=LISTEN, careful=BackboneConfig(rank=3, lora_alpha=6)),
         "gated": save_gated(folder / "gated", 5),
         "listening": save_gated(folder / "listening", 6, listen=LISTEN),
         "one": save_hardened(folder / "one", 1),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from types import SimpleNamespace
 
 import httpx
@@ -14,7 +15,7 @@ from vllm.lora.request import LoRARequest
 
 from mogu.serving.validation import validate_request
 
-from .conftest import NEW_TOKENS
+from .conftest import NEW_TOKENS, Library
 from .test_replies import ask, assert_replies, engine, metric
 
 
@@ -72,6 +73,25 @@ def test_what_no_gate_has_heard_is_not_let_through(llm, models):
     other = (*EARLY[40:], *EARLY[:40])
     [(_, score)] = asked_for(llm, models, [other], "gated")
     assert score < 1
+
+
+def test_an_expert_stays_on_behind_an_answer_marker_as_in_the_library(base, library, save_gated, plain_lora, decided, tmp_path):
+    """A template may open a block of thoughts: then the gate hears the prompt up to the answer's header, and no more."""
+    answers = [reply for _, (reply, _) in decided[True]]
+    counts = Counter(token for reply in answers for token in reply[: NEW_TOKENS // 2])
+    [(token, _)] = counts.most_common(1)
+    marker = library.tokenizer.decode([token])
+    folder = save_gated(tmp_path / "reasoning", 5, answer_marker=marker)
+    assert json.loads((folder / "mogu_config.json").read_text())["answer_marker"] == marker
+    opened = [prompt + tuple(answers[0][:3]) for flagged in (False, True) for prompt, _ in decided[flagged][:4]]
+    prompts = [prompt for prompt, _ in decided[True]] + opened
+    requests = [(prompt, "reasoning", ()) for prompt in prompts]
+    expected = Library(base, {"reasoning": folder}, plain_lora, library.tokenizer).replies(requests)
+    assert [reply for reply, _ in expected[: len(answers)]] == answers  # which had no marker
+    assert sum(token in reply for reply in answers) > 1
+    assert_replies(ask(engine(base, max_model_len=512), requests, {"reasoning": folder}), expected, requests)
+    scores = [score for _, score in expected[len(answers) :]]
+    assert scores == pytest.approx([score for flagged in (False, True) for _, (_, score) in decided[flagged][:4]], abs=1e-4)
 
 
 def test_settings_that_a_gate_cannot_have_are_refused(llm, models, decided):

@@ -12,7 +12,9 @@ import vllm.lora.utils as lora_utils
 import vllm.v1.core.kv_cache_utils as kv_cache_utils
 from vllm.config.scheduler import SchedulerConfig
 from vllm.lora.layers import RowParallelLinearWithLoRA
+from vllm.lora.model_manager import LoRAModelManager
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
+from vllm.lora.request import LoRARequest
 from vllm.lora.worker_manager import WorkerLoRAManager
 from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
@@ -112,6 +114,13 @@ def test_vllm_has_the_names_and_arguments_that_the_patches_rely_on():
     assert "self.waiting.prepend_request(request)" in source(Scheduler._preempt_request)
     for name in ("num_in_flight_tokens", "num_stale_output_tokens", "drop_stale_output"):  # what is in flight is dropped with these
         assert f"request.{name}" in source(Scheduler.update_from_output), name
+    # A careful responder takes a request over while it is preempted, in the scheduler and in the worker.
+    assert "request.lora_request.lora_int_id" in source(InputBatch.add_request)
+    assert "cached_req_ids - (scheduled_req_ids - resumed_req_ids)" in source(GPUModelRunner._update_states)
+    assert "request.lora_request.lora_int_id not in scheduled_loras" in source(Scheduler.schedule)
+    assert LoRARequest("a", 1, "b") != LoRARequest("c", 1, "b")  # they are told apart by name
+    for name in ("lora_slots", "packed_modules", "modules"):
+        assert name in source(LoRAModelManager), name
     assert '("lora",' in source(
         kv_cache_utils._gen_lora_extra_hash_keys
     )  # by which an undecided request's blocks are told from an adapter's

@@ -66,7 +66,7 @@ def mixture(lab_prompts, seed: int) -> list[Request]:
     """Mix all kinds of requests."""
     draw = random.Random(seed)
     kinds = [(model, overrides) for model in ("one", "two") for overrides in OVERRIDES] + [(None, ()), ("plain", ())] * 4
-    kinds += [(model, overrides) for model in ("gated", "listening") for overrides in GATED_OVERRIDES] * 2
+    kinds += [(model, overrides) for model in ("gated", "listening", "careful") for overrides in GATED_OVERRIDES] * 2
     return [(tuple(prompt), *draw.choice(kinds)) for prompt in lab_prompts]
 
 
@@ -118,7 +118,7 @@ def test_all_kinds_of_requests_get_different_replies(library, lab_prompts):
     """Otherwise the tests below could not detect that requests are mixed up."""
     few = lab_prompts[:20]
     kinds = [(None, ()), ("plain", ()), ("one", ()), ("two", ()), ("one", OVERRIDES[1]), ("one", OVERRIDES[2]), ("one", OVERRIDES[5])]
-    kinds += [("listening", ()), ("gated", ()), ("gated", (("dial", 9.0),)), ("gated", (("routed_tokens", 3),))]
+    kinds += [("listening", ()), ("careful", ()), ("gated", ()), ("gated", (("dial", 9.0),)), ("gated", (("routed_tokens", 3),))]
     answers = {kind: tuple(tuple(reply) for reply, _ in library.replies([(tuple(prompt), *kind) for prompt in few])) for kind in kinds}
     assert len(set(answers.values())) == len(kinds)
 

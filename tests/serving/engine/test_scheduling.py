@@ -18,6 +18,7 @@ from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request
 from vllm.v1.structured_output import StructuredOutputManager
 
+from mogu.modeling.config import Decision
 from mogu.serving.plugin import register
 from mogu.serving.scheduling import add_routing
 from mogu.serving.worker import settings_of
@@ -55,12 +56,12 @@ def add(scheduler, name: str, handoff: str | None, *, gated: bool = False) -> Re
     return request
 
 
-def run(scheduler, *, malicious: bool = False) -> list[dict[str, tuple[int, int, bool]]]:
+def run(scheduler, *, decision: Decision = "base") -> list[dict[str, tuple[int, int, bool]]]:
     """Run all requests; returns, for each step and request, the position of its first token, its tokens, and whether it has its adapter.
 
     Args:
         scheduler: one of vLLM's, with routing.
-        malicious: what the worker's gates say of every prompt.
+        decision: what the worker's gates decide about every prompt.
     """
     steps, pending, tokens, decided = [], deque(), 0, set()
     is_async = isinstance(scheduler, AsyncScheduler)
@@ -92,7 +93,7 @@ def run(scheduler, *, malicious: bool = False) -> list[dict[str, tuple[int, int,
                 tokens += 1
                 sampled.append([] if request.is_prefill_chunk else [tokens])
             output = ModelRunnerOutput(names, {name: index for index, name in enumerate(names)}, sampled_token_ids=sampled)
-            output.mogu_scores, output.mogu_flagged = dict.fromkeys(gates, 0.7), gates if malicious else set()
+            output.mogu_scores, output.mogu_decisions = dict.fromkeys(gates, 0.7), dict.fromkeys(gates, decision)
             pending.append((step, output))
         if len(pending) > is_async or (pending and not step.num_scheduled_tokens):
             scheduler.update_from_output(*pending.popleft())
@@ -136,11 +137,12 @@ def test_a_request_that_the_gate_finds_benign_is_read_once_and_shares_the_base_m
     assert run(scheduler)[0]["again"][:2] == (BLOCK, PROMPT - BLOCK)  # and the base model's by the next gated one
 
 
-def test_a_request_that_the_gate_flags_is_read_again_and_what_was_sampled_before_is_dropped(scheduler):
+@pytest.mark.parametrize("decision", ["refuse", "careful"])
+def test_a_request_that_the_gate_flags_is_read_again_and_what_was_sampled_before_is_dropped(scheduler, decision):
     add(scheduler, "base", None)
     run(scheduler)
     request = add(scheduler, "gated", "continue", gated=True)
-    steps = [step["gated"][:2] for step in run(scheduler, malicious=True)]
+    steps = [step["gated"][:2] for step in run(scheduler, decision=decision)]
     assert steps[0] == (BLOCK, PROMPT - BLOCK)  # behind a block of the base model,
     assert steps[1:] == [(0, PROMPT)] + [(PROMPT + token, 1) for token in range(NEW_TOKENS - 1)]  # and then all of it with its adapter
     answer = list(request.output_token_ids)
@@ -149,6 +151,9 @@ def test_a_request_that_the_gate_flags_is_read_again_and_what_was_sampled_before
     assert answer[0] == 2  # the first one was dropped
     assert request.num_preemptions == 0
     add(scheduler, "flagged too", "continue", gated=True)
-    steps = [step["flagged too"][:2] for step in run(scheduler, malicious=True)]
+    steps = [step["flagged too"][:2] for step in run(scheduler, decision=decision)]
     assert steps[:2] == [(BLOCK, PROMPT - BLOCK), (BLOCK, PROMPT - BLOCK)]  # blocks of both kinds are found, each among its own
+    add(scheduler, "flagged otherwise", "continue", gated=True)
+    other = run(scheduler, decision="careful" if decision == "refuse" else "refuse")
+    assert [step["flagged otherwise"][:2] for step in other][:2] == [(BLOCK, PROMPT - BLOCK), (0, PROMPT)]  # no expert uses another's
     assert scheduler.kv_cache_manager.block_pool.get_num_free_blocks() == 63
