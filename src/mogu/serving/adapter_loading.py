@@ -31,6 +31,20 @@ def careful_request(lora_request: LoRARequest) -> LoRARequest:
     return LoRARequest(f"{lora_request.lora_name}\0careful", lora_request.lora_int_id + _CAREFUL, lora_request.lora_path)
 
 
+def check_new(lora_request: LoRARequest) -> None:
+    """Refuse to put a saved model in the place of another one, whose requests, blocks and careful responder would outlive it.
+
+    Raises:
+        ConfigError: that is asked for.
+    """
+    if lora_request.load_inplace:
+        raise ConfigError(
+            f"The model {lora_request.lora_path} is to be loaded in place (load_inplace)",
+            expected="a saved model that is loaded anew",
+            action=f"unload {lora_request.lora_name!r}, then load it without load_inplace",
+        )
+
+
 def load_mogu_adapter(folder: Path, adapter_id: int, manager: Any) -> LoRAModel:
     """Load a saved model as a vLLM adapter for the slots of :class:`RoutedRowParallelLinear`.
 

@@ -9,7 +9,7 @@ import functools
 from pathlib import Path
 from typing import Any
 
-from mogu.serving.packed_adapter import check_servable, is_mogu_folder
+from mogu.serving.packed_adapter import check_servable, is_mogu_folder, served_config
 
 
 def apply_patches() -> None:
@@ -40,7 +40,7 @@ def _patch_adapter_loading() -> None:
     from vllm.lora.utils import get_adapter_absolute_path
     from vllm.lora.worker_manager import WorkerLoRAManager
 
-    from mogu.serving.adapter_loading import load_mogu_adapter
+    from mogu.serving.adapter_loading import check_new, load_mogu_adapter
 
     original = WorkerLoRAManager._load_adapter
 
@@ -48,6 +48,7 @@ def _patch_adapter_loading() -> None:
     def load_adapter(self: Any, lora_request: Any) -> Any:
         folder = get_adapter_absolute_path(lora_request.lora_path)
         if is_mogu_folder(folder):
+            check_new(lora_request)
             return load_mogu_adapter(Path(folder), lora_request.lora_int_id, self._adapter_manager)
         check_servable(folder)
         return original(self, lora_request)
@@ -106,6 +107,7 @@ def _patch_sampling() -> None:
 def _patch_prefix_cache() -> None:
     import vllm.v1.core.kv_cache_utils as kv_cache_utils
 
+    from mogu.serving.cache_generations import GENERATIONS
     from mogu.serving.worker import decided, settings_of
 
     original = kv_cache_utils.generate_block_hash_extra_keys
@@ -114,11 +116,14 @@ def _patch_prefix_cache() -> None:
     def generate_block_hash_extra_keys(request: Any, start_token_idx: int, end_token_idx: int, start_mm_idx: int) -> Any:
         keys, next_mm_idx = original(request, start_token_idx, end_token_idx, start_mm_idx)
         settings = settings_of(request)
+        keys = (*(keys or ()), *GENERATIONS.keys())
         if settings is not None and settings.gated and decided(request) not in ("refuse", "careful"):
-            return tuple(key for key in keys or () if key[0] != "lora") or None, next_mm_idx  # its blocks are those of the base model
-        if settings is not None:
-            keys = (*(keys or ()), settings.cache_key(request.num_prompt_tokens, end_token_idx))
-        return keys, next_mm_idx
+            keys = tuple(key for key in keys if key[0] != "lora")  # its blocks are those of the base model
+        elif settings is not None:
+            # A model that is loaded anew, under its name and from its folder, has another id.
+            adapter = ("mogu_adapter", str(request.lora_request.lora_int_id))
+            keys = (*keys, adapter, settings.cache_key(request.num_prompt_tokens, end_token_idx))
+        return keys or None, next_mm_idx
 
     kv_cache_utils.generate_block_hash_extra_keys = generate_block_hash_extra_keys
 
@@ -154,9 +159,24 @@ def _patch_input_processor() -> None:
 
 
 def _patch_engine() -> None:
+    from vllm.lora.utils import get_adapter_absolute_path
     from vllm.v1.engine.async_llm import AsyncLLM
+    from vllm.v1.engine.core import EngineCore
 
+    from mogu.serving.cache_generations import GENERATIONS
     from mogu.serving.validation import check_admitted
+
+    add_adapter = EngineCore.add_lora
+
+    @functools.wraps(add_adapter)
+    def add_lora(self: Any, lora_request: Any) -> Any:
+        added = add_adapter(self, lora_request)
+        folder = Path(get_adapter_absolute_path(lora_request.lora_path))
+        if is_mogu_folder(folder) and served_config(folder).gate is not None:
+            GENERATIONS.begin()
+        return added
+
+    EngineCore.add_lora = add_lora
 
     original = AsyncLLM.add_request
 

@@ -23,6 +23,7 @@ from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine import EngineCoreOutput
 from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.core import EngineCore
 from vllm.v1.engine.input_processor import InputProcessor
 from vllm.v1.engine.output_processor import RequestState
 from vllm.v1.request import Request
@@ -69,6 +70,7 @@ def test_every_patch_is_applied_once():
         app_module.init_entrypoints_middleware,
         AsyncLLM.generate,
         AsyncLLM.add_request,
+        EngineCore.add_lora,
     ):
         assert replaced.__module__.startswith("vllm.")  # it keeps vLLM's name,
         assert replaced.__code__.co_filename.startswith(str(PACKAGE))  # and is ours,
@@ -91,6 +93,7 @@ def test_vllm_has_the_names_and_arguments_that_the_patches_rely_on():
         "lora_requests",
         "mapping_type",
     ]
+    assert parameters(EngineCore.add_lora) == ["self", "lora_request"]
     assert parameters(GPUModelRunner.sample_tokens) == ["self", "grammar_output"]
     assert parameters(kv_cache_utils.generate_block_hash_extra_keys) == ["request", "start_token_idx", "end_token_idx", "start_mm_idx"]
     assert parameters(InputProcessor.process_inputs)[:4] == ["self", "request_id", "prompt", "params"]
