@@ -24,8 +24,13 @@ def points(value: float) -> str:
 
 
 def seconds(value: float) -> str:
-    """Format a time given in seconds."""
-    return f"{value:.2f} s" if value >= 1 else f"{1000 * value:.0f} ms"
+    """Format a time given in seconds: ``340 ms``, ``3.40 s``, ``34.0 s``, ``5:40 min``."""
+    if value >= 60:
+        minutes, rest = divmod(round(value), 60)
+        return f"{minutes}:{rest:02} min"
+    if value >= 1:
+        return f"{value:.1f} s" if value >= 10 else f"{value:.2f} s"
+    return f"{1000 * value:.0f} ms"
 
 
 def size(value: float) -> str:
