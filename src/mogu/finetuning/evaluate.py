@@ -5,6 +5,7 @@ Knows models, conversations and records; knows nothing of training.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -150,10 +151,13 @@ def task_score(
     """
     with model.routing("off") if isinstance(model, MoguModel) else nullcontext():
         loss, right, tokens = _token_scores(model, examples, batch_size, pad_token_id)
-    short = [
-        (prompt, answer) for chat in chats for prompt, answer in [_last_turn(chat, system_prompt)] if _fits(tokenizer, answer, section)
-    ]
-    answered = short[: section.prompts]
+    short, answered = 0, []
+    for chat in chats:
+        prompt, answer = _last_turn(chat, system_prompt)
+        if _fits(tokenizer, answer, section):
+            short += 1
+            if short <= section.prompts:
+                answered.append((prompt, answer))
     settings = ReplySettings(section.short_answer + 2)  # the token that ends it, and one more to notice a longer reply
     generated = replies_with_progress(model, tokenizer, [prompt for prompt, _ in answered], settings, batch_size=batch_size, title=title)
     exact = [reply.text.split() == answer.split() for reply, (_, answer) in zip(generated, answered, strict=True)]
@@ -163,7 +167,7 @@ def task_score(
         tokens=tokens,
         exact_match=sum(exact) / len(exact) if exact else None,
         prompts=len(exact),
-        mostly_short=2 * len(short) >= len(chats),
+        mostly_short=2 * short >= len(chats),
     )
 
 
@@ -220,10 +224,12 @@ def _share(outcomes: Sequence[bool]) -> float:
 def _token_scores(model: Any, examples: Sequence[TurnsExample], batch_size: int, pad_token_id: int) -> tuple[float, int, int]:
     collate = Collator(pad_token_id, "separate")
     device = model.get_input_embeddings().weight.device
-    by_length = sorted(examples, key=len)
+    lengths = array("q", map(len, examples))
+    by_length = array("q", sorted(range(len(examples)), key=lengths.__getitem__))
     loss, right, tokens = 0.0, 0, 0
     for start in range(0, len(by_length), batch_size):
-        batch = {name: tensor.to(device) for name, tensor in collate(by_length[start : start + batch_size]).items()}
+        of_pass = [examples[index] for index in by_length[start : start + batch_size]]
+        batch = {name: tensor.to(device) for name, tensor in collate(of_pass).items()}
         logits = answer_logits(model, batch, "separate")
         targets = batch["targets"][batch["targets"] != IGNORED]
         loss += float(F.cross_entropy(logits, targets, reduction="sum"))
