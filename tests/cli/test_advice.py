@@ -22,7 +22,14 @@ SOURCE = Path(mogu.__file__).parent
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z]")
 COMMAND = re.compile(r"`mogu ([^`]*)`")
 
-OF_VLLM = {"--additional-config", "--fully-sharded-loras", "--lora-target-modules", "--max-lora-rank", "--speculative-config"}
+OF_VLLM = {
+    "--additional-config",
+    "--fully-sharded-loras",
+    "--lora-target-modules",
+    "--max-lora-rank",
+    "--max-loras",
+    "--speculative-config",
+}
 """Options that `mogu serve` hands on, named in the messages of the plugin."""
 
 OF_PIP = {"--no-deps"}

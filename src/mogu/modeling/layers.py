@@ -122,7 +122,7 @@ class AdaptedLinear(LoraHolder, WrappedLinear):
         modules: Mapping[str, Any] = self._modules  # straight from its tables, as in the routed layer below
         base_output: Tensor = modules["base_layer"](x)
         controller = THIS_THREAD.controller
-        if controller is None or controller.scope is not self.scope:
+        if controller is None or controller.scope.key != self.scope.key:
             controller = current_controller(self.scope)
         if controller.mode != "on":
             return base_output
@@ -218,7 +218,7 @@ class RoutedLinear(WrappedLinear):
         buffers: Mapping[str, Any] = self._buffers
         base_output: Tensor = modules["base_layer"](x)
         controller = THIS_THREAD.controller
-        if controller is None or controller.scope is not self.scope:
+        if controller is None or controller.scope.key != self.scope.key:
             controller = current_controller(self.scope)
         mode = controller.mode
         if mode == "off":

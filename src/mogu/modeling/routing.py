@@ -7,6 +7,7 @@ tokens or of caches.
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -108,6 +109,9 @@ class RoutingController:
         return weights
 
 
+_NUMBERS = itertools.count()
+
+
 class RoutingScope:
     """What the routed and adapted layers of one model share: how many are routed, and the controller of passes that no call steers.
 
@@ -117,6 +121,7 @@ class RoutingScope:
 
     def __init__(self, layers: int = 0) -> None:
         self.layers = layers
+        self.key = f"scope {next(_NUMBERS)}"
         self.default = RoutingController(self)
         self._own = threading.local()
         self._any: dict[str, Tensor] | None = None
@@ -164,7 +169,8 @@ THIS_THREAD = _Thread()
 def current_controller(scope: RoutingScope) -> RoutingController:
     """The controller that steers a model's layers in this thread: of its innermost call, or the model's default one."""
     controller = THIS_THREAD.controller
-    while controller is not None and controller.scope is not scope:
+    # PyTorch's compiler looks at texts again in every pass; of objects that are compared by identity it keeps what it once saw.
+    while controller is not None and controller.scope.key != scope.key:
         controller = controller.outer
     return scope.default if controller is None else controller
 

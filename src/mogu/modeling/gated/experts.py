@@ -58,7 +58,7 @@ class ExpertLinear(WrappedLinear):
         modules: Mapping[str, Any] = self._modules  # straight from its table, as in the routed layers of V1
         output: Tensor = modules["base_layer"](x)
         controller = THIS_THREAD.controller
-        if controller is None or controller.scope is not self.scope:
+        if controller is None or controller.scope.key != self.scope.key:
             controller = current_controller(self.scope)
         on = controller.experts_on()
         if not on:

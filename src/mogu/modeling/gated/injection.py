@@ -147,7 +147,7 @@ class _Ear:
 
     def __call__(self, _: nn.Module, __: tuple[Any, ...], output: Any) -> None:
         controller = THIS_THREAD.controller
-        if controller is None or controller.scope is not self._scope:
+        if controller is None or controller.scope.key != self._scope.key:
             controller = current_controller(self._scope)
         if controller.reader is not None:
             hidden: Tensor = output if isinstance(output, Tensor) else output[0]
