@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mogu.modeling.config import BackboneConfig, MoguConfig, Responder, RouterKind
 from mogu.modeling.routers import ChainRouter, LinearRouter, make_router
-from mogu.modeling.routing import THIS_THREAD, RoutingScope, current_controller
+from mogu.modeling.routing import RoutingScope, current_controller
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -121,9 +121,7 @@ class AdaptedLinear(LoraHolder, WrappedLinear):
         """Map ``x [.., d_in]`` to ``y [.., d_out]``."""
         modules: Mapping[str, Any] = self._modules  # straight from its tables, as in the routed layer below
         base_output: Tensor = modules["base_layer"](x)
-        controller = THIS_THREAD.controller
-        if controller is None or controller.scope.key != self.scope.key:
-            controller = current_controller(self.scope)
+        controller = current_controller(self.scope)
         if controller.mode != "on":
             return base_output
         parameters: Mapping[str, Any] = self._parameters
@@ -217,9 +215,7 @@ class RoutedLinear(WrappedLinear):
         parameters: Mapping[str, Any] = self._parameters
         buffers: Mapping[str, Any] = self._buffers
         base_output: Tensor = modules["base_layer"](x)
-        controller = THIS_THREAD.controller
-        if controller is None or controller.scope.key != self.scope.key:
-            controller = current_controller(self.scope)
+        controller = current_controller(self.scope)
         mode = controller.mode
         if mode == "off":
             return base_output

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mogu.modeling.layers import LoraHolder, WrappedLinear, by_row
-from mogu.modeling.routing import THIS_THREAD, RoutingScope, current_controller
+from mogu.modeling.routing import RoutingScope, current_controller
 
 
 class Expert(LoraHolder, nn.Module):
@@ -57,9 +57,7 @@ class ExpertLinear(WrappedLinear):
         """Map ``x [.., d_in]`` to ``y [.., d_out]``."""
         modules: Mapping[str, Any] = self._modules  # straight from its table, as in the routed layers of V1
         output: Tensor = modules["base_layer"](x)
-        controller = THIS_THREAD.controller
-        if controller is None or controller.scope.key != self.scope.key:
-            controller = current_controller(self.scope)
+        controller = current_controller(self.scope)
         on = controller.experts_on()
         if not on:
             return output

@@ -20,7 +20,7 @@ from mogu.modeling.architectures import Projection, compute_device, compute_dtyp
 from mogu.modeling.config import MoguConfig, Responder
 from mogu.modeling.gated.experts import Expert, ExpertLinear
 from mogu.modeling.injection import InjectedLayers, check_fits, check_rank, find_projections, put_module
-from mogu.modeling.routing import THIS_THREAD, RoutingScope, current_controller
+from mogu.modeling.routing import RoutingScope, current_controller
 
 
 @dataclass(frozen=True)
@@ -146,9 +146,7 @@ class _Ear:
         self._scope, self._tap = scope, tap
 
     def __call__(self, _: nn.Module, __: tuple[Any, ...], output: Any) -> None:
-        controller = THIS_THREAD.controller
-        if controller is None or controller.scope.key != self._scope.key:
-            controller = current_controller(self._scope)
+        controller = current_controller(self._scope)
         if controller.reader is not None:
             hidden: Tensor = output if isinstance(output, Tensor) else output[0]
             controller.reader.read(self._tap, hidden)
