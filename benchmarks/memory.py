@@ -31,7 +31,7 @@ MOST = 1.02
 MOST_ADDED_PERCENT = 0.1
 WAYS = ("base", "continue", "recompute", "published")
 MEGABYTE = 1e6
-RELEASE_AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
+_RELEASE_AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
 """For glibc: otherwise freed blocks stay resident, and the peak shows how fragmented the heap is rather than what is in use."""
 
 
@@ -102,20 +102,33 @@ def added_parameters(shape: LlamaShape) -> dict[str, int]:
     return counts
 
 
-def _in_own_process(way: str, shape: Subject, plan: MemoryPlan, device: torch.device, dtype: torch.dtype) -> dict[str, int]:
-    lengths = ["--prompt", str(plan.prompt_tokens), "--new", str(plan.new_tokens)]
-    options = ["--way", way, "--shape", shape.name, "--device", str(device), "--dtype", str(dtype).removeprefix("torch.")]
+def measured_apart(module: str, arguments: Sequence[str]) -> Any:
+    """What a module's last line of output says, as JSON, run in a process whose memory nothing else has been in.
+
+    Args:
+        module: of this package; it is run with ``python -m``.
+        arguments: its command line.
+
+    Raises:
+        RuntimeError: it failed.
+    """
     run = subprocess.run(
-        [sys.executable, "-m", "benchmarks.memory", *options, *lengths],
+        [sys.executable, "-m", module, *arguments],
         capture_output=True,
         text=True,
         check=False,
         cwd=Path(__file__).resolve().parents[1],
-        env=os.environ | RELEASE_AT_ONCE,
+        env=os.environ | _RELEASE_AT_ONCE,
     )
     if run.returncode != 0:
-        raise RuntimeError(f"the process that measures {way!r} failed:\n{run.stderr}")
-    measured: dict[str, int] = json.loads(run.stdout.splitlines()[-1])
+        raise RuntimeError(f"`{module} {' '.join(arguments)}`, which measures, failed:\n{run.stdout}\n{run.stderr}")
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+def _in_own_process(way: str, shape: Subject, plan: MemoryPlan, device: torch.device, dtype: torch.dtype) -> dict[str, int]:
+    lengths = ["--prompt", str(plan.prompt_tokens), "--new", str(plan.new_tokens)]
+    options = ["--way", way, "--shape", shape.name, "--device", str(device), "--dtype", str(dtype).removeprefix("torch.")]
+    measured: dict[str, int] = measured_apart("benchmarks.memory", [*options, *lengths])
     return measured
 
 

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +21,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.memory import MEGABYTE, RELEASE_AT_ONCE, peak, reset_peak
+from benchmarks.memory import MEGABYTE, measured_apart, peak, reset_peak
 
 FEW = 1000
 MOST = 200 * MEGABYTE
@@ -167,17 +165,8 @@ def measure(names: Sequence[str], records: int, base: str) -> list[dict[str, Any
 
 
 def _in_own_process(name: str, count: int, base: str) -> dict[str, Any]:
-    run = subprocess.run(
-        [sys.executable, "-m", "benchmarks.record_memory", "--here", "--records", str(count), "--base", base, name],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=Path(__file__).resolve().parents[1],
-        env=os.environ | RELEASE_AT_ONCE,
-    )
-    if run.returncode != 0:
-        raise RuntimeError(f"the process that measures {name!r} failed:\n{run.stdout}\n{run.stderr}")
-    result: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
+    arguments = ["--here", "--records", str(count), "--base", base, name]
+    result: dict[str, Any] = measured_apart("benchmarks.record_memory", arguments)
     return result
 
 

@@ -10,15 +10,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks.memory import MEGABYTE, RELEASE_AT_ONCE, held, peak, reset_peak
+from benchmarks.memory import MEGABYTE, held, measured_apart, peak, reset_peak
 
 NEAR = 0.15
 """How far a prediction may be from the peak, as a share of it."""
@@ -48,17 +45,7 @@ def measure(names: Sequence[str]) -> list[dict[str, Any]]:
     """Measure cases, one process after the other; each row has the case, the predicted and the measured bytes, and their ratio."""
     rows = []
     for name in names:
-        run = subprocess.run(
-            [sys.executable, "-m", "benchmarks.training_memory", "--here", name],
-            capture_output=True,
-            text=True,
-            check=False,
-            cwd=Path(__file__).resolve().parents[1],
-            env=os.environ | RELEASE_AT_ONCE,
-        )
-        if run.returncode != 0:
-            raise RuntimeError(f"the process that measures {name!r} failed:\n{run.stderr}")
-        row = json.loads(run.stdout.splitlines()[-1])
+        row = measured_apart("benchmarks.training_memory", ["--here", name])
         predicted, found = (f"{row[what] / MEGABYTE:6.0f} MB" for what in ("predicted", "measured"))
         verdict = "near" if abs(row["ratio"] - 1) <= NEAR else "far"
         print(f"{name:40} predicted {predicted}, measured {found}: {row['ratio']:.2f}, {verdict}", flush=True)
