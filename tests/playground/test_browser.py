@@ -14,6 +14,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,13 @@ def sides() -> Iterator[list[Side]]:
 
 @pytest.fixture(scope="module")
 def address(sides: list[Side], browser: Any) -> Iterator[str]:
-    server, listening, address = open_server(Playground(sides), port=0, places=2)
+    with served(sides, browser, places=2) as address:
+        yield address
+
+
+@contextmanager
+def served(sides: list[Side], browser: Any, **settings: Any) -> Iterator[str]:
+    server, listening, address = open_server(Playground(sides), port=0, **settings)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     yield address
@@ -284,6 +291,24 @@ def test_one_person_more_than_there_are_places_for_waits_and_gets_in(page: Page)
     assert page.js("return document.getElementById('notice').hidden")
     page.browser.close()
     page.browser.switch_to.window(tabs[0])
+
+
+def test_a_place_that_was_left_goes_to_who_waits_and_is_there_again_for_who_comes_back(browser: Any, sides: list[Side]) -> None:
+    with served(sides, browser, places=1, patience=1.0) as address:
+        page = Page(browser, address)
+        page.open()
+        first = browser.current_window_handle
+        browser.switch_to.new_window("tab")
+        page.open()
+        page.wait("document.querySelector('.preset')", 20)  # after it has waited
+        browser.switch_to.window(first)
+        page.wait("!document.getElementById('notice').hidden", 20)
+        assert "Your place went to somebody who waited" in page.js("return document.getElementById('notice').textContent")
+        browser.find_element("id", "prompt").send_keys("H")
+        page.wait("document.getElementById('notice').hidden", 20)  # the other one, who does nothing either, has made room
+        assert browser.find_element("id", "prompt").get_attribute("value") == "H"
+        browser.close()
+        browser.switch_to.window(next(iter(browser.window_handles)))
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

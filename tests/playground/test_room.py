@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack
 
+import pytest
+
 from mogu.playground.room import PLACES, Room
 
 
@@ -25,6 +27,21 @@ def test_the_eleventh_waits_until_somebody_leaves() -> None:
         for seat in seats:
             await seat.aclose()
         assert room.seated == 0
+
+    asyncio.run(evening())
+
+
+def test_a_place_that_is_not_used_is_outstayed_only_while_somebody_waits() -> None:
+    async def evening() -> None:
+        room = Room(1, patience=0.05)
+        async with room.guest() as idle:
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(idle.outstayed(), 0.3)  # nobody waits
+            async with room.guest() as waiting:
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(waiting.outstayed(), 0.3)  # has no place to give up
+                idle.use()
+                await asyncio.wait_for(idle.outstayed(), 5)
 
     asyncio.run(evening())
 

@@ -17,7 +17,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from mogu.inference.replies import ReplySettings, replies
 from mogu.playground.jobs import Playground
-from mogu.playground.server import _page_files, _rounded, make_app
+from mogu.playground.server import OUTSTAYED, _page_files, _rounded, make_app
 from mogu.playground.sides import Side
 
 HERE, LIVE = "http://localhost:8765", "ws://localhost:8765/live"
@@ -93,6 +93,17 @@ def test_people_who_ask_at_once_do_not_mix_and_one_more_waits(client: TestClient
             assert late.receive_json()["type"] == "welcome"
     for text, done in zip(asked, visits, strict=True):
         assert sorted(done.result()) == sorted(f"{column} {reply_to(side, text)}" for column, side in enumerate(sides) for _ in range(4))
+
+
+def test_a_page_that_asks_for_nothing_makes_room_for_one_that_waits(playground: Playground) -> None:
+    with TestClient(make_app(playground, places=1, patience=0.2), base_url=HERE) as client, client.websocket_connect(LIVE) as forgotten:
+        assert forgotten.receive_json()["type"] == "welcome"
+        with client.websocket_connect(LIVE) as late:
+            assert late.receive_json() == {"type": "waiting", "ahead": 0}
+            with pytest.raises(WebSocketDisconnect) as closed:
+                forgotten.receive_json()
+            assert closed.value.code == OUTSTAYED
+            assert late.receive_json()["type"] == "welcome"
 
 
 def test_a_new_wish_ends_the_one_before_it_and_a_closed_page_ends_all(playground: Playground, monkeypatch: pytest.MonkeyPatch) -> None:

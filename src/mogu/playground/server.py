@@ -11,13 +11,15 @@ import json
 import math
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from importlib.resources import files
 from typing import Any
 from urllib.parse import urlsplit
 
+import anyio
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -26,11 +28,14 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from mogu.errors import ConfigError, MoguError
 from mogu.playground.jobs import Playground
-from mogu.playground.room import Guest, Room
+from mogu.playground.room import PATIENCE, Guest, Room
 from mogu.playground.wishes import MOST_CHARACTERS, Frontier, Stop, job_of, read_wish
 
 HERE = frozenset({"127.0.0.1", "localhost", "::1"})
 """The names of this machine that the server answers to: any other one may be a page elsewhere that had it point here."""
+
+OUTSTAYED = 4000
+"""Code with which the connection of a guest is closed who has left a place unused while others waited; the page knows it."""
 
 LARGEST_MESSAGE = 6 * MOST_CHARACTERS
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
@@ -44,14 +49,15 @@ _HEADERS = {
 }
 
 
-def make_app(playground: Playground, *, places: int) -> Starlette:
+def make_app(playground: Playground, *, places: int, patience: float = PATIENCE) -> Starlette:
     """The web application of a playground.
 
     Args:
         playground: what is tried out.
         places: how many people are served at once; whoever comes later waits.
+        patience: seconds that somebody may ask for nothing while others wait.
     """
-    room = Room(places)
+    room = Room(places, patience)
     threads = ThreadPoolExecutor(4 * places, thread_name_prefix="playground")
 
     async def visit(connection: WebSocket) -> None:
@@ -95,24 +101,34 @@ class _Visit:
         self._main = self._beside = threading.Event()  # of the last job, and of the last one that runs beside it
 
     async def stay(self) -> None:
-        """Until the page is closed."""
-        sending = asyncio.create_task(self._send())
-        moving = asyncio.create_task(self._tell_place())
+        """Until the page is closed, or its place is given to somebody else."""
         try:
-            while True:
-                self._take(await self._connection.receive_text())
-        except (WebSocketDisconnect, RuntimeError, KeyError):  # Starlette's, where a page is gone or sends bytes
-            pass
+            async with anyio.create_task_group() as tasks:
+                for work in (self._take_all, self._send, self._tell_place, self._make_room):
+                    tasks.start_soon(self._until_gone, work, tasks.cancel_scope)
         finally:
             self._main.set()
             self._beside.set()
-            for task in (sending, moving):
-                task.cancel()
-            await asyncio.gather(sending, moving, return_exceptions=True)
+
+    async def _until_gone(self, work: Callable[[], Awaitable[None]], visit: anyio.CancelScope) -> None:
+        with suppress(WebSocketDisconnect, RuntimeError, KeyError):  # Starlette's, where a page is gone or sends bytes
+            await work()
+            return
+        visit.cancel()
+
+    async def _take_all(self) -> None:
+        while True:
+            self._take(await self._connection.receive_text())
+
+    async def _make_room(self) -> None:
+        await self._guest.outstayed()
+        await self._connection.close(OUTSTAYED)
+        raise WebSocketDisconnect(OUTSTAYED)  # at once: a page that sleeps in the background may never answer the close
 
     def _take(self, text: str) -> None:
         if self._guest.ahead is not None:
             return
+        self._guest.use()
         try:
             wish = read_wish(text)
         except MoguError as error:
@@ -144,6 +160,7 @@ class _Visit:
     async def _send(self) -> None:
         while True:
             event = await self._events.get()
+            self._guest.use()  # an answer that is long under way
             await self._connection.send_text(json.dumps(_rounded(event), ensure_ascii=False, separators=(",", ":")))
 
     async def _tell_place(self) -> None:
@@ -166,13 +183,14 @@ def _rounded(value: Any) -> Any:
     return [_rounded(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
-def open_server(playground: Playground, *, port: int, places: int) -> tuple[Any, socket.socket, str]:
+def open_server(playground: Playground, *, port: int, places: int, patience: float = PATIENCE) -> tuple[Any, socket.socket, str]:
     """A server of a playground on this machine alone, which listens already and answers once it is run.
 
     Args:
         playground: what is tried out.
         port: where; 0 takes a free one.
         places: how many people are served at once.
+        patience: seconds that somebody may ask for nothing while others wait.
 
     Returns:
         The ``uvicorn.Server``, the socket to ``run`` it on, and the address of the page.
@@ -195,7 +213,7 @@ def open_server(playground: Playground, *, port: int, places: int) -> tuple[Any,
             action="give another one with --port, or 0 for any",
         ) from error
     config = uvicorn.Config(
-        make_app(playground, places=places),
+        make_app(playground, places=places, patience=patience),
         ws="wsproto",
         ws_max_size=LARGEST_MESSAGE,
         log_level="warning",

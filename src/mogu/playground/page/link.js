@@ -2,6 +2,7 @@
 
 import { $ } from "./dom.js";
 
+const OUTSTAYED = 4000; // the server's code for a place that was given to somebody who waited
 const jobs = new Map();
 let socket = null;
 let last = 0;
@@ -61,11 +62,22 @@ function receive(event) {
   }
 }
 
-function closed() {
+function closed({ code }) {
   const cut = [...jobs.values()];
   jobs.clear();
   for (const take of cut) take({ type: "error", message: "The connection to the playground was lost." });
   $("lineup").textContent = "Not connected";
+  if (code === OUTSTAYED) {
+    notice("Your place went to somebody who waited, for nothing was asked here in a while. What stands on the page stays: press a key or click to go on.");
+    for (const event of ["keydown", "pointerdown"]) addEventListener(event, back);
+    return;
+  }
   notice("There is no connection to the playground. Is `mogu playground` still running? The page tries again by itself.");
   setTimeout(open, Math.min(5000, 500 * 2 ** tries++));
+}
+
+function back() {
+  for (const event of ["keydown", "pointerdown"]) removeEventListener(event, back);
+  notice("");
+  open();
 }
