@@ -22,6 +22,7 @@ from mogu.modeling.config import GateConfig
 from mogu.modeling.gated.gate import ENDS, Gate, StreamHead
 from mogu.modeling.gated.model import GatedModel
 from mogu.training.gated.fit import default_taps
+from mogu.transformers_compat import read_head_in_order
 
 SEED = 0
 HEADS = 40  # as many as recipes fit: five members of eight
@@ -95,8 +96,7 @@ def make_base(subject: Subject, device: torch.device, dtype: torch.dtype) -> Lla
         real = load_base(subject.name, dtype=dtype)
         assert isinstance(real, LlamaForCausalLM)
         real.generation_config.eos_token_id = None
-        real.requires_grad_(False)
-        return real.to(device).eval()
+        return _as_fast_as_it_is(real.to(device))
     torch.manual_seed(SEED)
     default_dtype = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
@@ -105,9 +105,13 @@ def make_base(subject: Subject, device: torch.device, dtype: torch.dtype) -> Lla
             model = LlamaForCausalLM(subject.config())
     finally:
         torch.set_default_dtype(default_dtype)
-    model.requires_grad_(False)
-    model.eval()
-    return model
+    return _as_fast_as_it_is(model)
+
+
+def _as_fast_as_it_is(base: LlamaForCausalLM) -> LlamaForCausalLM:
+    """Freeze a plain model, whose weights others share, without what that costs it: its head would copy them for a prompt's last token."""
+    read_head_in_order(base)
+    return base.requires_grad_(False).eval()
 
 
 def make_routed(base: LlamaForCausalLM, layers: list[int] | None = None) -> MoguModel:

@@ -150,18 +150,19 @@ def test_checkpointing_is_turned_on_and_off_without_a_warning(make_base):
     assert not any(layer.gradient_checkpointing for layer in layers)
 
 
-def test_a_routed_models_head_reads_one_block_of_memory_and_a_detached_models_what_it_is_given() -> None:
-    """The last token's hidden states are cut out of a whole prompt's, which leaves gaps between the rows of a batch."""
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_routed_models_head_reads_one_block_of_memory_and_a_detached_models_what_it_is_given(rows: int) -> None:
+    """The last token's hidden states are cut out of a whole prompt's, which leaves gaps between rows; one row keeps such strides too."""
     torch.manual_seed(0)
     shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
     base = LlamaForCausalLM(LlamaConfig(vocab_size=64, **shape)).eval()
-    read: list[bool] = []
-    ids = torch.arange(12).view(2, 6)
+    read: list[tuple[int, ...]] = []
+    ids = torch.arange(6 * rows).view(rows, 6)
     with torch.no_grad():
         model = MoguModel.from_base(base)
-        handle = base.lm_head.register_forward_hook(lambda _, args, __: read.append(args[0].is_contiguous()))
+        handle = base.lm_head.register_forward_hook(lambda _, args, __: read.append(args[0].stride()))
         model(input_ids=ids, logits_to_keep=1)
         model.detach()
         base(input_ids=ids, logits_to_keep=1)
         handle.remove()
-    assert read == [True, False]
+    assert read == [(16, 16, 1), (6 * 16, 16, 1)]

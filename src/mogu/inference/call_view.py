@@ -16,8 +16,9 @@ def view_for_call(model: Any, **methods: Callable[..., Any]) -> Any:
 
     Args:
         model: a model, or a view of one.
-        methods: what stands for its methods of these names.
+        methods: what stands for its methods of these names; they are taken to have the same parameters, which ``generate`` looks at.
     """
+    methods = {name: functools.wraps(getattr(model, name))(functools.partial(method)) for name, method in methods.items()}
     methods = getattr(model, "methods_of_call", {}) | methods
     view: Any = object.__new__(_view_class(type(model), tuple(methods)))  # type: ignore[arg-type]  # types are hashable
     view.__dict__ = vars(model)  # the very same attributes: what ``generate`` keeps on the model, such as a compiled forward, stays there

@@ -46,6 +46,17 @@ def pair(make_gated):
     return model, slow
 
 
+def test_a_prompt_s_logits_are_computed_for_its_last_token_alone(pair):
+    """As generate asks for: those of a whole prompt are as large as prompt times vocabulary."""
+    model, _ = pair
+    sizes: list[int] = []
+    handle = model.base_model.get_output_embeddings().register_forward_hook(lambda _, __, output: sizes.append(output.shape[1]))
+    for ids in PROMPTS[:6]:
+        model.generate(torch.tensor([ids]), **GREEDY)
+    handle.remove()
+    assert set(sizes) == {1}
+
+
 def answers(output: torch.Tensor, width: int) -> list[list[int]]:
     return output[:, width:].tolist()
 
