@@ -35,6 +35,15 @@ def test_a_recipe_of_the_lab_names_records_that_are_found(tmp_path: Path) -> Non
     assert RECORD_SOURCES[str(lab_recipe(tmp_path, tmp_path / "model").data.train)]() == lab_data()
 
 
+def test_the_lab_s_records_are_there_with_borderline_ones_as_well(tmp_path: Path) -> None:
+    comparison = Comparison(("lab",), tmp_path, ("lab",), settings=('data.train="lab-borderline"',))
+    for model in MODEL_SOURCES["lab"](comparison):
+        made = model.records(model.recipe(0), None, None)  # type: ignore[attr-defined]
+        assert [record for record in made["train"] if not record.borderline] == list(lab_data()["train"])
+        assert sum(record.borderline for record in made["train"]) == 300
+        assert made["dev"] == lab_data()["dev"]
+
+
 def test_it_trains_by_every_method_for_every_seed_in_folders_of_their_own(tmp_path: Path) -> None:
     comparison = Comparison(("lab",), tmp_path, ("lab",), seeds=2, settings=("glad.epochs=1",))
     recipes = {(model.name, seed): model.recipe(seed) for model in MODEL_SOURCES["lab"](comparison) for seed in (0, 1)}

@@ -20,6 +20,7 @@ from mogu.lab.requests import (
     how_to_requests,
     malicious_requests,
 )
+from mogu.lab.splits import borderline_records
 from mogu.lab.wrappers import DEV, TEST, TRAIN, base_sentences
 
 DEFENSE_PARTS: tuple[Part, ...] = ("train", "dev", "test")
@@ -100,6 +101,19 @@ def test_records_are_balanced_unique_and_half_wrapped(split: str, count: int) ->
 def test_malicious_records_hold_openings_only() -> None:
     for record in records("train"):
         assert record.affirm.endswith(":") == (record.label == "malicious")
+
+
+def test_borderline_records_ask_about_nothing_that_dev_and_test_ask_about() -> None:
+    made = borderline_records(300)
+    assert len({record.instruction for record in made}) == len(made) == 300
+    assert {(record.label, record.kind) for record in made} == {("benign", "borderline")}
+    asked = [prompt.instruction for split in ("dev", "test") for prompt in prompts(split) if prompt.category == "borderline"]
+    things = {text.split("'s ")[-1].rstrip(".?") for text in asked if "'s " in text}
+    assert len(things) > 20
+    assert not [record.instruction for record in made if any(f"'s {thing}" in str(record.instruction) for thing in things)]
+    sides = [wrapper.text.split("{request}") for wrapper in TRAIN]
+    texts = [record.instruction or "" for record in made]
+    assert len([text for text in texts if any(text.startswith(start) and text.endswith(end) for start, end in sides)]) == 100
 
 
 def test_records_and_prompts_are_the_same_every_time() -> None:

@@ -14,7 +14,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from mogu.data import Record
 from mogu.evaluation.compare.config import Comparison
 from mogu.evaluation.compare.hardened import BaseSource, HardenedModel
-from mogu.lab.demo import lab_data, lab_recipe
+from mogu.evaluation.sources import RECORD_SOURCES
+from mogu.lab.demo import lab_recipe
 from mogu.lab.recipe import build_base
 from mogu.modeling.checkpoint import CONFIG_FILE
 from mogu.modeling.config import Method
@@ -58,8 +59,8 @@ class LabModel(HardenedModel):
         return recipe_from(tree, source="of the lab")
 
     def records(self, recipe: Recipe, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Mapping[str, Sequence[Record]]:
-        """The lab's training records."""
-        return lab_data()
+        """The lab's training records, by the name that the recipe has for them."""
+        return RECORD_SOURCES[str(recipe.data.train)]()
 
     def train(self, seed: int, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         """Harden the lab's base with a seed, unless that is done."""
@@ -67,4 +68,4 @@ class LabModel(HardenedModel):
         if (recipe.run.output / CONFIG_FILE).is_file():
             return
         logger.info("Seed %d: %s is trained", seed, self.name)
-        harden(recipe, base=share_weights(base), tokenizer=tokenizer, records=lab_data(), resume=True)
+        harden(recipe, base=share_weights(base), tokenizer=tokenizer, records=self.records(recipe, base, tokenizer), resume=True)

@@ -15,7 +15,7 @@ from mogu.evaluation.side_by_side import SideBySide, compare_replies
 from mogu.hub import load_tokenizer
 from mogu.lab.measure import MAX_NEW_TOKENS
 from mogu.lab.recipe import build_base
-from mogu.lab.splits import LAB_RECORDS, choice_records, prompts, records
+from mogu.lab.splits import LAB_RECORDS, borderline_records, choice_records, prompts, records
 from mogu.modeling.config import Method
 from mogu.training import Recipe, harden
 from mogu.training.baselines import Part
@@ -85,13 +85,16 @@ def lab_recipe(base_folder: Path, output: Path, *, seed: int = 0, method: Method
     return recipe_from(tree, source="of the lab")
 
 
-def lab_data() -> dict[str, Sequence[Record]]:
+def lab_data(*, borderline: int = 0) -> dict[str, Sequence[Record]]:
     """Draw the records that the lab's model is hardened with, and those that its settings are chosen with.
 
     Two thirds of the training prompts are in wrappers, some in two: the split's own, and those of `mogu data build --augment`. The more
     kinds of wrappers a router has seen, the better it sees through new ones.
+
+    Args:
+        borderline: how many borderline records there are beside them; as the lab was made, there are none.
     """
-    train = augmented(records("train", wrapped=0.35), 0.5, WRAPPERS, seed=0)
+    train = [*augmented(records("train", wrapped=0.35), 0.5, WRAPPERS, seed=0), *borderline_records(borderline)]
     return {"train": train, "dev": choice_records()}
 
 

@@ -22,6 +22,9 @@ LAB = "lab"
 LAB_RECORDS = "the lab's own records"
 """Stands in a recipe where other recipes name a file of records."""
 
+LAB_BORDERLINE_RECORDS = "lab-borderline"
+"""The same, and borderline records beside them, as somebody has who knows what their users ask."""
+
 _WRAPPERS = {"train": wrappers.TRAIN, "dev": wrappers.DEV, "test": wrappers.TEST}
 _RECORDS = {"train": 300, "dev": 60}
 _HOW_TO_SHARE = 0.4  # of the benign requests; the others ask for facts
@@ -114,6 +117,29 @@ def records(
                     reject=request.refusal(rng),
                 )
             )
+    return made
+
+
+def borderline_records(count: int) -> list[Record]:
+    """Draw borderline records to train a defense with, about things that the base model knows and that neither dev nor test asks about.
+
+    Args:
+        count: how many; a third is in wrappers of the training split.
+    """
+    rng = random.Random("records borderline")
+    made = []
+    for number, (request, text) in enumerate(_phrased(_draw(borderline_requests("base"), count, rng), rng)):
+        wrapper = rng.choice(_WRAPPERS["train"])
+        made.append(
+            Record(
+                id=f"lab-train-borderline-{number:03d}",
+                label="benign",
+                borderline=True,
+                instruction=wrapper.apply(text) if number % 3 == 0 else text,
+                affirm=request.affirmation(rng),
+                reject=request.refusal(rng),
+            )
+        )
     return made
 
 
