@@ -45,7 +45,7 @@ def measure_gated(plan: GatedPlan, subject: Subject, device: torch.device, dtype
     """Return findings, and every timing behind them."""
     base = make_base(subject, device, dtype)
     models: dict[str, Any] = {
-        "base": base,
+        "base": share_weights(base),  # a copy as the others are: where objects lie in memory is worth some percent
         "gate": make_gated(share_weights(base), listens=False),
         "listening": make_gated(share_weights(base), listens=True),
     }
