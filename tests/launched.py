@@ -12,6 +12,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+
+from mogu import processes
+
 SOURCES = Path(__file__).parents[1] / "src"
 
 
@@ -41,6 +45,13 @@ def torchrun_mogu(*commands: Sequence[str], sharded: Sequence[bool]) -> subproce
         sharded: of each, whether each process holds a part of the base model only.
     """
     return torchrun(__file__, json.dumps([[list(command), parts] for command, parts in zip(commands, sharded, strict=True)]))
+
+
+def plan_as_one_of(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the rest of a test plan what the main one of so many processes plans that each hold a part of the base model."""
+    for name, value in FSDP.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(processes, "_group", processes._Group(0, count, None, [lambda: None]))  # it plans for all, alone
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from transformers import PreTrainedTokenizerFast
 
-from mogu import MoguError, processes
+from mogu import MoguError
 from mogu.finetuning import read_finetune_recipe
 from mogu.hub import load_tokenizer
 from mogu.recipes import (
@@ -27,7 +27,7 @@ from mogu.recipes import (
     shipped_templates,
 )
 from mogu.training import plan, read_recipe
-from tests.launched import FSDP
+from tests.launched import FSDP, plan_as_one_of
 
 MODELS = (
     *("baichuan2-7b-chat", "dolphin", "falcon-7b-instruct", "llama-2-7b-chat", "llama-3.1-8b-instruct", "qwen2.5-7b-instruct", "smollm2"),
@@ -186,9 +186,7 @@ def test_seventy_billion_parameters_fit_on_eight_gpus_that_share_them(elsewhere:
     layer, rest = 855_654_400, 2 * 128_256 * 8192 + 8192
     assert whole.base_parameters == 80 * layer + rest
 
-    for name, value in (FSDP | {"WORLD_SIZE": "8"}).items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(processes, "_group", processes._Group(0, 8, None, [lambda: None]))  # as while the main one alone plans
+    plan_as_one_of(8, monkeypatch)
     parts = plan(recipe)
     # In bfloat16, beside an eighth of the layers three that are whole at a time.
     assert whole.stages[0].memory_bytes - parts.stages[0].memory_bytes == 2 * (80 * layer - 10 * layer - 3 * layer)

@@ -169,7 +169,7 @@ def plan(recipe: Recipe) -> Plan:
     base_parameters = sum(parameter.numel() for parameter in base.parameters())
     base_bytes = sum(parameter.numel() * parameter.itemsize for parameter in base.parameters())
     held_bytes = bytes_per_process(base)
-    if held_bytes < base_bytes:
+    if processes.shards():
         notes.append(f"each of {processes.count()} processes holds its part of the base model's layers")
     projections = find_output_projections(base, recipe.mogu.output_projection, recipe.mogu.layers)
     if recipe.mogu.layers is None and len(projections) < (layers := int(base.config.get_text_config().num_hidden_layers)):
