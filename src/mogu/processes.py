@@ -35,7 +35,6 @@ _ELEMENTS = 2**25
 """Numbers of several tensors that are sent at a time, at most, for which they are copied."""
 
 _OTHER_ENGINES = {
-    "ACCELERATE_USE_FSDP": "FSDP",
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism config",
@@ -52,6 +51,7 @@ class _Group:
 
 
 _group: _Group | None = None
+_helpers: list[Callable[[], None]] = []
 
 
 def count() -> int:
@@ -72,6 +72,15 @@ def is_main() -> bool:
 def started() -> int:
     """How many processes were started together, by what torchrun and `accelerate launch` tell each of them."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def shards() -> bool:
+    """Whether each process is to hold a part of the base model: the config that `accelerate launch` was given asks for FSDP2."""
+    return _group is not None and _asked("ACCELERATE_USE_FSDP")
+
+
+def _asked(variable: str) -> bool:
+    return os.environ.get(variable, "").lower() in ("true", "1")
 
 
 @contextmanager
@@ -97,6 +106,8 @@ def joined() -> Iterator[None]:
     if opened:
         dist.init_process_group("gloo" if device is None else "nccl", timeout=_PATIENCE)
     _group = _Group(dist.get_rank(), dist.get_world_size(), dist.new_group(backend="gloo", timeout=_PATIENCE), [])
+    if shards():  # transformers would leave the weights of all processes but one empty, for accelerate to fill
+        os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
     logger = logging.getLogger("mogu")
     level = logger.level
     if not is_main():
@@ -107,18 +118,24 @@ def joined() -> Iterator[None]:
         if opened:
             dist.destroy_process_group()
         _group = None
+        _helpers.clear()
     finally:
         logger.setLevel(level)
 
 
 def _check_start() -> None:
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
-    engines = [engine for variable, engine in _OTHER_ENGINES.items() if os.environ.get(variable, "").lower() in ("true", "1")]
+    engines = [engine for variable, engine in _OTHER_ENGINES.items() if _asked(variable)]
+    if _asked("ACCELERATE_USE_FSDP"):
+        if os.environ.get("FSDP_VERSION", "1") != "2":
+            engines.append("FSDP of version 1")
+        if _asked("FSDP_OFFLOAD_PARAMS"):
+            engines.append("FSDP with parameters on the CPU (fsdp_offload_params)")
     if engines:
         raise ConfigError(
             f"The processes were started for {engines[0]}",
-            expected="processes that each hold the whole base model: torchrun, or a config of `mogu recipes ls` for accelerate",
-            action='start those; or one process with model.device_map = "auto", which spreads a base model that is too large for one GPU',
+            expected="processes that each hold all of the base model (torchrun) or a part of it (accelerate with fsdp_version: 2)",
+            action="start those; `mogu recipes cp accelerate/8x80gb` copies a config for FSDP2",
         )
     if missing:
         raise ConfigError(
@@ -167,6 +184,7 @@ def on_main(compute: Callable[[], ResultT]) -> ResultT:
             message[1] = error
         finally:
             _group.alone.pop()
+    _help_others()
     dist.broadcast_object_list(message, src=0, group=_group.talk)
     if message[1] is not None:
         raise message[1]
@@ -191,6 +209,7 @@ def gathered(value: ResultT) -> list[ResultT]:
     import torch.distributed as dist
 
     values: list[Any] = [None] * _group.size
+    _help_others()
     dist.all_gather_object(values, value, group=_group.talk)
     return values
 
@@ -214,6 +233,7 @@ def add_up(tensors: Sequence[torch.Tensor]) -> None:
     if _group is not None:
         import torch.distributed as dist
 
+        _help_others()
         _in_turns(tensors, dist.all_reduce)
 
 
@@ -222,7 +242,35 @@ def copy_from_main(tensors: Sequence[torch.Tensor]) -> None:
     if _group is not None:
         import torch.distributed as dist
 
+        _help_others()
         _in_turns(tensors, functools.partial(dist.broadcast, src=0))
+
+
+def highest(number: int) -> int:
+    """The highest number that any process gives, each of which has to give one: even while the main one computes for all."""
+    if _group is None:
+        return number
+    import torch
+    import torch.distributed as dist
+
+    numbers = torch.tensor([number])
+    dist.all_reduce(numbers, dist.ReduceOp.MAX, group=_group.talk)
+    return int(numbers)
+
+
+def help_while_waiting(work: Callable[[], None]) -> None:
+    """Have a process work for others whenever it waits for them, until the end of :func:`joined`.
+
+    Args:
+        work: returns in all processes together, once all of them wait; given again, it is called once.
+    """
+    if work not in _helpers:
+        _helpers.append(work)
+
+
+def _help_others() -> None:
+    for work in _helpers:
+        work()
 
 
 def _in_turns(tensors: Sequence[torch.Tensor], send: Callable[[torch.Tensor], Any]) -> None:

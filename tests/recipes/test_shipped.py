@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 from transformers import PreTrainedTokenizerFast
 
 from mogu import MoguError
@@ -26,6 +27,7 @@ from mogu.recipes import (
     shipped_templates,
 )
 from mogu.training import plan, read_recipe
+from tests.launched import FSDP, plan_as_one_of
 
 MODELS = (
     *("baichuan2-7b-chat", "dolphin", "falcon-7b-instruct", "llama-2-7b-chat", "llama-3.1-8b-instruct", "qwen2.5-7b-instruct", "smollm2"),
@@ -140,10 +142,21 @@ def test_accelerate_reads_the_configs_of_machines(machine: str, processes: int) 
     config = load_config_from_file(str(copy_shipped(f"accelerate/{machine}")))
     assert isinstance(config, ClusterConfig)
     assert config.num_processes == processes
-    assert config.distributed_type.value == ("NO" if processes == 1 else "MULTI_GPU")
+    assert config.distributed_type.value == ("NO" if processes == 1 else "FSDP")
     assert not config.use_cpu
-    assert not config.fsdp_config  # which training refuses
     assert machine in shipped_machines()
+
+
+def test_accelerate_tells_the_processes_of_eight_gpus_to_share_the_base_model() -> None:
+    from accelerate.commands.launch import launch_command_parser
+    from accelerate.utils.launch import prepare_multi_gpu_env
+
+    settings = yaml.safe_load(copy_shipped("accelerate/8x80gb").read_text())["fsdp_config"]
+    machine = ["--num_processes=8", "--num_machines=1", "--main_process_port=0", "--mixed_precision=no", "--dynamo_backend=no"]
+    words = ["--use_fsdp", *machine, *(f"--{name}={value}" for name, value in settings.items()), "training.py"]
+    told = prepare_multi_gpu_env(launch_command_parser().parse_args(words))
+    assert {name: told[name] for name in FSDP} == FSDP
+    assert told["FSDP_OFFLOAD_PARAMS"] == "false"  # which training refuses otherwise
 
 
 @pytest.mark.parametrize(
@@ -157,6 +170,28 @@ def test_what_the_configs_say_of_memory_is_what_the_dry_run_counts(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     needed = plan(read_recipe(Path("llama-3.1-8b-instruct"), ["data.train=starter", "data.dev=starter", *settings])).memory_bytes
     assert needed < 0.95 * gigabytes * 2**30  # what is sold as 80 GB has 80 GiB; some are CUDA's own
+
+
+def test_seventy_billion_parameters_fit_on_eight_gpus_that_share_them(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the shape of Llama 3.1 70B: 80 layers of 855,654,400 parameters, and 128,256 tokens · 8,192 before them and behind."""
+    folder = model_shape("meta-llama/Llama-3.1-8B-Instruct")
+    assert folder is not None
+    shape = json.loads((folder / "config.json").read_text())
+    shape |= {"hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80, "num_attention_heads": 64, "num_key_value_heads": 8}
+    (elsewhere / "base").mkdir()
+    (elsewhere / "base" / "config.json").write_text(json.dumps(shape))
+    settings = ["model.base=base", "data.train=starter", "data.dev=starter", "run.gradient_checkpointing=true", "run.micro_batch_size=1"]
+    recipe = read_recipe(Path("llama-3.1-8b-instruct"), settings)
+    whole = plan(recipe)
+    layer, rest = 855_654_400, 2 * 128_256 * 8192 + 8192
+    assert whole.base_parameters == 80 * layer + rest
+
+    plan_as_one_of(8, monkeypatch)
+    parts = plan(recipe)
+    # In bfloat16, beside an eighth of the layers three that are whole at a time.
+    assert whole.stages[0].memory_bytes - parts.stages[0].memory_bytes == 2 * (80 * layer - 10 * layer - 3 * layer)
+    assert parts.memory_bytes < 0.95 * 80 * 2**30 < whole.memory_bytes
+    assert any("each of 8 processes" in note for note in parts.notes)
 
 
 def test_nothing_is_overwritten(elsewhere: Path) -> None:

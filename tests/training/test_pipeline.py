@@ -294,13 +294,20 @@ def test_several_processes_that_nobody_can_join_are_refused(make: Make, tmp_path
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("variable", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"])
-def test_engines_that_share_a_model_among_processes_are_refused(
-    variable: str, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("engine", "variables"),
+    [
+        ("DeepSpeed", ["ACCELERATE_USE_DEEPSPEED=true"]),
+        ("FSDP of version 1", ["ACCELERATE_USE_FSDP=true"]),
+        ("FSDP with parameters on the CPU", ["ACCELERATE_USE_FSDP=true", "FSDP_VERSION=2", "FSDP_OFFLOAD_PARAMS=true"]),
+    ],
+)
+def test_other_ways_to_share_a_model_among_processes_are_refused(
+    engine: str, variables: list[str], make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv(variable, "true")
-    with pytest.raises(MoguError, match="each hold the whole base model"):
+    for variable in ("WORLD_SIZE=2", *variables):
+        monkeypatch.setenv(*variable.split("="))
+    with pytest.raises(MoguError, match=f"{engine}.*fsdp_version: 2"):
         harden(make(tmp_path))
     assert not list(tmp_path.iterdir())
 

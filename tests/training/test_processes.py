@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import os
 import sys
 import tomllib
 from collections.abc import Callable
@@ -22,13 +23,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
 import mogu.cli
 from mogu.errors import ModelFileError, MoguError, RecordError, TrainingError
-from mogu.processes import add_up, gathered, is_main, joined, on_main, rank, share_of, whole_of
+from mogu.modeling.sharding import shard
+from mogu.processes import add_up, gathered, is_main, joined, on_main, rank, shards, share_of, whole_of
 from mogu.training import Recipe, harden, pipeline, recipe_from
 from mogu.training.examples import Example, router_examples
 from mogu.training.losses import answer_losses
 from mogu.training.recipe import RunSection, Stage
 from mogu.training.trainer import train_stage, trained_parameters
-from tests.launched import torchrun
+from tests.launched import FSDP, torchrun, torchrun_mogu
 from tests.training.conftest import make_records
 
 STEPS = 20
@@ -74,7 +76,7 @@ def losses_of(folder: Path) -> list[float]:
     return [row["loss"] for row in rows]
 
 
-def assert_same_tensors(folder: Path, other: Path, atol: float) -> None:
+def assert_same_tensors(folder: Path, other: Path, atol: float, rtol: float = 1e-4) -> None:
     files = sorted(file.relative_to(folder) for file in folder.rglob("*.safetensors"))
     assert files == sorted(file.relative_to(other) for file in other.rglob("*.safetensors"))
     assert files
@@ -82,14 +84,15 @@ def assert_same_tensors(folder: Path, other: Path, atol: float) -> None:
         tensors, others = load_file(folder / file), load_file(other / file)
         assert tensors.keys() == others.keys()
         for name, tensor in tensors.items():
-            torch.testing.assert_close(tensor, others[name], atol=atol, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
+            torch.testing.assert_close(tensor, others[name], atol=atol, rtol=rtol, msg=lambda text, name=name: f"{name}: {text}")
 
 
 @pytest.mark.parametrize(("method", "stages"), [("gated", ["unwill"]), ("v1", ["glad", "unwill", "router"])])
 def test_two_processes_train_what_one_trains(method: str, stages: list[str], recipe: Callable[..., Path], tmp_path: Path) -> None:
-    one, two = recipe("one", method, *stages), recipe("two", method, *stages)
+    """Each with the whole base model, and each with a part of it, which takes the same numbers together."""
+    one, two, parts = (recipe(name, method, *stages) for name in ("one", "two", "parts"))
     harden(read_toml(one))
-    run = torchrun("-m", "mogu", "train", str(two))
+    run = torchrun_mogu(["train", str(two)], ["train", str(parts)], sharded=[False, True])
     assert run.returncode == 0, run.stderr
     losses, losses_of_two = losses_of(tmp_path / "one"), losses_of(tmp_path / "two")
     # Of V1, glad and unwill learn from 8 of the 16 examples each: 2 steps an epoch, of 5 and of 3.
@@ -99,8 +102,10 @@ def test_two_processes_train_what_one_trains(method: str, stages: list[str], rec
     reports = [json.loads((tmp_path / name / "training_report.json").read_text()) for name in ("one", "two")]
     for key in ("records", "added_parameters", "base_on_dev"):
         assert reports[0][key] == reports[1][key]
-    assert run.stdout.count("Model:") == 1
+    assert run.stdout.count("Model:") == 2
     assert not list((tmp_path / "two-training").rglob("checkpoint-*"))
+    assert losses_of(tmp_path / "parts") == losses_of_two
+    assert_same_tensors(tmp_path / "two", tmp_path / "parts", atol=0, rtol=0)
 
 
 def test_what_is_wrong_with_the_input_is_said_once_and_leaves_nothing(recipe: Callable[..., Path], tmp_path: Path) -> None:
@@ -130,6 +135,8 @@ def test_what_two_processes_share(base_folder: Path, tmp_path: Path) -> None:
     assert seen["sum"] == [[3.0], [3.0, 3.0], [3.0]]
     weights = seen["whole"]
     assert weights == seen["resumed"]  # with dropout, whose random numbers differ between processes and go on where they were
+    assert seen["parts"] == [weights, weights]
+    assert seen["parts, short"].startswith("The device ran out of memory in the stage, with 4 examples a pass")
     assert "'m3'" in seen["not finite"]
     assert seen["not finite"].startswith("The loss is not a number at step ")
     assert seen["in a pass"] == [4, 2]  # of 8 examples, 4 a process; then halved in both, though one alone had run out of memory
@@ -145,6 +152,8 @@ class Stopped(Exception):
 def with_lora(folder: Path, dropout: float) -> Any:
     set_seed(0)
     base = AutoModelForCausalLM.from_pretrained(folder)
+    if shards():
+        shard(base, torch.device("cpu"))
     config = LoraConfig(r=4, lora_alpha=8, lora_dropout=dropout, target_modules=["o_proj", "up_proj"], task_type="CAUSAL_LM")
     return get_peft_model(base, config)
 
@@ -202,18 +211,8 @@ def failing(recipe: str) -> None:
     mogu.cli.main()
 
 
-def sharing(base_folder: Path, folder: Path) -> None:
-    seen: dict[str, Any] = {}
-    error = error_of(lambda: on_main(broken_record))
-    seen["on main"] = [gathered(on_main(rank)), [type(error).__name__, getattr(error, "record_id", None), error.found]]
-    seen["shared"] = whole_of([10 * item for item in share_of(range(5))])
-    tensors = [torch.full((1,), 1.0 + rank()), torch.full((2,), 1.0 + rank())]
-    alone = torch.full((1,), 1.0 + rank(), requires_grad=True)
-    add_up(tensors)
-    add_up([alone])
-    seen["sum"] = [tensor.tolist() for tensor in (*tensors, alone)]
-
-    seen["whole"] = trained(base_folder, folder, "whole", dropout=0.2, save_steps=2)
+def resumed(base_folder: Path, folder: Path, name: str) -> list[float]:
+    """As :func:`trained` with dropout, but stopped in its midst."""
     calls = 0
 
     def stopping(plain: Callable[..., Any]) -> Callable[..., Any]:
@@ -226,10 +225,24 @@ def sharing(base_folder: Path, folder: Path) -> None:
 
         return losses
 
-    try:
-        trained(base_folder, folder, "stopped", dropout=0.2, save_steps=2, losses=stopping)
-    except Stopped:
-        seen["resumed"] = trained(base_folder, folder, "stopped", dropout=0.2, save_steps=2)
+    with pytest.raises(Stopped):
+        trained(base_folder, folder, name, dropout=0.2, save_steps=2, losses=stopping)
+    return trained(base_folder, folder, name, dropout=0.2, save_steps=2)
+
+
+def sharing(base_folder: Path, folder: Path) -> None:
+    seen: dict[str, Any] = {}
+    error = error_of(lambda: on_main(broken_record))
+    seen["on main"] = [gathered(on_main(rank)), [type(error).__name__, getattr(error, "record_id", None), error.found]]
+    seen["shared"] = whole_of([10 * item for item in share_of(range(5))])
+    tensors = [torch.full((1,), 1.0 + rank()), torch.full((2,), 1.0 + rank())]
+    alone = torch.full((1,), 1.0 + rank(), requires_grad=True)
+    add_up(tensors)
+    add_up([alone])
+    seen["sum"] = [tensor.tolist() for tensor in (*tensors, alone)]
+
+    seen["whole"] = trained(base_folder, folder, "whole", dropout=0.2, save_steps=2)
+    seen["resumed"] = resumed(base_folder, folder, "stopped")
     lines = (folder / "stopped" / "loss_history.jsonl").read_text().splitlines()
     seen["lines"] = [json.loads(line)["step"] for line in lines]
 
@@ -261,6 +274,11 @@ def sharing(base_folder: Path, folder: Path) -> None:
 
     trained(base_folder, folder, "short", losses=short)
     seen["in a pass"] = sorted(set(sizes), reverse=True)
+
+    os.environ |= FSDP  # from here on each process holds a part of the base model
+    sizes.clear()
+    seen["parts, short"] = error_of(lambda: trained(base_folder, folder, "parts-short", losses=short)).found
+    seen["parts"] = [trained(base_folder, folder, "parts", dropout=0.2), resumed(base_folder, folder, "parts-stopped")]
     if is_main():
         (folder / "seen.json").write_text(json.dumps(seen))
 

@@ -10,6 +10,8 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from mogu.modeling.sharding import whole
+
 _SAMPLE = 512  # number of entries of each weight that are hashed one by one
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -31,7 +33,7 @@ def digest_weights(digest: _Digest, model: nn.Module) -> None:
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
         if not tensor.is_meta:
-            bits = tensor.detach().contiguous().flatten().view(_INTEGERS[tensor.element_size()])
+            bits = whole(tensor).detach().contiguous().flatten().view(_INTEGERS[tensor.element_size()])
             digest.update(f" {int(bits.sum(dtype=torch.int64))} ".encode())
             sample = bits[:: max(1, bits.numel() // _SAMPLE)].contiguous().cpu()
             digest.update(sample.view(torch.uint8).numpy().tobytes())

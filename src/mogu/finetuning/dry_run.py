@@ -16,9 +16,11 @@ from mogu import processes
 from mogu.finetuning.inputs import TuningInputs, check_tuning_folders, read_tuning_inputs
 from mogu.finetuning.recipe import FinetuneRecipe
 from mogu.finetuning.rehardening import resolved
+from mogu.finetuning.sharded import check_sharded
 from mogu.finetuning.strategies import strategies_of
 from mogu.finetuning.tuner import with_lora
 from mogu.inference.padding import embedding_rows, padding_problem
+from mogu.modeling.sharding import bytes_per_process
 from mogu.progress import quiet_transformers
 from mogu.training.dry_run import BYTES_PER_TRAINED_PARAMETER, model_on_meta
 from mogu.training.memory import largest_pass, pass_bytes
@@ -88,7 +90,8 @@ def plan_tuning(recipe: FinetuneRecipe) -> TuningPlan:
     """
     check_tuning_folders(recipe)
     check_trackers(recipe.run.report_to)
-    recipe, _ = resolved(before_merging(recipe))
+    recipe, hardened = resolved(before_merging(recipe))
+    check_sharded(recipe, hardened=hardened is not None)
     inputs = read_tuning_inputs(recipe)
     notes: list[str] = []
     with quiet_transformers():
@@ -100,7 +103,7 @@ def plan_tuning(recipe: FinetuneRecipe) -> TuningPlan:
         model: Any = base
         if recipe.tune.method == "full":
             model = model.float()
-        weights = sum(parameter.numel() * parameter.itemsize for parameter in model.parameters())
+        weights = bytes_per_process(model)
         if recipe.tune.method == "lora":
             with torch.device("meta"):
                 model = with_lora(base, recipe.tune, recipe.run.seed)

@@ -27,6 +27,7 @@ from mogu.finetuning.report import card, finetune_report
 from mogu.finetuning.report_page import PAGE_FILE, page
 from mogu.finetuning.robust_modules import RobustModules, robust_modules
 from mogu.finetuning.selection import TuningTrial, safest
+from mogu.finetuning.sharded import check_sharded
 from mogu.finetuning.strategies import Repair, Strategy, strategies_of
 from mogu.finetuning.tuner import Tuner, disk_errors
 from mogu.hub import load_config
@@ -96,6 +97,7 @@ def _finetune(
     check_trackers(recipe.run.report_to)
     named = recipe = on_main(lambda: with_merged_base(recipe))
     recipe, hardened = resolved(named)
+    check_sharded(recipe, hardened=hardened is not None)
     section = recipe.model
     if base is None:  # what is wrong with the model comes to light before any of it is downloaded
         load_config(section.base, revision=section.revision, trust_remote_code=section.trust_remote_code)

@@ -183,7 +183,8 @@ class Tuner:
         self.reset()
         if self.tune.method == "lora":
             self.model.unload()
-        _cast(self.base, self.dtype)
+        else:
+            _cast(self.base, self.dtype)
         self._forget_gradients()
 
     def _forget_gradients(self) -> None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mogu.errors import ModelFileError
+from mogu.modeling.sharding import whole
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,8 @@ def sample_weights(parameters: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor
     for name, parameter in parameters:
         if parameter.is_meta or not parameter.is_floating_point() or parameter.element_size() < 2 or not parameter.numel():
             continue  # quantized weights are packed into integers, and differ from what they were made of
-        flat = parameter.detach().reshape(-1) if parameter.is_contiguous() else parameter.detach().flatten()
+        weight = whole(parameter).detach()
+        flat = weight.reshape(-1) if weight.is_contiguous() else weight.flatten()
         positions = torch.linspace(0, flat.numel() - 1, _NUMBERS, dtype=torch.float64).long().to(flat.device)
         samples[name] = flat[positions].cpu().clone()
     return samples

@@ -31,6 +31,7 @@ from mogu.modeling.config import MoguConfig
 from mogu.modeling.gated.gate import ENDS, STREAM_READINGS
 from mogu.modeling.gated.injection import expert_shape, find_expert_modules
 from mogu.modeling.model import MoguModel
+from mogu.modeling.sharding import bytes_per_process
 from mogu.progress import quiet_transformers
 from mogu.recipes import find_template, model_shape
 from mogu.training.attention_layout import likely_layout
@@ -78,7 +79,7 @@ class StagePlan:
         examples: pairs or records.
         steps: optimizer steps of one run.
         runs: how often the stage runs: the router stage once per trial, every stage once per set of layers.
-        memory_bytes: the most that weights, trained parameters and activations take together.
+        memory_bytes: the most that weights, trained parameters and activations take together, in each process.
         disk_bytes: the most that checkpoints and kept activations take together in the working folder, while the stage runs.
     """
 
@@ -167,6 +168,9 @@ def plan(recipe: Recipe) -> Plan:
             notes += [problem] if problem is not None else []
     base_parameters = sum(parameter.numel() for parameter in base.parameters())
     base_bytes = sum(parameter.numel() * parameter.itemsize for parameter in base.parameters())
+    held_bytes = bytes_per_process(base)
+    if processes.shards():
+        notes.append(f"each of {processes.count()} processes holds its part of the base model's layers")
     projections = find_output_projections(base, recipe.mogu.output_projection, recipe.mogu.layers)
     if recipe.mogu.layers is None and len(projections) < (layers := int(base.config.get_text_config().num_hidden_layers)):
         routed = ", ".join(str(projection.layer) for projection in projections)
@@ -183,7 +187,7 @@ def plan(recipe: Recipe) -> Plan:
         examples = inputs.examples[name] if inputs is not None else None
         with trained_in[name]() as model:
             activations = pass_bytes(model, base, *_longest_pass(recipe, stage, name, count, examples, base), recipe.run)
-        memory = base_bytes + BYTES_PER_TRAINED_PARAMETER * trained + activations
+        memory = held_bytes + BYTES_PER_TRAINED_PARAMETER * trained + activations
         disk = BYTES_ON_DISK * trained
         if keeps_activations and stage.epochs > 1:
             answers = _answers(recipe, name)

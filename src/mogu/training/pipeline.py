@@ -21,7 +21,8 @@ from mogu.hub import load_base, load_config
 from mogu.inference.prompts import fixed_date
 from mogu.modeling.architectures import find_output_projections
 from mogu.modeling.model import MoguModel
-from mogu.processes import count, joined, on_main
+from mogu.modeling.sharding import shard
+from mogu.processes import count, joined, on_main, shards
 from mogu.progress import quiet_transformers
 from mogu.training.attention_layout import choose_layout
 from mogu.training.gated.pipeline import GATED_STAGES, GatedRun
@@ -138,7 +139,7 @@ def check_stage(recipe: Recipe, stage: StageName | None) -> None:
 
 
 def load_recipe_base(model: ModelSection) -> PreTrainedModel:
-    """Load the base model that a recipe names, onto the GPU if there is one; each of several processes onto its own.
+    """Load the base model that a recipe names, onto the GPU if there is one; each of several processes onto its own, all or part of it.
 
     Raises:
         ConfigError: it is to be spread over devices by one of several processes.
@@ -157,8 +158,11 @@ def load_recipe_base(model: ModelSection) -> PreTrainedModel:
         dtype=model.dtype if model.dtype == "auto" else getattr(torch, model.dtype),
         device_map=model.device_map,
     )
-    if model.device_map is None and torch.accelerator.is_available():
-        base.to(torch.accelerator.current_accelerator())  # type: ignore[arg-type]
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if shards():
+        shard(base, device or torch.device("cpu"))
+    elif model.device_map is None and device is not None:
+        base.to(device)  # type: ignore[arg-type]
     return base
 
 

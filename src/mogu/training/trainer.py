@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from transformers import set_seed
 
 from mogu.errors import TrainingError
-from mogu.processes import add_up, copy_from_main, count, gathered, is_main, rank, share_of
+from mogu.processes import add_up, copy_from_main, count, gathered, is_main, rank, shards, share_of
 from mogu.progress import progress_bars
 from mogu.training.collator import Collator, Layout
 from mogu.training.cpu_attention import fastest_attention
@@ -246,7 +246,8 @@ class _Loop:
     @property
     def can_halve(self) -> bool:
         """Whether less memory would do: it ran out in a pass, of which a half is left, and was not halved before."""
-        return self.in_passes and 1 < self.batches.in_a_pass == self.unhalved
+        # A sharded model is of no more use once a backward pass was broken off.
+        return self.in_passes and 1 < self.batches.in_a_pass == self.unhalved and not shards()
 
     def halve(self) -> None:
         """Leave a checkpoint from which training goes on with half as many examples a pass, and as many a step."""

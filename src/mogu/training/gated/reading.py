@@ -23,6 +23,7 @@ from mogu.modeling.architectures import find_output_projections
 from mogu.modeling.gated.gate import AllRead
 from mogu.modeling.gated.injection import listen_at
 from mogu.modeling.routing import RoutingController, RoutingScope
+from mogu.processes import shards
 from mogu.transformers_compat import cache_argument, cache_of, repeat_rows
 
 
@@ -76,7 +77,8 @@ def read_prompts(
         return [None] * len(indices)
 
     with _hearing(base, taps, pad_token_id, output_projection) as hear:
-        spread = in_batches_side_by_side if base.device.type == "cpu" else in_batches
+        side_by_side = base.device.type == "cpu" and not shards()  # the layers of a sharded model are put together for one pass at a time
+        spread = in_batches_side_by_side if side_by_side else in_batches
         spread(read, [len(prompt) - shared for prompt in prompts], most=lambda _: batch_size, advance=advance)
     return list(by_prompt)
 
