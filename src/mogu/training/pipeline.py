@@ -18,6 +18,7 @@ from mogu.data.starter import STARTER
 from mogu.errors import ConfigError
 from mogu.files.json_files import write_json
 from mogu.hub import load_base, load_config
+from mogu.hub.quantization import quantization_of, settle
 from mogu.inference.prompts import fixed_date
 from mogu.modeling.architectures import find_output_projections
 from mogu.modeling.model import MoguModel
@@ -102,6 +103,8 @@ def _harden(
     with quiet_transformers(), fixed_date(date):
         inputs = read_inputs(recipe, tokenizer=tokenizer, records=records)
         base = base or load_recipe_base(recipe.model)
+        settle(base, for_training=True)
+        recipe = recipe.model_copy(update={"model": recipe.model.as_loaded(quantization_of(base))})
         inputs.check_embedded(base)
         find_output_projections(base, recipe.mogu.output_projection, recipe.mogu.layers)
         workspace = Workspace(recipe.run.work_folder, date=date)
@@ -141,7 +144,7 @@ def load_recipe_base(model: ModelSection) -> PreTrainedModel:
     """Load the base model that a recipe names, onto the GPU if there is one; each of several processes onto its own.
 
     Raises:
-        ConfigError: it is to be spread over devices by one of several processes.
+        ConfigError: it is to be spread over devices by one of several processes, or bitsandbytes is missing.
         ModelFileError: it cannot be loaded.
     """
     if model.device_map is not None and count() > 1:
@@ -155,9 +158,11 @@ def load_recipe_base(model: ModelSection) -> PreTrainedModel:
         revision=model.revision,
         trust_remote_code=model.trust_remote_code,
         dtype=model.dtype if model.dtype == "auto" else getattr(torch, model.dtype),
+        quantization=model.quantization,
         device_map=model.device_map,
     )
-    if model.device_map is None and torch.accelerator.is_available():
+    # Quantizing puts a model onto the GPU by itself.
+    if model.device_map is None and quantization_of(base) is None and torch.accelerator.is_available():
         base.to(torch.accelerator.current_accelerator())  # type: ignore[arg-type]
     return base
 
