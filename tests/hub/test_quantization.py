@@ -98,6 +98,7 @@ def test_what_is_made_plain_again_has_the_weights_that_bitsandbytes_says(quantiz
     plain.save_pretrained(tmp_path / "plain")
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "plain")
     assert torch.equal(logits(again), logits(plain))
+    assert plain.to(torch.bfloat16).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("quantization", BITS)

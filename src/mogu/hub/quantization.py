@@ -183,8 +183,8 @@ def dequantize(model: Any) -> None:
             plain.bias = nn.Parameter(module.bias.detach().to(base.dtype), requires_grad=False)
         base.set_submodule(name, plain.train(module.training))
     del base.hf_quantizer, base.is_quantized, base.config.quantization_config
-    for flag in ("is_loaded_in_4bit", "is_loaded_in_8bit"):
-        vars(base).pop(flag, None)
+    for mark in ("is_loaded_in_4bit", "is_loaded_in_8bit", "quantization_method"):
+        vars(base).pop(mark, None)
 
 
 def dequantized_weight(module: Any) -> Tensor:
