@@ -12,6 +12,7 @@ import transformers
 from accelerate import cpu_offload, dispatch_model
 
 from mogu import MoguConfig, MoguModel
+from mogu.hub import load_base
 from mogu.transformers_compat import enable_checkpointing
 from tests.gated_models import gated_config
 
@@ -190,7 +191,7 @@ def quantized(make_base, tmp_path, **options):
     config = transformers.BitsAndBytesConfig(**options)
     wide = {"hidden_size": 64, "intermediate_size": 64}
     make_base("llama", torch.float32, **wide).save_pretrained(tmp_path / "base")
-    return transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base", quantization_config=config, dtype=torch.float32).eval()
+    return load_base(str(tmp_path / "base"), quantization_config=config, dtype=torch.float32).eval()
 
 
 @pytest.mark.parametrize(

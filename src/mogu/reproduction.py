@@ -262,7 +262,14 @@ def _build_data(reproduction: Reproduction, recipe: Recipe) -> None:
     advbench = _instructions(dataset_spec("advbench", measures=("malicious",)))
     benign = _instructions(ALPACA)[:TRAINING_INSTRUCTIONS]
     section = recipe.model
-    model = load_base(section.base, revision=section.revision, trust_remote_code=section.trust_remote_code, dtype="auto", device_map="auto")
+    model = load_base(
+        section.base,
+        revision=section.revision,
+        trust_remote_code=section.trust_remote_code,
+        quantization=section.quantization,
+        dtype="auto",
+        device_map="auto",
+    )
     answer = ModelAnswers(model.train(False), recipe_tokenizer(recipe))
     records = build_pairs(benign, advbench[:TRAINING_INSTRUCTIONS], answer=answer, own_refusals=True)  # as published: the model's own first
     splits = split_records(records, dev=recipe.data.dev_share, test=0.0)

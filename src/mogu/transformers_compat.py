@@ -14,6 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import GenerationMixin, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+from transformers.quantizers.base import HfQuantizer
+from transformers.quantizers.quantizers_utils import should_convert_module
 
 _OLD_CACHE = "past_key_values"
 
@@ -79,6 +82,13 @@ def enable_checkpointing(model: Any, **options: Any) -> None:
 def disable_checkpointing(model: Any) -> None:
     """Turn gradient checkpointing off."""
     getattr(model, f"{_CHECKPOINTING}_disable")()
+
+
+def quantizable_linears(model: PreTrainedModel, skipped: list[str] | None = None) -> list[nn.Module]:
+    """The linear layers that transformers has bitsandbytes quantize: all but the head, what shares its weights, and what is skipped."""
+    kept = HfQuantizer.get_modules_to_not_convert(model, skipped, list(model._keep_in_fp32_modules or ()))
+    linear = [(name, module) for name, module in model.named_modules() if type(module) is nn.Linear or isinstance(module, Conv1D)]
+    return [module for name, module in linear if should_convert_module(name, kept)]
 
 
 def read_head_in_order(model: Any) -> RemovableHandle | None:

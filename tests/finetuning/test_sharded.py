@@ -38,6 +38,14 @@ def test_what_needs_the_whole_base_model_is_refused(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_quantized_base_model_is_refused(tree: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    tree["model"]["quantization"] = "8bit"
+    plan_tuning(FinetuneRecipe(**tree))
+    plan_as_one_of(2, monkeypatch)
+    with pytest.raises(ConfigError, match="weights in 8bit"):
+        plan_tuning(FinetuneRecipe(**tree))
+
+
 def test_a_hardened_model_is_refused(tree: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = FinetuneRecipe(**tree)
     check_sharded(recipe, hardened=True)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mogu.hub.quantization import parameter_count
 from mogu.transformers_compat import cache_argument, cache_of, read_head_in_order, repeat_rows
 
 
@@ -43,7 +44,7 @@ def flops_per_token(model: Any) -> int:
     """
     tables = {id(module.weight): module.weight for module in model.modules() if isinstance(module, nn.Embedding)}
     distinct = {id(parameter): parameter for parameter in model.parameters()}
-    multiplied = sum(parameter.numel() for key, parameter in distinct.items() if key not in tables)
+    multiplied = sum(parameter_count(parameter) for key, parameter in distinct.items() if key not in tables)
     head = model.get_output_embeddings()
     tied = head.weight.numel() if head is not None and id(head.weight) in tables else 0
     return int(2 * (multiplied + tied))

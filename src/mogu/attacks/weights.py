@@ -23,6 +23,8 @@ from mogu.defenses.registry import DefendedReply, Defense, make_defense
 from mogu.defenses.target_model import TargetModel
 from mogu.errors import ConfigError
 from mogu.evaluation.prompts import EvalPrompt
+from mogu.hub.adapters import has_adapter, merged
+from mogu.hub.quantization import dequantize, quantization_of
 from mogu.inference.prompts import Conversation
 from mogu.inference.replies import ReplySettings, replies, reply_batch
 from mogu.modeling.model import MoguModel
@@ -104,7 +106,7 @@ def _ten_steps(defense: Defense) -> Answer:
         fine_tune(mogu, pairs, lambda prompt, answer: _routed_loss(mogu, prompt, answer, routed, options["dial"]))
         changed = TargetModel(mogu.plain_base_model(), target.tokenizer, mogu=mogu, system_prompt=target.system_prompt)
         return make_defense("mogu", changed, **defense.options).reply
-    model = _trainable(target.base) if defense.name != "sft" else _trainable(target.with_adapter("sft")).merge_and_unload()
+    model = _trainable(target.base) if defense.name != "sft" else merged(_trainable(target.with_adapter("sft")))
     fine_tune(model, pairs, lambda prompt, answer: _nats(model, prompt, answer).mean())
     return make_defense("none", TargetModel(model, target.tokenizer, system_prompt=target.system_prompt)).reply
 
@@ -154,8 +156,21 @@ def fine_tune(model: Any, pairs: Sequence[Pair], loss: Callable[[list[int], list
 
 
 def _trainable(model: Any) -> Any:
-    """A copy of a model with weights of its own; in half precision, steps as small as these would be rounded away."""
-    copied = copy.deepcopy(model)
+    """A copy of a model with weights of its own; in half precision, steps as small as these would be rounded away.
+
+    Whoever has weights in 4 or 8 bits fine-tunes what they stand for.
+    """
+    if isinstance(model, MoguModel) and quantization_of(model) is not None:
+        base = copy.deepcopy(model.plain_base_model())
+        dequantize(base)
+        copied = MoguModel.from_base(base, model.mogu_config)
+        copied.load_checkpoint(model.checkpoint())
+        copied.use_tokenizer(model.tokenizer)
+        copied.eval()
+    else:
+        copied = copy.deepcopy(model)
+        if not has_adapter(copied):  # merging it does the same
+            dequantize(copied)
     return copied.float() if next(model.parameters()).dtype in (torch.float16, torch.bfloat16) else copied
 
 

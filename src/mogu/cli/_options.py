@@ -18,6 +18,13 @@ StrictBase = Annotated[
     bool, typer.Option("--strict-base", help="Refuse a base model whose weights are not those of training, instead of a warning.")
 ]
 Dtype = Annotated[str, typer.Option("--dtype", help="Floating-point type of the weights: auto (as saved), float32, bfloat16 or float16.")]
+Quantization = Annotated[
+    str,
+    typer.Option(
+        "--quantization",
+        help="Bits of the base model's linear layers: 4bit, 8bit or none, or auto: as the model was trained. Needs mogu\\[quant].",
+    ),
+]
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run Python code from the base model's repository. Read it first.")
 ]

@@ -82,6 +82,7 @@ def load_model(
     *,
     base_model: str | None,
     dtype: str,
+    quantization: str,
     trust_remote_code: bool,
     chat_template: Path | None,
     dial: float | None = None,
@@ -106,6 +107,7 @@ def load_model(
             strict_base=strict_base,
             trust_remote_code=trust_remote_code,
             dtype=dtype_option(dtype) or "auto",
+            quantization=quantization,
             device_map={"": "cuda" if torch.cuda.is_available() else "cpu"},
         ).mogu
     assert model is not None

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mogu.cli._options import BaseModel, ChatTemplate, Dtype, ModelPath, TrustRemoteCode
+from mogu.cli._options import BaseModel, ChatTemplate, Dtype, ModelPath, Quantization, TrustRemoteCode
 from mogu.cli._terminal import echo
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def calibrate(
     batch_size: Annotated[int, typer.Option(min=1, help="Replies at a time, at most; fewer where memory is short.")] = 32,
     base_model: BaseModel = None,
     dtype: Dtype = "auto",
+    quantization: Quantization = "auto",
     chat_template: ChatTemplate = None,
     trust_remote_code: TrustRemoteCode = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
@@ -70,7 +71,13 @@ def calibrate(
         )
     if write and not folder.is_dir():
         raise ConfigError(f"--write was given, and {path} is no folder here", expected="a folder", action="download the model first")
-    options: Any = {"base_model": base_model, "dtype": dtype, "trust_remote_code": trust_remote_code, "chat_template": chat_template}
+    options: Any = {
+        "base_model": base_model,
+        "dtype": dtype,
+        "quantization": quantization,
+        "trust_remote_code": trust_remote_code,
+        "chat_template": chat_template,
+    }
     if benign is not None:
         _promise(path, folder, benign, max_benign_refusal, options, batch_size=batch_size, write=write, as_json=as_json)
         return

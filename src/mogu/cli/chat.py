@@ -14,6 +14,7 @@ from mogu.cli._options import (
     Dial,
     Dtype,
     ModelPath,
+    Quantization,
     RoutedTokens,
     StrictBase,
     TrustRemoteCode,
@@ -45,6 +46,7 @@ def chat(
     base_model: BaseModel = None,
     strict_base: StrictBase = False,
     dtype: Dtype = "auto",
+    quantization: Quantization = "auto",
     trust_remote_code: TrustRemoteCode = False,
     chat_template: ChatTemplate = None,
 ) -> None:
@@ -63,6 +65,7 @@ def chat(
             base_model=base_model,
             strict_base=strict_base,
             dtype=dtype,
+            quantization=quantization,
             trust_remote_code=trust_remote_code,
             chat_template=chat_template,
             dial=dial,

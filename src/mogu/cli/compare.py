@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mogu.cli._options import BaseModel, BatchSize, ChatTemplate, Dtype, Plugins, ScorerName, TrustRemoteCode
+from mogu.cli._options import BaseModel, BatchSize, ChatTemplate, Dtype, Plugins, Quantization, ScorerName, TrustRemoteCode
 from mogu.cli._shared import listed, show_log, stoppable
 from mogu.cli._terminal import echo
 
@@ -76,6 +76,7 @@ def compare(
     plugins: Plugins = None,
     base_model: BaseModel = None,
     dtype: Dtype = "auto",
+    quantization: Quantization = "auto",
     chat_template: ChatTemplate = None,
     trust_remote_code: TrustRemoteCode = False,
     as_json: AsJson = False,
@@ -122,6 +123,7 @@ def compare(
         guard=guard,
         base_model=base_model,
         dtype=dtype,
+        quantization=quantization,
         chat_template=chat_template,
         trust_remote_code=trust_remote_code,
         command=shlex.join(["mogu", *sys.argv[1:]]),

@@ -53,6 +53,7 @@ def _facts(path: str) -> dict[str, Any]:
         "folder": str(folder),
         "base_model": config.base_model,
         "base_revision": config.base_revision,
+        "base_quantization": config.base_quantization,
         "base_shape": config.base_shape.model_dump() if config.base_shape else None,
         "method": config.method,
         "routed_layers": len(adapters[0].weights),

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from mogu.cli._options import BaseModel, ChatTemplate, Dtype, StrictBase, TrustRemoteCode, dtype_option
+from mogu.cli._options import BaseModel, ChatTemplate, Dtype, Quantization, StrictBase, TrustRemoteCode, dtype_option
 from mogu.errors import ConfigError
 
 _DEFAULT = "smollm2-safer"
@@ -31,6 +31,7 @@ def playground(
     base_model: BaseModel = None,
     strict_base: StrictBase = False,
     dtype: Dtype = "auto",
+    quantization: Quantization = "auto",
     trust_remote_code: TrustRemoteCode = False,
     chat_template: ChatTemplate = None,
 ) -> None:
@@ -62,6 +63,7 @@ def playground(
                 base_model=base_model,
                 strict_base=strict_base,
                 dtype=dtype_option(dtype) or "auto",
+                quantization=quantization,
                 trust_remote_code=trust_remote_code,
                 chat_template=chat_template,
                 device_map={"": "cuda" if torch.cuda.is_available() else "cpu"},

@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from mogu.cli._options import BaseModel, ChatTemplate, Dial, Dtype, ModelPath, TrustRemoteCode
+from mogu.cli._options import BaseModel, ChatTemplate, Dial, Dtype, ModelPath, Quantization, TrustRemoteCode
 from mogu.cli._shared import load_model
 from mogu.cli._terminal import echo
 
@@ -34,6 +34,7 @@ def score(
     dial: Dial = None,
     base_model: BaseModel = None,
     dtype: Dtype = "auto",
+    quantization: Quantization = "auto",
     trust_remote_code: TrustRemoteCode = False,
     chat_template: ChatTemplate = None,
 ) -> None:
@@ -56,7 +57,13 @@ def score(
         raise ConfigError(f"--out is {str(out)!r}", expected=f"a file ending in {' or '.join(ENDINGS)}", action="name it so")
     instructions = read_labeled_instructions(file.expanduser(), column)
     model = load_model(
-        path, base_model=base_model, dtype=dtype, trust_remote_code=trust_remote_code, chat_template=chat_template, dial=dial
+        path,
+        base_model=base_model,
+        dtype=dtype,
+        quantization=quantization,
+        trust_remote_code=trust_remote_code,
+        chat_template=chat_template,
+        dial=dial,
     )
     system = model.mogu_config.system_prompt
     scores = model.score([offered(opened(one.conversation, system), one.tools) for one in instructions], batch_size=batch_size)

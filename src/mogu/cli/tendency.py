@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from mogu.cli._options import BaseModel, ChatTemplate, Dial, Dtype, TrustRemoteCode
+from mogu.cli._options import BaseModel, ChatTemplate, Dial, Dtype, Quantization, TrustRemoteCode
 from mogu.cli._shared import stoppable
 from mogu.cli._terminal import echo
 
@@ -54,6 +54,7 @@ def tendency(
     dial: Dial = None,
     base_model: BaseModel = None,
     dtype: Dtype = "auto",
+    quantization: Quantization = "auto",
     chat_template: ChatTemplate = None,
     trust_remote_code: TrustRemoteCode = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print tendency.json.")] = False,
@@ -81,7 +82,7 @@ def tendency(
     compared = _compared(comparison, instructions) if comparison is not None else None
     console = Console(stderr=True, highlight=False)
     with stoppable(console, "The same command resumes from the last finished batch."), quiet_transformers():
-        subject = _load(path, base_model, dtype, chat_template, trust_remote_code)
+        subject = _load(path, base_model, dtype, quantization, chat_template, trust_remote_code)
         model, mode = _routed(subject, routing, dial)
         settings: dict[str, Any] = {"model": path, "file": file, "routing": mode}
         if mode == "on":
@@ -132,7 +133,9 @@ def _compared(folder: Path, instructions: list[LabeledInstruction]) -> Compared:
     return read_compared(folder, [instruction.id for instruction in instructions])
 
 
-def _load(path: str, base_model: str | None, dtype: str, chat_template: Path | None, trust_remote_code: bool) -> TargetModel:
+def _load(
+    path: str, base_model: str | None, dtype: str, quantization: str, chat_template: Path | None, trust_remote_code: bool
+) -> TargetModel:
     import torch
 
     from mogu.cli._options import dtype_option
@@ -145,6 +148,7 @@ def _load(path: str, base_model: str | None, dtype: str, chat_template: Path | N
         chat_template=chat_template,
         trust_remote_code=trust_remote_code,
         dtype=dtype_option(dtype) or "auto",
+        quantization=quantization,
         device_map={"": "cuda" if torch.cuda.is_available() else "cpu"},
     )
 

@@ -18,6 +18,7 @@ from rich.table import Table
 from mogu.cli._options import ChatTemplate, MergeAdapter
 from mogu.cli._shared import check_one_of, gibibytes, show_log, stoppable
 from mogu.cli._terminal import echo
+from mogu.hub.quantization import in_words
 from mogu.processes import is_main, joined, on_main
 from mogu.training import Recipe, read_recipe
 
@@ -122,8 +123,9 @@ def _print_plan(plan: Plan) -> None:
     console.print(table)
     share = plan.added_parameters / plan.base_parameters
     tried = f"each of {plan.stages[-1].runs} candidates, and the base model, reply to {plan.dev_records} dev records"
+    bits = f"{in_words(plan.quantization)} and " if plan.quantization is not None else ""
     for line in (
-        f"{plan.base_model}: {plan.model_type}, {plan.base_parameters:,} parameters, {gibibytes(plan.base_bytes)} in {plan.dtype}",
+        f"{plan.base_model}: {plan.model_type}, {plan.base_parameters:,} parameters, {gibibytes(plan.base_bytes)} in {bits}{plan.dtype}",
         f"added to the base model: {plan.added_parameters:,} parameters, {share:.3%} of it",
         f"{plan.steps:,} steps in all; {tried}",
         f"at most {gibibytes(plan.disk_bytes)} on disk at a time, for checkpoints and kept activations",

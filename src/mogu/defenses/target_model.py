@@ -57,6 +57,7 @@ class TargetModel:
         chat_template: Path | None = None,
         system_prompt: str | None = None,
         trust_remote_code: bool = False,
+        quantization: str = "auto",
         **model_kwargs: Any,
     ) -> TargetModel:
         """Load a saved MoGU model together with its base model, or a base model alone.
@@ -68,6 +69,7 @@ class TargetModel:
             chat_template: a Jinja file to use instead of the trained chat template.
             system_prompt: to use instead of the trained one, for conversations that have none.
             trust_remote_code: whether code from the base model's repository may run.
+            quantization: the bits to load the base model's linear layers in; by default those of training.
             model_kwargs: passed to ``AutoModelForCausalLM.from_pretrained``.
 
         Raises:
@@ -79,6 +81,7 @@ class TargetModel:
             chat_template=chat_template,
             system_prompt=system_prompt,
             trust_remote_code=trust_remote_code,
+            quantization=quantization,
             **model_kwargs,
         )
         base = loaded.mogu.plain_base_model() if loaded.mogu is not None else loaded.model

@@ -14,17 +14,18 @@ from transformers import PreTrainedModel
 
 from mogu import processes
 from mogu.finetuning.inputs import TuningInputs, check_tuning_folders, read_tuning_inputs
-from mogu.finetuning.recipe import FinetuneRecipe
+from mogu.finetuning.recipe import FinetuneRecipe, check_tunable
 from mogu.finetuning.rehardening import resolved
 from mogu.finetuning.sharded import check_sharded
 from mogu.finetuning.strategies import strategies_of
 from mogu.finetuning.tuner import with_lora
 from mogu.inference.padding import embedding_rows, padding_problem
-from mogu.modeling.sharding import bytes_per_process
+from mogu.modeling.sharding import bytes_per_process, check_quantization
 from mogu.progress import quiet_transformers
 from mogu.training.dry_run import BYTES_PER_TRAINED_PARAMETER, model_on_meta
 from mogu.training.memory import largest_pass, pass_bytes
 from mogu.training.merged_base import before_merging
+from mogu.training.quantized_shape import QuantizedShape
 from mogu.training.sampler import StepBatches
 from mogu.training.trackers import check_trackers
 from mogu.training.trainer import steps_of
@@ -103,12 +104,15 @@ def plan_tuning(recipe: FinetuneRecipe) -> TuningPlan:
         model: Any = base
         if recipe.tune.method == "full":
             model = model.float()
-        weights = bytes_per_process(model)
+        quantized = QuantizedShape.of(base, recipe.model)
+        check_tunable(recipe, quantized.quantization if quantized is not None else None)
+        check_quantization(quantized.quantization if quantized is not None else None)
+        weights = bytes_per_process(model) - (quantized.saved_bytes if quantized is not None else 0)
         if recipe.tune.method == "lora":
             with torch.device("meta"):
                 model = with_lora(base, recipe.tune, recipe.run.seed)
         trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-        in_training = _training_bytes(recipe, inputs, model, base, trained)
+        in_training = _training_bytes(recipe, inputs, model, base, trained, quantized)
     in_scoring = _scoring_bytes(recipe, inputs, base)
     own = len(inputs.encoded["train"])
     counts = [(strategy, len(inputs.examples(strategy.share, recipe))) for strategy in strategies_of(recipe.safety)]
@@ -137,7 +141,14 @@ _SCORED_LOGIT = 12
 """Bytes of a logit while held-out answers are scored: in the model's type, in float32, and its logarithmic softmax."""
 
 
-def _training_bytes(recipe: FinetuneRecipe, inputs: TuningInputs, model: nn.Module, base: PreTrainedModel, trained: int) -> int:
+def _training_bytes(
+    recipe: FinetuneRecipe,
+    inputs: TuningInputs,
+    model: nn.Module,
+    base: PreTrainedModel,
+    trained: int,
+    quantized: QuantizedShape | None,
+) -> int:
     """The most that training takes beside the weights."""
     examples, run = inputs.encoded["train"], recipe.run
     batches = StepBatches(map(len, examples), recipe.tune.batch_size, run.micro_batch_size, run.seed, processes.count())
@@ -145,7 +156,7 @@ def _training_bytes(recipe: FinetuneRecipe, inputs: TuningInputs, model: nn.Modu
     per_parameter = BYTES_PER_TRAINED_PARAMETER + (0 if torch.accelerator.is_available() else _KEPT_START)
     if recipe.tune.method == "full":
         per_parameter -= 4  # the weights themselves
-    return per_parameter * trained + pass_bytes(model, base, *longest, run)
+    return per_parameter * trained + pass_bytes(model, base, *longest, run, quantized)
 
 
 def _scoring_bytes(recipe: FinetuneRecipe, inputs: TuningInputs, base: PreTrainedModel) -> int:

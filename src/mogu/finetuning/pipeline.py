@@ -21,7 +21,7 @@ from mogu.files.json_files import fingerprint, write_json
 from mogu.finetuning.alignment import Alignment, repair
 from mogu.finetuning.evaluate import SafetyScore, Score, TaskScore, safety_score, task_score
 from mogu.finetuning.inputs import REPORT_FILE, Part, TuningInputs, check_tuning_folders, read_tuning_inputs
-from mogu.finetuning.recipe import FinetuneRecipe
+from mogu.finetuning.recipe import FinetuneRecipe, check_tunable
 from mogu.finetuning.rehardening import BASE_FOLDER, HardenedModel, rehardening_modes, resolved
 from mogu.finetuning.report import card, finetune_report
 from mogu.finetuning.report_page import PAGE_FILE, page
@@ -31,6 +31,7 @@ from mogu.finetuning.sharded import check_sharded
 from mogu.finetuning.strategies import Repair, Strategy, strategies_of
 from mogu.finetuning.tuner import Tuner, disk_errors
 from mogu.hub import load_config
+from mogu.hub.quantization import quantization_of, saved_quantization, settle
 from mogu.hub.saved_models import CARD_FILE
 from mogu.inference.padding import padding_id
 from mogu.inference.prompts import fixed_date, template_fingerprint
@@ -100,11 +101,16 @@ def _finetune(
     check_sharded(recipe, hardened=hardened is not None)
     section = recipe.model
     if base is None:  # what is wrong with the model comes to light before any of it is downloaded
-        load_config(section.base, revision=section.revision, trust_remote_code=section.trust_remote_code)
+        config = load_config(section.base, revision=section.revision, trust_remote_code=section.trust_remote_code)
+        check_tunable(recipe, section.quantization or saved_quantization(config))
+    else:
+        check_tunable(recipe, quantization_of(base))
     date = on_main(datetime.now) if restart else date_of_run(recipe.run.work_folder)
     with quiet_transformers(), fixed_date(date):
         inputs = read_tuning_inputs(recipe, tokenizer=tokenizer, chats=chats, pairs=pairs)
         base = base or load_recipe_base(section)
+        settle(base, for_training=True)
+        recipe = recipe.model_copy(update={"model": section.as_loaded(quantization_of(base))})
         inputs.check_embedded(base)
         workspace = Workspace(recipe.run.work_folder, command="mogu finetune", date=date)
         with workspace.locked():
@@ -282,7 +288,7 @@ class _Run:
         model = MoguModel.from_pretrained(source, base_model=self.tuned_base)
         try:
             model.mogu_config.base_model = str((output / BASE_FOLDER).absolute())
-            model.mogu_config.base_revision = None
+            model.mogu_config.base_revision = model.mogu_config.base_quantization = None
             with disk_errors(output), atomic_folder(output, marker=REPORT_FILE) as folder:
                 model.save_pretrained(folder, card=card(self.named, report, self.recipe.model.base))
                 loss_curve.save(folder)

@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from mogu.recipes.settings import Section, checked, read_tree
+from mogu.errors import ConfigError
+from mogu.recipes.settings import Quantization, Section, checked, read_tree
 from mogu.training.recipe import ModelSection, RunSection, Stage
 
 SafetyMethod = Literal["none", "data-mix", "ml-lr", "swat", "safe-lora", "safe-merge"]
@@ -155,6 +156,31 @@ class FinetuneRecipe(Section):
     safety: SafetySection = SafetySection()
     task: TaskSection = TaskSection()
     keep: KeepSection = KeepSection()
+
+
+def check_tunable(recipe: FinetuneRecipe, quantization: Quantization | None) -> None:
+    """Refuse what cannot be done to a base model in 4 or 8 bits.
+
+    Args:
+        recipe: what is to be done.
+        quantization: of the base model, by the recipe or because it was saved so.
+
+    Raises:
+        ConfigError: every parameter of a quantized model would be tuned, or its weights measured or compared.
+    """
+    if quantization is None:
+        return
+    bits, safety = quantization.removesuffix("bit"), recipe.safety
+    if recipe.tune.method == "full":
+        found, expected = 'tune.method = "full"', 'tune.method = "lora", beside weights that stay as they are'
+    elif safety.method in ("safe-lora", "safe-merge"):
+        found, expected = f'safety.method = "{safety.method}", which compares weights', "the weights of a model that is not quantized"
+    elif safety.method in ("ml-lr", "swat") and safety.robust_modules is None:
+        found, expected = f'safety.method = "{safety.method}", which adds noise to weights', "safety.robust_modules, from `mogu robustness`"
+    else:
+        return
+    action = "correct that setting, or leave model.quantization out and name a base model that is not quantized"
+    raise ConfigError(f"The base model is in {bits} bits, with {found}", expected=expected, action=action)
 
 
 def read_finetune_recipe(path: Path, settings: Sequence[str] = ()) -> FinetuneRecipe:

@@ -22,6 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from mogu.errors import ConfigError, ModelFileError, MoguError
 from mogu.files.atomic import atomic_file
 from mogu.finetuning.recipe import TuneSection
+from mogu.hub.adapters import merged
 from mogu.training.examples import AnyExample
 from mogu.training.losses import answer_losses
 from mogu.training.recipe import RunSection
@@ -171,9 +172,9 @@ class Tuner:
         tokenizer.save_pretrained(folder)
 
     def merged(self) -> PreTrainedModel:
-        """The tuned model on its own, in the type it was loaded in: a copy, which takes as much memory again."""
+        """The tuned model on its own, not quantized, in the type it was loaded in: a copy, which takes memory of its own."""
         whole = copy.deepcopy(self.model)
-        base: PreTrainedModel = whole.merge_and_unload() if self.tune.method == "lora" else whole
+        base: PreTrainedModel = merged(whole) if self.tune.method == "lora" else whole
         base.requires_grad_(False)
         _cast(base, self.dtype)
         return base

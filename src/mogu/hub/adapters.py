@@ -14,6 +14,7 @@ from mogu.files.atomic import atomic_folder
 from mogu.files.digests import file_digest
 from mogu.files.json_files import fingerprint, read_json, write_json
 from mogu.hub.errors import explain, first_line
+from mogu.hub.quantization import dequantize, quantization_of, transposed
 from mogu.hub.sources import at_revision, resolve_source
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 CONFIG_FILE = "adapter_config.json"
 MARKER = "mogu_merged.json"
+_PEFT_PREFIX = "base_model.model."
 
 
 def is_adapter(source: str) -> bool:
@@ -73,6 +75,27 @@ def adapted_base(source: str) -> str:
             action="leave --merge-adapter out for a whole model; write the base model's folder or hub id into that file",
         )
     return base
+
+
+def merged(model: Any) -> PreTrainedModel:
+    """Merge a model of PEFT's and its LoRAs, in place, into one plain model.
+
+    Weights in 4 or 8 bits become plain ones first: PEFT would quantize the sum again, and with it lose much of what a LoRA learned.
+    """
+    if quantization_of(model) is None:
+        plain: PreTrainedModel = model.merge_and_unload()
+        return plain
+    updates = {
+        name.removeprefix(_PEFT_PREFIX): module.get_delta_weight(module.active_adapters[0])
+        for name, module in model.named_modules()
+        if hasattr(module, "get_delta_weight")
+    }
+    plain = model.unload()
+    dequantize(plain)
+    for name, update in updates.items():
+        layer: Any = plain.get_submodule(name)
+        layer.weight.data = (layer.weight.float() + (update.T if transposed(layer) else update).float()).to(layer.weight.dtype)
+    return plain
 
 
 def merge_adapter(source: str, target: Path) -> None:

@@ -12,8 +12,10 @@ from mogu.errors import DataError, ModelFileError
 from mogu.files.text_files import parse_json, read_any
 from mogu.hub.adapters import adapter_error, has_adapter, refuse_adapter
 from mogu.hub.errors import explain
+from mogu.hub.quantization import loading_options, missing_bitsandbytes, no_layers, quantization_of, settle
 from mogu.hub.sources import at_revision, cached_commit, resolve_source
 from mogu.recipes import find_template
+from mogu.recipes.settings import Quantization
 
 CONFIG_FILE = "config.json"
 _MOST_TEMPLATE = 2**20
@@ -48,17 +50,27 @@ def load_config(source: str, *, revision: str | None = None, trust_remote_code: 
     return config
 
 
-def load_base(source: str, *, revision: str | None = None, trust_remote_code: bool = False, **model_kwargs: Any) -> PreTrainedModel:
+def load_base(
+    source: str,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    quantization: Quantization | None = None,
+    **model_kwargs: Any,
+) -> PreTrainedModel:
     """A base model, ready to be wrapped.
 
     Args:
         source: as for :func:`load_config`.
         revision: commit on the hub.
         trust_remote_code: whether the model's own code may run.
+        quantization: load its linear layers in 4 or 8 bits, see :func:`mogu.hub.quantization.loading_options`; a
+            ``quantization_config`` comes first.
         model_kwargs: for ``AutoModelForCausalLM.from_pretrained``.
 
     Raises:
         ModelFileError: it cannot be found or read, is an adapter, or needs remote code that the caller did not allow.
+        ConfigError: it cannot be quantized so, or bitsandbytes is missing.
     """
     from transformers import AutoModelForCausalLM
 
@@ -67,6 +79,9 @@ def load_base(source: str, *, revision: str | None = None, trust_remote_code: bo
     found, revision = at_revision(resolve_source(source), revision)
     refuse_adapter(found)
     _check_claims(Path(found))
+    if quantization is not None and model_kwargs.get("quantization_config") is None:
+        config = load_config(source, revision=revision, trust_remote_code=trust_remote_code)
+        model_kwargs |= loading_options(config, quantization, model_kwargs.get("dtype"), source=source)
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             found, revision=revision or "main", trust_remote_code=trust_remote_code, **model_kwargs
@@ -74,10 +89,15 @@ def load_base(source: str, *, revision: str | None = None, trust_remote_code: bo
     except Exception as error:  # from_pretrained raises whatever its readers raise: torch, safetensors, json, pickle
         if isinstance(error, MemoryError):
             raise
+        if isinstance(error, ImportError) and "bitsandbytes" in str(error):  # the model was saved in 4 or 8 bits
+            raise missing_bitsandbytes() from error
         raise explain(found, error) from error
     if has_adapter(model):  # a repository of the hub that holds an adapter: transformers has loaded its base as well
         raise adapter_error(source)
+    if quantization is not None and quantization_of(model) is None:
+        raise no_layers(source, model, quantization)
     accept_cache(model)
+    settle(model)
     model.config._commit_hash = cached_commit(found, revision)  # which transformers recorded until 5.23
     return model
 

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from mogu.errors import ConfigError, ModelFileError
 from mogu.hub import load_base, locate_gguf
 from mogu.modeling.config import MoguConfig
+from mogu.recipes.settings import Quantization
 
 
 def base_name(folder: Path, config: MoguConfig, base_model: str | Path | None) -> str:
@@ -28,13 +29,21 @@ def base_name(folder: Path, config: MoguConfig, base_model: str | Path | None) -
     return locate_gguf(config.base_model, config.base_sha256) if config.base_sha256 else config.base_model
 
 
-def load_base_of(folder: Path, config: MoguConfig, base_model: PreTrainedModel | str | Path | None, **model_kwargs: Any) -> PreTrainedModel:
+def load_base_of(
+    folder: Path,
+    config: MoguConfig,
+    base_model: PreTrainedModel | str | Path | None,
+    *,
+    quantization: Quantization | None = None,
+    **model_kwargs: Any,
+) -> PreTrainedModel:
     """The base model of a saved model: the one that is given, else loaded from where it is.
 
     Args:
         folder: of the saved model.
         config: its config.
         base_model: the base model itself, or where it is now; ``None`` takes what the config says.
+        quantization: to load it in 4 or 8 bits.
         model_kwargs: for ``AutoModelForCausalLM.from_pretrained``.
 
     Raises:
@@ -42,12 +51,14 @@ def load_base_of(folder: Path, config: MoguConfig, base_model: PreTrainedModel |
         ModelFileError: nothing says which model it is, or it cannot be loaded.
     """
     if isinstance(base_model, PreTrainedModel):
-        if model_kwargs:
+        given = [*model_kwargs, *(["quantization"] if quantization is not None else [])]
+        if given:
             raise ConfigError(
-                f"A loaded base model was given together with {', '.join(model_kwargs)}",
+                f"A loaded base model was given together with {', '.join(given)}",
                 expected="model arguments only where from_pretrained loads the base model",
                 action="pass them where you load it",
             )
         return base_model
     source = base_name(folder, config, base_model)
-    return load_base(source, revision=config.base_revision if base_model is None else None, **model_kwargs)
+    revision = config.base_revision if base_model is None else None
+    return load_base(source, revision=revision, quantization=quantization, **model_kwargs)

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from mogu.errors import ConfigError
 from mogu.files.text_files import parse_json
+from mogu.recipes.settings import Quantization
 
 logger = logging.getLogger(__name__)
 
@@ -145,6 +146,8 @@ class MoguConfig(BaseModel):
         base_model: hub id or folder of the base model.
         base_revision: commit of the base model on the hub.
         base_sha256: digest of the GGUF file that the base model came from; ``None`` for other base models.
+        base_quantization: the bits that the base model's linear layers were in when this model was made; ``None`` where they were not
+            quantized. How a base model is loaded later does not depend on it, except in commands.
         base_shape: filled in when a model is wrapped, checked when it is loaded.
         output_projection: path, inside one decoder layer, of the attention output projection (``"self_attn.o_proj"``);
             ``None`` looks it up by architecture.
@@ -177,6 +180,7 @@ class MoguConfig(BaseModel):
     base_model: str | None = None
     base_revision: str | None = None
     base_sha256: str | None = None
+    base_quantization: Quantization | None = None
     base_shape: BaseShape | None = None
     output_projection: str | None = None
     layers: list[int] | None = None

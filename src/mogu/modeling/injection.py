@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from mogu.errors import ConfigError, ModelFileError
 from mogu.hub import has_adapter
+from mogu.hub.quantization import transposed
 from mogu.modeling.adapter_files import Adapter
 from mogu.modeling.architectures import Projection, compute_device, compute_dtype, find_backbone, find_output_projections
 from mogu.modeling.config import BaseShape, MoguConfig, Responder
@@ -128,7 +128,7 @@ class InjectedLayers:
 
     @property
     def _fan_in_fan_out(self) -> bool:
-        return isinstance(self.routed[0][0].module, Conv1D)
+        return transposed(self.routed[0][0].module)
 
 
 _OURS = re.compile(r"\.(?:routers|experts)\.")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -19,8 +19,12 @@ from mogu.modeling.checkpoint import CONFIG_FILE, Checkpoint
 from mogu.modeling.config import MoguConfig
 from mogu.modeling.model import MoguModel
 from mogu.modeling.prompt_contract import prepare_tokenizer, with_system_prompt
+from mogu.recipes.settings import Quantization
 
 logger = logging.getLogger(__name__)
+
+QUANTIZATIONS = ("auto", "none", *get_args(Quantization))
+"""How to load a base model: as the saved model on it was trained, which for a base model alone is as it was saved, or in so many bits."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ def load_model(
     strict_base: bool = False,
     trust_remote_code: bool = False,
     hardened: bool = False,
+    quantization: str = "auto",
     **model_kwargs: Any,
 ) -> LoadedModel:
     """Load a saved MoGU model with its base, or a base model alone, with the tokenizer and prompt that belong to it.
@@ -62,6 +67,7 @@ def load_model(
         strict_base: refuse a base model with other weights than in training, which otherwise gets a warning.
         trust_remote_code: whether the base model's own code may run.
         hardened: refuse a base model alone, before any of it is loaded.
+        quantization: the bits to load the base model's linear layers in; by default those of training.
         model_kwargs: for ``AutoModelForCausalLM.from_pretrained``.
 
     Raises:
@@ -74,7 +80,8 @@ def load_model(
         config = checkpoint.config
         revision = config.base_revision if base_model is None else None
         tokenizer = load_prepared_tokenizer(config, base_name(folder, config, base_model), revision=revision, **prompt)
-        base = load_base_of(folder, config, base_model, trust_remote_code=trust_remote_code, **model_kwargs)
+        chosen = chosen_quantization(quantization, config.base_quantization)
+        base = load_base_of(folder, config, base_model, quantization=chosen, trust_remote_code=trust_remote_code, **model_kwargs)
         model = MoguModel.from_checkpoint(checkpoint, base, strict_base=strict_base)
         model.use_tokenizer(tokenizer)
         return LoadedModel(model.eval(), tokenizer)
@@ -82,9 +89,25 @@ def load_model(
         raise ConfigError(
             f"A base model was named for {name}, which is no saved MoGU model", expected="one model", action="leave --base-model out"
         )
-    base = load_base(str(name), trust_remote_code=trust_remote_code, **model_kwargs)
+    chosen = chosen_quantization(quantization, None)
+    base = load_base(str(name), quantization=chosen, trust_remote_code=trust_remote_code, **model_kwargs)
     base.train(False)
     return LoadedModel(base, load_prepared_tokenizer(MoguConfig(), str(name), **prompt))
+
+
+def chosen_quantization(choice: str, trained_on: Quantization | None) -> Quantization | None:
+    """The bits that a base model is loaded in.
+
+    Args:
+        choice: one of :data:`QUANTIZATIONS`.
+        trained_on: what the saved model was trained on.
+
+    Raises:
+        ConfigError: there is no such choice.
+    """
+    if choice not in QUANTIZATIONS:
+        raise ConfigError(f"The quantization is {choice!r}", expected=f"one of {', '.join(QUANTIZATIONS)}", action="choose one of them")
+    return trained_on if choice == "auto" else None if choice == "none" else cast(Quantization, choice)
 
 
 def load_prepared_tokenizer(

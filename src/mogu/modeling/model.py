@@ -6,6 +6,7 @@ model. Knows nothing of training data, losses or evaluation.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,6 +19,7 @@ from transformers.pipelines.base import SUPPORTED_PEFT_TASKS
 
 from mogu.files.atomic import atomic_folder
 from mogu.hub import fetch_model_folder, load_tokenizer, push_folder
+from mogu.hub.quantization import in_words, quantization_of
 from mogu.inference.padding import padding_id
 from mogu.inference.prompts import Prompt, WithTools, encode_marker, encode_prompts
 from mogu.modeling.architectures import decoder_layer_name
@@ -32,6 +34,9 @@ from mogu.modeling.routed_module import RoutedModule
 from mogu.modeling.routing import RoutingController, current_controller
 from mogu.modeling.routing_schedule import RoutingSchedule
 from mogu.modeling.scoring import malicious_score, score_prompts
+from mogu.recipes.settings import Quantization
+
+logger = logging.getLogger(__name__)
 
 MODEL_DEFAULT: Any = object()
 """Stands for "as the model's config says" where ``None`` has a meaning of its own."""
@@ -91,7 +96,7 @@ class MoguModel(RoutedModule):
             base_model: the base model itself, or where it is now; by default the name that was saved.
             strict_base: refuse a base model with other weights than in training, which otherwise gets a warning.
             model_kwargs: for ``AutoModelForCausalLM.from_pretrained`` (``dtype``, ``device_map``, ``quantization_config``,
-                ``trust_remote_code``, …).
+                ``trust_remote_code``, …); ``quantization="4bit"`` or ``"8bit"`` loads the base as `mogu train` does.
 
         Raises:
             ModelFileError: files are missing or broken, or do not fit the base model.
@@ -120,9 +125,11 @@ class MoguModel(RoutedModule):
             trained_on=checkpoint.config.base_model or "a model that was given",
             strict=strict_base,
         )
+        _warn_of_other_quantization(checkpoint.config.base_quantization, quantization_of(base_model))
         model = cls.from_base(base_model, checkpoint.config)
         try:
             model.load_checkpoint(checkpoint)
+            model.mogu_config.base_quantization = checkpoint.config.base_quantization  # a copy says the same
         except BaseException:
             model.detach()
             raise
@@ -307,3 +314,12 @@ class MoguModel(RoutedModule):
             output = call.generate(inputs, **kwargs)
         self._scope.prompt_weights = call.prompt_weights
         return output
+
+
+def _warn_of_other_quantization(trained_on: Quantization | None, stands_on: Quantization | None) -> None:
+    if trained_on != stands_on:
+        logger.warning(
+            "The model was trained on its base with %s, and stands on one with %s. What was measured of it may not hold.",
+            in_words(trained_on),
+            in_words(stands_on),
+        )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 
+from mogu.hub.quantization import in_words
 from mogu.modeling.config import MoguConfig
 
 CALIBRATED = "## Calibrated"
@@ -27,6 +28,9 @@ def plain_card(config: MoguConfig, *, data: str = "", results: str = "") -> str:
     if config.base_model and not config.base_model.startswith(("/", ".", "~")):
         metadata.append(f"base_model: {config.base_model}")
     what, settings, parts = _routed(config) if config.gate is None else _gated(config)
+    bits = config.base_quantization
+    loaded = f', quantization="{bits}"' if bits is not None else ""
+    quantized = [f"- trained on the base model with linear layers in {in_words(bits)}, by bitsandbytes"] if bits is not None else []
     return "\n".join(
         [
             *metadata,
@@ -39,12 +43,13 @@ def plain_card(config: MoguConfig, *, data: str = "", results: str = "") -> str:
             "```python",
             "from mogu import MoguModel",
             "",
-            'model = MoguModel.from_pretrained("this folder or repository")',
+            f'model = MoguModel.from_pretrained("this folder or repository"{loaded})',
             "```",
             "",
             "## Settings",
             "",
             *settings,
+            *quantized,
             "",
             "## Data",
             "",

@@ -13,6 +13,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from mogu.errors import ConfigError
 from mogu.hub import named_folder
+from mogu.hub.quantization import quantization_of, settle
 from mogu.modeling.config import MoguConfig
 from mogu.modeling.generation_options import REFUSED_METHODS, refused_method
 from mogu.modeling.injection import InjectedLayers, inject, remove, shape_of
@@ -40,10 +41,11 @@ class RoutedModule(nn.Module):
     def __init__(self, base_model: PreTrainedModel, config: MoguConfig | None = None) -> None:
         super().__init__()
         config = (config or MoguConfig()).model_copy(deep=True)
+        settle(base_model)
         self._scope = RoutingScope()
         self._required_grad = [name for name, parameter in base_model.named_parameters() if parameter.requires_grad]
         self.injected: InjectedLayers = self._inject(base_model, config)
-        config.base_shape = shape_of(base_model)
+        config.base_shape, config.base_quantization = shape_of(base_model), quantization_of(base_model)
         if config.base_model is None:
             config.base_model = named_folder(base_model.name_or_path) if base_model.name_or_path else None
         commit = getattr(base_model.config, "_commit_hash", None)

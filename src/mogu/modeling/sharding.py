@@ -36,6 +36,27 @@ _PLACE = "_mogu_place"
 """What a sharded parameter has: the number of its layer, the module that it is in, and its name there."""
 
 
+def check_quantization(quantization: str | None) -> None:
+    """Refuse what :func:`shard` would, of a base model that is still to be loaded.
+
+    Args:
+        quantization: what its linear layers will be in; ``None`` where they are not quantized.
+
+    Raises:
+        ConfigError: the processes are to share a quantized base model.
+    """
+    if quantization is not None and shards():
+        raise _packed(f"weights in {quantization}")
+
+
+def _packed(weights: str) -> ConfigError:
+    return ConfigError(
+        f"The base model has {weights}, and the processes were started for FSDP",
+        expected="a base model that is not quantized, or processes that each hold all of it",
+        action="use a base model in bfloat16, or start the processes by torchrun",
+    )
+
+
 def shard(base: PreTrainedModel, device: torch.device) -> None:
     """Deal out the weights of a base model to all processes, which call this together, and freeze them.
 
@@ -54,11 +75,7 @@ def shard(base: PreTrainedModel, device: torch.device) -> None:
     layers = _decoder_layers(base)
     packed = next((weight.dtype for layer in layers for weight in layer.parameters() if not weight.is_floating_point()), None)
     if packed is not None:
-        raise ConfigError(
-            f"The base model has weights of {packed}, and the processes were started for FSDP",
-            expected="a base model that is not quantized, or processes that each hold all of it",
-            action="use a base model in bfloat16, or start the processes by torchrun",
-        )
+        raise _packed(f"weights of {packed}")
     if "ignored_params" not in inspect.signature(fully_shard).parameters:
         raise ConfigError(
             f"PyTorch {torch.__version__} has a fully_shard that shards all or nothing",

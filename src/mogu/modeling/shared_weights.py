@@ -11,6 +11,8 @@ from typing import TypeVar
 
 from torch import nn
 
+from mogu.hub.quantization import quantized_tensors, settle
+
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
 
@@ -19,5 +21,6 @@ def share_weights(model: ModelT) -> ModelT:
 
     What is done to the modules of the one (routing, a LoRA) leaves the other as it is; what is done to a weight is done to both.
     """
-    shared = itertools.chain(model.parameters(), model.buffers())
+    settle(model)
+    shared = itertools.chain(model.parameters(), model.buffers(), quantized_tensors(model))
     return copy.deepcopy(model, {id(tensor): tensor for tensor in shared})

@@ -18,8 +18,9 @@ from mogu.hub import fetch_model_folder
 from mogu.modeling.base_model import base_name
 from mogu.modeling.checkpoint import CONFIG_FILE, Checkpoint
 from mogu.modeling.gated.model import GatedModel
-from mogu.modeling.loading import load_model, load_prepared_tokenizer
+from mogu.modeling.loading import chosen_quantization, load_model, load_prepared_tokenizer
 from mogu.modeling.model import MoguModel
+from mogu.recipes.settings import Quantization
 
 Kind = Literal["plain", "hardened", "defense"]
 
@@ -63,6 +64,7 @@ def load_sides(
     chat_template: Path | None = None,
     strict_base: bool = False,
     trust_remote_code: bool = False,
+    quantization: str = "auto",
     **model_kwargs: Any,
 ) -> list[Side]:
     """Load models, each base once.
@@ -74,6 +76,7 @@ def load_sides(
         chat_template: a Jinja file to use instead of the trained templates.
         strict_base: refuse a base model with other weights than in training.
         trust_remote_code: whether a base model's own code may run.
+        quantization: the bits to load linear layers of base models in; by default those of training.
         model_kwargs: for ``AutoModelForCausalLM.from_pretrained``.
 
     Returns:
@@ -85,21 +88,23 @@ def load_sides(
     """
     prompt: dict[str, Any] = {"chat_template": chat_template, "trust_remote_code": trust_remote_code}
     sides: list[Side] = []
-    bases: dict[tuple[str, str | None], MoguModel] = {}
+    bases: dict[tuple[str, str | None, Quantization | None], MoguModel] = {}
     for name in _once(names, "model"):
         label = _label(name)
         folder = fetch_model_folder(name, marker=CONFIG_FILE)
         if not (folder / CONFIG_FILE).is_file():
-            loaded = load_model(name, **prompt, **model_kwargs)
+            loaded = load_model(name, quantization=quantization, **prompt, **model_kwargs)
             sides.append(Side(label, "plain", loaded.model, loaded.tokenizer))
             continue
         checkpoint = Checkpoint.read(folder)
         source = base_name(folder, checkpoint.config, base_model)
-        first = bases.get((source, checkpoint.config.base_revision))
+        loading: dict[str, Any] = {"base_model": base_model, "strict_base": strict_base, "quantization": quantization}
+        key = source, checkpoint.config.base_revision, chosen_quantization(quantization, checkpoint.config.base_quantization)
+        first = bases.get(key)
         if first is None:
-            hardened = load_model(name, base_model=base_model, strict_base=strict_base, **prompt, **model_kwargs).mogu
+            hardened = load_model(name, **loading, **prompt, **model_kwargs).mogu
             assert hardened is not None  # its folder holds a config
-            bases[source, checkpoint.config.base_revision] = hardened
+            bases[key] = hardened
             base = _label(checkpoint.config.base_model or "")
             plain = f"{label}, plain" if base in ("", label, *(side.name for side in sides)) else base
             sides.append(Side(plain, "plain", hardened, hardened.tokenizer))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -18,6 +18,10 @@ from mogu.recipes.shipped import find_recipe
 
 _MOST_BYTES = 2**20
 _MOST_DOTS = 2**24  # squared; a text of 4,096 sentences has as many
+
+
+Quantization = Literal["4bit", "8bit"]
+"""To how many bits a base model's linear layers are quantized by bitsandbytes when it is loaded."""
 
 
 class Section(BaseModel):

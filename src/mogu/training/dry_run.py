@@ -31,9 +31,10 @@ from mogu.modeling.config import MoguConfig
 from mogu.modeling.gated.gate import ENDS, STREAM_READINGS
 from mogu.modeling.gated.injection import expert_shape, find_expert_modules
 from mogu.modeling.model import MoguModel
-from mogu.modeling.sharding import bytes_per_process
+from mogu.modeling.sharding import bytes_per_process, check_quantization
 from mogu.progress import quiet_transformers
 from mogu.recipes import find_template, model_shape
+from mogu.recipes.settings import Quantization
 from mogu.training.attention_layout import likely_layout
 from mogu.training.collator import Collator, Layout
 from mogu.training.examples import Example
@@ -52,6 +53,7 @@ from mogu.training.inputs import (
 from mogu.training.layer_sets import top_counts
 from mogu.training.memory import largest_pass, pass_bytes
 from mogu.training.merged_base import before_merging
+from mogu.training.quantized_shape import QuantizedShape
 from mogu.training.recipe import ModelSection, Recipe, Stage
 from mogu.training.sampler import StepBatches
 from mogu.training.search import routed_config
@@ -100,8 +102,9 @@ class Plan:
         base_model: name of the base model.
         model_type: its architecture.
         dtype: floating-point type it is loaded in.
+        quantization: the bits of its linear layers; ``None`` where they are not quantized.
         base_parameters: parameters of the base model.
-        base_bytes: bytes of its weights.
+        base_bytes: bytes of its weights, as they are loaded.
         added_parameters: what the saved model adds: both responders and the folded routers.
         dev_records: prompts that each trial replies to.
         stages: in order.
@@ -111,6 +114,7 @@ class Plan:
     base_model: str
     model_type: str
     dtype: str
+    quantization: Quantization | None
     base_parameters: int
     base_bytes: int
     added_parameters: int
@@ -167,8 +171,12 @@ def plan(recipe: Recipe) -> Plan:
             problem = padding_problem(tokenizer, embedding_rows(base))
             notes += [problem] if problem is not None else []
     base_parameters = sum(parameter.numel() for parameter in base.parameters())
+    quantized = QuantizedShape.of(base, recipe.model)
     base_bytes = sum(parameter.numel() * parameter.itemsize for parameter in base.parameters())
     held_bytes = bytes_per_process(base)
+    if quantized is not None:
+        check_quantization(quantized.quantization)
+        base_bytes, held_bytes = base_bytes - quantized.saved_bytes, held_bytes - quantized.saved_bytes
     if processes.shards():
         notes.append(f"each of {processes.count()} processes holds its part of the base model's layers")
     projections = find_output_projections(base, recipe.mogu.output_projection, recipe.mogu.layers)
@@ -186,7 +194,7 @@ def plan(recipe: Recipe) -> Plan:
         stage: Stage = getattr(recipe, name)
         examples = inputs.examples[name] if inputs is not None else None
         with trained_in[name]() as model:
-            activations = pass_bytes(model, base, *_longest_pass(recipe, stage, name, count, examples, base), recipe.run)
+            activations = pass_bytes(model, base, *_longest_pass(recipe, stage, name, count, examples, base), recipe.run, quantized)
         memory = held_bytes + BYTES_PER_TRAINED_PARAMETER * trained + activations
         disk = BYTES_ON_DISK * trained
         if keeps_activations and stage.epochs > 1:
@@ -201,6 +209,7 @@ def plan(recipe: Recipe) -> Plan:
         base_model=recipe.model.base,
         model_type=str(base.config.model_type),
         dtype=str(base.dtype).removeprefix("torch."),
+        quantization=quantized.quantization if quantized is not None else None,
         base_parameters=base_parameters,
         base_bytes=base_bytes,
         added_parameters=added,

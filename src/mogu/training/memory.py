@@ -23,6 +23,7 @@ from mogu.modeling.architectures import decoder_layer_name, find_linear_layers
 from mogu.training.collator import Collator, Layout
 from mogu.training.cpu_attention import PLAIN, pays_off
 from mogu.training.examples import AnyExample, TurnsExample
+from mogu.training.quantized_shape import QuantizedShape
 from mogu.training.recipe import RunSection
 from mogu.training.sampler import StepBatches
 from mogu.transformers_compat import in_layers
@@ -31,15 +32,23 @@ _LOSS_BYTES = 12
 """A logit in float32 three times: itself or its gradient, its softmax, and the gradient of that."""
 
 
-def pass_bytes(model: nn.Module, base: PreTrainedModel, rows: int, row: int, answer_tokens: int, run: RunSection) -> int:
+def pass_bytes(
+    model: nn.Module,
+    base: PreTrainedModel,
+    rows: int,
+    row: int,
+    answer_tokens: int,
+    run: RunSection,
+    quantized: QuantizedShape | None = None,
+) -> int:
     """The bytes that a forward and backward pass take at most, beside what is there without one.
 
     .. code-block:: text
 
-        kept + max(12 · answer_tokens · vocabulary, largest layer)
+        kept + max(12 · answer_tokens · vocabulary, largest layer) + largest weight
 
     ``kept`` is what autograd saves; when the loss is computed all of it is there, and when a layer's gradients are, nearly all. They take
-    about as much as the layer keeps.
+    about as much as the layer keeps. The largest weight is there only if the base model is quantized: one weight at a time is not.
 
     Args:
         model: the base model with all that is trained in it, on the meta device.
@@ -48,17 +57,20 @@ def pass_bytes(model: nn.Module, base: PreTrainedModel, rows: int, row: int, ans
         row: tokens of each row.
         answer_tokens: tokens of the pass that have a logit.
         run: says whether there is gradient checkpointing.
+        quantized: which layers of the base model are quantized.
     """
+    keeping = quantized.layers if quantized is not None and quantized.keeps_inputs else ()
     plain = not torch.accelerator.is_available() and pays_off(torch.device("cpu"), base.dtype, row)
     model.train()
     try:
-        kept = count_kept(model, base, rows, row, plain_attention=plain)
+        kept = count_kept(model, base, rows, row, plain_attention=plain, keep_inputs=keeping)
     except (RuntimeError, ValueError, TypeError, AttributeError):  # modelling code that asks for numbers, which there are none of
         kept = estimate_kept(base.config.get_text_config(), base.dtype, rows, row, plain_attention=plain)
     finally:
         model.eval()
     loss = _LOSS_BYTES * answer_tokens * int(base.config.get_text_config().vocab_size)
-    return kept.bytes(checkpointing=run.gradient_checkpointing) + max(loss, kept.largest_layer)
+    weight = quantized.largest_bytes if quantized is not None else 0
+    return kept.bytes(checkpointing=run.gradient_checkpointing) + max(loss, kept.largest_layer) + weight
 
 
 def largest_pass(examples: Sequence[AnyExample], batches: StepBatches, epochs: float, layout: Layout) -> tuple[int, int, int]:
@@ -100,7 +112,15 @@ class Kept:
         return self.elsewhere + (self.entering + self.largest_layer if checkpointing else self.layers)
 
 
-def count_kept(model: nn.Module, base: PreTrainedModel, rows: int, row: int, *, plain_attention: bool) -> Kept:
+def count_kept(
+    model: nn.Module,
+    base: PreTrainedModel,
+    rows: int,
+    row: int,
+    *,
+    plain_attention: bool,
+    keep_inputs: Sequence[nn.Module] = (),
+) -> Kept:
     """Count what a training pass keeps.
 
     Args:
@@ -109,6 +129,7 @@ def count_kept(model: nn.Module, base: PreTrainedModel, rows: int, row: int, *, 
         rows: rows of the batch.
         row: tokens of each row.
         plain_attention: whether attention keeps its weights, rather than its inputs, its output and one number a row.
+        keep_inputs: layers that keep what enters them, where a gradient passes through.
 
     Raises:
         RuntimeError: the model computes with numbers, which there are none of; so may other errors of its code.
@@ -124,6 +145,7 @@ def count_kept(model: nn.Module, base: PreTrainedModel, rows: int, row: int, *, 
             base.get_submodule(name).register_forward_hook(counter.leave_layer),
         )
     ]
+    hooks += [layer.register_forward_pre_hook(counter.enter_quantized) for layer in keep_inputs]
     ids = torch.zeros(rows, row, dtype=torch.long, device="meta")
     mask = torch.zeros(rows, 1, row, row, dtype=base.dtype, device="meta")
     before = base.config._attn_implementation
@@ -197,6 +219,11 @@ class _Counter:
     def enter_layer(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         hidden: Tensor = args[0] if args else kwargs["hidden_states"]
         self._before, self.entering = self.total, self.entering + hidden.numel() * hidden.itemsize
+
+    def enter_quantized(self, _: nn.Module, args: tuple[Any, ...]) -> None:
+        hidden: Tensor = args[0]
+        if hidden.requires_grad:
+            self.keep(hidden)
 
     def leave_layer(self, *_: Any) -> None:
         self.of_layers.append(self.total - self._before)

@@ -18,10 +18,11 @@ from mogu.data.starter import STARTER
 from mogu.errors import ConfigError
 from mogu.files.json_files import write_json
 from mogu.hub import load_base, load_config
+from mogu.hub.quantization import quantization_of, settle
 from mogu.inference.prompts import fixed_date
 from mogu.modeling.architectures import find_output_projections
 from mogu.modeling.model import MoguModel
-from mogu.modeling.sharding import shard
+from mogu.modeling.sharding import check_quantization, shard
 from mogu.processes import count, joined, on_main, shards
 from mogu.progress import quiet_transformers
 from mogu.training.attention_layout import choose_layout
@@ -103,6 +104,8 @@ def _harden(
     with quiet_transformers(), fixed_date(date):
         inputs = read_inputs(recipe, tokenizer=tokenizer, records=records)
         base = base or load_recipe_base(recipe.model)
+        settle(base, for_training=True)
+        recipe = recipe.model_copy(update={"model": recipe.model.as_loaded(quantization_of(base))})
         inputs.check_embedded(base)
         find_output_projections(base, recipe.mogu.output_projection, recipe.mogu.layers)
         workspace = Workspace(recipe.run.work_folder, date=date)
@@ -142,7 +145,7 @@ def load_recipe_base(model: ModelSection) -> PreTrainedModel:
     """Load the base model that a recipe names, onto the GPU if there is one; each of several processes onto its own, all or part of it.
 
     Raises:
-        ConfigError: it is to be spread over devices by one of several processes.
+        ConfigError: it is to be spread over devices by one of several processes, or bitsandbytes is missing.
         ModelFileError: it cannot be loaded.
     """
     if model.device_map is not None and count() > 1:
@@ -151,17 +154,19 @@ def load_recipe_base(model: ModelSection) -> PreTrainedModel:
             expected="several processes that each hold the whole base model, or one that spreads it over devices",
             action="leave model.device_map out, or start one process",
         )
+    check_quantization(model.quantization)
     base = load_base(
         model.base,
         revision=model.revision,
         trust_remote_code=model.trust_remote_code,
         dtype=model.dtype if model.dtype == "auto" else getattr(torch, model.dtype),
+        quantization=model.quantization,
         device_map=model.device_map,
     )
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if shards():
         shard(base, device or torch.device("cpu"))
-    elif model.device_map is None and device is not None:
+    elif model.device_map is None and device is not None and quantization_of(base) is None:  # quantizing moves a model by itself
         base.to(device)  # type: ignore[arg-type]
     return base
 

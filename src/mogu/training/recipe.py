@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field, model_validator
 from mogu.data.refusal_bank import PLAIN_REFUSAL
 from mogu.data.starter import AUGMENT, LIMIT, STARTER
 from mogu.modeling.config import BackboneConfig, Handoff, Method, MoguConfig, RoutedTokens, RouterKind
-from mogu.recipes.settings import Section, checked, read_tree
+from mogu.recipes.settings import Quantization, Section, checked, read_tree
 
 Penalty = Literal["l1", "l2"]
 
@@ -36,6 +36,8 @@ class ModelSection(Section):
         merge_adapter: merge the base, which is then the folder of a PEFT adapter, into one model, kept in ``<output>-base``.
         revision: commit on the hub.
         dtype: floating-point type to load it in; ``"auto"`` is the one it was saved in.
+        quantization: load its linear layers in ``"4bit"`` (NF4 with double quantization) or ``"8bit"`` (LLM.int8), by bitsandbytes; they
+            compute in ``dtype``.
         device_map: as ``from_pretrained`` takes it, such as ``"auto"``; by default a GPU if there is one.
         trust_remote_code: whether the model's own code may run.
         chat_template: a Jinja file, or the name of a shipped template, in place of the tokenizer's.
@@ -47,6 +49,7 @@ class ModelSection(Section):
     merge_adapter: bool = False
     revision: str | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    quantization: Quantization | None = None
     device_map: str | None = None
     trust_remote_code: bool = False
     chat_template: Path | None = None
@@ -60,10 +63,15 @@ class ModelSection(Section):
             return values
         return {**values, "base": f"{values.get('base')}/{values['gguf_file']}", "gguf_file": None}
 
+    def as_loaded(self, quantization: Quantization | None) -> Self:
+        """The section with the quantization that the base model turned out to have: it may have been saved so, or given as an object."""
+        return self.model_copy(update={"quantization": quantization})
+
     @property
     def that_counts(self) -> dict[str, Any]:
         """The settings that change a number, for fingerprints: not the device, nor the template, which has a fingerprint of its own."""
-        return self.model_dump(exclude={"device_map", "chat_template", "trust_remote_code", "gguf_file", "merge_adapter"})
+        count = self.model_dump(exclude={"device_map", "chat_template", "trust_remote_code", "gguf_file", "merge_adapter", "quantization"})
+        return count if self.quantization is None else count | {"quantization": self.quantization}
 
 
 class DataSection(Section):

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, set_seed
 from transformers.pytorch_utils import Conv1D
 
 from mogu.files.atomic import atomic_folder
+from mogu.hub.quantization import transposed
 from mogu.modeling.adapter_files import PEFT_PREFIX, Adapter, write_adapter
 from mogu.modeling.architectures import Projection, find_output_projections
 from mogu.modeling.config import MoguConfig
@@ -109,13 +110,12 @@ def train_lora(
         projections: where the LoRA goes; by default the attention output projections that ``config`` routes.
     """
     projections = projections or find_output_projections(base, setting.config.output_projection, setting.config.layers)
-    fan_in_fan_out = isinstance(projections[0].module, Conv1D)
     config = LoraConfig(
         r=setting.config.rank,
         lora_alpha=setting.config.lora_alpha,  # type: ignore[arg-type]
         lora_dropout=stage.dropout,
         target_modules=[projection.name for projection in projections],
-        fan_in_fan_out=fan_in_fan_out,
+        fan_in_fan_out=isinstance(projections[0].module, Conv1D),
         task_type="CAUSAL_LM",
     )
     set_seed(setting.run.seed)
@@ -125,7 +125,7 @@ def train_lora(
 
     def take(step: int) -> None:
         with atomic_folder(adapter_folder(step), marker=ADAPTER_MARKER) as scratch:
-            adapter = replace(_adapter(peft_model, setting.config), fan_in_fan_out=fan_in_fan_out)
+            adapter = replace(_adapter(peft_model, setting.config), fan_in_fan_out=transposed(projections[0].module))
             write_adapter(scratch, adapter, base_model=setting.config.base_model)
 
     try:

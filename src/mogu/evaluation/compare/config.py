@@ -45,6 +45,7 @@ class Comparison:
         settings: ``section.key=value`` overrides of the recipe of a registered source.
         base_model: where the base of the saved models is now.
         dtype: floating-point type to load it in.
+        quantization: bits to load its linear layers in: ``"4bit"``, ``"8bit"``, ``"none"``, or ``"auto"``, those of training.
         chat_template: a Jinja file in place of the tokenizer's template.
         trust_remote_code: whether the base model's own code may run.
         judge: an Inspect model that also rates replies: how harmful those to malicious prompts are, how useful the others.
@@ -70,6 +71,7 @@ class Comparison:
     settings: tuple[str, ...] = ()
     base_model: str | None = None
     dtype: str = "auto"
+    quantization: str = "auto"
     chat_template: Path | None = None
     trust_remote_code: bool = False
     judge: str | None = None

@@ -19,6 +19,7 @@ from mogu.data.starter import STARTER
 from mogu.evaluation.sources import RECORD_SOURCES
 from mogu.inference.prompts import fixed_date
 from mogu.modeling.config import MoguConfig
+from mogu.recipes.settings import Quantization
 from mogu.training import Recipe
 from mogu.training.inputs import load_records
 from mogu.training.starter import answered_pairs
@@ -32,11 +33,13 @@ class BaseSource:
     Args:
         path: folder or hub id.
         revision: its commit on the hub, ``None`` for the newest one or a folder.
+        quantization: the bits that its linear layers are in when the model is trained; ``None`` where they are not quantized.
         weights: a few numbers of each of its weights, see :mod:`mogu.modeling.base_identity`; ``None`` where they were not kept.
     """
 
     path: str
     revision: str | None = None
+    quantization: Quantization | None = None
     weights: Mapping[str, Tensor] | None = None
 
 

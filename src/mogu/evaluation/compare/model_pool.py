@@ -18,8 +18,9 @@ from mogu.errors import ConfigError
 from mogu.evaluation.compare.hardened import BaseSource, HardenedModel
 from mogu.evaluation.compare.lineup import Lineup, Variant
 from mogu.hub import load_base
+from mogu.hub.quantization import in_words
 from mogu.modeling.base_identity import differing_weights
-from mogu.modeling.loading import load_prepared_tokenizer
+from mogu.modeling.loading import chosen_quantization, load_prepared_tokenizer
 from mogu.modeling.model import MoguModel
 from mogu.modeling.shared_weights import share_weights
 from mogu.training.baselines import PARTS, Part, train_baselines
@@ -44,7 +45,9 @@ class ModelPool:
         self.base_path, self.base_revision, trust = base.path, base.revision, self.comparison.trust_remote_code
         dtype: Any = "auto" if self.comparison.dtype == "auto" else getattr(torch, self.comparison.dtype)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.base = load_base(base.path, revision=base.revision, trust_remote_code=trust, dtype=dtype, device_map={"": self.device})
+        self.quantization = chosen_quantization(self.comparison.quantization, base.quantization)
+        loading: dict[str, Any] = {"dtype": dtype, "quantization": self.quantization, "device_map": {"": self.device}}
+        self.base = load_base(base.path, revision=base.revision, trust_remote_code=trust, **loading)
         self._tokenizers: dict[str, PreTrainedTokenizerBase] = {}
         self._loaded: dict[tuple[str, int], MoguModel] = {}
 
@@ -135,7 +138,8 @@ class ModelPool:
         return self._base_digest().hexdigest()
 
     def _base_digest(self) -> hashlib._Hash:
-        return hashlib.sha256(f"{self.base_path} {self.comparison.dtype}".encode())
+        quantized = f" {self.quantization}" if self.quantization is not None else ""
+        return hashlib.sha256(f"{self.base_path} {self.comparison.dtype}{quantized}".encode())
 
     def _compared_models(self) -> list[HardenedModel]:
         return [system.model for system in self.lineup.systems.values() if system.model is not None]
@@ -164,6 +168,13 @@ def _shared_base(lineup: Lineup) -> BaseSource:
                 f"The models are on different base models: {first.label} on {_shown(base)}, {model.label} on {_shown(other)}",
                 expected="models that were trained on one base",
                 action="compare them separately; if the bases are the same, name where it is with --base-model",
+            )
+        if other.quantization != base.quantization and lineup.comparison.quantization == "auto":
+            found = f"{first.label} was trained on its base with {in_words(base.quantization)}, {model.label} with "
+            raise ConfigError(
+                f"{found}{in_words(other.quantization)}",
+                expected="models that share one base model in memory",
+                action="compare them separately, or say with --quantization how to load it: none, 4bit or 8bit",
             )
     return base
 

@@ -55,7 +55,7 @@ class RecipeModel(HardenedModel):
     def base(self) -> BaseSource:
         """The base model that the recipe names."""
         model = self.recipe(0).model
-        return BaseSource(model.base, model.revision)
+        return BaseSource(model.base, model.revision, model.quantization)
 
     def prompt(self) -> MoguConfig:
         """A config with the recipe's chat template and system prompt."""

@@ -56,6 +56,7 @@ class SavedModel(HardenedModel):
         return BaseSource(
             base_name(self._folder, config, moved),
             config.base_revision if moved is None else None,
+            config.base_quantization,
             read_tensors(weights) if weights.is_file() else None,
         )
 

@@ -27,6 +27,7 @@ class LoadOptions:
         base_model: where the base of a saved MoGU model is now.
         baselines: folder of trained baselines.
         dtype: one of :data:`DTYPES`; ``"auto"`` is as saved.
+        quantization: one of :data:`mogu.modeling.loading.QUANTIZATIONS`; ``"auto"`` is as trained.
         device: such as ``"cuda:0"``; by default a GPU where there is one.
         chat_template: a Jinja file in place of the tokenizer's template.
         system_prompt: for conversations that have none.
@@ -36,6 +37,7 @@ class LoadOptions:
     base_model: str | None = None
     baselines: str | None = None
     dtype: str = "auto"
+    quantization: str = "auto"
     device: str | None = None
     chat_template: str | None = None
     system_prompt: str | None = None
@@ -62,7 +64,7 @@ def shared_target(path: str, options: LoadOptions) -> LoadedTarget:
         options: how to load it.
 
     Raises:
-        ConfigError: an unknown dtype.
+        ConfigError: an unknown dtype or quantization.
         ModelFileError: something is missing or broken.
     """
     if options.dtype not in DTYPES:
@@ -84,6 +86,7 @@ def _load(path: str, options: LoadOptions) -> TargetModel:
         chat_template=_path(options.chat_template),
         system_prompt=options.system_prompt,
         trust_remote_code=options.trust_remote_code,
+        quantization=options.quantization,
         dtype="auto" if options.dtype == "auto" else getattr(torch, options.dtype),
         device_map={"": options.device or ("cuda" if torch.cuda.is_available() else "cpu")},
     )

@@ -257,7 +257,7 @@ class GatedRun:
         if record is None:
             title = {"off": "trying the base model", "listened": "listening to the base model"}.get(mode, f"trying the {mode} responder")
             if mode == "listened":
-                self._use(model, 1.0, None)  # a gate that flags nothing
+                self._use(model, 1.0, None if self.config.careful is None else 1.0)  # a gate that flags nothing
             with model.routing("on" if mode == "listened" else mode):
                 refused = dev_refusals(model, self.recipe, self.inputs, title)
             record = self.workspace.measure(part, measured_with, refused=refused)
