@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -15,9 +15,10 @@ from mogu.workers.config import Workers
 @pytest.fixture(scope="session")
 def ray() -> Iterator[Any]:
     """Ray on this machine, with room for two workers; commands that ask for workers use it."""
-    pytest.importorskip("ray", reason="workers need Ray: pip install 'mogu[ray]'")
-    os.environ["OMP_NUM_THREADS"] = "1"
-    ray = import_ray()
-    connect(ray, Workers(2))
+    if find_spec("ray") is None:
+        pytest.skip("workers need Ray: pip install 'mogu[ray]'")
+    workers = Workers(2)
+    ray = import_ray(workers)
+    connect(ray, workers)
     yield ray
     ray.shutdown()

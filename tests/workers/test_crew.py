@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from mogu.errors import ConfigError, DataError, MoguError
 from mogu.workers import Workers, share_out
-from mogu.workers.cluster import _threads
+from mogu.workers.cluster import _threads, connect
 from mogu.workers.worker import Surroundings
 
 
@@ -107,6 +108,14 @@ def fail(folder: Path, name: str) -> None:
 def test_a_fault_shows_where_in_the_worker_it_was(folder: Path) -> None:
     with pytest.raises(ZeroDivisionError, match="in fail"):
         share_out(Workers(1), [["a"]], partial(maker, folder, fail), shared=folder / "marker")
+
+
+def test_a_cluster_that_is_not_there_is_an_error_at_once() -> None:
+    with socket.socket() as unused:  # a port that is taken, and where nobody listens
+        unused.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+        with pytest.raises(ConfigError, match=f"There is no Ray cluster at {address}"):
+            connect(None, Workers(cluster=address))
 
 
 def nothing_is_started() -> None:

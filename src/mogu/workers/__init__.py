@@ -7,8 +7,9 @@ is made.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
 
 from mogu.workers.config import Workers, nothing
@@ -35,5 +36,7 @@ def share_out(workers: Workers, rounds: Iterable[Sequence[TaskT]], maker: Callab
         crew: Crew[TaskT] | None = None
         for tasks in rounds:
             if tasks:
-                crew = crew or stack.enter_context(Crew(workers, maker, shared.resolve()))
+                if crew is None:
+                    stack.enter_context(redirect_stdout(sys.stderr))  # Ray tells of lost workers on standard output, which is for results
+                    crew = stack.enter_context(Crew(workers, maker, shared.resolve()))
                 crew.make(tasks)

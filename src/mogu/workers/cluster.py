@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
+import socket
+import sys
 from dataclasses import dataclass
 from math import ceil
 from typing import Any
@@ -32,15 +35,19 @@ class Share:
     gpus: float
 
 
-def import_ray() -> Any:
-    """Ray.
+def import_ray(workers: Workers) -> Any:
+    """Ray, set up for such workers by environment variables, which it reads when it is imported. Those that the user has set come first.
 
     Raises:
         ConfigError: it is not installed.
     """
-    os.environ.setdefault("RAY_COLOR_PREFIX", "0")
-    os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # lines that differ in their numbers alone are of different cells
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    settings = {"RAY_COLOR_PREFIX": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    settings["RAY_DEDUP_LOGS"] = "0"  # lines that differ in their numbers alone are of different cells
+    if workers.cluster is None and "ray" not in sys.modules:
+        # It listens on every interface, and runs what is sent by whoever has its token, which it would leave in the home folder.
+        settings |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
     try:
         import ray
     except ImportError as error:
@@ -63,13 +70,25 @@ def connect(ray: Any, workers: Workers) -> None:
         ray.init("local", num_cpus=cores, include_dashboard=False, object_store_memory=_OBJECT_STORE, logging_level=logging.ERROR)
         return
     try:
+        _knock(workers.cluster)
         ray.init(workers.cluster, logging_level=logging.ERROR)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise ConfigError(
             f"There is no Ray cluster at {workers.cluster}: {first_line(error)}",
             expected="auto, where `ray start` made this machine a part of one, or HOST:PORT",
             action="run `ray start --head` on one machine and `ray start --address HOST:PORT` on the others",
         ) from error
+
+
+def _knock(address: str) -> None:
+    """Look whether anybody is at ``HOST:PORT``; Ray itself would wait for minutes.
+
+    Raises:
+        OSError: nobody is.
+    """
+    host, separator, port = address.rpartition(":")
+    if separator and port.isdecimal() and "/" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 def share_of(ray: Any, workers: Workers) -> Share:
@@ -109,4 +128,4 @@ def _threads(cores: list[int], count: int) -> int:
 
 def first_line(error: BaseException) -> str:
     """The first line of what an error says; Ray's go on for a page."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

@@ -35,7 +35,7 @@ class Crew(Generic[TaskT]):
     """
 
     def __init__(self, workers: Workers, maker: Callable[[], Callable[[TaskT], object]], shared: Path) -> None:
-        self._ray, self._workers = import_ray(), workers
+        self._ray, self._workers = import_ray(workers), workers
         self._opening = (Surroundings.of_this_process(shared), workers.setup, maker)
         self._owns_ray = not self._ray.is_initialized()
         self._started = 0
@@ -51,7 +51,7 @@ class Crew(Generic[TaskT]):
         except BaseException:
             self.__exit__()
             raise
-        logger.info("Workers: %d, with %d threads each", self._share.count, self._share.threads)
+        logger.info("Workers: %d; threads of each: %d", self._share.count, self._share.threads)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -95,6 +95,7 @@ class Crew(Generic[TaskT]):
         except self._ray.exceptions.RayTaskError:
             raise  # not one of ours: its traceback is the worker's
         except self._ray.exceptions.RayError as gone:
+            self._ray.kill(worker)  # it may be out of reach only
             return worker, task, gone
         if error is not None:
             self._idle.append(worker)
