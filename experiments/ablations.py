@@ -2,13 +2,15 @@
 
     python -m experiments.ablations smollm2 --seeds 3 --out bench-results/ablations
     python -m experiments.ablations smollm2 --only penalty,width --seeds 3 --out bench-results/ablations
+    python -m experiments.ablations smollm2 --workers 2 --seeds 3 --out bench-results/ablations
     python -m experiments.ablations smollm2 --tables --out bench-results/ablations
 
 Every variant is a training of the recipe `v1/smollm2` (settings as published) or `v2/smollm2` with one setting changed, or the same trained
 model read in another way; it is measured on the starter set's test prompts, plain and in the ten wrappers, which nothing was chosen on. On
 the lab the lab's recipes, records and prompts take their place. A training that was stopped goes on from its last checkpoint, and a
 variant that is measured is not trained again: its cell is ``cells/VARIANT/seed-N.json``. Models are deleted once they are measured unless
-``--keep`` is given. ``ablations.md`` and ``ablations.json`` are made from the cells that there are.
+``--keep`` is given. ``ablations.md`` and ``ablations.json`` are made from the cells that there are. ``--workers`` and ``--ray`` share the
+trainings as in `mogu compare`.
 """
 
 from __future__ import annotations
@@ -16,8 +18,9 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +39,7 @@ from mogu.evaluation.prompts import EvalPrompt
 from mogu.evaluation.side_by_side import judged_replies
 from mogu.files.atomic import discard
 from mogu.files.json_files import write_json
+from mogu.files.locks import locked_in_turn
 from mogu.lab import build_base
 from mogu.lab.demo import lab_data, lab_recipe
 from mogu.modeling.config import Method, RoutedTokens
@@ -43,6 +47,7 @@ from mogu.recipes import shipped_recipe
 from mogu.recipes.settings import override
 from mogu.training import Recipe, harden, read_recipe
 from mogu.training.recipe import recipe_from
+from mogu.workers import Workers, share_out
 
 MEASURES = ("direct", "jailbroken", "benign_plain_answered", "benign_wrapped_answered", "borderline_answered")
 TITLES = ("malicious refused", "jailbroken refused", "benign answered", "wrapped benign answered", "borderline answered")
@@ -76,6 +81,22 @@ class Variant:
         """Name of the folder of its cells."""
         tokens = "" if self.routed_tokens is None else f"-m={self.routed_tokens}"
         return f"{self.training}{tokens}{'-always' if self.always_adapted else ''}"
+
+
+@dataclass(frozen=True)
+class Training:
+    """A model, and what is measured of it.
+
+    Args:
+        variants: that share it.
+        seed: it is trained with.
+    """
+
+    variants: tuple[Variant, ...]
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.variants[0].training}, seed {self.seed}"
 
 
 @dataclass(frozen=True)
@@ -170,7 +191,8 @@ class Bench:
     def records(self) -> dict[str, list[Record]]:
         """The training and dev records, which every variant shares."""
         if not self._records:
-            self._records = lab_data() if self.base == "lab" else {"train": answered_starter(self.out), "dev": dev_pairs()}
+            with locked_in_turn(self.out / ".records.lock", lambda: print("Another worker makes the records; waiting.")):
+                self._records = lab_data() if self.base == "lab" else {"train": answered_starter(self.out), "dev": dev_pairs()}
         return self._records
 
     def prompts(self) -> list[EvalPrompt]:
@@ -214,6 +236,29 @@ class Bench:
         for reply in judged_replies(model, model.tokenizer, self.prompts(), max_new_tokens=tokens, batch_size=rows):
             verdicts.setdefault(reply.prompt.category, []).append(reply.verdict)
         write_json(file, {"variant": variant.name, "seed": seed, "seconds": round(trained, 1), "made": self.made, "verdicts": verdicts})
+
+    def make(self, training: Training, *, keep: bool) -> None:
+        """Measure every variant of a training; the model is deleted then, unless it is to be kept."""
+        for variant in training.variants:
+            self.measure(variant, training.seed)
+        if not keep:
+            recipe = self.recipe(training.variants[0], training.seed)
+            discard(recipe.run.output)
+            discard(recipe.run.work_folder)
+
+
+def trainings(variants: Iterable[Variant], seeds: int) -> list[Training]:
+    """What has to be trained: variants that are read in other ways share a model."""
+    shared: dict[str, list[Variant]] = {}
+    for variant in dict.fromkeys(variants):
+        shared.setdefault(variant.training, []).append(variant)
+    return [Training(tuple(group), seed) for seed in range(seeds) for group in shared.values()]
+
+
+def maker(bench: Bench, *, keep: bool) -> Callable[[Training], None]:
+    """What makes a training in a worker."""
+    transformers.utils.logging.set_verbosity_error()
+    return partial(bench.make, keep=keep)
 
 
 @torch.no_grad()
@@ -275,22 +320,22 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override of every recipe, for a quick look")
     parser.add_argument("--tables", action="store_true", help="make the tables only")
     parser.add_argument("--keep", action="store_true", help="keep the trained models")
+    parser.add_argument("--workers", type=int, help="processes that share the trainings")
+    parser.add_argument("--ray", metavar="ADDRESS", help="a Ray cluster that the workers are put on")
     options = parser.parse_args()
-    transformers.utils.logging.set_verbosity_error()
     bench = Bench(options.base, options.out, options.limit, options.set)
     chosen = [ABLATIONS[name] for name in options.only.split(",")]
-    variants = list(dict.fromkeys(variant for ablation in chosen for variant in ablation.variants))
-    for seed in () if options.tables else range(options.seeds):
-        for variant in variants:
-            bench.measure(variant, seed)
-        if not options.keep:  # not before the seed is done: variants that are read in other ways share a model
-            for variant in variants:
-                recipe = bench.recipe(variant, seed)
-                discard(recipe.run.output)
-                discard(recipe.run.work_folder)
+    asked = () if options.tables else trainings((variant for ablation in chosen for variant in ablation.variants), options.seeds)
+    missing = [training for training in asked if any(bench.found(variant, training.seed) is None for variant in training.variants)]
+    options.out.mkdir(parents=True, exist_ok=True)
+    make = partial(maker, bench, keep=options.keep)
+    if options.workers is None and options.ray is None:
+        for training in missing:
+            make()(training)
+    else:
+        share_out(Workers(options.workers, options.ray), [missing], make, shared=options.out)
     found = {ablation.title: table(bench, ablation, options.seeds) for ablation in chosen}
     text = "\n".join(markdown(title, rows) for title, rows in found.items() if rows)
-    options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "ablations.md").write_text(text, encoding="utf-8")
     write_json(options.out / "ablations.json", found)
     print(text)

@@ -89,7 +89,7 @@ def test_hooks_are_local_and_run_what_dev_installs() -> None:
 
 def test_dev_has_the_other_extras_and_says_nothing_twice() -> None:
     extras = PROJECT["optional-dependencies"]
-    built_from = {"dedup", "docs", "eval", "gguf", "minilm", "playground", "quant"}
+    built_from = {"dedup", "docs", "eval", "gguf", "minilm", "playground", "quant", "ray"}
     assert f"mogu[{','.join(sorted(built_from))}]" in extras["dev"]
 
     def names(requirements: list[str]) -> set[str]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from experiments.ablations import ABLATIONS, WITHOUT_BACKBONE, Ablation, Bench, Variant, always_adapt, markdown, table
+from experiments.ablations import ABLATIONS, WITHOUT_BACKBONE, Ablation, Bench, Training, Variant, always_adapt, markdown, table, trainings
 from mogu import MoguConfig, MoguModel
 from mogu.modeling.config import BackboneConfig
 
@@ -42,6 +42,14 @@ def test_without_its_backbone_v2_is_v1_on_the_same_layers(tmp_path: Path) -> Non
     recipe, v2 = bench.recipe(Variant("none", WITHOUT_BACKBONE), 0), bench.recipe(Variant("the recipe", "v2"), 0)
     assert (recipe.method, recipe.mogu, recipe.router, recipe.choice) == ("v1", v2.mogu, v2.router, v2.choice)
     assert recipe.mogu.layers == list(range(15, 30))
+
+
+def test_variants_that_are_read_in_other_ways_share_a_training() -> None:
+    published, wide = ABLATIONS["width"].variants[0], Variant("wide", settings=("mogu.router_hidden=1024",))
+    once, all_tokens = Variant("1", routed_tokens=1), Variant("all", routed_tokens="all")
+    assert trainings([published, wide, once, published, all_tokens], 2) == [
+        Training(group, seed) for seed in (0, 1) for group in ((published, once, all_tokens), (wide,))
+    ]
 
 
 @pytest.mark.parametrize("base", ["lab", "smollm2"])

@@ -14,6 +14,7 @@ from mogu.attacks.cells import Cells
 from mogu.attacks.config import AttackSettings
 from mogu.attacks.results import as_json, write_results
 from mogu.attacks.runner import BehaviorResult
+from mogu.attacks.sharing import share_out_cells
 from mogu.errors import ConfigError
 from mogu.evaluation.compare import Lineup
 from mogu.evaluation.compare.config import SCORERS
@@ -25,17 +26,23 @@ from mogu.files.atomic import check_replaceable
 from mogu.files.json_files import write_json
 from mogu.files.outputs import one_process_at
 from mogu.progress import quiet_transformers
+from mogu.workers import Workers
 
 MARKER = "mogu_attack.json"
 
 
-def attack_models(settings: AttackSettings) -> dict[str, Any]:
+def attack_models(settings: AttackSettings, workers: Workers | None = None) -> dict[str, Any]:
     """Run what is missing, and write results, report and logs into the output folder; returns what ``attacks.json`` holds.
 
     An attack that was stopped goes on where it stopped.
 
+    Args:
+        settings: the settings.
+        workers: who runs what is missing; by default this process.
+
     Raises:
-        MoguError: a model, prompts or settings cannot be used, the folder exists and is not ours, or another process is at it.
+        MoguError: a model, prompts or settings cannot be used, the folder exists and is not ours, another process is at it, or workers
+            cannot be had.
     """
     settings.check()
     attacks = settings.chosen()
@@ -45,17 +52,22 @@ def attack_models(settings: AttackSettings) -> dict[str, Any]:
     behaviors = read_behaviors(settings)
     with quiet_transformers():
         pool = ModelPool(lineup)
+        if workers is None:
+            _ = pool.base  # what is wrong with it comes to light before anything is written
         with one_process_at(comparison.out):
-            return _attack(settings, attacks, pool, behaviors)
+            write_json(comparison.out / MARKER, {"what": "folder of `mogu attack`: models, cells and results"})
+            cells = Cells(pool, settings, behaviors)
+            if workers is not None:
+                share_out_cells(workers, cells, attacks, shared=comparison.out / MARKER)
+            return _attack(cells, attacks)
 
 
-def _attack(settings: AttackSettings, attacks: Sequence[str], pool: ModelPool, behaviors: Sequence[EvalPrompt]) -> dict[str, Any]:
+def _attack(cells: Cells, attacks: Sequence[str]) -> dict[str, Any]:
     from mogu.attacks.inspect_log import write_log  # Inspect is an extra, which whoever makes a single attack can do without
 
+    pool, settings, behaviors = cells.pool, cells.settings, cells.behaviors
     comparison, lineup = settings.comparison, pool.lineup
-    write_json(comparison.out / MARKER, {"what": "folder of `mogu attack`: models, cells and results"})
     pool.prepare(0)
-    cells = Cells(pool, settings, behaviors)
     pairs = [(attack, system) for attack in attacks for system in lineup.names() if cells.applies(attack, system)]
     if not pairs:
         raise ConfigError(

@@ -68,10 +68,8 @@ class Cells:
 
     def results(self, attack: str, system: str) -> list[BehaviorResult]:
         """The results of an attack on a system, in the order of the behaviors; what is missing is run."""
-        file = self.file(attack, system)
+        file, done = self.file(attack, system), self._done(attack, system)
         head = {"fingerprint": self._fingerprint(attack, system), "attack": attack, "system": system}
-        kept = read_kept(file)
-        done = [_result(row) for row in kept["behaviors"]] if kept is not None and kept["fingerprint"] == head["fingerprint"] else []
         # Attacks that compute take their time over each behavior, and are kept one by one; the others fill batches.
         step = len(self.behaviors) if attack_info(attack).access != "gradients" else 1
         while len(done) < len(self.behaviors):
@@ -82,6 +80,17 @@ class Cells:
             broken, seconds = sum(result.broken for result in more), time.monotonic() - started
             logger.info("%s, %s: %d of %d behaviors, %d broken, %.1f s", system, attack, len(done), len(self.behaviors), broken, seconds)
         return done
+
+    def is_finished(self, attack: str, system: str) -> bool:
+        """Whether all results of an attack on a system are kept."""
+        return len(self._done(attack, system)) == len(self.behaviors)
+
+    def _done(self, attack: str, system: str) -> list[BehaviorResult]:
+        """What is kept of the results, if they are what would be run now."""
+        kept = read_kept(self.file(attack, system))
+        if kept is None or kept["fingerprint"] != self._fingerprint(attack, system):
+            return []
+        return [_result(row) for row in kept["behaviors"]]
 
     def file(self, attack: str, system: str) -> Path:
         """Where a cell is kept."""

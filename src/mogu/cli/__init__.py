@@ -34,6 +34,7 @@ from mogu.cli import (
     robustness,
     score,
     serve,
+    sweep,
     tendency,
     train,
     verify,
@@ -74,6 +75,7 @@ app.add_typer(data.app, name="data")
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(models.app, name="models")
 app.command()(train.train)
+app.command()(sweep.sweep)
 app.command()(finetune.finetune)
 app.command()(compare.compare)
 app.command()(attack.attack)

@@ -71,6 +71,19 @@ Plugins = Annotated[
         "The file is run with your rights: read it first.",
     ),
 ]
+WorkerCount = Annotated[
+    int | None,
+    typer.Option("--workers", min=1, help="Processes that share the work; needs the extra ray. Default: this one does all of it."),
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="ADDRESS",
+        help="Put the workers on a Ray cluster: auto for the one this machine belongs to, or HOST:PORT. All its machines have to see this "
+        "folder. Default without --workers: one for each GPU, or for each machine.",
+    ),
+]
 AnswerMarker = Annotated[
     str | None,
     typer.Option(

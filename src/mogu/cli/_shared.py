@@ -16,6 +16,7 @@ from mogu.cli._options import dtype_option
 from mogu.cli._terminal import echo
 from mogu.errors import ConfigError
 from mogu.processes import is_main
+from mogu.workers import Workers, nothing
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -126,6 +127,17 @@ def check_one_of(resume: bool, restart: bool) -> None:
         raise ConfigError(
             "Both --resume and --restart were given", expected="one of the two", action="--resume goes on, --restart begins anew"
         )
+
+
+def named_workers(count: int | None, cluster: str | None, setup: Callable[[], object] = nothing) -> Workers | None:
+    """The workers of ``--workers`` and ``--ray``; ``None`` where this process does the work.
+
+    Args:
+        count: of ``--workers``.
+        cluster: of ``--ray``.
+        setup: what the command begins with, and they as well; it can be pickled.
+    """
+    return None if count in (None, 1) and cluster is None else Workers(count, cluster, setup)
 
 
 def listed(text: str) -> tuple[str, ...]:

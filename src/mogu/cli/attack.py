@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,8 +18,19 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mogu.cli._options import BaseModel, BatchSize, ChatTemplate, Dtype, Plugins, Quantization, ScorerName, TrustRemoteCode
-from mogu.cli._shared import listed, show_log, stoppable
+from mogu.cli._options import (
+    BaseModel,
+    BatchSize,
+    ChatTemplate,
+    Dtype,
+    Plugins,
+    Quantization,
+    RayAddress,
+    ScorerName,
+    TrustRemoteCode,
+    WorkerCount,
+)
+from mogu.cli._shared import listed, named_workers, show_log, stoppable
 from mogu.cli._terminal import echo
 
 Models = Annotated[
@@ -72,6 +85,8 @@ def attack(
     quantization: Quantization = "auto",
     chat_template: ChatTemplate = None,
     trust_remote_code: TrustRemoteCode = False,
+    worker_count: WorkerCount = None,
+    ray: RayAddress = None,
     as_json: AsJson = False,
 ) -> None:
     """Attack models on malicious requests, and report what share of these each attack breaks, for how many queries and operations.
@@ -86,14 +101,15 @@ def attack(
     mogu attack smollm2-safer --quick
 
     mogu attack safer-qwen --data malicious=requests.txt --attacks plain,prefill,delayed,gcg_aware --defenses all
+
+    mogu attack safer-qwen --data malicious=requests.txt --ray auto
     """
-    import mogu.lab  # noqa: F401  registers the models and the data called lab
-    from mogu.attacks import AttackSettings, attack_models, load_plugin
+    from mogu.attacks import AttackSettings, attack_models
     from mogu.attacks.config import FLOPS, LIMIT, QUICK_FLOPS, QUICK_LIMIT, QUICK_QUERIES, QUICK_TOKENS, TOKENS
     from mogu.evaluation.compare import Comparison
 
-    for file in plugins or ():
-        load_plugin(file)
+    setup = partial(_register, plugins or ())
+    setup()
     usual = (QUICK_LIMIT, QUICK_QUERIES, QUICK_FLOPS, QUICK_TOKENS) if quick else (LIMIT, None, FLOPS, TOKENS)
     usual_limit, usual_queries, usual_flops, usual_tokens = usual
     comparison = Comparison(
@@ -126,11 +142,20 @@ def attack(
     )
     console = Console(stderr=True, highlight=False)
     with stoppable(console, "The same command goes on from the last finished attack."), show_log(console):
-        results = attack_models(chosen)
+        results = attack_models(chosen, named_workers(worker_count, ray, setup))
     if as_json:
         echo(json.dumps(results))
     else:
         _show(results, out)
+
+
+def _register(plugins: Sequence[Path]) -> None:
+    """What every process of an attack begins with."""
+    import mogu.lab  # noqa: F401  registers the models and the data called lab
+    from mogu.attacks import load_plugin
+
+    for file in plugins:
+        load_plugin(file)
 
 
 def _show(results: dict[str, Any], out: Path) -> None:

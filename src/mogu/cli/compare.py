@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,8 +18,19 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mogu.cli._options import BaseModel, BatchSize, ChatTemplate, Dtype, Plugins, Quantization, ScorerName, TrustRemoteCode
-from mogu.cli._shared import listed, show_log, stoppable
+from mogu.cli._options import (
+    BaseModel,
+    BatchSize,
+    ChatTemplate,
+    Dtype,
+    Plugins,
+    Quantization,
+    RayAddress,
+    ScorerName,
+    TrustRemoteCode,
+    WorkerCount,
+)
+from mogu.cli._shared import listed, named_workers, show_log, stoppable
 from mogu.cli._terminal import echo
 
 if TYPE_CHECKING:
@@ -79,6 +92,8 @@ def compare(
     quantization: Quantization = "auto",
     chat_template: ChatTemplate = None,
     trust_remote_code: TrustRemoteCode = False,
+    worker_count: WorkerCount = None,
+    ray: RayAddress = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure defenses and hardened models side by side: what they refuse, what they answer, what they cost.
@@ -96,14 +111,14 @@ def compare(
     mogu compare lab --seeds 1
 
     mogu compare safer-qwen safer-qwen-v2 --data advbench=advbench.csv,xstest --jailbreaks own --limit 100 --seeds 1
+
+    mogu compare qwen2.5-7b-instruct --data starter --seeds 3 --ray auto
     """
-    import mogu.lab  # noqa: F401  registers the models and the data called lab
-    from mogu.defenses import load_plugin
     from mogu.evaluation.compare import Comparison
     from mogu.evaluation.compare import compare as run
 
-    for file in plugins or ():
-        load_plugin(file)
+    setup = partial(_register, plugins or ())
+    setup()
     comparison = Comparison(
         models=tuple(models),
         out=out,
@@ -130,8 +145,17 @@ def compare(
     )
     console = Console(stderr=True, highlight=False)
     with stoppable(console, "The same command goes on from the last finished cell."), show_log(console):
-        results = run(comparison)
+        results = run(comparison, named_workers(worker_count, ray, setup))
     close(results, out, as_json=as_json)
+
+
+def _register(plugins: Sequence[Path]) -> None:
+    """What every process of a comparison begins with."""
+    import mogu.lab  # noqa: F401  registers the models and the data called lab
+    from mogu.defenses import load_plugin
+
+    for file in plugins:
+        load_plugin(file)
 
 
 def close(results: Results, out: Path, *, as_json: bool) -> None:

@@ -11,52 +11,19 @@ import pytest
 import torch
 
 from mogu.analysis.minilm import MiniLM
-from mogu.data import Record, write_records
 from mogu.evaluation.compare import Comparison, compare
 from mogu.evaluation.compare.lineup import Lineup
 from mogu.evaluation.compare.recipe_model import names_recipe
 from mogu.hub import load_base
 from mogu.modeling.adapter_files import read_adapter
 from mogu.training.inputs import recipe_tokenizer
+from tests.tiny_recipe import write_tiny_recipe
 from tests.training.conftest import save_chat_model
 
 
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
-    save_chat_model(tmp_path / "base")
-    texts = {"affirm": "Sure, here it is.", "reject": "I cannot help with that."}
-    records = [
-        Record(id=f"{label}{number}", label=label, instruction=f"{verb} {number}?", **texts)
-        for label, verb in (("benign", "Add"), ("malicious", "Steal"))
-        for number in range(6)
-    ]
-    write_records(tmp_path / "pairs.jsonl", records)
-    file = tmp_path / "tiny.toml"
-    file.write_text(
-        f"""
-method = "v1"
-[model]
-base = {json.dumps(str(tmp_path / "base"))}
-[data]
-train = {json.dumps(str(tmp_path / "pairs.jsonl"))}
-[mogu]
-router_hidden = 16
-[glad]
-epochs = 1
-[unwill]
-epochs = 1
-[router]
-epochs = 1
-[choice]
-checkpoints = [1.0]
-weight_penalties = [2.0]
-max_new_tokens = 2
-[run]
-output = "replaced"
-max_length = 128
-"""
-    )
-    return file
+    return write_tiny_recipe(tmp_path)
 
 
 def test_a_name_is_a_recipe_if_it_ships_or_is_a_toml_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

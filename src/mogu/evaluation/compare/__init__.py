@@ -35,6 +35,7 @@ from mogu.evaluation.compare.results import (
     samples,
     write_results,
 )
+from mogu.evaluation.compare.sharing import share_out_cells
 from mogu.evaluation.compare.tendency import openings_of, tendency_metrics
 from mogu.evaluation.prompt_sources import read_prompts
 from mogu.evaluation.prompts import EvalPrompt, judged_by
@@ -42,22 +43,25 @@ from mogu.files.atomic import check_replaceable
 from mogu.files.json_files import write_json
 from mogu.files.outputs import one_process_at
 from mogu.progress import quiet_transformers
+from mogu.workers import Workers
 
 __all__ = ["REPORT_PAGE", "RESULTS_FILE", "SHIFTS", "TABLE_FILE", "Comparison", "Lineup", "Results", "Variant", "compare"]
 
 MARKER = "mogu_comparison.json"
 
 
-def compare(comparison: Comparison) -> Results:
+def compare(comparison: Comparison, workers: Workers | None = None) -> Results:
     """Train what is missing, measure what is missing, and write results and report into ``comparison.out``.
 
     A comparison that was stopped goes on where it stopped: models that are trained and cells that are finished are taken over.
 
     Args:
         comparison: the settings.
+        workers: who trains and measures what is missing; by default this process. Time is measured by this process alone.
 
     Raises:
-        MoguError: a model, prompts or settings cannot be used, the folder exists and is no comparison's, or another process is at it.
+        MoguError: a model, prompts or settings cannot be used, the folder exists and is no comparison's, another process is at it, or
+            workers cannot be had.
     """
     check(comparison)
     lineup = Lineup(comparison)
@@ -66,16 +70,21 @@ def compare(comparison: Comparison) -> Results:
     prompts = judged_by(read_prompts(comparison.data, limit=comparison.limit, jailbreaks=comparison.jailbreaks), SCORERS[comparison.scorer])
     with quiet_transformers():
         pool = ModelPool(lineup)
+        if workers is None:
+            _ = pool.base  # what is wrong with it comes to light before anything is written
         with one_process_at(comparison.out):
-            results = _measure(pool, openings, prompts)
+            write_json(comparison.out / MARKER, {"what": "folder of `mogu compare`: models, cells and results"})
+            cells = Cells(pool, prompts)
+            if workers is not None:
+                share_out_cells(workers, cells, prompts, shared=comparison.out / MARKER)
+            results = _measure(cells, openings, prompts)
             write_results(results, comparison.out)
     return results
 
 
-def _measure(pool: ModelPool, openings: AnswerOpenings | None, prompts: Sequence[EvalPrompt]) -> Results:
+def _measure(cells: Cells, openings: AnswerOpenings | None, prompts: Sequence[EvalPrompt]) -> Results:
+    pool = cells.pool
     comparison, lineup = pool.comparison, pool.lineup
-    write_json(comparison.out / MARKER, {"what": "folder of `mogu compare`: models, cells and results"})
-    cells = Cells(pool, prompts)
     seeds = range(comparison.seeds)
     for seed in seeds:
         pool.prepare(seed)

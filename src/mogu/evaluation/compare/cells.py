@@ -90,6 +90,24 @@ def _ratings(score: Score) -> dict[str, float]:
     return {name: float(value) for name, value in score.as_dict().items() if isinstance(value, int | float) and not math.isnan(value)}
 
 
+@dataclass(frozen=True)
+class CellKey:
+    """Which cell it is.
+
+    Args:
+        dataset: whose prompts.
+        variant: who replies.
+        seed: under which it is measured.
+    """
+
+    dataset: str
+    variant: Variant
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.dataset}, seed {self.seed}, {self.variant.name}"
+
+
 class Cells:
     """All cells of a comparison.
 
@@ -107,8 +125,17 @@ class Cells:
 
     def rows(self, variant: Variant, seed: int) -> list[Row]:
         """The replies of a variant to all prompts, in their order; cells that are missing are measured."""
+        return [row for key in self._keys(variant, seed) for row in self.cell(key)]
+
+    def missing(self) -> list[CellKey]:
+        """The cells that are not measured yet; everything has to be trained."""
+        variants, seeds = self.pool.lineup.variants(), range(self.comparison.seeds)
+        keys = dict.fromkeys(key for variant in variants for seed in seeds for key in self._keys(variant, seed))
+        return [key for key in keys if self._kept(key) is None]
+
+    def _keys(self, variant: Variant, seed: int) -> list[CellKey]:
         seed = self._measured_under(variant, seed)
-        return [row for dataset in self.prompts for row in self._cell(dataset, variant, seed)]
+        return [CellKey(dataset, variant, seed) for dataset in self.prompts]
 
     def _measured_under(self, variant: Variant, seed: int) -> int:
         """The seed under which a cell is measured for a given one: where nothing is drawn, the first that trained the very same parts."""
@@ -118,37 +145,43 @@ class Cells:
         trained = self.pool.fingerprint(variant.system, seed)
         return next((earlier for earlier in range(seed) if self.pool.fingerprint(variant.system, earlier) == trained), seed)
 
-    def file(self, dataset: str, variant: Variant, seed: int) -> Path:
+    def file(self, key: CellKey) -> Path:
         """Where a cell is kept."""
-        return self.comparison.out / "cells" / dataset / f"seed-{seed}" / f"{variant.name}.json"
+        return self.comparison.out / "cells" / key.dataset / f"seed-{key.seed}" / f"{key.variant.name}.json"
 
-    def _cell(self, dataset: str, variant: Variant, seed: int) -> list[Row]:
-        prompts, file = self.prompts[dataset], self.file(dataset, variant, seed)
-        fingerprint = self._fingerprint(prompts, variant, seed)
-        kept = read_kept(file)
-        if kept is None or kept.get("fingerprint") != fingerprint:
+    def cell(self, key: CellKey) -> list[Row]:
+        """The replies of a cell, which is measured if it is missing."""
+        prompts, variant = self.prompts[key.dataset], key.variant
+        kept = self._kept(key)
+        if kept is None:
             started = time.monotonic()
-            rows = self._measure(prompts, variant, seed)
+            rows = self._measure(key)
             seconds = round(time.monotonic() - started, 1)
-            logger.info("%s, seed %d, %s: %d replies in %s s", dataset, seed, variant.name, len(rows), seconds)
+            logger.info("%s: %d replies in %s s", key, len(rows), seconds)
             system = self.pool.lineup[variant.system]
             head = {
-                "fingerprint": fingerprint,
-                "dataset": dataset,
+                "fingerprint": self._fingerprint(key),
+                "dataset": key.dataset,
                 "defense": system.defense.name,
                 "model": system.model.name if system.model is not None else None,
-                "options": self.pool.options(variant, seed),
-                "seed": seed,
+                "options": self.pool.options(variant, key.seed),
+                "seed": key.seed,
             }
             kept = {**head, "seconds": seconds, "replies": [asdict(row) for row in rows]}
-            write_sealed(file, kept)
+            write_sealed(self.file(key), kept)
         # Replies are kept, verdicts are not: a better judge takes no model to judge them again.
         replied = zip(prompts, kept["replies"], strict=True)
         return [Row(**reply | {"outcome": prompt.outcome(reply["reply"])}) for prompt, reply in replied]
 
-    def _measure(self, prompts: Sequence[EvalPrompt], variant: Variant, seed: int) -> list[Row]:
+    def _kept(self, key: CellKey) -> dict[str, Any] | None:
+        """What the file of a cell holds, if that is what would be measured now."""
+        kept = read_kept(self.file(key))
+        return kept if kept is not None and kept.get("fingerprint") == self._fingerprint(key) else None
+
+    def _measure(self, key: CellKey) -> list[Row]:
         from mogu.evaluation.compare.inspect_runner import run_cell
 
+        prompts, variant, seed = self.prompts[key.dataset], key.variant, key.seed
         name = self.pool.lineup[variant.system].defense.name
         defense = make_defense(name, self.pool.target(variant.system, seed), **self.pool.options(variant, seed))
         settings = ReplySettings(self.comparison.max_new_tokens, seed=seed)
@@ -159,16 +192,17 @@ class Cells:
             settings,
             name=f"{variant.name}, seed {seed}",
             batch_size=self.comparison.batch_size,
-            log=self.comparison.out / "logs" / f"{prompts[0].dataset}_{variant.name}_seed-{seed}.eval",
+            log=self.comparison.out / "logs" / f"{key.dataset}_{variant.name}_seed-{seed}.eval",
             judge=self.comparison.judge,
             guard=self.comparison.guard,
         )
         rows = {row.id: row for row in map(Row.of, log.samples or [])}
         return [rows[prompt.id] for prompt in prompts]
 
-    def _fingerprint(self, prompts: Sequence[EvalPrompt], variant: Variant, seed: int) -> str:
+    def _fingerprint(self, key: CellKey) -> str:
         comparison = self.comparison
-        texts = [(prompt.id, prompt.category, prompt.conversation, prompt.request) for prompt in prompts]
+        texts = [(prompt.id, prompt.category, prompt.conversation, prompt.request) for prompt in self.prompts[key.dataset]]
         settings = [comparison.judge, comparison.max_new_tokens, comparison.batch_size, str(comparison.chat_template), self.pool.device]
         settings += [comparison.guard] if comparison.guard is not None else []
-        return fingerprint_of(FORMAT, variant.name, seed, texts, settings, self.pool.fingerprint(variant.system, seed))
+        trained = self.pool.fingerprint(key.variant.system, key.seed)
+        return fingerprint_of(FORMAT, key.variant.name, key.seed, texts, settings, trained)

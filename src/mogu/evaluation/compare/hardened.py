@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from logging import getLogger
 from pathlib import Path
 
 from torch import Tensor
@@ -17,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from mogu.data import Record
 from mogu.data.starter import STARTER
 from mogu.evaluation.sources import RECORD_SOURCES
+from mogu.files.locks import locked_in_turn
 from mogu.inference.prompts import fixed_date
 from mogu.modeling.config import MoguConfig
 from mogu.recipes.settings import Quantization
@@ -24,6 +26,8 @@ from mogu.training import Recipe
 from mogu.training.inputs import load_records
 from mogu.training.starter import answered_pairs
 from mogu.training.workspace import Workspace, date_of_run
+
+logger = getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,15 @@ def recipe_records(
         return RECORD_SOURCES[name]()
     if recipe.data.train != STARTER:
         return load_records(recipe)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = folder.with_name(f".{folder.name}.lock")  # workers that train different seeds come here at the same time
+    with locked_in_turn(lock, lambda: logger.info("Another worker reads or makes %s; waiting.", folder)):
+        return _answered_records(recipe, base, tokenizer, folder)
+
+
+def _answered_records(
+    recipe: Recipe, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path
+) -> Mapping[str, Sequence[Record]]:
     workspace = Workspace(folder, command="mogu compare")
     with workspace.locked(), fixed_date(date_of_run(workspace.folder)):
         return load_records(recipe, answered=answered_pairs(recipe, base, tokenizer, workspace))

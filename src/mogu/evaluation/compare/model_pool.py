@@ -6,50 +6,64 @@ Trains what is missing and keeps it in the output folder. Knows recipes and save
 from __future__ import annotations
 
 import hashlib
+from functools import cached_property
 from logging import getLogger
 from pathlib import Path
-from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mogu.defenses import TargetModel, custom_code_fingerprint
 from mogu.errors import ConfigError
 from mogu.evaluation.compare.hardened import BaseSource, HardenedModel
 from mogu.evaluation.compare.lineup import Lineup, Variant
-from mogu.hub import load_base
+from mogu.hub import load_base, load_config
 from mogu.hub.quantization import in_words
 from mogu.modeling.base_identity import differing_weights
+from mogu.modeling.checkpoint import CONFIG_FILE
 from mogu.modeling.loading import chosen_quantization, load_prepared_tokenizer
 from mogu.modeling.model import MoguModel
 from mogu.modeling.shared_weights import share_weights
 from mogu.training.baselines import PARTS, Part, train_baselines
 from mogu.training.report import REPORT_FILE
 
+BASELINES = "baselines"
+"""Stands for all of them where names of models say what is trained."""
+
 logger = getLogger(__name__)
 
 
 class ModelPool:
-    """The base model, loaded once, and around it what each seed has trained.
+    """The base model, loaded once and not before it is needed, and around it what each seed has trained.
 
     Args:
         lineup: who is compared.
 
     Raises:
-        MoguError: a model cannot be loaded, or the models are on different bases.
+        MoguError: there is no such base model, or the models are on different ones.
     """
 
     def __init__(self, lineup: Lineup) -> None:
         self.lineup, self.comparison = lineup, lineup.comparison
         base = _shared_base(lineup)
-        self.base_path, self.base_revision, trust = base.path, base.revision, self.comparison.trust_remote_code
-        dtype: Any = "auto" if self.comparison.dtype == "auto" else getattr(torch, self.comparison.dtype)
+        self.base_path, self.base_revision = base.path, base.revision
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.quantization = chosen_quantization(self.comparison.quantization, base.quantization)
-        loading: dict[str, Any] = {"dtype": dtype, "quantization": self.quantization, "device_map": {"": self.device}}
-        self.base = load_base(base.path, revision=base.revision, trust_remote_code=trust, **loading)
+        load_config(base.path, revision=base.revision, trust_remote_code=self.comparison.trust_remote_code)
         self._tokenizers: dict[str, PreTrainedTokenizerBase] = {}
         self._loaded: dict[tuple[str, int], MoguModel] = {}
+
+    @cached_property
+    def base(self) -> PreTrainedModel:
+        """The base model."""
+        return load_base(
+            self.base_path,
+            revision=self.base_revision,
+            trust_remote_code=self.comparison.trust_remote_code,
+            dtype="auto" if self.comparison.dtype == "auto" else getattr(torch, self.comparison.dtype),
+            quantization=self.quantization,
+            device_map={"": self.device},
+        )
 
     @property
     def first_model(self) -> HardenedModel:
@@ -71,13 +85,25 @@ class ModelPool:
 
     def prepare(self, seed: int) -> None:
         """Train what the seed needs and what is not there yet."""
-        systems = self.lineup.systems.values()
-        for system in systems:
-            if system.model is not None:
-                system.model.train(seed, self.base, self.tokenizer(system.model))
-        needed = [Path(system.defense.part).stem for system in systems if system.defense.part is not None]
-        parts: list[Part] = [part for part in needed if part in PARTS]
-        if not parts or self.comparison.baselines is not None:
+        for name in self.trainings():
+            self.train(name, seed)
+
+    def trainings(self) -> list[str]:
+        """What is trained for each seed: models by their names, and :data:`BASELINES`."""
+        models = dict.fromkeys(model.name for model in self._compared_models())
+        return [*models, *([BASELINES] if self._parts() else [])]
+
+    def is_trained(self, name: str, seed: int) -> bool:
+        """Whether the files of a model or of the baselines are there; :meth:`train` finds out whether they are the right ones."""
+        if name == BASELINES:
+            return all((self.baselines_folder(seed) / part).exists() for part in self._parts())
+        return (self._model(name).folder(seed) / CONFIG_FILE).is_file()
+
+    def train(self, name: str, seed: int) -> None:
+        """Train a model or the baselines of a seed, unless that is done."""
+        if name != BASELINES:
+            model = self._model(name)
+            model.train(seed, self.base, self.tokenizer(model))
             return
         recipe = self.first_model.recipe(seed)
         base = share_weights(self.base)
@@ -87,7 +113,7 @@ class ModelPool:
             base=base,
             tokenizer=self.tokenizer(),
             records=self.first_model.records(recipe, base, self.tokenizer())["train"],
-            parts=parts,
+            parts=list(self._parts().values()),
             resume=True,
         )
 
@@ -143,6 +169,16 @@ class ModelPool:
 
     def _compared_models(self) -> list[HardenedModel]:
         return [system.model for system in self.lineup.systems.values() if system.model is not None]
+
+    def _model(self, name: str) -> HardenedModel:
+        return next(model for model in self._compared_models() if model.name == name)
+
+    def _parts(self) -> dict[str, Part]:
+        """The parts of baselines that are trained here, by the files or folders that they are kept in."""
+        if self.comparison.baselines is not None:
+            return {}
+        files = [system.defense.part for system in self.lineup.systems.values() if system.defense.part is not None]
+        return {file: part for file in files for part in PARTS if part == Path(file).stem}
 
     def _mogu(self, model: HardenedModel, seed: int) -> MoguModel:
         key = (model.name, seed if model.trained_per_seed else 0)
