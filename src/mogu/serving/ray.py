@@ -17,4 +17,4 @@ class MoguServer(LLMServer):
         from vllm.plugins import load_general_plugins
 
         load_general_plugins()
-        await super().start()
+        await super().start()  # type: ignore[no-untyped-call]
