@@ -34,6 +34,8 @@ OF_VLLM = {
 
 OF_PIP = {"--no-deps"}
 
+OF_RAY = {"--address", "--head"}
+
 NOT_OF_TRAINING = {
     "analysis/base_model.py": "saved models that other commands measure",
     "analysis/robustness": "settings that `mogu robustness` alone takes; `mogu finetune` has none of them",
@@ -46,6 +48,7 @@ NOT_OF_TRAINING = {
     "modeling/config.py": "commands that load a saved model",
     "modeling/loading.py": "commands that load a saved model",
     "modeling/prompt_contract.py": "commands that load a saved model",
+    "training/sweep.py": "`mogu sweep`",
 }
 """What `mogu train` and `mogu finetune` never say, and who does."""
 
@@ -116,7 +119,7 @@ MESSAGES = [message for message in messages() if " " in message.text]
 
 
 def test_options_are_those_of_a_command() -> None:
-    known = {"--version", "--help", *OF_VLLM, *OF_PIP}.union(*commands().values())
+    known = {"--version", "--help", *OF_VLLM, *OF_PIP, *OF_RAY}.union(*commands().values())
     unknown = [message for message in MESSAGES if not message.options <= known]
     assert unknown == []
     assert len([message for message in MESSAGES if message.options]) > 60  # the walk finds them
