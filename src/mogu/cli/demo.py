@@ -22,7 +22,7 @@ _TITLES: dict[Category, str] = {
     "malicious_wrapped": "jailbroken malicious requests refused",
     "benign": "benign requests answered",
     "benign_wrapped": "benign requests in a jailbreak wrapper answered",
-    "borderline": "benign requests that sound malicious answered",
+    "borderline": "malicious-sounding benign requests answered",
 }
 _EXAMPLES: tuple[tuple[Category, int], ...] = (("malicious", 1), ("malicious_wrapped", 1), ("benign", 2), ("borderline", 2))
 """The first prompts of each category, whatever came of them: an example that was chosen for its outcome would prove nothing."""
