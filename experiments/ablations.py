@@ -330,8 +330,9 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     make = partial(maker, bench, keep=options.keep)
     if options.workers is None and options.ray is None:
+        work = make()
         for training in missing:
-            make()(training)
+            work(training)
     else:
         share_out(Workers(options.workers, options.ray), [missing], make, shared=options.out)
     found = {ablation.title: table(bench, ablation, options.seeds) for ablation in chosen}

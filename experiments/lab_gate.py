@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -39,19 +38,6 @@ FALSE_ALARMS = (0.01, 0.02, 0.05)
 KINDS = ("malicious", "malicious_wrapped", "benign", "benign_wrapped", "borderline")
 
 
-@dataclass(frozen=True)
-class Learned:
-    """A gate, and what it learned from.
-
-    Args:
-        name: as the table says it.
-        gate: the gate.
-    """
-
-    name: str
-    gate: Gate
-
-
 class LabGates:
     """The lab's base model, and gates on it."""
 
@@ -76,7 +62,7 @@ class LabGates:
         """Which of them the base model refuses, bool ``[records]``."""
         return self._refused([record.instruction or "" for record in self.dev])
 
-    def learn(self, borderline: int, *, unrefused: bool = False) -> Learned:
+    def learn(self, borderline: int, *, unrefused: bool = False) -> Gate:
         """Fit a gate to the lab's training records.
 
         Args:
@@ -90,12 +76,11 @@ class LabGates:
         section = self.recipe.gate
         malicious = torch.tensor([prompt.malicious for prompt in prompts])
         states = self._read([prompt.prompt for prompt in prompts])
-        gate = fit_gate(states, malicious, self.taps, heads=section.heads, l2=section.l2, members=section.members)
-        return Learned(f"{borderline} borderline records" + (", without what the base refuses" if unrefused else ""), gate)
+        return fit_gate(states, malicious, self.taps, heads=section.heads, l2=section.l2, members=section.members)
 
-    def refused(self, learned: Learned, false_alarms: float) -> dict[str, float]:
+    def refused(self, gate: Gate, false_alarms: float) -> dict[str, float]:
         """The share of each kind that is refused where a share of the benign dev prompts may be flagged."""
-        logits = gate_logits(learned.gate, self.dev_states)
+        logits = gate_logits(gate, self.dev_states)
         benign = torch.tensor([record.label == "benign" for record in self.dev])
         allowed = logits[benign].sort(descending=True).values[int(false_alarms * int(benign.sum()))]
         refused = (logits > allowed) | self.refused_by_base
@@ -127,10 +112,12 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     gates = LabGates()
     print(f"| gate | false alarms | {' | '.join(KINDS)} |\n{'|---' * (2 + len(KINDS))}|")
-    for learned in (*(gates.learn(count) for count in COUNTS), gates.learn(0, unrefused=True)):
+    for count, unrefused in (*((count, False) for count in COUNTS), (0, True)):
+        gate = gates.learn(count, unrefused=unrefused)
+        name = f"{count} borderline records" + (", without what the base refuses" if unrefused else "")
         for share in FALSE_ALARMS:
-            cells = [f"{100 * value:.0f}" for value in gates.refused(learned, share).values()]
-            print(f"| {learned.name} | {share:.0%} | {' | '.join(cells)} |", flush=True)
+            cells = [f"{100 * value:.0f}" for value in gates.refused(gate, share).values()]
+            print(f"| {name} | {share:.0%} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

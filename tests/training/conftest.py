@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +13,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from mogu.data import Record, write_records
+from mogu.training import Recipe, read_recipe
+
+RECIPES = Path(str(files("mogu.recipes")))
 
 TEMPLATE = (
     "{% for message in messages %}<|{{ message.role }}|> {{ message.content }}"
@@ -90,3 +96,16 @@ def record_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     write_records(folder / "pairs.jsonl", every[:8] + every[12:20])
     write_records(folder / "pairs.dev.jsonl", every[8:12] + every[20:])
     return folder / "pairs.jsonl", folder / "pairs.dev.jsonl"
+
+
+@pytest.fixture
+def dry(record_files: tuple[Path, Path], tmp_path: Path) -> Any:
+    """A shipped recipe with the shape of its model, and our records."""
+
+    def read(name: str, *settings: str) -> Recipe:
+        train, dev = record_files
+        places = {"model.base": RECIPES / "configs" / Path(name).name, "data.train": train, "data.dev": dev, "run.output": tmp_path / "out"}
+        given = [f"{key}={json.dumps(str(value))}" for key, value in places.items()]
+        return read_recipe(RECIPES / f"{name}.toml", [*given, *settings])
+
+    return read

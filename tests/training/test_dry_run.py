@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mogu import MoguConfig, MoguError, MoguModel
 from mogu.data import Record, write_records
-from mogu.training import Recipe, plan, read_recipe
+from mogu.training import plan
 from mogu.training.inputs import read_inputs
 from mogu.training.recipe import RouterStage
 from mogu.training.search import routed_config
 from mogu.training.stages import StageSetting, train_router
+from tests.training.conftest import RECIPES
 
-RECIPES = Path(str(files("mogu.recipes")))
 PARAMETERS = {  # as the hub's model pages give them
     "baichuan2-7b-chat": 7_505_973_248,
     "dolphin": 6_738_415_616,
@@ -31,19 +30,6 @@ PARAMETERS = {  # as the hub's model pages give them
     "qwen2.5-7b-instruct": 7_615_616_512,
     "vicuna-7b": 6_738_415_616,
 }
-
-
-@pytest.fixture
-def dry(record_files: tuple[Path, Path], tmp_path: Path) -> Any:
-    """A shipped recipe with the shape of its model, and our records."""
-
-    def read(name: str, *settings: str) -> Recipe:
-        train, dev = record_files
-        places = {"model.base": RECIPES / "configs" / Path(name).name, "data.train": train, "data.dev": dev, "run.output": tmp_path / "out"}
-        given = [f"{key}={json.dumps(str(value))}" for key, value in places.items()]
-        return read_recipe(RECIPES / f"{name}.toml", [*given, *settings])
-
-    return read
 
 
 def test_every_recipe_has_a_shape() -> None:

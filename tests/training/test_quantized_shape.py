@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from mogu.errors import ConfigError, MoguError
 from mogu.hub import load_base
 from mogu.hub.quantization import quantization_of
-from mogu.training import Recipe, plan, read_recipe
+from mogu.training import plan
 from mogu.training.collator import Collator
 from mogu.training.dry_run import model_on_meta
 from mogu.training.examples import Example
@@ -29,22 +28,8 @@ from tests.training.test_memory import ROW, ROWS, SHAPE, with_trained
 
 needs_bitsandbytes()
 
-RECIPES = Path(str(files("mogu.recipes")))
 CARD = 24 * 10**9
 """Bytes of a card of 24 GB."""
-
-
-@pytest.fixture
-def dry(record_files: tuple[Path, Path], tmp_path: Path) -> Any:
-    """A shipped recipe with the shape of its model, and our records."""
-
-    def read(name: str, *settings: str) -> Recipe:
-        train, dev = record_files
-        places = {"model.base": RECIPES / "configs" / Path(name).name, "data.train": train, "data.dev": dev, "run.output": tmp_path / "out"}
-        given = [f"{key}={json.dumps(str(value))}" for key, value in places.items()]
-        return read_recipe(RECIPES / f"{name}.toml", [*given, *settings])
-
-    return read
 
 
 def llama_bytes(width: int, layers: int, vocabulary: int, feed_forward: int, keys: int, of_a_number: float) -> float:

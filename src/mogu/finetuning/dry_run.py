@@ -105,9 +105,11 @@ def plan_tuning(recipe: FinetuneRecipe) -> TuningPlan:
         if recipe.tune.method == "full":
             model = model.float()
         quantized = QuantizedShape.of(base, recipe.model)
-        check_tunable(recipe, quantized.quantization if quantized is not None else None)
-        check_quantization(quantized.quantization if quantized is not None else None)
-        weights = bytes_per_process(model) - (quantized.saved_bytes if quantized is not None else 0)
+        weights = bytes_per_process(model)
+        if quantized is not None:
+            check_tunable(recipe, quantized.quantization)
+            check_quantization(quantized.quantization)
+            weights -= quantized.saved_bytes
         if recipe.tune.method == "lora":
             with torch.device("meta"):
                 model = with_lora(base, recipe.tune, recipe.run.seed)
